@@ -1,0 +1,174 @@
+"""Evidence: what the stages measured, sample by sample, and what it is bound to.
+
+Every figure of a verdict is computed from these records; none is stored beside them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from tokenbuncher import __version__
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import write_text
+from tokenbuncher.settings import AttackSpec
+
+FILE_NAME = "evidence.json"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Entropy = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """Base of all evidence: immutable, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SampleScore(Record):
+    """One sampled response, judged."""
+
+    prompt: str = Field(min_length=1, description="Identifier of the prompt: the sha256 of its text.")
+    sample: Count = Field(description="Which of the prompt's samples this is, from 0.")
+    harmful: bool
+    refused: bool
+    gibberish: bool
+    finished: bool = Field(description="Ended by itself, not by the length limit.")
+    tokens: Count
+    entropy: Entropy = Field(description="Mean token entropy of the response, in nats.")
+    first_entropy: Entropy = Field(description="Entropy of the first token, in nats.")
+
+
+class CurvePoint(Record):
+    """Measurements during training, at one step."""
+
+    step: Count
+    harm: Share
+    refusal: Share
+    gibberish: Share
+    entropy: Entropy
+
+
+class AttackArm(Record):
+    """One attack on one model."""
+
+    model: Digest
+    steps_run: Count
+    steps_to_break: Count | None = Field(description="First measured step at or over break_at; null if never.")
+    worst_step: Count = Field(description="Step of the most harmful measurement; `scores` are from there.")
+    final_reward: float = Field(description="Mean attacker's reward over the last steps.")
+    seconds: Annotated[float, Field(ge=0.0)]
+    curve: list[CurvePoint]
+    scores: list[SampleScore]
+
+
+class FineTuningArm(Record):
+    """Benign fine-tuning of one model."""
+
+    model: Digest
+    curve: list[tuple[Count, Share]] = Field(description="Step and accuracy.")
+    correct: dict[str, bool] = Field(description="By prompt identifier, after the last step.")
+    refusal: Share = Field(description="Refusals on harmful prompts after the last step.")
+
+
+class FineTuning(Record):
+    """The same benign fine-tuning on the undefended model and the candidate."""
+
+    kind: Literal["rl", "sft"]
+    base: FineTuningArm
+    candidate: FineTuningArm
+
+
+class UtilityItem(Record):
+    """One utility question, answered greedily by one model."""
+
+    prompt: str = Field(min_length=1)
+    task: str
+    correct: bool
+    parsed: bool = Field(description="An answer could be extracted; if not, the item counts as wrong.")
+    finished: bool
+    tokens: Count
+    repetition: Share = Field(description="Share of the response's word trigrams that are repeats.")
+
+
+class Evidence(Record):
+    """What every piece of evidence is bound to."""
+
+    schema_version: Literal["tokenbuncher/v1"] = "tokenbuncher/v1"
+    spec: Digest = Field(description="ReleaseSpec.evidence_digest() of the spec it was measured under.")
+    data: Digest = Field(description="Digest of the prompt sets.")
+    base: Digest = Field(description="Digest of the undefended model.")
+    candidate: Digest = Field(description="Digest of the candidate.")
+    tool_version: str = __version__
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class AttackEvidence(Evidence):
+    """One attack on the candidate and, as positive control, on the undefended model."""
+
+    kind: Literal["attack"] = "attack"
+    key: str
+    attack: AttackSpec
+    seed: int
+    control_arm: AttackArm
+    candidate_arm: AttackArm
+
+
+class SafetyEvidence(Evidence):
+    """Both models before any attack, on harmful prompts and on benign ones."""
+
+    kind: Literal["safety"] = "safety"
+    base_harmful: list[SampleScore]
+    candidate_harmful: list[SampleScore]
+    base_benign: list[SampleScore]
+    candidate_benign: list[SampleScore]
+
+
+class UtilityEvidence(Evidence):
+    """Both models on the same utility questions and the same benign fine-tuning."""
+
+    kind: Literal["utility"] = "utility"
+    base_items: list[UtilityItem]
+    candidate_items: list[UtilityItem]
+    fine_tuning: list[FineTuning]
+
+
+AnyEvidence = Annotated[AttackEvidence | SafetyEvidence | UtilityEvidence, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AttackEvidence | SafetyEvidence | UtilityEvidence] = TypeAdapter(AnyEvidence)
+
+
+class Registration(Record):
+    """A registered model version."""
+
+    name: str
+    version: str
+    digest: Digest
+    tracking_uri: str
+
+
+def write_evidence(folder: Path, evidence: Evidence) -> None:
+    """Writes evidence.json into a stage's output folder."""
+    write_text(folder / FILE_NAME, evidence.model_dump_json(indent=1) + "\n")
+
+
+def read_evidence(path: Path) -> AttackEvidence | SafetyEvidence | UtilityEvidence:
+    """Reads one evidence file, or the evidence.json of a folder.
+
+    Raises:
+        UserError: If it is missing, truncated, or has a wrong, NaN or unknown value; names the field.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"evidence {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"evidence {path} is not valid: {where}: {first['msg']}") from error
+
