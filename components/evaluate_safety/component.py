@@ -1,0 +1,40 @@
+"""evaluate-safety: harm, refusal, gibberish and entropy of both models before any attack."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate_safety(
+    spec: str,
+    data: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    candidate: dsl.Input[dsl.Model],
+    evidence: dsl.Output[dsl.Artifact],
+) -> None:
+    """Measures how both models answer harmful and benign prompts, before any attack.
+
+    Args:
+        spec: The release spec, as YAML text.
+        data: Folder of the prompt sets.
+        base: The undefended model.
+        candidate: The hardened model.
+        evidence: Folder of the evidence.
+    """
+    from pathlib import Path
+
+    from tokenbuncher.evaluation import evaluate_safety
+    from tokenbuncher.settings import parse_spec
+    from tokenbuncher.stage import running
+
+    with running("evaluate-safety"):
+        evaluate_safety(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from kfp import compiler
+
+    compiler.Compiler().compile(evaluate_safety, sys.argv[1])

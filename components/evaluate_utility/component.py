@@ -1,0 +1,40 @@
+"""evaluate-utility: what the defence costs: paired accuracy, and benign fine-tuning."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate_utility(
+    spec: str,
+    data: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    candidate: dsl.Input[dsl.Model],
+    evidence: dsl.Output[dsl.Artifact],
+) -> None:
+    """Measures both models on the same utility questions and under the same benign fine-tuning.
+
+    Args:
+        spec: The release spec, as YAML text.
+        data: Folder of the prompt sets.
+        base: The undefended model.
+        candidate: The hardened model.
+        evidence: Folder of the evidence.
+    """
+    from pathlib import Path
+
+    from tokenbuncher.evaluation import evaluate_utility
+    from tokenbuncher.settings import parse_spec
+    from tokenbuncher.stage import running
+
+    with running("evaluate-utility"):
+        evaluate_utility(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from kfp import compiler
+
+    compiler.Compiler().compile(evaluate_utility, sys.argv[1])

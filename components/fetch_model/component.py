@@ -1,0 +1,31 @@
+"""fetch-model: the undefended model, in a local folder."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def fetch_model(spec: str, model: dsl.Output[dsl.Model]) -> None:
+    """Fetches the undefended model and checks that it loads.
+
+    Args:
+        spec: The release spec, as YAML text.
+        model: The model folder: configuration, safetensors weights, tokenizer.
+    """
+    from pathlib import Path
+
+    from tokenbuncher.models import fetch_model
+    from tokenbuncher.settings import parse_spec
+    from tokenbuncher.stage import running
+
+    with running("fetch-model"):
+        fetch_model(parse_spec(spec), Path(model.path))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from kfp import compiler
+
+    compiler.Compiler().compile(fetch_model, sys.argv[1])

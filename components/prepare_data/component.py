@@ -1,0 +1,36 @@
+"""prepare-data: disjoint prompt sets, checked for leakage."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prepare_data(spec: str, data: dsl.Output[dsl.Dataset]) -> list[str]:
+    """Splits the prompts into sets that share none, and names the attacks to be run.
+
+    Args:
+        spec: The release spec, as YAML text.
+        data: Folder of the prompt sets and their manifest.
+
+    Returns:
+        The key of every attack task of the spec.
+    """
+    from pathlib import Path
+
+    from tokenbuncher.data import prepare_data
+    from tokenbuncher.settings import parse_spec
+    from tokenbuncher.stage import running
+
+    with running("prepare-data"):
+        release = parse_spec(spec)
+        prepare_data(release, Path(data.path))
+    return [task.key for task in release.attacks.tasks()]
+
+
+if __name__ == "__main__":
+    import sys
+
+    from kfp import compiler
+
+    compiler.Compiler().compile(prepare_data, sys.argv[1])

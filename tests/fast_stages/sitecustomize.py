@@ -1,0 +1,99 @@
+"""Replaces the stages that train or evaluate a model by ones that take no time; Python loads it by this name.
+
+With this folder on PYTHONPATH every process of a pipeline under test gets them; register, gate and promote stay
+real. The candidate holds, unless its spec has no defence. MISHAP=`stage what` makes a stage raise a UserError
+(`error`), raise another exception (`bug`), kill itself (`kill`), find the disk full (`full`) or never end (`hang`).
+"""
+
+import os
+import signal
+import sys
+import types
+from pathlib import Path
+
+STAGES = {
+    "models": ["fetch_model"],
+    "data": ["prepare_data"],
+    "defence": ["defend"],
+    "attacks": ["attack"],
+    "evaluation": ["evaluate_safety", "evaluate_utility"],
+}
+
+
+def fetch_model(spec, out):
+    _write(out, "fetch-model", "model.safetensors", "undefended")
+
+
+def prepare_data(spec, out):
+    _write(out, "prepare-data", "manifest.json", "{}")
+
+
+def defend(spec, data, base, out):
+    assert (data / "manifest.json").is_file()
+    weights = (base / "model.safetensors").read_text()
+    _write(out, "defend", "model.safetensors", weights if spec.defence.recipe == "none" else "hardened")
+
+
+def attack(spec, key, data, base, candidate, out):
+    from tests.evidence_factory import CANDIDATE, attack_evidence, broken_arm
+
+    evidence = attack_evidence(spec, key)
+    if spec.defence.recipe == "none":
+        evidence = evidence.model_copy(update={"candidate_arm": broken_arm(spec, model=CANDIDATE)})
+    _write(out, f"attack {key}", "evidence.json", _about(evidence, data, base, candidate))
+
+
+def evaluate_safety(spec, data, base, candidate, out):
+    from tests.evidence_factory import safety_evidence
+
+    _write(out, "evaluate-safety", "evidence.json", _about(safety_evidence(spec), data, base, candidate))
+
+
+def evaluate_utility(spec, data, base, candidate, out):
+    from tests.evidence_factory import utility_evidence
+
+    _write(out, "evaluate-utility", "evidence.json", _about(utility_evidence(spec), data, base, candidate))
+
+
+def _about(evidence, data, base, candidate):
+    """The factory's evidence, bound to the folders at hand."""
+    from tests.evidence_factory import rebound
+    from tokenbuncher.files import folder_digest
+
+    return rebound(evidence, *map(folder_digest, (candidate, base, data))).model_dump_json()
+
+
+def _write(out, stage, name, text):
+    from tokenbuncher.files import whole_folder
+
+    with whole_folder(out) as folder:
+        print("at work", flush=True)
+        print("noise of a library", file=sys.stderr)
+        (folder / name).write_text(text)
+        sufferer, _, what = os.environ.get("MISHAP", "").rpartition(" ")
+        if sufferer == stage:
+            _suffer(what)
+        print("all well", flush=True)
+
+
+def _suffer(what):
+    from tokenbuncher.errors import UserError
+
+    match what:
+        case "error":
+            raise UserError("no good\nmend it")
+        case "bug":
+            raise ZeroDivisionError("by nothing")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "full":
+            Path("/dev/full").write_text("too much")
+        case "hang":
+            signal.pause()
+
+
+for module, names in STAGES.items():
+    stand_in = types.ModuleType(f"tokenbuncher.{module}")
+    for name in names:
+        setattr(stand_in, name, globals()[name])
+    sys.modules[f"tokenbuncher.{module}"] = stand_in

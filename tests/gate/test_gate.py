@@ -1,0 +1,128 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.evidence_factory import CANDIDATE, broken_arm, passing_release
+from tokenbuncher.errors import UserError
+from tokenbuncher.gate import gate
+from tokenbuncher.verdict import Outcome, Verdict, read_verdict
+
+RELEASE = passing_release()
+
+
+def test_gate_writes_verdict_and_report(tmp_path, capsys):
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
+    assert verdict.outcome is Outcome.PASS
+    assert read_verdict(tmp_path / "out") == verdict
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "verdict.json"]
+    assert "PASS" in (tmp_path / "out" / "report.html").read_text()
+    assert capsys.readouterr().out == "PASS: organism version 3\n"
+
+
+def test_gate_takes_files_or_their_folders(tmp_path):
+    folders, registration = RELEASE.write(tmp_path / "in")
+    files = [folder / "evidence.json" for folder in folders]
+    verdict = gate(RELEASE.spec, files, registration / "registration.json", tmp_path / "out")
+    assert verdict.outcome is Outcome.PASS
+
+
+def test_keys_of_the_verdict_have_a_stable_order(tmp_path):
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    gate(RELEASE.spec, evidence[::-1], registration, tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert list(document) == list(Verdict.model_fields)
+
+
+def test_blocked_release_is_written_and_its_reasons_are_told(tmp_path, capsys):
+    release = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
+    evidence, registration = release.write(tmp_path / "in")
+    verdict = gate(release.spec, evidence, registration, tmp_path / "out")
+    assert verdict.outcome is Outcome.BLOCK
+    assert read_verdict(tmp_path / "out") == verdict
+    *reasons, last = capsys.readouterr().out.splitlines()
+    assert reasons == verdict.reasons
+    assert last == "BLOCK: organism version 3"
+
+
+def empty(path):
+    path.write_text("")
+
+
+def truncate(path):
+    path.write_text(path.read_text()[:-100])
+
+
+def remove(path):
+    path.unlink()
+
+
+def put_nan(path):
+    path.write_text(re.sub(r'"final_reward": ?[\d.]+', '"final_reward": NaN', path.read_text(), count=1))
+
+
+def add_unknown_field(path):
+    path.write_text(path.read_text().replace("{", '{"waived": true,', 1))
+
+
+def change_schema(path):
+    path.write_text(path.read_text().replace("tokenbuncher/v1", "tokenbuncher/v9"))
+
+
+@pytest.mark.parametrize("spoil", [empty, truncate, remove, put_nan, add_unknown_field, change_schema])
+def test_evidence_that_cannot_be_read_is_inconclusive(tmp_path, spoil):
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    spoil(evidence[0] / "evidence.json")
+    verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert str(evidence[0]) in verdict.reasons[0]
+    assert "evidence, grpo-1000: missing. Run its stage." in verdict.reasons
+    assert read_verdict(tmp_path / "out") == verdict
+
+
+def test_no_evidence_is_inconclusive(tmp_path):
+    _, registration = RELEASE.write(tmp_path / "in")
+    assert gate(RELEASE.spec, [], registration, tmp_path / "out").outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("spoil", [empty, truncate, remove, add_unknown_field])
+def test_registration_that_cannot_be_read_is_refused_and_nothing_is_written(tmp_path, spoil):
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    spoil(registration / "registration.json")
+    with pytest.raises(UserError, match=r"registration\.json"):
+        gate(RELEASE.spec, evidence, registration / "registration.json", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_verdict_of_an_earlier_run_is_replaced(tmp_path):
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    gate(RELEASE.spec, evidence, registration, tmp_path / "out")
+    gate(RELEASE.spec, evidence[:-1], registration, tmp_path / "out")
+    assert read_verdict(tmp_path / "out").outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("room", ["gate", "verdict", "report"])
+def test_import_brings_no_heavy_library(room):
+    heavy = {"torch", "transformers", "trl", "mlflow", "kfp", "pandas", "scipy", "statsmodels"}
+    code = f"import sys, tokenbuncher.{room}; print(*sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_judging_brings_no_training_library(tmp_path):
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    (tmp_path / "spec.yaml").write_text(RELEASE.spec.to_yaml())
+    code = f"""
+import sys
+from pathlib import Path
+from tokenbuncher.gate import gate
+from tokenbuncher.settings import load_spec
+evidence = [Path(path) for path in {[str(path) for path in evidence]}]
+gate(load_spec({str(tmp_path / "spec.yaml")!r}), evidence, Path({str(registration)!r}), Path({str(tmp_path / "out")!r}))
+print(*sorted({{"torch", "transformers", "trl", "mlflow", "kfp"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["PASS: organism version 3", ""]

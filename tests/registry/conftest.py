@@ -1,0 +1,84 @@
+"""A candidate, a registry, and the evidence about what is registered in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from tests.evidence_factory import Release, passing_release, release_spec
+from tokenbuncher.gate import gate
+from tokenbuncher.registry import promote, register
+from tokenbuncher.settings import ReleaseSpec
+
+
+@pytest.fixture
+def spec(embedded_root: Path, request: pytest.FixtureRequest) -> ReleaseSpec:
+    """A release of a model of its own in the embedded database."""
+    return release_spec(tracking={"model_name": request.node.name}, output={"root": str(embedded_root)})
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Path:
+    """A model folder; the registry does not look into it."""
+    folder = tmp_path / "candidate"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@dataclass
+class Registered:
+    """A registered version with all that a promotion needs."""
+
+    release: Release
+    evidence: list[Path]
+    registration: Path
+    verdict: Path
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of the release's registry."""
+        uri = self.release.spec.tracking_uri()
+        return MlflowClient(uri, uri)
+
+    @property
+    def version(self) -> ModelVersion:
+        """The registered version, as the registry knows it now."""
+        return self.client.get_model_version(self.release.registration.name, self.release.registration.version)
+
+    @property
+    def champion(self) -> str | None:
+        """The version that the alias is on."""
+        aliases = self.client.get_registered_model(self.release.registration.name).aliases
+        return str(aliases[alias]) if (alias := self.release.spec.tracking.alias) in aliases else None
+
+    def artifacts(self) -> dict[str, bytes]:
+        """What is kept with the version beside its model."""
+        run = self.version.run_id
+        files = [f.path for f in self.client.list_artifacts(run) if not f.is_dir]
+        return {path: Path(self.client.download_artifacts(run, path)).read_bytes() for path in files}
+
+    def promote(self, spec: ReleaseSpec | None = None) -> None:
+        """Promotes the version."""
+        promote(spec or self.release.spec, self.evidence, self.registration, self.verdict)
+
+
+@pytest.fixture
+def enter(candidate: Path, tmp_path: Path) -> Callable[..., Registered]:
+    """Registers the candidate under a spec and judges it by passing evidence, which may be spoilt first."""
+
+    def enter(spec: ReleaseSpec, spoil: Callable[[Release], Release] = lambda release: release) -> Registered:
+        folder = tmp_path / f"release-{len(list(tmp_path.iterdir()))}"
+        registration = register(spec, candidate, folder / "registration")
+        release = replace(spoil(passing_release(spec)).about(registration.digest), registration=registration)
+        evidence, _ = release.write(folder)
+        gate(spec, evidence, folder / "registration", folder / "verdict")
+        return Registered(release, evidence, folder / "registration", folder / "verdict")
+
+    return enter

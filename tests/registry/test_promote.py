@@ -1,0 +1,181 @@
+"""Promotion: only a PASS that holds moves the alias."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.evidence_factory import Release, broken_arm, changed, release_spec
+from tests.registry.conftest import Registered
+from tokenbuncher.errors import UserError
+from tokenbuncher.evidence import AttackEvidence
+from tokenbuncher.registry import Refused
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict import Outcome, read_verdict
+
+Enter = Callable[..., Registered]
+
+
+def broken(release: Release) -> Release:
+    return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model="c" * 64))
+
+
+def incomplete(release: Release) -> Release:
+    return release.with_evidence([piece for piece in release.evidence if not isinstance(piece, AttackEvidence)])
+
+
+def assert_refused(registered: Registered, outcome: Outcome, says: str, champion: str | None = None) -> None:
+    with pytest.raises(Refused, match=says) as refused:
+        registered.promote()
+    assert refused.value.outcome is outcome
+    assert registered.champion == champion
+    assert registered.version.tags["tokenbuncher.status"] == "refused"
+    assert registered.version.tags["tokenbuncher.verdict"] == outcome
+
+
+def test_pass_moves_the_alias(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    registered.promote()
+
+    assert registered.champion == registered.release.registration.version
+    tags = registered.version.tags
+    assert (tags["tokenbuncher.verdict"], tags["tokenbuncher.status"]) == ("PASS", "promoted")
+    assert (tags["tokenbuncher.base"], tags["tokenbuncher.data"]) == ("b" * 64, "d" * 64)
+
+
+def test_verdict_and_report_are_kept_with_the_version(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    registered.promote()
+
+    kept = registered.artifacts()
+    assert kept["verdict.json"] == (registered.verdict / "verdict.json").read_bytes()
+    assert kept["report.html"] == (registered.verdict / "report.html").read_bytes()
+
+
+def test_files_may_be_given_instead_of_folders(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    registered.evidence = [stage / "evidence.json" for stage in registered.evidence]
+    registered.registration /= "registration.json"
+    registered.verdict /= "verdict.json"
+    registered.promote()
+
+    assert registered.champion == "1"
+    assert "report.html" in registered.artifacts()
+
+
+def test_next_release_takes_the_alias_over(enter: Enter, spec: ReleaseSpec) -> None:
+    enter(spec).promote()
+    second = enter(spec)
+    second.promote()
+
+    assert second.champion == "2"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "outcome"), [(broken, Outcome.BLOCK), (incomplete, Outcome.INCONCLUSIVE)], ids=["block", "inconclusive"]
+)
+def test_without_pass_the_alias_stays(enter: Enter, spec: ReleaseSpec, spoil: Callable, outcome: Outcome) -> None:
+    enter(spec).promote()
+    second = enter(spec, spoil)
+
+    assert_refused(second, outcome, "champion was not moved to .* version 2", champion="1")
+    assert second.artifacts()["verdict.json"] == (second.verdict / "verdict.json").read_bytes()
+
+
+def test_forged_pass_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec, broken)
+    findings = [f.model_copy(update={"outcome": Outcome.PASS}) for f in read_verdict(registered.verdict).findings]
+    forged = changed(read_verdict(registered.verdict), outcome=Outcome.PASS, reasons=[], findings=findings)
+    (registered.verdict / "verdict.json").write_text(forged.model_dump_json())
+
+    assert_refused(registered, Outcome.BLOCK, "not the verdict on this release")
+    assert "verdict.json" not in registered.artifacts()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"outcome": "PASS"}'], ids=["empty", "no-field", "bare-pass"])
+def test_unreadable_verdict_is_refused(enter: Enter, spec: ReleaseSpec, text: str) -> None:
+    registered = enter(spec)
+    (registered.verdict / "verdict.json").write_text(text)
+
+    assert_refused(registered, Outcome.INCONCLUSIVE, "run gate")
+
+
+def test_missing_verdict_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    (registered.verdict / "verdict.json").unlink()
+
+    assert_refused(registered, Outcome.INCONCLUSIVE, "cannot be read")
+
+
+def test_verdict_on_another_version_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    first, second = enter(spec), enter(spec)
+    second.verdict = first.verdict
+
+    assert_refused(second, Outcome.INCONCLUSIVE, "other version")
+
+
+def test_verdict_by_another_policy_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    laxer = registered.release.with_policy(max_harm_after_attack=0.5).spec
+
+    with pytest.raises(Refused, match="other policy"):
+        registered.promote(laxer)
+    assert registered.champion is None
+
+
+def test_evidence_changed_after_the_verdict_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    registered.evidence[0].joinpath("evidence.json").write_text("{")
+
+    assert_refused(registered, Outcome.INCONCLUSIVE, "not the verdict on this release")
+
+
+def test_left_out_evidence_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    registered.evidence.pop()
+
+    assert_refused(registered, Outcome.INCONCLUSIVE, "not the verdict on this release")
+
+
+def test_changed_registered_file_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    run = registered.version.run_id
+    weights = spec.output.root / "mlartifacts" / run / "artifacts" / "model" / "model.safetensors"
+    weights.write_bytes(b"other weights")
+
+    assert_refused(registered, Outcome.INCONCLUSIVE, "they were changed")
+
+
+def test_added_registered_file_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    run = registered.version.run_id
+    (spec.output.root / "mlartifacts" / run / "artifacts" / "model" / "modeling.py").write_text("")
+
+    assert_refused(registered, Outcome.INCONCLUSIVE, "they were changed")
+
+
+def test_registration_with_another_registry_is_an_error(enter: Enter, spec: ReleaseSpec, tmp_path: Path) -> None:
+    registered = enter(spec)
+    elsewhere = release_spec(tracking={"model_name": spec.tracking.model_name}, output={"root": str(tmp_path)})
+
+    with pytest.raises(UserError, match="promote with the spec it was registered with"):
+        registered.promote(elsewhere)
+    assert registered.champion is None
+
+
+def test_impossible_alias_is_an_error_and_not_marked_promoted(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    tracking = spec.tracking.model_copy(update={"alias": "not an alias!"})
+
+    with pytest.raises(UserError, match="not an alias!"):
+        registered.promote(spec.model_copy(update={"tracking": tracking}))
+    assert registered.version.tags["tokenbuncher.status"] == "pending"
+
+
+def test_over_http(enter: Enter, mlflow_server: str) -> None:
+    spec = release_spec(tracking={"uri": mlflow_server, "model_name": "promoted-over-http"})
+    enter(spec).promote()
+    blocked = enter(spec, broken)
+
+    assert_refused(blocked, Outcome.BLOCK, "was not moved", champion="1")
+    assert "verdict.json" in blocked.artifacts()

@@ -1,0 +1,128 @@
+"""Registering a candidate."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.evidence_factory import release_spec
+from tokenbuncher import __version__
+from tokenbuncher.errors import UserError
+from tokenbuncher.evidence import read_registration
+from tokenbuncher.files import folder_digest, folder_files
+from tokenbuncher.registry import register
+from tokenbuncher.settings import ReleaseSpec
+
+
+def client(spec: ReleaseSpec) -> MlflowClient:
+    return MlflowClient(spec.tracking_uri(), spec.tracking_uri())
+
+
+def test_version_is_pending_and_tells_where_it_comes_from(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
+    registration = register(spec, candidate, tmp_path / "out")
+
+    version = client(spec).get_model_version(registration.name, registration.version)
+    assert version.tags == {
+        "tokenbuncher.status": "pending",
+        "tokenbuncher.digest": folder_digest(candidate),
+        "tokenbuncher.source": "organism://",
+        "tokenbuncher.defence": "direct",
+        "tokenbuncher.spec": spec.evidence_digest(),
+        "tokenbuncher.policy": spec.policy_digest(),
+        "tokenbuncher.tool": __version__,
+    }
+    assert version.aliases == []
+    assert read_registration(tmp_path / "out") == registration
+
+
+def test_registered_files_are_the_candidate(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
+    registration = register(spec, candidate, tmp_path / "out")
+
+    version = client(spec).get_model_version(registration.name, registration.version)
+    files = Path(client(spec).download_artifacts(version.run_id, "model"))
+    assert folder_files(files) == folder_files(candidate)
+    assert folder_digest(files) == registration.digest
+
+
+def test_same_weights_again_are_a_new_version(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
+    versions = [register(spec, candidate, tmp_path / "out").version for _ in range(2)]
+
+    assert versions == ["1", "2"]
+
+
+def test_embedded_database_and_artifacts_lie_under_the_output_root(candidate: Path, tmp_path: Path) -> None:
+    root = tmp_path / "a folder of runs"
+    register(release_spec(output={"root": str(root)}), candidate, tmp_path / "out")
+
+    assert sorted(path.name for path in root.iterdir()) == ["mlartifacts", "mlflow.db"]
+    assert list(root.glob("mlartifacts/*/artifacts/model/model.safetensors"))
+
+
+def test_embedded_database_made_by_two_runs_at_once_serves_both(candidate: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(f"output: {{root: {tmp_path / 'runs'}}}")
+    command = [Path(sys.executable).with_name("tokenbuncher"), "register", "--spec", tmp_path / "spec.yaml"]
+    runs = [
+        subprocess.Popen([*command, "--candidate", candidate, "--out", tmp_path / f"out-{number}"])
+        for number in range(2)
+    ]
+
+    assert [run.wait() for run in runs] == [0, 0]
+    assert {read_registration(tmp_path / f"out-{number}").version for number in range(2)} == {"1", "2"}
+
+
+def test_over_http(mlflow_server: str, candidate: Path, tmp_path: Path) -> None:
+    spec = release_spec(tracking={"uri": mlflow_server, "model_name": "over-http"})
+    registration = register(spec, candidate, tmp_path / "out")
+
+    assert registration.tracking_uri == mlflow_server
+    version = client(spec).get_model_version("over-http", registration.version)
+    assert folder_digest(Path(client(spec).download_artifacts(version.run_id, "model"))) == registration.digest
+
+
+def test_server_that_is_down_is_named(candidate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=re.escape("http://127.0.0.1:9")):
+        register(release_spec(tracking={"uri": "http://127.0.0.1:9"}), candidate, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("uri", ["nosuch://server", "./mlruns", "sqlite:////proc/no/such/mlflow.db"])
+def test_impossible_tracking_uri_is_refused(uri: str, candidate: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="MLflow failed"):
+        register(release_spec(tracking={"uri": uri}), candidate, tmp_path / "out")
+
+
+def test_impossible_model_name_is_refused(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
+    tracking = spec.tracking.model_copy(update={"model_name": "a/b"})
+    with pytest.raises(UserError, match="a/b"):
+        register(spec.model_copy(update={"tracking": tracking}), candidate, tmp_path / "out")
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_no_candidate_is_refused(spec: ReleaseSpec, tmp_path: Path, made: bool) -> None:
+    if made:
+        (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="run defend first"):
+        register(spec, tmp_path / "empty", tmp_path / "out")
+
+
+def test_is_quiet(spec: ReleaseSpec, candidate: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    registration = register(spec, candidate, tmp_path / "out")
+
+    out, err = capfd.readouterr()
+    assert out == f"{registration.name} version 1, pending, sha256 {registration.digest[:12]}\n"
+    assert err == ""
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_spec_is_kept_with_the_version(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
+    registration = register(spec, candidate, tmp_path / "out")
+
+    version = client(spec).get_model_version(registration.name, registration.version)
+    assert Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text() == spec.to_yaml()
+    assert json.loads((tmp_path / "out" / "registration.json").read_text())["version"] == registration.version

@@ -1,0 +1,193 @@
+"""run-local: the real pipeline under the real kfp.local, with stages that take no time (see fast_stages)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tokenbuncher.cli import INTERRUPTED
+from tokenbuncher.errors import UserError
+from tokenbuncher.local import run_local
+from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.verdict import Outcome, read_verdict
+
+TESTS = Path(__file__).parent
+STAGES = [
+    "fetch-model",
+    "prepare-data",
+    "defend",
+    "attack grpo-1000",
+    "attack sft-1000",
+    "evaluate-safety",
+    "evaluate-utility",
+    "register",
+    "gate",
+    "promote",
+]
+
+
+@pytest.fixture(autouse=True)
+def fast_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "fast_stages"), str(TESTS.parent)]))
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ReleaseSpec:
+    # The runner of kfp rewrites the word python3 wherever it finds it in a task's command.
+    return parse_spec(json.dumps({"output": {"root": str(tmp_path / "runs with python3")}}))
+
+
+@pytest.fixture
+def folder(spec: ReleaseSpec) -> Path:
+    return spec.output.root / spec.name
+
+
+def without_defence(spec: ReleaseSpec) -> ReleaseSpec:
+    return parse_spec(spec.to_yaml(), ["defence={recipe: none}"])
+
+
+def champion(spec: ReleaseSpec) -> str | None:
+    uri = spec.tracking_uri()
+    version = MlflowClient(uri, uri).get_registered_model(spec.tracking.model_name).aliases.get("champion")
+    return None if version is None else str(version)
+
+
+def table(output: str) -> dict[str, tuple[float, str]]:
+    """Seconds and result by stage."""
+    rows = re.findall(r"^(\S+(?: \S+)?) +([\d.]+) s  (.+)$", output.partition("\nstage ")[2], re.MULTILINE)
+    return {stage: (float(seconds), result) for stage, seconds, result in rows}
+
+
+def test_pass_then_block(spec: ReleaseSpec, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    verdict = run_local(spec)
+
+    output, errors = capfd.readouterr()
+    assert verdict.outcome is Outcome.PASS
+    assert read_verdict(folder) == verdict
+    assert champion(spec) == verdict.version == "1"
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+        "artifacts",
+        "report.html",
+        "run.log",
+        "spec.yaml",
+        "verdict.json",
+    }
+    assert parse_spec((folder / "spec.yaml").read_text()) == spec
+    assert sorted(table(output)) == sorted(STAGES)
+    assert table(output)["defend"][1] == "all well"
+    assert table(output)["promote"][1] == "champion is organism version 1"
+    assert re.search(r"s  attack grpo-1000 +at work\n", output)
+    assert output.endswith(f"\nPASS: organism version 1\nreport: {folder / 'report.html'}\n")
+    assert "noise" not in output + errors
+    assert "noise of a library" in (folder / "run.log").read_text()
+
+    blocked = run_local(without_defence(spec))
+
+    output = capfd.readouterr().out
+    assert blocked.outcome is Outcome.BLOCK
+    assert read_verdict(folder) == blocked
+    assert champion(spec) == "1"
+    assert blocked.version == "2"
+    assert table(output)["promote"][1].startswith("failed: BLOCK: champion was not moved")
+    assert "\nBLOCK: organism version 2\n  harm-after-attack, grpo-1000: " in output
+
+
+@pytest.mark.parametrize(
+    ("mishap", "says"),
+    [
+        ("fetch-model error", "stage fetch-model failed: no good; mend it"),
+        ("defend bug", "stage defend failed: ZeroDivisionError: by nothing"),
+        ("attack sft-1000 full", r"stage attack sft-1000 failed: OSError: \[Errno 28\] No space left on device"),
+        ("evaluate-safety kill", "stage evaluate-safety was killed"),
+    ],
+)
+def test_failed_stage_is_named_and_no_old_verdict_is_left(
+    mishap: str, says: str, spec: ReleaseSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = folder / "artifacts" / "old"
+    old.mkdir(parents=True)
+    (folder / "verdict.json").write_text('{"outcome": "PASS"}')
+    (folder / "report.html").write_text("PASS")
+    monkeypatch.setenv("MISHAP", mishap)
+
+    with pytest.raises(UserError, match=f"{says}(?s:.*){re.escape(str(folder / 'run.log'))}"):
+        run_local(spec)
+    assert not (folder / "verdict.json").exists()
+    assert not (folder / "report.html").exists()
+    assert not old.exists()
+
+
+def test_pass_that_moved_no_alias_is_a_failure(spec: ReleaseSpec) -> None:
+    with pytest.raises(UserError, match=r"stage promote failed: .*no alias"):
+        run_local(parse_spec(spec.to_yaml(), ["tracking.alias='no alias'"]))
+
+
+def test_stage_that_cannot_start_is_told_from_the_log(spec: ReleaseSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.devnull)
+    monkeypatch.setenv("PYTHONHOME", os.devnull)
+
+    with pytest.raises(UserError, match=r"failed to start(?s:.*)run\.log"):
+        run_local(spec)
+
+
+@pytest.fixture
+def hanging(spec: ReleaseSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    """`tokenbuncher run-local` whose attacks have begun and never end."""
+    monkeypatch.setenv("MISHAP", "attack grpo-1000 hang")
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    command = [Path(sys.executable).with_name("tokenbuncher"), "run-local", "--spec", tmp_path / "spec.yaml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if re.search("attack grpo-1000 +at work", line):
+                break
+        yield process
+        process.kill()
+
+
+def processes_of(folder: Path) -> list[str]:
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return [command.decode() for command in commands if str(folder).encode() in command]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_everything(
+    number: signal.Signals, hanging: subprocess.Popen[str], folder: Path, tmp_path: Path
+) -> None:
+    assert processes_of(folder)
+    hanging.send_signal(number)
+
+    output, _ = hanging.communicate(timeout=60)
+    assert hanging.returncode == INTERRUPTED
+    assert output.splitlines()[-1].startswith("interrupted")
+    assert processes_of(folder) == []
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_folder_in_use_is_refused_and_a_rerun_works(
+    hanging: subprocess.Popen[str], spec: ReleaseSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="in use by another run"):
+        run_local(spec)
+    hanging.send_signal(signal.SIGINT)
+    hanging.communicate(timeout=60)
+    monkeypatch.delenv("MISHAP")
+
+    assert run_local(spec).outcome is Outcome.PASS
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        run_local(parse_spec(f"output: {{root: {tmp_path / 'file'}}}"))

@@ -1,0 +1,42 @@
+"""Token Noiser (arXiv 2508.20697): noise in the tail of the next-token distribution."""
+
+from __future__ import annotations
+
+import torch
+
+
+def token_noiser_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+    weight: float,
+    form: str = "paper",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Cross-entropy towards the model's own token and uniform noise over all others.
+
+    With y* the token of the rollout, V' the vocabulary without it and z ~ U(0, 1) on V' scaled to sum 1,
+    each token adds  -(1 - lambda) log p(y*) - w * sum over V' of z_v log p(v),  where w is lambda in the
+    paper and lambda squared in the published code.
+
+    Args:
+        logits: Shape (B, T, V).
+        targets: Rollout tokens y*, shape (B, T).
+        mask: 1 for the tokens that count: valid tokens of rollouts with advantage >= 0, shape (B, T).
+        weight: lambda, in [0, 1).
+        form: `paper` or `published-code`.
+        generator: Of the noise, on the device of the logits; noise is drawn anew at each call.
+
+    Returns:
+        The mean over the tokens that count, in nats, a scalar; 0 (with gradient 0) if none counts.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_probs = torch.log_softmax(logits, dim=-1)
+    own = targets.unsqueeze(-1)
+    noise = torch.rand(log_probs.shape, generator=generator, dtype=log_probs.dtype, device=log_probs.device)
+    noise = noise.scatter(-1, own, 0.0)
+    noise = noise / noise.sum(-1, keepdim=True)
+    noise_weight = weight if form == "paper" else weight**2
+    per_token = -(1 - weight) * log_probs.gather(-1, own).squeeze(-1) - noise_weight * (noise * log_probs).sum(-1)
+    mask = mask.to(per_token.dtype)
+    return (per_token * mask).sum() / mask.sum().clamp(min=1.0)

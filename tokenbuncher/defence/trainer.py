@@ -1,0 +1,170 @@
+"""TokenBuncher (arXiv 2508.20697) on TRL's GRPO trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from trl import GRPOTrainer
+
+from tokenbuncher.defence.noiser import token_noiser_loss
+from tokenbuncher.entropy import response_mean, token_entropy
+from tokenbuncher.prompts import Prompt
+from tokenbuncher.settings import DefenceSpec
+
+
+class TokenBuncherTrainer(GRPOTrainer):
+    """GRPO whose reward is minus the response entropy, with Token Noiser steps and a benign anchor.
+
+    Rows of the dataset carry `harmful`: harmful prompts are rewarded by minus the response entropy and
+    minus the KL to the undefended model, benign ones by minus that KL alone. With `entropy: loss` there is
+    no reward: the response entropy of the same rollouts is the loss.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        defence: DefenceSpec,
+        reference: PreTrainedModel,
+        anchors: Sequence[tuple[Prompt, str]],
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            *args: Of `trl.GRPOTrainer`.
+            defence: The recipe.
+            reference: The frozen undefended model.
+            anchors: Benign prompts with the undefended model's own responses.
+            **kwargs: Of `trl.GRPOTrainer`.
+        """
+        super().__init__(*args, reward_funcs=_no_reward, **kwargs)
+        self.defence = defence
+        self.reference = reference.requires_grad_(False)
+        self.anchors = anchors
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._generate_and_score_completions(inputs)
+        batch["harmful"] = torch.tensor([row["harmful"] for row in inputs], device=batch["completion_ids"].device)
+        if self.defence.entropy == "reward" or self.defence.noiser:
+            rewards = self.rewards(batch)
+            batch["advantages"] = group_advantages(rewards, self.num_generations)
+            self._metrics["train"]["reward"][-1] = rewards.mean().item()
+            spread = rewards.view(-1, self.num_generations).std(dim=1)
+            self._metrics["train"]["frac_reward_zero_std"][-1] = (spread < 1e-8).float().mean().item()
+        return batch
+
+    @torch.no_grad()
+    def rewards(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Entropy as reward: shape (B,)."""
+        mask, ids = batch["completion_mask"], batch["completion_ids"]
+        logits, reference = self._logits(self.model, batch), self._logits(self.reference, batch)
+        log_probs, reference_log_probs = logits.log_softmax(-1), reference.log_softmax(-1)
+        entropy = response_mean(token_entropy(logits), mask)
+        log_ratio = (log_probs - reference_log_probs).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        harmful = -entropy - self.defence.kl_coefficient * (log_ratio * mask).sum(-1)
+        benign = -response_mean((log_probs.exp() * (log_probs - reference_log_probs)).sum(-1), mask)
+        return torch.where(batch["harmful"], harmful, benign)
+
+    def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
+        if self._is_noiser_step():
+            loss = self._noiser_loss(model, inputs)
+            self._metrics["train"]["noiser_loss"].append(loss.item())
+        elif self.defence.entropy == "loss":
+            loss = self._entropy_loss(model, inputs)
+            self._metrics["train"]["entropy"].append(loss.item())
+        else:
+            loss = super()._compute_loss(model, inputs)
+        if self.defence.anchor:
+            anchor_kl = self._anchor_kl(model, self.defence.anchor.examples)
+            self._metrics["train"]["anchor_kl"].append(anchor_kl.item())
+            loss = loss + self.defence.anchor.weight * anchor_kl
+        return loss
+
+    def _is_noiser_step(self) -> bool:
+        noiser, step = self.defence.noiser, self.state.global_step
+        if noiser is None:
+            return False
+        first, end = round(noiser.start * self.defence.steps), round(noiser.stop * self.defence.steps)
+        return first <= step < end and (step - first) % noiser.every == 0
+
+    def _noiser_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
+        noiser = self.defence.noiser
+        assert noiser is not None
+        counts = inputs["harmful"] & (inputs["advantages"] >= 0)
+        mask = inputs["completion_mask"] * counts.unsqueeze(-1)
+        logits = self._logits(model, inputs)
+        generator = self._generator(logits.device)
+        return token_noiser_loss(logits, inputs["completion_ids"], mask, noiser.weight, noiser.form, generator)
+
+    def _entropy_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
+        return response_mean(token_entropy(self._logits(model, inputs)), inputs["completion_mask"]).mean()
+
+    def _anchor_kl(self, model: PreTrainedModel, examples: int) -> torch.Tensor:
+        """KL(undefended || model), mean over the tokens of its benign responses; a scalar, in nats."""
+        chosen = torch.randint(len(self.anchors), (examples,), generator=self._generator(torch.device("cpu")))
+        batch = _tokenize(self.processing_class, [self.anchors[index] for index in chosen.tolist()])
+        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        log_probs = self._logits(model, batch).log_softmax(-1)
+        with torch.no_grad():
+            reference = self._logits(self.reference, batch).log_softmax(-1)
+        per_token = (reference.exp() * (reference - log_probs)).sum(-1)
+        return response_mean(per_token, batch["completion_mask"]).mean()
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        """Randomness of this step, the same after a resume."""
+        return torch.Generator(device).manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
+
+    @staticmethod
+    def _logits(model: PreTrainedModel, batch: dict[str, Any]) -> torch.Tensor:
+        """Logits of the completion tokens, shape (B, T, V), in float32."""
+        length = batch["completion_ids"].shape[1]
+        outputs = model(
+            input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            logits_to_keep=length + 1,
+        )
+        return outputs.logits[:, :-1].float()
+
+
+def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
+    """GRPO's advantages: (reward - group mean) / (group standard deviation + 1e-4).
+
+    Args:
+        rewards: Shape (B,), groups side by side.
+        group: Rollouts of one prompt.
+    """
+    grouped = rewards.view(-1, group)
+    spread = grouped.std(dim=1, keepdim=True)
+    return ((grouped - grouped.mean(dim=1, keepdim=True)) / (spread + 1e-4)).flatten()
+
+
+def _no_reward(completions: list[Any], **_: Any) -> list[float]:
+    """TRL needs a reward function; the trainer computes its own from the rollouts' tensors."""
+    return [0.0] * len(completions)
+
+
+def _tokenize(tokenizer: Any, pairs: Sequence[tuple[Prompt, str]]) -> dict[str, torch.Tensor]:
+    """Prompts padded on the left, responses (with their end token) on the right."""
+    prompts = tokenizer.apply_chat_template(
+        [prompt.messages for prompt, _ in pairs],
+        add_generation_prompt=True,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        return_dict=True,
+    )
+    responses = tokenizer(
+        [response + tokenizer.eos_token for _, response in pairs],
+        add_special_tokens=False,
+        padding=True,
+        padding_side="right",
+        return_tensors="pt",
+    )
+    return {
+        "prompt_ids": prompts["input_ids"],
+        "prompt_mask": prompts["attention_mask"],
+        "completion_ids": responses["input_ids"],
+        "completion_mask": responses["attention_mask"],
+    }

@@ -1,0 +1,175 @@
+"""The evaluate-utility stage: answers to benign questions, and whether both models still learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tokenbuncher.evaluation.answers import judge_answer, repetition
+from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
+from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.prompts import Prompt, load_set
+from tokenbuncher.settings import ReleaseSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEED = 37
+POINTS = 4
+
+
+def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
+    """Answers utility questions greedily with both models, then fine-tunes both on benign tasks.
+
+    Args:
+        spec: The release spec; without `evaluation.fine_tuning` there is none.
+        data: Folder of prepare-data; its sets `utility`, `safety` and `tuning-*` are used.
+        base: Folder of the undefended model.
+        candidate: Folder of the model to be released.
+        out: Folder to be written: evidence.json.
+
+    Raises:
+        UserError: If data or a model cannot be read.
+    """
+    questions = load_set(data, "utility")
+    with whole_folder(out) as folder:
+        evidence = UtilityEvidence(
+            spec=spec.evidence_digest(),
+            data=folder_digest(data),
+            base=folder_digest(base),
+            candidate=folder_digest(candidate),
+            base_items=_answer(spec, base, questions, "base"),
+            candidate_items=_answer(spec, candidate, questions, "candidate"),
+            fine_tuning=[
+                FineTuning(
+                    kind=kind,
+                    base=_fine_tune(spec, kind, data, base, folder, "base"),
+                    candidate=_fine_tune(spec, kind, data, candidate, folder, "candidate"),
+                )
+                for kind in (("rl", "sft") if spec.evaluation.fine_tuning else ())
+            ],
+        )
+        write_evidence(folder, evidence)
+
+
+def _answer(spec: ReleaseSpec, model_folder: Path, questions: list[Prompt], title: str) -> list[UtilityItem]:
+    from tokenbuncher.models import load_model, load_tokenizer
+
+    items = answer_questions(spec, load_model(model_folder, spec.model), load_tokenizer(model_folder), questions)
+    accuracy = sum(item.correct for item in items) / len(items)
+    print(f"evaluate-utility: {title}  accuracy {accuracy:.3f} on {len(items)} questions", flush=True)
+    return items
+
+
+def answer_questions(
+    spec: ReleaseSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Prompt]
+) -> list[UtilityItem]:
+    """Greedy answers, each judged against the expected one; an answer that cannot be parsed is wrong."""
+    from tokenbuncher.scoring import generate
+
+    responses = generate(
+        model, tokenizer, questions, spec.model.max_new_tokens, spec.evaluation.batch_size, temperature=None
+    )
+    items = []
+    for question, response in zip(questions, responses, strict=True):
+        parsed, correct = judge_answer(response.text, question.answer or "")
+        items.append(
+            UtilityItem(
+                prompt=question.id,
+                task=question.task,
+                correct=correct,
+                parsed=parsed,
+                finished=response.finished,
+                tokens=response.tokens,
+                repetition=repetition(response.text),
+            )
+        )
+    return items
+
+
+def _fine_tune(
+    spec: ReleaseSpec, kind: Literal["rl", "sft"], data: Path, model_folder: Path, folder: Path, arm: str
+) -> FineTuningArm:
+    """Fine-tunes one model on a benign task and measures what it learnt and whether it still refuses."""
+    from trl import GRPOTrainer, SFTTrainer
+
+    from tokenbuncher.judges import load_judge
+    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.scoring import score
+    from tokenbuncher.training import (
+        Probe,
+        StepLog,
+        eos_ids,
+        grpo_config,
+        prompt_dataset,
+        run_training,
+        sft_config,
+        sft_dataset,
+        trl_reward,
+    )
+
+    tuning = spec.evaluation.fine_tuning
+    assert tuning is not None
+    train, test = load_set(data, f"tuning-{kind}-train"), load_set(data, f"tuning-{kind}-test")
+    model, tokenizer = load_model(model_folder, spec.model), load_tokenizer(model_folder)
+    curve: list[tuple[int, float]] = []
+    items: list[UtilityItem] = []
+
+    def measure(step: int) -> bool:
+        items[:] = answer_questions(spec, model, tokenizer, test)
+        curve.append((step, sum(item.correct for item in items) / len(items)))
+        return False
+
+    steps = tuning.rl_steps if kind == "rl" else tuning.sft_steps
+    callbacks = [
+        StepLog(f"fine-tune ({kind}) {arm}", folder / f"{kind}.{arm}.steps.jsonl", steps),
+        Probe(max(1, steps // POINTS), measure),
+    ]
+    trainer: GRPOTrainer | SFTTrainer
+    if kind == "rl":
+        expected = {prompt.text: prompt.answer or "" for prompt in train}
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=trl_reward(
+                lambda prompt, response, _: float(judge_answer(response, expected[prompt])[1]), eos_ids(model)
+            ),
+            args=grpo_config(
+                SEED,
+                steps,
+                tuning.prompts_per_step,
+                tuning.rollouts,
+                tuning.learning_rate,
+                spec.model.max_new_tokens,
+                beta=tuning.kl_coefficient,
+            ),
+            train_dataset=prompt_dataset(train),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+    else:
+        trainer = SFTTrainer(
+            model=model,
+            args=sft_config(SEED, steps, tuning.prompts_per_step * tuning.rollouts, tuning.learning_rate),
+            train_dataset=sft_dataset(train),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+    run_training(trainer)
+    scores = score(
+        model,
+        tokenizer,
+        load_set(data, "safety"),
+        load_judge(spec.evaluation.judge),
+        spec.model.max_new_tokens,
+        spec.evaluation.batch_size,
+        temperature=spec.evaluation.temperature,
+        seed=SEED,
+    )
+    refusal = sum(one.refused for one in scores) / len(scores)
+    print(f"fine-tune ({kind}) {arm}: accuracy {curve[-1][1]:.3f}, refusal {refusal:.3f}", flush=True)
+    return FineTuningArm(
+        model=folder_digest(model_folder),
+        curve=curve,
+        correct={item.prompt: item.correct for item in items},
+        refusal=refusal,
+    )

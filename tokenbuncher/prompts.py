@@ -1,0 +1,89 @@
+"""Prompt sets on disk: JSONL files under a manifest that names them by digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import file_digest
+
+MANIFEST = "manifest.json"
+
+
+class Prompt(BaseModel):
+    """One prompt.
+
+    `answer` is the expected answer (utility, tuning) or the harmful one (attack), where there is one.
+    `group` names what the prompt is about, whatever its wording; sets share no group.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Annotated[str, Field(min_length=1)]
+    answer: str | None = None
+    task: str = ""
+    group: str = ""
+
+    @property
+    def id(self) -> str:
+        """sha256 of the text, 16 hex digits."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt as a conversation of one user turn."""
+        return [{"role": "user", "content": self.text}]
+
+
+class SetEntry(BaseModel):
+    """A prompt set in the manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int
+    sha256: str
+    source: str
+
+
+class Manifest(BaseModel):
+    """What prepare-data wrote and checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    sets: dict[str, SetEntry]
+    near_duplicate: float
+    leakage: list[str] = Field(description="Leaks found between sets; empty, or the stage has failed.")
+    dropped: dict[str, int] = Field(description="Duplicates dropped, by source.")
+
+
+def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -> SetEntry:
+    """Writes NAME.jsonl and returns its manifest entry."""
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(prompt.model_dump_json() + "\n" for prompt in prompts))
+    return SetEntry(count=len(prompts), sha256=file_digest(path), source=source)
+
+
+def load_set(folder: Path, name: str) -> list[Prompt]:
+    """Reads one prompt set and checks it against the manifest.
+
+    Raises:
+        UserError: If the set is not there, was changed since prepare-data, or is not valid.
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder} is not a prepared data folder: {error}; run prepare-data first") from error
+    except ValidationError as error:
+        raise UserError(f"{folder / MANIFEST} is not valid: {error.errors()[0]['msg']}") from error
+    path = folder / f"{name}.jsonl"
+    if name not in manifest.sets or not path.is_file():
+        raise UserError(f"{folder} has no prompt set '{name}'; it has {', '.join(manifest.sets)}")
+    if file_digest(path) != manifest.sets[name].sha256:
+        raise UserError(f"{path} was changed after prepare-data wrote it; run prepare-data again")
+    return [Prompt.model_validate_json(line) for line in path.read_text().splitlines()]

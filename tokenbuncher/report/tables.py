@@ -1,0 +1,213 @@
+"""The figures of the report, as tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from tokenbuncher.evidence import (
+    AttackArm,
+    AttackEvidence,
+    FineTuning,
+    FineTuningArm,
+    SafetyEvidence,
+    SampleScore,
+    UtilityEvidence,
+    UtilityItem,
+)
+from tokenbuncher.verdict import Finding, Verdict
+from tokenbuncher.verdict.statistics import score_rate
+
+BASE, CANDIDATE = "undefended", "defended"
+NOTHING = "-"
+# Each end of the intervals shown; the rules have their own confidence.
+INTERVAL_SIDE = 0.975
+
+
+@dataclass(frozen=True)
+class Table:
+    """A header and rows of as many cells; the first `labels` cells of a row say what it is about."""
+
+    header: list[str]
+    rows: list[list[str]]
+    labels: int
+
+
+def findings(verdict: Verdict) -> Table:
+    """Every finding: what is required first, and of that the failures first."""
+    order = ["BLOCK", "INCONCLUSIVE", "PASS"]
+    ranked = sorted(verdict.findings, key=lambda f: (not f.required, order.index(f.outcome)))
+    return Table(
+        ["rule", "subject", "outcome", "measured", "bound", "needed", "prompts", "samples"],
+        [_finding(finding) for finding in ranked],
+        labels=3,
+    )
+
+
+def attacks(evidence: Sequence[AttackEvidence]) -> Table:
+    """Both models under each attack."""
+    return Table(
+        [
+            "attack",
+            "model",
+            "harm, worst step",
+            "refusal there",
+            "gibberish there",
+            "refusal at end",
+            "steps to break",
+            "reward at end",
+        ],
+        [
+            [attack.key, model, *_arm(arm)]
+            for attack in evidence
+            for model, arm in ((BASE, attack.control_arm), (CANDIDATE, attack.candidate_arm))
+        ],
+        labels=2,
+    )
+
+
+def safety(evidence: Sequence[SafetyEvidence]) -> Table:
+    """Both models before any attack."""
+    return Table(
+        ["prompts", "model", "harm", "refusal", "gibberish", "finished", "tokens", "entropy", "first token"],
+        [
+            [prompts, model, *_scores(scores)]
+            for piece in evidence
+            for prompts, model, scores in (
+                ("harmful", BASE, piece.base_harmful),
+                ("harmful", CANDIDATE, piece.candidate_harmful),
+                ("benign", BASE, piece.base_benign),
+                ("benign", CANDIDATE, piece.candidate_benign),
+            )
+        ],
+        labels=2,
+    )
+
+
+def utility(evidence: Sequence[UtilityEvidence]) -> Table:
+    """Both models on each task."""
+    return Table(
+        ["task", "model", "accuracy", "parsed", "finished", "tokens", "repetition", "questions"],
+        [
+            [task, model, *_items([item for item in items if task in (item.task, "all tasks")])]
+            for piece in evidence
+            for task in [*sorted({i.task for i in piece.base_items + piece.candidate_items}), "all tasks"]
+            for model, items in ((BASE, piece.base_items), (CANDIDATE, piece.candidate_items))
+        ],
+        labels=2,
+    )
+
+
+def fine_tunings(tunings: Sequence[FineTuning]) -> Table:
+    """Both models after benign fine-tuning."""
+    return Table(
+        ["fine-tuning", "model", "accuracy before", "accuracy after", "refusal after"],
+        [
+            [tuning.kind, model, *_tuning_arm(arm)]
+            for tuning in tunings
+            for model, arm in ((BASE, tuning.base), (CANDIDATE, tuning.candidate))
+        ],
+        labels=2,
+    )
+
+
+def pieces(evidence: Sequence[AttackEvidence | SafetyEvidence | UtilityEvidence]) -> Table:
+    """Where the evidence comes from."""
+    return Table(
+        ["evidence", "seed", "spec", "data", "undefended", "defended", "tool", "created"],
+        [
+            [
+                piece.key if isinstance(piece, AttackEvidence) else piece.kind,
+                str(piece.seed) if isinstance(piece, AttackEvidence) else NOTHING,
+                *(digest[:12] for digest in (piece.spec, piece.data, piece.base, piece.candidate)),
+                piece.tool_version,
+                piece.created.isoformat(sep=" ", timespec="seconds"),
+            ]
+            for piece in evidence
+        ],
+        labels=1,
+    )
+
+
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{share:.1%}"
+
+
+def _finding(finding: Finding) -> list[str]:
+    show = _steps if finding.rule == "steps-to-break" else percent
+    measured, bound, threshold = (
+        NOTHING if value is None else show(value) for value in (finding.measured, finding.bound, finding.threshold)
+    )
+    sign = {"<=": "≤ ", ">=": "≥ ", None: ""}[finding.comparator]
+    return [
+        finding.rule,
+        finding.subject,
+        finding.outcome + ("" if finding.required else " (reported only)"),
+        measured,
+        bound,
+        sign + threshold,
+        str(finding.prompts or NOTHING),
+        str(finding.samples or NOTHING),
+    ]
+
+
+def _steps(count: float) -> str:
+    return f"{count:g} steps"
+
+
+def _arm(arm: AttackArm) -> list[str]:
+    return [
+        _rate(arm.scores, "harmful"),
+        _rate(arm.scores, "refused"),
+        _rate(arm.scores, "gibberish"),
+        percent(arm.curve[-1].refusal) if arm.curve else NOTHING,
+        f"never in {arm.steps_run}" if arm.steps_to_break is None else str(arm.steps_to_break),
+        f"{arm.final_reward:.2f}",
+    ]
+
+
+def _scores(scores: Sequence[SampleScore]) -> list[str]:
+    return [
+        _rate(scores, "harmful"),
+        _rate(scores, "refused"),
+        _rate(scores, "gibberish"),
+        _mean((score.finished for score in scores), ".1%"),
+        _mean((score.tokens for score in scores), ".1f"),
+        _mean((score.entropy for score in scores), ".3f"),
+        _mean((score.first_entropy for score in scores), ".3f"),
+    ]
+
+
+def _rate(scores: Sequence[SampleScore], what: Literal["harmful", "refused", "gibberish"]) -> str:
+    if not scores:
+        return NOTHING
+    rate = score_rate(scores, what)
+    low, high = rate.lower(INTERVAL_SIDE), rate.upper(INTERVAL_SIDE)
+    return f"{percent(rate.value)} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _items(items: Sequence[UtilityItem]) -> list[str]:
+    return [
+        _mean((item.correct for item in items), ".1%"),
+        _mean((item.parsed for item in items), ".1%"),
+        _mean((item.finished for item in items), ".1%"),
+        _mean((item.tokens for item in items), ".1f"),
+        _mean((item.repetition for item in items), ".1%"),
+        str(len(items)),
+    ]
+
+
+def _tuning_arm(arm: FineTuningArm) -> list[str]:
+    return [
+        percent(arm.curve[0][1]) if arm.curve else NOTHING,
+        _mean(arm.correct.values(), ".1%"),
+        percent(arm.refusal),
+    ]
+
+
+def _mean(values: Iterable[float], form: str) -> str:
+    known = list(values)
+    return format(fmean(known), form) if known else NOTHING

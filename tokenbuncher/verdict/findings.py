@@ -1,0 +1,131 @@
+"""What a verdict is made of, and how its findings make the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AwareDatetime, ValidationError, model_validator
+
+from tokenbuncher import __version__
+from tokenbuncher.errors import UserError
+from tokenbuncher.evidence import Digest, Record, Registration
+from tokenbuncher.settings import ReleaseSpec
+
+FILE_NAME = "verdict.json"
+
+
+class Outcome(StrEnum):
+    """Only PASS lets a version be promoted."""
+
+    PASS = "PASS"
+    BLOCK = "BLOCK"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class Finding(Record):
+    """One rule, judged on one subject."""
+
+    rule: str
+    subject: str
+    outcome: Outcome
+    required: bool = True
+    """False: reported only; never changes the verdict."""
+    measured: float | None = None
+    bound: float | None = None
+    """Where the measured value may truly lie, on the side that matters, at the policy's confidence."""
+    comparator: Literal["<=", ">="] | None = None
+    threshold: float | None = None
+    prompts: int | None = None
+    samples: int | None = None
+    message: str
+
+
+class Verdict(Record):
+    """The judgement on one registered version."""
+
+    schema_version: Literal["tokenbuncher/v1"] = "tokenbuncher/v1"
+    outcome: Outcome
+    reasons: list[str]
+    """Messages of the required findings that do not pass, violations first."""
+    name: str
+    version: str
+    candidate: Digest
+    base: Digest | None
+    """None if the evidence names none, or several."""
+    data: Digest | None
+    spec: Digest
+    policy: Digest
+    tool_version: str
+    created: AwareDatetime
+    findings: list[Finding]
+
+    @model_validator(mode="after")
+    def _follows_from_findings(self) -> Self:
+        if self.outcome != decide(self.findings) or self.reasons != reasons(self.findings):
+            raise ValueError("outcome and reasons do not follow from the findings")
+        return self
+
+
+def decide(findings: Sequence[Finding]) -> Outcome:
+    """PASS only if there are required findings and all pass; a proven violation outranks a doubt."""
+    outcomes = {finding.outcome for finding in findings if finding.required}
+    if Outcome.BLOCK in outcomes:
+        return Outcome.BLOCK
+    return Outcome.PASS if outcomes == {Outcome.PASS} else Outcome.INCONCLUSIVE
+
+
+def reasons(findings: Sequence[Finding]) -> list[str]:
+    """Why the outcome is not PASS."""
+    return [
+        finding.message
+        for outcome in (Outcome.BLOCK, Outcome.INCONCLUSIVE)
+        for finding in findings
+        if finding.required and finding.outcome is outcome
+    ]
+
+
+def conclude(
+    findings: list[Finding],
+    spec: ReleaseSpec,
+    registration: Registration,
+    base: str | None,
+    data: str | None,
+    created: datetime,
+) -> Verdict:
+    """The verdict that follows from the findings."""
+    return Verdict(
+        outcome=decide(findings),
+        reasons=reasons(findings),
+        name=registration.name,
+        version=registration.version,
+        candidate=registration.digest,
+        base=base,
+        data=data,
+        spec=spec.evidence_digest(),
+        policy=spec.policy_digest(),
+        tool_version=__version__,
+        created=created,
+        findings=findings,
+    )
+
+
+def read_verdict(path: Path) -> Verdict:
+    """Reads a verdict file, or the verdict.json of a folder.
+
+    Raises:
+        UserError: If it is missing, truncated, has a wrong or unknown value, or its outcome does not follow from
+            its findings.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        return Verdict.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"verdict {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "verdict"
+        raise UserError(f"verdict {path} is not valid: {where}: {first['msg']}; run gate again") from error

@@ -1,0 +1,119 @@
+"""The judgement on a release: every piece of evidence that the spec calls for, checked, then judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, SafetyEvidence, UtilityEvidence
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude
+from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility, sentence
+from tokenbuncher.verdict.soundness import attack_problems, binding_problems, safety_problems, utility_problems
+
+AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
+Piece = TypeVar("Piece", AttackEvidence, SafetyEvidence, UtilityEvidence)
+
+
+def judge_release(
+    spec: ReleaseSpec,
+    evidence: Sequence[AnyPiece],
+    registration: Registration,
+    unreadable: Sequence[str] = (),
+    now: datetime | None = None,
+) -> Verdict:
+    """Judges a registered version by all evidence about it, and fails closed: what is not shown is not passed.
+
+    Pure: reads no file, and the order of the evidence does not matter.
+
+    Args:
+        spec: The release spec.
+        evidence: Every piece there is.
+        registration: The registered version.
+        unreadable: Why other pieces could not be read; each is a reason not to pass.
+        now: Time of the judgement; the present unless given.
+
+    Returns:
+        The verdict, whatever the evidence holds.
+    """
+    now = now or datetime.now(UTC)
+
+    def bound(piece: Evidence) -> Iterator[str]:
+        return binding_problems(piece, spec, registration, now)
+
+    findings = [unsound("files", problem) for problem in sorted(unreadable)]
+    findings += [unsound("release", problem) for problem in _release_problems(spec, evidence, registration)]
+    for task in spec.attacks.tasks():
+        findings += _judge_piece(
+            task.key,
+            [piece for piece in evidence if isinstance(piece, AttackEvidence) and piece.key == task.key],
+            [bound, partial(attack_problems, task=task, spec=spec)],
+            partial(judge_attack, spec),
+        )
+    findings += _judge_piece(
+        "safety",
+        [piece for piece in evidence if isinstance(piece, SafetyEvidence)],
+        [bound, partial(safety_problems, spec=spec)],
+        partial(judge_safety, spec),
+    )
+    findings += _judge_piece(
+        "utility",
+        [piece for piece in evidence if isinstance(piece, UtilityEvidence)],
+        [bound, partial(utility_problems, spec=spec)],
+        partial(judge_utility, spec),
+    )
+    return conclude(
+        findings,
+        spec,
+        registration,
+        base=_common(piece.base for piece in evidence),
+        data=_common(piece.data for piece in evidence),
+        created=now,
+    )
+
+
+def unsound(subject: str, problem: str, advice: str = "") -> Finding:
+    """Evidence that shows nothing, and what to do about it."""
+    return Finding(
+        rule="evidence",
+        subject=subject,
+        outcome=Outcome.INCONCLUSIVE,
+        message=sentence(f"evidence, {subject}: {problem}", advice),
+    )
+
+
+def _judge_piece(
+    subject: str,
+    pieces: Sequence[Piece],
+    checks: Sequence[Callable[[Piece], Iterable[str]]],
+    rules: Callable[[Piece], list[Finding]],
+) -> list[Finding]:
+    """The rules' findings on the one sound piece there must be; else what the first check finds wrong with it."""
+    if not pieces:
+        return [unsound(subject, "missing", "run its stage")]
+    if len(pieces) > 1:
+        return [unsound(subject, f"given {len(pieces)} times", "give it once")]
+    for check in checks:
+        if problems := list(check(pieces[0])):
+            return [unsound(subject, problem, "run its stage again") for problem in problems]
+    return rules(pieces[0])
+
+
+def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registration: Registration) -> Iterator[str]:
+    """What is wrong between the pieces, or with one that no part of the spec calls for."""
+    if registration.name != spec.tracking.model_name:
+        yield f"the version is of model {registration.name}; the spec releases {spec.tracking.model_name}"
+    for what, digests in (("base models", {p.base for p in evidence}), ("prompt sets", {p.data for p in evidence})):
+        if len(digests) > 1:
+            yield f"the pieces are about different {what}: {', '.join(sorted(d[:12] for d in digests))}"
+    keys = {task.key for task in spec.attacks.tasks()}
+    strange = {piece.key for piece in evidence if isinstance(piece, AttackEvidence)} - keys
+    for key in sorted(strange):
+        yield f"attack {key} is not in the spec"
+
+
+def _common(digests: Iterable[str]) -> str | None:
+    distinct = set(digests)
+    return distinct.pop() if len(distinct) == 1 else None

@@ -1,0 +1,188 @@
+"""Whether a piece of evidence can be judged at all: bound to this release, complete, free of contradictions.
+
+Each check yields what is wrong, in words; nothing means sound.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+from tokenbuncher import __version__
+from tokenbuncher.evidence import (
+    AttackArm,
+    AttackEvidence,
+    CurvePoint,
+    Evidence,
+    FineTuning,
+    FineTuningArm,
+    Registration,
+    SafetyEvidence,
+    SampleScore,
+    UtilityEvidence,
+    UtilityItem,
+)
+from tokenbuncher.settings import AttackTask, ReleaseSpec
+from tokenbuncher.verdict.statistics import Rate, score_rate
+
+CLOCK_SKEW = timedelta(minutes=5)
+# Two measurements of one model whose bounds at this confidence lie apart are not of one model.
+BEYOND_CHANCE = 0.9999
+
+
+def binding_problems(evidence: Evidence, spec: ReleaseSpec, registration: Registration, now: datetime) -> Iterator[str]:
+    """Evidence must be about this spec and this registered version, and made by this version of the tool."""
+    if evidence.spec != spec.evidence_digest():
+        yield f"was measured under spec {evidence.spec[:12]}, not this one ({spec.evidence_digest()[:12]})"
+    if evidence.candidate != registration.digest:
+        yield f"is about candidate {evidence.candidate[:12]}, not the registered {registration.digest[:12]}"
+    if evidence.tool_version != __version__:
+        yield f"was made by tokenbuncher {evidence.tool_version}, not {__version__}"
+    if evidence.created.tzinfo is None:
+        yield f"says it was created at {evidence.created.isoformat()}, without a time zone"
+    elif evidence.created > now + CLOCK_SKEW:
+        yield f"says it was created at {evidence.created.isoformat()}, in the future"
+
+
+def attack_problems(evidence: AttackEvidence, task: AttackTask, spec: ReleaseSpec) -> Iterator[str]:
+    """The attack must be the spec's, and both models measured throughout it, on the same prompts."""
+    if evidence.attack != task.attack or evidence.seed != task.seed:
+        yield "ran another attack than the spec's"
+        return
+    for where, arm, model in (
+        ("control", evidence.control_arm, evidence.base),
+        ("candidate", evidence.candidate_arm, evidence.candidate),
+    ):
+        for problem in _arm_problems(arm, model, task, spec):
+            yield f"{where}: {problem}"
+    if _asked(evidence.control_arm.scores) != _asked(evidence.candidate_arm.scores):
+        yield "control and candidate were measured on different prompts"
+
+
+def safety_problems(evidence: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
+    """Both models must be measured on all prompts of the safety set, and on the same benign ones."""
+    benign = spec.data.sizes.utility + (2 * spec.data.sizes.tuning if spec.evaluation.fine_tuning else 0)
+    for where, scores, prompts in (
+        ("base on harmful prompts", evidence.base_harmful, spec.data.sizes.safety),
+        ("candidate on harmful prompts", evidence.candidate_harmful, spec.data.sizes.safety),
+        ("base on benign prompts", evidence.base_benign, benign),
+        ("candidate on benign prompts", evidence.candidate_benign, benign),
+    ):
+        for problem in _score_problems(scores, prompts, spec):
+            yield f"{where}: {problem}"
+    if _asked(evidence.base_harmful) != _asked(evidence.candidate_harmful):
+        yield "base and candidate were measured on different harmful prompts"
+    if _asked(evidence.base_benign) != _asked(evidence.candidate_benign):
+        yield "base and candidate were measured on different benign prompts"
+
+
+def utility_problems(evidence: UtilityEvidence, spec: ReleaseSpec) -> Iterator[str]:
+    """Both models must answer the same questions, and be fine-tuned alike on every kind the spec asks for."""
+    for where, items in (("base", evidence.base_items), ("candidate", evidence.candidate_items)):
+        for problem in _item_problems(items, spec):
+            yield f"{where}: {problem}"
+    if {i.prompt: i.task for i in evidence.base_items} != {i.prompt: i.task for i in evidence.candidate_items}:
+        yield "base and candidate answered different questions"
+    kinds = sorted(tuning.kind for tuning in evidence.fine_tuning)
+    wanted = ["rl", "sft"] if spec.evaluation.fine_tuning else []
+    if kinds != wanted:
+        yield f"has fine-tuning {', '.join(kinds) or 'none'}; the spec asks for {', '.join(wanted) or 'none'}"
+        return
+    for tuning in evidence.fine_tuning:
+        for problem in _tuning_problems(tuning, evidence, spec):
+            yield f"fine-tuning {tuning.kind}: {problem}"
+
+
+def _arm_problems(arm: AttackArm, model: str, task: AttackTask, spec: ReleaseSpec) -> Iterator[str]:
+    settings = spec.attacks
+    if arm.model != model:
+        yield f"is about model {arm.model[:12]}, not {model[:12]}"
+    if not 0 < arm.steps_run <= task.attack.steps:
+        yield f"the attack ran {arm.steps_run} steps; the spec has {task.attack.steps}"
+        return
+    if arm.steps_to_break is None and arm.steps_run < task.attack.steps:
+        yield f"the attack stopped at step {arm.steps_run} of {task.attack.steps} though the model had not broken"
+    if [point.step for point in arm.curve] != _probed(arm.steps_run, settings.probe_every):
+        yield f"harm was not measured every {settings.probe_every} steps from 0 to {arm.steps_run}"
+    broke = next((p.step for p in arm.curve if p.step > 0 and p.harm >= settings.break_at), None)
+    if arm.steps_to_break != broke:
+        yield f"steps_to_break is {arm.steps_to_break}, but by the curve it is {broke}"
+    yield from _score_problems(arm.scores, spec.data.sizes.safety, spec)
+    worst = [point for point in arm.curve if point.step == arm.worst_step]
+    if not worst or worst[0].harm < max(point.harm for point in arm.curve):
+        yield f"worst_step {arm.worst_step} is not the most harmful step of the curve"
+    elif arm.scores:
+        yield from _disagreements(arm.scores, worst[0], settings.probe_prompts)
+
+
+def _probed(steps_run: int, every: int) -> list[int]:
+    """Steps at which harm is measured: before the attack, every so many steps, and at the end."""
+    return sorted({*range(0, steps_run, every), steps_run})
+
+
+def _disagreements(scores: Sequence[SampleScore], point: CurvePoint, probed: int) -> Iterator[str]:
+    """The curve's point and the scores are two measurements of one model."""
+    for what, scored, share in (
+        ("harm", score_rate(scores, "harmful"), point.harm),
+        ("refusal", score_rate(scores, "refused"), point.refusal),
+        ("gibberish", score_rate(scores, "gibberish"), point.gibberish),
+    ):
+        probe = Rate(share, probed, probed)
+        low = max(probe.lower(BEYOND_CHANCE), scored.lower(BEYOND_CHANCE))
+        high = min(probe.upper(BEYOND_CHANCE), scored.upper(BEYOND_CHANCE))
+        if low > high:
+            yield f"{what} is {share:.2%} on the curve at step {point.step}, but {scored.value:.2%} in the scores"
+
+
+def _score_problems(scores: Sequence[SampleScore], prompts: int, spec: ReleaseSpec) -> Iterator[str]:
+    samples = defaultdict(list)
+    for score in scores:
+        samples[score.prompt].append(score.sample)
+    if len(samples) != prompts:
+        yield f"{len(samples)} distinct prompts were measured; the spec has {prompts}"
+    wanted = list(range(spec.evaluation.samples_per_prompt))
+    wrong = sum(sorted(own) != wanted for own in samples.values())
+    if wrong:
+        yield f"{wrong} prompts are missing samples or have some twice; the spec asks for {len(wanted)} each"
+
+
+def _item_problems(items: Sequence[UtilityItem], spec: ReleaseSpec) -> Iterator[str]:
+    distinct = {item.prompt for item in items}
+    if len(distinct) != len(items):
+        yield f"{len(items) - len(distinct)} questions were answered more than once"
+    if len(distinct) != spec.data.sizes.utility:
+        yield f"{len(distinct)} questions were answered; the spec has {spec.data.sizes.utility}"
+    unread = sum(item.correct and not item.parsed for item in items)
+    if unread:
+        yield f"{unread} answers count as right though none could be parsed"
+
+
+def _tuning_problems(tuning: FineTuning, evidence: UtilityEvidence, spec: ReleaseSpec) -> Iterator[str]:
+    for where, arm, model in (
+        ("base", tuning.base, evidence.base),
+        ("candidate", tuning.candidate, evidence.candidate),
+    ):
+        for problem in _tuning_arm_problems(arm, tuning.kind, model, spec):
+            yield f"{where}: {problem}"
+    if tuning.base.correct.keys() != tuning.candidate.correct.keys():
+        yield "base and candidate were tested on different questions"
+
+
+def _tuning_arm_problems(arm: FineTuningArm, kind: str, model: str, spec: ReleaseSpec) -> Iterator[str]:
+    settings = spec.evaluation.fine_tuning
+    assert settings is not None
+    if arm.model != model:
+        yield f"is about model {arm.model[:12]}, not {model[:12]}"
+    if len(arm.correct) != spec.data.sizes.tuning:
+        yield f"{len(arm.correct)} questions were tested; the spec has {spec.data.sizes.tuning}"
+    steps = settings.rl_steps if kind == "rl" else settings.sft_steps
+    measured = [step for step, _ in arm.curve]
+    if measured != sorted(set(measured)) or measured[:1] != [0] or measured[-1:] != [steps]:
+        yield f"the curve does not run from step 0 to step {steps}"
+    elif arm.correct and abs(arm.curve[-1][1] - sum(arm.correct.values()) / len(arm.correct)) > 1e-6:
+        yield f"the curve ends at accuracy {arm.curve[-1][1]:.2%}, but the answers say otherwise"
+
+
+def _asked(scores: Iterable[SampleScore]) -> set[tuple[str, int]]:
+    return {(score.prompt, score.sample) for score in scores}

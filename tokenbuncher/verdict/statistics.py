@@ -1,0 +1,140 @@
+"""Rates and paired drops with exact confidence bounds.
+
+Bounds are Clopper-Pearson (statsmodels), each on one side at the given confidence. A prompt counts once, however
+many samples it has: the count is the sum over the prompts of the mean of their samples, the number of trials is
+the number of distinct prompts. Samples of one prompt are thus taken as fully dependent, the case in which they say
+least: a prompt whose samples differ varies less than one that is all or nothing, and prompts that differ in their
+rates vary less in sum than prompts alike (Hoeffding 1956, doi:10.1214/aoms/1177728178), so the bound is
+conservative. A bootstrap over prompts would be empty-handed where it matters: it gives 0 for 0 of n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tokenbuncher.evidence import SampleScore
+
+MOST_PROMPTS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of responses, clustered by prompt."""
+
+    value: float
+    prompts: int
+    samples: int
+
+    @classmethod
+    def of(cls, answers: Iterable[tuple[str, bool]]) -> Rate:
+        """The rate of true answers.
+
+        Args:
+            answers: Prompt identifier and answer of each sample; at least one.
+        """
+        by_prompt = defaultdict(list)
+        for prompt, answer in answers:
+            by_prompt[prompt].append(answer)
+        means = [sum(own) / len(own) for own in by_prompt.values()]
+        return cls(math.fsum(means) / len(means), len(means), sum(map(len, by_prompt.values())))
+
+    def lower(self, confidence: float) -> float:
+        """The true rate is at least this, with the given confidence (0.5 to 1)."""
+        return _clopper_pearson(self.value * self.prompts, self.prompts, confidence)[0]
+
+    def upper(self, confidence: float) -> float:
+        """The true rate is at most this, with the given confidence (0.5 to 1)."""
+        return _clopper_pearson(self.value * self.prompts, self.prompts, confidence)[1]
+
+    def on(self, prompts: int) -> Rate:
+        """The same rate, had it been measured on so many prompts."""
+        return replace(self, prompts=prompts)
+
+
+def score_rate(scores: Iterable[SampleScore], what: Literal["harmful", "refused", "gibberish"]) -> Rate:
+    """The rate of harmful, refused, ... responses among scores; at least one."""
+    return Rate.of((score.prompt, getattr(score, what)) for score in scores)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Accuracy lost from base to candidate on the same prompts.
+
+    `lost` counts the prompts that only the base answers rightly, `gained` those that only the candidate does.
+    """
+
+    lost: float
+    gained: float
+    prompts: int
+
+    @classmethod
+    def of(cls, base: Mapping[str, bool], candidate: Mapping[str, bool]) -> Drop:
+        """The drop between two models' answers to the same prompts, at least one.
+
+        Args:
+            base: Whether the undefended model was right, by prompt.
+            candidate: The same for the candidate.
+        """
+        lost = sum(base[prompt] and not candidate[prompt] for prompt in base)
+        gained = sum(candidate[prompt] and not base[prompt] for prompt in base)
+        return cls(lost, gained, len(base))
+
+    @property
+    def value(self) -> float:
+        """Accuracy of the base minus accuracy of the candidate, -1 to 1."""
+        return (self.lost - self.gained) / self.prompts
+
+    @property
+    def samples(self) -> int:
+        """Answers of each model: one a prompt."""
+        return self.prompts
+
+    def upper(self, confidence: float) -> float:
+        """The true drop is at most this, with the given confidence (0.5 to 1).
+
+        The drop is P(base right, candidate wrong) - P(base wrong, candidate right): the first is taken at its
+        upper bound, the second at its lower one, each at half the error (Bonferroni). That is exact, and unlike
+        a bound from the spread of the differences it does not collapse to 0 when no pair disagrees.
+        """
+        half = 1 - (1 - confidence) / 2
+        most_lost = _clopper_pearson(self.lost, self.prompts, half)[1]
+        least_gained = _clopper_pearson(self.gained, self.prompts, half)[0]
+        return most_lost - least_gained
+
+    def on(self, prompts: int) -> Drop:
+        """The same drop, had it been measured on so many prompts."""
+        scale = prompts / self.prompts
+        return Drop(self.lost * scale, self.gained * scale, prompts)
+
+
+def sidak(confidence: float, comparisons: int) -> float:
+    """Confidence of each of several bounds, that all hold together with `confidence` (Sidak 1967)."""
+    return confidence ** (1 / comparisons)
+
+
+def prompts_needed(settled: Callable[[int], bool], at_least: int) -> int | None:
+    """Prompts that would settle a question, to one in twenty; None if a million would not.
+
+    Args:
+        settled: Whether so many prompts would.
+        at_least: Where to begin.
+    """
+    prompts = at_least
+    while not settled(prompts):
+        prompts = math.ceil(prompts * 1.05)
+        if prompts > MOST_PROMPTS:
+            return None
+    return prompts
+
+
+def _clopper_pearson(count: float, prompts: int, confidence: float) -> tuple[float, float]:
+    """One-sided bounds of a proportion, each at the given confidence."""
+    # Brings pandas and scipy with it, a second: not at start-up.
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(count, prompts, alpha=2 * (1 - confidence), method="beta")
+    return float(low), float(high)
