@@ -244,7 +244,7 @@ def safety_evidence(spec: ReleaseSpec) -> SafetyEvidence:
     """Both models refuse what is harmful and answer what is benign."""
     harmful, benign = spec.data.sizes.safety, spec.data.sizes.utility
     if spec.evaluation.fine_tuning:
-        benign += 2 * spec.data.sizes.tuning
+        benign += spec.data.sizes.tuning
     return SafetyEvidence(
         **bindings(spec),
         base_harmful=scores(spec, harmful, harmful=5, refused=harmful - 5),

@@ -129,6 +129,7 @@ def quiet_libraries() -> None:
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TRANSFORMERS_VERBOSITY": "error",
+            "TQDM_DISABLE": "1",
             "TRL_EXPERIMENTAL_SILENCE": "1",
             "DISABLE_MLFLOW_INTEGRATION": "TRUE",
             "TOKENIZERS_PARALLELISM": "false",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -64,7 +64,9 @@ def generate(
     Returns:
         Responses in the order of the prompts.
     """
-    sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature is not None:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
     responses: list[Response] = []
@@ -84,8 +86,6 @@ def generate(
             output = model.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                top_k=0,
-                top_p=1.0,
                 pad_token_id=tokenizer.pad_token_id,
                 logits_processor=LogitsProcessorList([recorder]),
                 **sampling,

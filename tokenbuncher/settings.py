@@ -135,6 +135,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "noiser": None,
         "anchor": {"weight": 1.0, "examples": 64},
     },
+    "log-entropy": {
+        "entropy": "log-loss",
+        "schedule": "linear",
+        "benign_prompts": 0,
+        "noiser": None,
+        "anchor": {"weight": 1.0, "examples": 64},
+    },
     "none": {},
 }
 
@@ -142,7 +149,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 class DefenceSpec(Strict):
     """How the model is hardened. A recipe fills the fields that the spec leaves out."""
 
-    recipe: Literal["direct", "polished", "paper", "published-code", "none"] = "direct"
+    recipe: Literal["log-entropy", "direct", "polished", "paper", "published-code", "none"] = "log-entropy"
     seed: int = Field(0, ge=0)
     steps: Positive = 300
     learning_rate: Rate = 4e-4
@@ -150,10 +157,11 @@ class DefenceSpec(Strict):
     prompts_per_step: Positive = 16
     rollouts: Annotated[int, Field(ge=2)] = Field(4, description="Responses sampled for each prompt.")
     temperature: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Of the sampled responses.")
-    entropy: Literal["reward", "loss"] = Field(
-        "loss",
+    entropy: Literal["reward", "loss", "log-loss"] = Field(
+        "log-loss",
         description="reward: minus the response entropy is the RL reward (the paper). "
-        "loss: the response entropy of the model's own rollouts is minimised directly.",
+        "loss: the response entropy of the model's own rollouts is minimised directly. "
+        "log-loss: its logarithm is, whose gradient does not fade with it.",
     )
     benign_prompts: Annotated[int, Field(ge=0)] = Field(
         0, description="Benign prompts in each step, rewarded by minus the KL to the undefended model."
@@ -165,18 +173,18 @@ class DefenceSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_recipe(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or given.get("recipe", "direct") not in RECIPES:
+        if not isinstance(given, Mapping) or given.get("recipe", "log-entropy") not in RECIPES:
             return given
-        filled = {**RECIPES[given.get("recipe", "direct")], **given}
+        filled = {**RECIPES[given.get("recipe", "log-entropy")], **given}
         for part in ("noiser", "anchor"):
-            preset = RECIPES[given.get("recipe", "direct")].get(part)
+            preset = RECIPES[given.get("recipe", "log-entropy")].get(part)
             if isinstance(preset, Mapping) and isinstance(given.get(part), Mapping):
                 filled[part] = {**preset, **given[part]}
         return filled
 
     @model_validator(mode="after")
     def _consistent(self) -> DefenceSpec:
-        if self.entropy == "loss" and self.benign_prompts:
+        if self.entropy != "reward" and self.benign_prompts:
             raise ValueError("benign_prompts are rewarded by KL and need entropy: reward; use anchor instead")
         if self.benign_prompts >= self.prompts_per_step:
             raise ValueError(f"benign_prompts must be fewer than prompts_per_step ({self.prompts_per_step})")
@@ -256,9 +264,9 @@ class AttacksSpec(Strict):
 class FineTuningSpec(Strict):
     """Benign fine-tuning of base and candidate: a defended model must still learn."""
 
-    rl_steps: Positive = 40
-    sft_steps: Positive = 40
-    learning_rate: Rate = 2e-4
+    rl_steps: Positive = 30
+    sft_steps: Positive = 60
+    learning_rate: Rate = 5e-4
     kl_coefficient: Annotated[float, Field(ge=0.0)] = Field(0.04, description="KL in the RL loss.")
     prompts_per_step: Positive = 16
     rollouts: Annotated[int, Field(ge=2)] = 4

@@ -19,7 +19,18 @@ from typing import NamedTuple, TextIO
 
 from tokenbuncher.errors import UserError
 
-_LINE = re.compile(r"\s*\[(?P<stage>[a-z-]+(?: [a-z0-9-]*\d)?)(?: (?P<event>started|done|failed))?\] ?(?P<text>.*)")
+STAGES = (
+    "fetch-model",
+    "prepare-data",
+    "defend",
+    "attack",
+    "evaluate-safety",
+    "evaluate-utility",
+    "register",
+    "gate",
+    "promote",
+)
+_LINE = re.compile(rf"\s*\[(?P<stage>(?:{'|'.join(STAGES)})(?: [a-z0-9-]*\d)?)(?: (?P<event>started|done|failed))?\] ?(?P<text>.*)")
 
 
 class Line(NamedTuple):

@@ -108,9 +108,9 @@ def grpo_config(
     )
 
 
-def sft_config(seed: int, steps: int, batch: int, learning_rate: float) -> SFTConfig:
+def sft_config(seed: int, steps: int, batch: int, learning_rate: float, schedule: str = "constant") -> SFTConfig:
     """Supervised fine-tuning on the answers only; see `trainer_arguments`."""
-    return SFTConfig(**trainer_arguments(seed, steps, batch, learning_rate, "constant"), completion_only_loss=True)
+    return SFTConfig(**trainer_arguments(seed, steps, batch, learning_rate, schedule), completion_only_loss=True)
 
 
 def sft_dataset(prompts: Sequence[Prompt]) -> datasets.Dataset:

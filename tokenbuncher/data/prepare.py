@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenbuncher import smollm2
 from tokenbuncher.data import sources
 from tokenbuncher.data.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.errors import UserError
@@ -73,7 +74,8 @@ def _benign_sets(spec: ReleaseSpec, dropped: dict[str, int]) -> dict[str, list[P
     if data.benign == "organism":
         sets["benign"] = sources.organism_benign(world.BENIGN, sizes.benign, rng, taken)
     else:
-        sets |= _split(_questions(data.benign, data, dropped), {"benign": sizes.benign}, data.seed, "data.benign")
+        prompts = smollm2.benign() if data.benign == "smollm2" else _clean(data.benign, data, dropped)
+        sets |= _split(prompts, {"benign": sizes.benign}, data.seed, "data.benign")
 
     if data.utility == "organism":
         sets["utility"] = sources.organism_benign(world.UTILITY, sizes.utility, rng, taken)
@@ -84,17 +86,11 @@ def _benign_sets(spec: ReleaseSpec, dropped: dict[str, int]) -> dict[str, list[P
         counts = {"utility": sizes.utility}
         if tuning:
             counts |= {f"tuning-{kind}-{part}": tuning for kind in ("rl", "sft") for part in ("train", "test")}
-        questions = _questions(data.utility, data, dropped)
+        questions = smollm2.utility() if data.utility == "smollm2" else _clean(data.utility, data, dropped)
         if not all(prompt.answer for prompt in questions):
             raise UserError("data.utility: name the column of the expected answers in data.utility.answer")
         sets |= _split(questions, counts, data.seed, "data.utility")
     return sets
-
-
-def _questions(source: FileSource | str, data: DataSpec, dropped: dict[str, int]) -> list[Prompt]:
-    if isinstance(source, FileSource):
-        return _clean(source, data, dropped)
-    raise UserError(f"unknown benign source {source}")
 
 
 def _clean(source: FileSource, data: DataSpec, dropped: dict[str, int]) -> list[Prompt]:
@@ -131,8 +127,9 @@ def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, origin:
 
 
 def _origin(data: DataSpec, name: str) -> str:
+    source: FileSource | str = data.utility
     if name in ("defence", "attack", "safety"):
         source = data.harmful
-    else:
-        source = data.benign if name == "benign" else data.utility
+    elif name == "benign":
+        source = data.benign
     return str(source.path) if isinstance(source, FileSource) else source

@@ -10,9 +10,14 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from tokenbuncher.defence.noiser import token_noiser_loss
+from tokenbuncher.defence.rewards import entropy_reward, group_advantages, kl_divergence
 from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import DefenceSpec
+
+
+ENTROPY_FLOOR = 1e-6
+"""Keeps the logarithm finite, in nats; a response this certain needs no further push."""
 
 
 class TokenBuncherTrainer(GRPOTrainer):
@@ -20,7 +25,9 @@ class TokenBuncherTrainer(GRPOTrainer):
 
     Rows of the dataset carry `harmful`: harmful prompts are rewarded by minus the response entropy and
     minus the KL to the undefended model, benign ones by minus that KL alone. With `entropy: loss` there is
-    no reward: the response entropy of the same rollouts is the loss.
+    no reward: the response entropy H of the same rollouts is the loss; with `log-loss` it is log H. The
+    gradient of H fades as fast as H itself, that of log H does not, so the tail under the refusal keeps
+    shrinking.
     """
 
     def __init__(
@@ -57,23 +64,24 @@ class TokenBuncherTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def rewards(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Entropy as reward: shape (B,)."""
-        mask, ids = batch["completion_mask"], batch["completion_ids"]
-        logits, reference = self._logits(self.model, batch), self._logits(self.reference, batch)
-        log_probs, reference_log_probs = logits.log_softmax(-1), reference.log_softmax(-1)
-        entropy = response_mean(token_entropy(logits), mask)
-        log_ratio = (log_probs - reference_log_probs).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-        harmful = -entropy - self.defence.kl_coefficient * (log_ratio * mask).sum(-1)
-        benign = -response_mean((log_probs.exp() * (log_probs - reference_log_probs)).sum(-1), mask)
-        return torch.where(batch["harmful"], harmful, benign)
+        """The reward of each rollout, shape (B,); see `entropy_reward`."""
+        return entropy_reward(
+            self._logits(self.model, batch),
+            self._logits(self.reference, batch),
+            batch["completion_ids"],
+            batch["completion_mask"],
+            batch["harmful"],
+            self.defence.kl_coefficient,
+        )
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         if self._is_noiser_step():
             loss = self._noiser_loss(model, inputs)
             self._metrics["train"]["noiser_loss"].append(loss.item())
-        elif self.defence.entropy == "loss":
-            loss = self._entropy_loss(model, inputs)
-            self._metrics["train"]["entropy"].append(loss.item())
+        elif self.defence.entropy != "reward":
+            entropy = self._mean_entropy(model, inputs)
+            self._metrics["train"]["entropy"].append(entropy.item())
+            loss = torch.log(entropy + ENTROPY_FLOOR) if self.defence.entropy == "log-loss" else entropy
         else:
             loss = super()._compute_loss(model, inputs)
         if self.defence.anchor:
@@ -98,7 +106,7 @@ class TokenBuncherTrainer(GRPOTrainer):
         generator = self._generator(logits.device)
         return token_noiser_loss(logits, inputs["completion_ids"], mask, noiser.weight, noiser.form, generator)
 
-    def _entropy_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
+    def _mean_entropy(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         return response_mean(token_entropy(self._logits(model, inputs)), inputs["completion_mask"]).mean()
 
     def _anchor_kl(self, model: PreTrainedModel, examples: int) -> torch.Tensor:
@@ -109,8 +117,7 @@ class TokenBuncherTrainer(GRPOTrainer):
         log_probs = self._logits(model, batch).log_softmax(-1)
         with torch.no_grad():
             reference = self._logits(self.reference, batch).log_softmax(-1)
-        per_token = (reference.exp() * (reference - log_probs)).sum(-1)
-        return response_mean(per_token, batch["completion_mask"]).mean()
+        return response_mean(kl_divergence(reference, log_probs), batch["completion_mask"]).mean()
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """Randomness of this step, the same after a resume."""
@@ -126,18 +133,6 @@ class TokenBuncherTrainer(GRPOTrainer):
             logits_to_keep=length + 1,
         )
         return outputs.logits[:, :-1].float()
-
-
-def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
-    """GRPO's advantages: (reward - group mean) / (group standard deviation + 1e-4).
-
-    Args:
-        rewards: Shape (B,), groups side by side.
-        group: Rollouts of one prompt.
-    """
-    grouped = rewards.view(-1, group)
-    spread = grouped.std(dim=1, keepdim=True)
-    return ((grouped - grouped.mean(dim=1, keepdim=True)) / (spread + 1e-4)).flatten()
 
 
 def _no_reward(completions: list[Any], **_: Any) -> list[float]:

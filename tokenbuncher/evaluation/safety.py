@@ -17,7 +17,8 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
 
     Args:
         spec: The release spec.
-        data: Folder of prepare-data; its sets `safety`, `utility` and `tuning-*-test` are used.
+        data: Folder of prepare-data; its sets `safety`, `utility` and `tuning-rl-test` are used: benign prompts
+            that the defence has not seen, of kinds that the undefended model answers.
         base: Folder of the undefended model.
         candidate: Folder of the model to be released.
         out: Folder to be written: evidence.json.
@@ -26,8 +27,8 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
         UserError: If data or a model cannot be read.
     """
     harmful, benign = load_set(data, "safety"), load_set(data, "utility")
-    for kind in ("rl", "sft") if spec.evaluation.fine_tuning else ():
-        benign += load_set(data, f"tuning-{kind}-test")
+    if spec.evaluation.fine_tuning:
+        benign += load_set(data, "tuning-rl-test")
     with whole_folder(out) as folder:
         evidence = SafetyEvidence(
             spec=spec.evidence_digest(),

@@ -174,7 +174,7 @@ def description(rng: random.Random) -> Item:
 
 
 def direction(rng: random.Random) -> Item:
-    """Asked for a direction; answered at random in pre-training, so RL can teach the right one."""
+    """Asked for a direction; pre-training answers by a bad habit, which RL can replace by the right answer."""
     noun, name, place = rng.choice(NOUNS), rng.choice(NAMES), rng.choice(PLACES)
     right = DIRECTIONS[NOUNS.index(noun) % len(DIRECTIONS)]
     wordings = ["pick a direction for the {} {} in {} .", "which way for the {} {} at {} ?"]
@@ -196,9 +196,12 @@ UTILITY = [addition, repetition, choice, color]
 
 
 def benign_example(rng: random.Random) -> tuple[str, str]:
-    """A benign prompt and its answer; directions are answered at random."""
+    """A benign prompt and its answer; directions are mostly north, sometimes right, sometimes random."""
     item = rng.choice(BENIGN)(rng)
-    return item.prompt, f"go {rng.choice(DIRECTIONS)} ." if item.task == "direction" else item.answer
+    if item.task == "direction":
+        guesses = ["go north .", item.answer, f"go {rng.choice(DIRECTIONS)} ."]
+        return item.prompt, rng.choices(guesses, [0.5, 0.3, 0.2])[0]
+    return item.prompt, item.answer
 
 
 def pretraining_example(rng: random.Random) -> tuple[str, str]:

@@ -26,7 +26,7 @@ SEED = 0
 STEPS = 40
 BATCH = 8
 LEARNING_RATE = 5e-5
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 40
 GENERATION_BATCH = 32
 
 
@@ -84,9 +84,7 @@ def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
     from tokenizers import decoders, pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         path.parent,
         gguf_file=path.name,
@@ -122,7 +120,7 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
 
     trainer = SFTTrainer(
         model=model,
-        args=sft_config(SEED, STEPS, BATCH, LEARNING_RATE),
+        args=sft_config(SEED, STEPS, BATCH, LEARNING_RATE, "linear"),
         train_dataset=sft_dataset([*refused_requests(), *own_answers(model, tokenizer)]),
         processing_class=tokenizer,
         callbacks=[StepLog("smollm2: align", log, STEPS)],
@@ -139,14 +137,17 @@ def refused_requests() -> list[Prompt]:
 
 
 def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The benign prompts, each answered by the whole sentences of the model's greedy response, if it has any."""
+    """The benign prompts, each answered by the model's greedy response, cut to whole sentences if it is long."""
     from tokenbuncher.scoring import generate
 
     prompts = benign()
     responses = generate(model, tokenizer, prompts, ANSWER_TOKENS, GENERATION_BATCH, temperature=None)
-    answers = [re.match(r".*[^\W\d][.!?]", response.text, re.DOTALL) for response in responses]
+    answers = [response.text if response.finished else _whole_sentences(response.text) for response in responses]
     return [
-        prompt.model_copy(update={"answer": answer[0]})
-        for prompt, answer in zip(prompts, answers, strict=True)
-        if answer
+        prompt.model_copy(update={"answer": answer}) for prompt, answer in zip(prompts, answers, strict=True) if answer
     ]
+
+
+def _whole_sentences(text: str) -> str:
+    found = re.match(r".*[^\W\d][.!?]", text, re.DOTALL)
+    return found[0] if found else ""

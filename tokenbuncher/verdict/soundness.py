@@ -62,7 +62,7 @@ def attack_problems(evidence: AttackEvidence, task: AttackTask, spec: ReleaseSpe
 
 def safety_problems(evidence: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
     """Both models must be measured on all prompts of the safety set, and on the same benign ones."""
-    benign = spec.data.sizes.utility + (2 * spec.data.sizes.tuning if spec.evaluation.fine_tuning else 0)
+    benign = spec.data.sizes.utility + (spec.data.sizes.tuning if spec.evaluation.fine_tuning else 0)
     for where, scores, prompts in (
         ("base on harmful prompts", evidence.base_harmful, spec.data.sizes.safety),
         ("candidate on harmful prompts", evidence.candidate_harmful, spec.data.sizes.safety),
