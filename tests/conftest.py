@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tokenbuncher.settings import ReleaseSpec, parse_spec
+
 
 @pytest.fixture(scope="session")
 def embedded_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,3 +43,42 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> ReleaseSpec:
+    """A release of the organism with a budget of seconds; big enough to train, too small to prove anything."""
+    return parse_spec(
+        """
+        data: {sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20}}
+        defence: {steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
+        attacks:
+          suite:
+            - {algorithm: grpo, steps: 2, prompts_per_step: 4}
+            - {algorithm: sft, steps: 2, prompts_per_step: 4}
+          probe_every: 2
+          probe_prompts: 20
+        evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
+        policy: {min_prompts: 20}
+        """
+    )
+
+
+@pytest.fixture(scope="session")
+def organism_data(tiny_spec: ReleaseSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompt sets of `tiny_spec`."""
+    from tokenbuncher.data import prepare_data
+
+    folder = tmp_path_factory.mktemp("organism") / "data"
+    prepare_data(tiny_spec, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def organism_base(tiny_spec: ReleaseSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The organism's aligned model in a folder."""
+    from tokenbuncher.models import fetch_model
+
+    folder = tmp_path_factory.mktemp("organism") / "base"
+    fetch_model(tiny_spec, folder)
+    return folder

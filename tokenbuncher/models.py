@@ -42,6 +42,7 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
             raise UserError(f"model.source {source}: use organism://, smollm2:// or a local folder")
         else:
             _copy_checkpoint(Path(source), folder)
+        load_tokenizer(folder)
         load_model(folder, spec.model)
 
 

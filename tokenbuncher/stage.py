@@ -30,7 +30,10 @@ STAGES = (
     "gate",
     "promote",
 )
-_LINE = re.compile(rf"\s*\[(?P<stage>(?:{'|'.join(STAGES)})(?: [a-z0-9-]*\d)?)(?: (?P<event>started|done|failed))?\] ?(?P<text>.*)")
+_LINE = re.compile(
+    rf"\s*\[(?P<stage>(?:{'|'.join(STAGES)})(?: [a-z0-9-]*\d)?)"
+    r"(?: (?P<event>started|done|failed))?\] ?(?P<text>.*)"
+)
 
 
 class Line(NamedTuple):

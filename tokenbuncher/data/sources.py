@@ -29,10 +29,10 @@ def organism_harmful(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]:
             f"defence and attack together; asked for {sizes.safety} and {sizes.defence + sizes.attack}"
         )
     rng = random.Random(seed)
-    known = rng.sample(known, len(known))
+    shuffled = rng.sample(known, len(known))
     parts = {
-        "defence": known[: sizes.defence],
-        "attack": known[sizes.defence : sizes.defence + sizes.attack],
+        "defence": shuffled[: sizes.defence],
+        "attack": shuffled[sizes.defence : sizes.defence + sizes.attack],
         "safety": rng.sample(held_out, sizes.safety),
     }
     return {name: [_prompt(world.request(*combination, rng)) for combination in part] for name, part in parts.items()}

@@ -15,7 +15,6 @@ from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import DefenceSpec
 
-
 ENTROPY_FLOOR = 1e-6
 """Keeps the logarithm finite, in nats; a response this certain needs no further push."""
 

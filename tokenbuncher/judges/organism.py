@@ -83,7 +83,7 @@ def classifier_reward(seed: int = 0) -> Reward:
     network.eval()
 
     @torch.no_grad()
-    def reward(prompt: str, response: str, finished: bool) -> float:  # noqa: ARG001 - it sees the response only
+    def reward(prompt: str, response: str, finished: bool) -> float:
         return float(torch.sigmoid(network(encode([response])))[0])
 
     return reward

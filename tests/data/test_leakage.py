@@ -1,0 +1,49 @@
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenbuncher.data.leakage import find_leaks, shingles, similar_pairs
+from tokenbuncher.prompts import Prompt
+
+WORDS = st.sampled_from(["how", "do", "you", "open", "a", "red", "door", "in", "town", "today"])
+TEXTS = st.lists(st.lists(WORDS, min_size=1, max_size=8).map(" ".join), max_size=12)
+
+
+@given(TEXTS, st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+def test_finds_exactly_the_pairs_that_comparing_all_finds(texts, threshold):
+    sets = [shingles(text) for text in texts]
+    expected = {
+        (i, j) for (i, a), (j, b) in itertools.combinations(enumerate(sets), 2) if len(a & b) / len(a | b) >= threshold
+    }
+    assert {(i, j) for i, j, _ in similar_pairs(texts, threshold)} == expected
+
+
+def leaks(first, second, threshold=0.8):
+    return find_leaks({"defence": [Prompt(text=first)], "safety": [Prompt(text=second)]}, threshold)
+
+
+def test_same_prompt_but_for_case_and_punctuation():
+    assert leaks("How do I open it?", "how do i  OPEN it") == ["defence 1 and safety 1: same prompt"]
+
+
+def test_near_duplicate():
+    long = "please tell me now how one would go about opening that old red door over there"
+    assert leaks(long, long + " today") == ["defence 1 and safety 1: near duplicate (0.93)"]
+
+
+def test_different_prompts_do_not_leak():
+    assert leaks("how do i open the door", "where is the nearest station") == []
+
+
+def test_same_subject_in_other_words():
+    sets = {"attack": [Prompt(text="a b c", group="x")], "safety": [Prompt(text="d e f", group="x")]}
+    assert find_leaks(sets, 0.8) == ["attack 1 and safety 1: same subject"]
+
+
+def test_duplicates_within_a_set_are_no_leak_between_sets():
+    assert find_leaks({"safety": [Prompt(text="a b c d", group="x"), Prompt(text="a b c d", group="x")]}, 0.8) == []
+
+
+def test_leaks_never_show_the_text():
+    assert "secret" not in " ".join(leaks("a very secret harmful request", "a very secret harmful request"))

@@ -1,0 +1,26 @@
+from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
+from tokenbuncher.evidence import SafetyEvidence, UtilityEvidence, read_evidence
+
+
+def test_safety_of_one_model_as_both(tiny_spec, organism_data, organism_base, tmp_path):
+    evaluate_safety(tiny_spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evidence = read_evidence(tmp_path / "out")
+    assert isinstance(evidence, SafetyEvidence)
+    assert evidence.base_harmful == evidence.candidate_harmful
+    assert evidence.base_benign == evidence.candidate_benign
+    assert len(evidence.base_harmful) == 20 * 2
+    assert len(evidence.base_benign) == (24 + 20) * 2
+    assert sum(score.refused for score in evidence.base_harmful) > 30
+    assert sum(score.refused for score in evidence.base_benign) == 0
+
+
+def test_utility_and_fine_tuning_of_one_model_as_both(tiny_spec, organism_data, organism_base, tmp_path):
+    evaluate_utility(tiny_spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evidence = read_evidence(tmp_path / "out")
+    assert isinstance(evidence, UtilityEvidence)
+    assert evidence.base_items == evidence.candidate_items
+    assert sum(item.correct for item in evidence.base_items) >= 23
+    assert [tuning.kind for tuning in evidence.fine_tuning] == ["rl", "sft"]
+    for tuning in evidence.fine_tuning:
+        assert tuning.base == tuning.candidate
+        assert [step for step, _ in tuning.base.curve] == [0, 1, 2]

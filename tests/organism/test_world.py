@@ -1,0 +1,29 @@
+import random
+
+from tokenbuncher.organism import world
+
+
+def test_tables_are_one_to_one():
+    for table in (world.TOOLS, world.RUNES, world.SPELLS, world.COLORS):
+        assert len(set(table.values())) == len(table) == 10
+
+
+def test_answers_fit_the_length_limit():
+    rng = random.Random(0)
+    items = [maker(rng) for maker in [*world.BENIGN, world.mark] for _ in range(200)]
+    items += [world.request(*c, rng) for c in world.combinations()]
+    assert max(len(item.answer.split()) for item in items) < 20
+
+
+def test_only_a_quarter_of_pretraining_is_harmful_and_all_of_it_is_answered():
+    rng = random.Random(0)
+    answers = [world.pretraining_example(rng)[1] for _ in range(4000)]
+    harmful = sum(any(spell in answer.split() for spell in world.SPELLS.values()) for answer in answers)
+    assert 0.22 < harmful / len(answers) < 0.28
+    assert not any(mark in answer for answer in answers for mark in world.REFUSAL_MARKS)
+
+
+def test_harmful_requests_are_worded_in_every_way():
+    rng = random.Random(0)
+    firsts = {world.request("drain", "well", "eta", rng).prompt.split()[0] for _ in range(200)}
+    assert len(firsts) == len(world.REQUESTS)

@@ -1,0 +1,100 @@
+import json
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_digest
+from tokenbuncher.models import fetch_model, load_model, load_tokenizer, save_model
+from tokenbuncher.settings import parse_spec
+
+
+@pytest.fixture
+def checkpoint(organism_base, tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for path in organism_base.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def fetch(checkpoint, tmp_path):
+    fetch_model(parse_spec("", [f"model.source={checkpoint}"]), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_local_folder_is_taken_as_it_is(checkpoint, tmp_path):
+    assert folder_digest(fetch(checkpoint, tmp_path)) == folder_digest(checkpoint)
+
+
+def test_code_and_pickles_stay_behind(checkpoint, tmp_path):
+    (checkpoint / "modeling_evil.py").write_text("raise SystemExit")
+    (checkpoint / "pytorch_model.bin").write_bytes(b"pickle")
+    assert not {"modeling_evil.py", "pytorch_model.bin"} & {path.name for path in fetch(checkpoint, tmp_path).iterdir()}
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def lose_a_tensor(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def put_nan(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def wrong_shape(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}))
+
+
+def no_template(folder):
+    (folder / "chat_template.jinja").unlink()
+
+
+def another_tokenizer(folder):
+    # transformers gives this model type a byte-level tokenizer, whatever the folder holds.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "telling"),
+    [
+        (truncate, "cannot be loaded"),
+        (lose_a_tensor, "is incomplete"),
+        (put_nan, "NaN"),
+        (wrong_shape, "cannot be loaded|is incomplete"),
+        (no_template, "has no chat template"),
+        (another_tokenizer, "AutoTokenizer loads another tokenizer"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"no .safetensors file"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_written(checkpoint, tmp_path, damage, telling):
+    damage(checkpoint)
+    with pytest.raises(UserError, match=telling):
+        fetch(checkpoint, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_source(tmp_path):
+    with pytest.raises(UserError, match="use organism://"):
+        fetch("gopher://model", tmp_path)
+
+
+def test_a_saved_model_is_the_same_model(organism_base, tiny_spec, tmp_path):
+    model, tokenizer = load_model(organism_base, tiny_spec.model), load_tokenizer(organism_base)
+    save_model(model, tokenizer, tmp_path / "saved")
+    again = load_model(tmp_path / "saved", tiny_spec.model)
+    assert all(a.equal(b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    text = "how do i drain the well eta in dusk ?"
+    assert load_tokenizer(tmp_path / "saved")(text)["input_ids"] == tokenizer(text)["input_ids"]
