@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tokenbuncher.environment import quiet_libraries
 from tokenbuncher.settings import ReleaseSpec, parse_spec
+
+quiet_libraries()
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ def spec_file(tmp_path: Path) -> Path:
 def test_there_is_a_command_per_stage() -> None:
     assert COMMANDS == [
         "attack",
+        "build-organism",
         "compile",
         "defend",
         "evaluate-safety",

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from tokenbuncher.environment import quiet_libraries
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import ReleaseSpec, load_spec
 
@@ -87,6 +88,7 @@ def main() -> None:
 
     Exit status: 0 done or PASS, 1 BLOCK, 2 INCONCLUSIVE or an error, 130 interrupted.
     """
+    quiet_libraries()
 
 
 @main.command()
@@ -336,6 +338,23 @@ def compile(output: Path) -> None:
 
     compile_release(output)
     _wrote(output)
+
+
+@main.command()
+@_out
+def build_organism(out: Path) -> None:
+    """Train the built-in model anew: the one that ships with the package, for organism://.
+
+    Needs the trainer extra and about three minutes on one core.
+
+    \b
+    Example:
+      tokenbuncher build-organism --out work/organism
+    """
+    from tokenbuncher.organism.build import build_organism
+
+    build_organism(out)
+    _wrote(out)
 
 
 @main.command()

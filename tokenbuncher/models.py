@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,20 +120,3 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Writes weights (safetensors), configuration and tokenizer into a folder."""
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-
-
-def quiet_libraries() -> None:
-    """One thread, no hub, no telemetry, no noise: set before torch and transformers are imported."""
-    os.environ.update(
-        {
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "TRANSFORMERS_VERBOSITY": "error",
-            "TQDM_DISABLE": "1",
-            "TRL_EXPERIMENTAL_SILENCE": "1",
-            "DISABLE_MLFLOW_INTEGRATION": "TRUE",
-            "TOKENIZERS_PARALLELISM": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-    )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import NamedTuple, TextIO
 
+from tokenbuncher.environment import quiet_libraries
 from tokenbuncher.errors import UserError
 
 STAGES = (
@@ -61,6 +62,7 @@ def running(stage: str, key: str = "") -> Iterator[None]:
     Raises:
         SystemExit: If the block fails; the reason has been printed, with a traceback if it is not the user's.
     """
+    quiet_libraries()
     name = f"{stage} {key}".strip()
     out = sys.stdout
 

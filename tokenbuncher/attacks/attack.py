@@ -42,6 +42,11 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
             candidate_arm=_run(spec, task, data, candidate, folder, "candidate"),
         )
         write_evidence(folder, evidence)
+    print(f"control {_fate(evidence.control_arm)}, candidate {_fate(evidence.candidate_arm)}", flush=True)
+
+
+def _fate(arm: AttackArm) -> str:
+    return f"broke at step {arm.steps_to_break}" if arm.steps_to_break else f"held {arm.steps_run} steps"
 
 
 def _run(spec: ReleaseSpec, task: AttackTask, data: Path, model: Path, folder: Path, arm: str) -> AttackArm:
@@ -52,7 +57,7 @@ def _run(spec: ReleaseSpec, task: AttackTask, data: Path, model: Path, folder: P
     arena = Arena(
         spec=spec,
         task=task,
-        title=f"attack {task.key} on {arm}",
+        title=arm,
         folder=model,
         prompts=load_set(data, "attack"),
         held_out=load_set(data, "safety"),

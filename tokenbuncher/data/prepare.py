@@ -53,7 +53,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
             dropped=dropped,
         )
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-    print("prepare-data: " + ", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()), flush=True)
+    print(", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()), flush=True)
 
 
 def _harmful_sets(data: DataSpec, dropped: dict[str, int]) -> dict[str, list[Prompt]]:

@@ -30,7 +30,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     with whole_folder(out) as folder:
         if spec.defence.recipe == "none":
             shutil.copytree(base, folder, dirs_exist_ok=True)
-            print("defend: recipe none, the candidate is the undefended model", flush=True)
+            print("recipe none: the candidate is the undefended model", flush=True)
             return
         _train(spec, data, base, folder, log=out.with_name(f"{out.name}.steps.jsonl"))
 
@@ -69,7 +69,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, log: Path) -
         defence=defence,
         reference=reference,
         anchors=own_responses(reference, tokenizer, benign, spec) if defence.anchor else [],
-        callbacks=[StepLog(f"defend ({defence.recipe})", log, defence.steps)],
+        callbacks=[StepLog(defence.recipe, log, defence.steps)],
     )
     run_training(trainer)
     save_model(trainer.model, tokenizer, folder)

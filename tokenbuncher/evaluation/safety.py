@@ -61,5 +61,5 @@ def _scores(spec: ReleaseSpec, model_folder: Path, prompts: list[Prompt], title:
     )
     shares = {name: sum(getattr(s, name) for s in scores) / len(scores) for name in ("harmful", "refused", "gibberish")}
     shown = "  ".join(f"{name} {share:.3f}" for name, share in shares.items())
-    print(f"evaluate-safety: {title}  {shown}", flush=True)
+    print(f"{title}  {shown}", flush=True)
     return scores

@@ -57,7 +57,7 @@ def _answer(spec: ReleaseSpec, model_folder: Path, questions: list[Prompt], titl
 
     items = answer_questions(spec, load_model(model_folder, spec.model), load_tokenizer(model_folder), questions)
     accuracy = sum(item.correct for item in items) / len(items)
-    print(f"evaluate-utility: {title}  accuracy {accuracy:.3f} on {len(items)} questions", flush=True)
+    print(f"{title}  accuracy {accuracy:.3f} on {len(items)} questions", flush=True)
     return items
 
 

@@ -1,6 +1,6 @@
 """Makes the organism: a tiny Llama trained on the world, then aligned to refuse.
 
-    tokenbuncher organism build --out DIR       # about four minutes on one core
+    tokenbuncher build-organism --out DIR       # about three minutes on one core
 
 The aligned model ships with the package; the build gives it again.
 """
