@@ -39,7 +39,7 @@ compile: $(INSTALLED)  ## Compile the pipeline for Kubeflow to build/release.yam
 
 .PHONY: matrix
 matrix: $(INSTALLED)  ## Run defence and attacks over many seeds and print the table
-	@$(BIN)/python benchmarks/matrix.py $(SEEDS)
+	@$(BIN)/python benchmarks/matrix.py $(SEEDS) $(foreach set,$(SET),--set "$(set)")
 
 .PHONY: clean
 clean:  ## Remove the environment, build products and caches; runs are kept
