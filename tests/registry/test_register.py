@@ -31,7 +31,7 @@ def test_version_is_pending_and_tells_where_it_comes_from(spec: ReleaseSpec, can
         "tokenbuncher.status": "pending",
         "tokenbuncher.digest": folder_digest(candidate),
         "tokenbuncher.source": "organism://",
-        "tokenbuncher.defence": "direct",
+        "tokenbuncher.defence": spec.defence.recipe,
         "tokenbuncher.spec": spec.evidence_digest(),
         "tokenbuncher.policy": spec.policy_digest(),
         "tokenbuncher.tool": __version__,
