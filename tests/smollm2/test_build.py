@@ -144,6 +144,7 @@ def test_a_few_steps_of_alignment_make_refusals_likelier(
         return float(model(input_ids=ids, labels=labels).loss)
 
     monkeypatch.setattr(build, "STEPS", 3)
+    monkeypatch.setattr(build, "LEARNING_RATE", 5e-5)  # the recipe's own needs its many rehearsals
     monkeypatch.setattr(build, "benign", lambda: [Prompt(text="What is the capital of France?")])
     before = loss()
     build.align(model, tokenizer, tmp_path / "steps.jsonl")
