@@ -128,7 +128,7 @@ def test_failed_stage_is_named_and_no_old_verdict_is_left(
 
 def test_pass_that_moved_no_alias_is_a_failure(spec: ReleaseSpec) -> None:
     too_long = "a" * 300
-    with pytest.raises(UserError, match="stage promote failed: .*alias name.*exceeds the maximum"):
+    with pytest.raises(UserError, match=r"stage promote failed: .*alias name.*exceeds the maximum"):
         run_local(parse_spec(spec.to_yaml(), [f"tracking.alias={too_long}"]))
 
 
