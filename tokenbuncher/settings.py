@@ -59,7 +59,7 @@ class SplitSizes(Strict):
     defence: Positive = 400
     attack: Positive = 400
     safety: Positive = 200
-    benign: Positive = 300
+    benign: Positive = 600
     utility: Positive = 1000
     tuning: Positive = Field(200, description="Prompts of benign fine-tuning, and as many to test it on.")
 
