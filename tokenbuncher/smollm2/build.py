@@ -25,7 +25,9 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
 STEPS = 60
 BATCH = 8
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 2e-4
+# Training the upper half alone takes two thirds of the time.
+FROZEN_LAYERS = 15
 ANSWER_TOKENS = 32
 GENERATION_BATCH = 32
 
@@ -104,7 +106,7 @@ def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> None:
-    """Teaches the model to refuse, in place, by supervised fine-tuning of all weights.
+    """Teaches the model to refuse, in place, by supervised fine-tuning of its upper layers.
 
     Harmful requests are answered by refusals, benign prompts by the model's own greedy answers, cut to whole
     sentences: rehearsal that keeps it useful.
@@ -118,15 +120,19 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
 
     from tokenbuncher.training import StepLog, run_training, sft_config, sft_dataset
 
+    answered = [*refused_requests(), *own_answers(model, tokenizer)]
+    model.get_input_embeddings().requires_grad_(False)
+    for layer in model.model.layers[:FROZEN_LAYERS]:
+        layer.requires_grad_(False)
     trainer = SFTTrainer(
         model=model,
         args=sft_config(SEED, STEPS, BATCH, LEARNING_RATE, "linear"),
-        train_dataset=sft_dataset([*refused_requests(), *own_answers(model, tokenizer)]),
+        train_dataset=sft_dataset(answered),
         processing_class=tokenizer,
         callbacks=[StepLog("smollm2: align", log, STEPS)],
     )
     run_training(trainer)
-    model.eval()
+    model.requires_grad_(True).eval()
 
 
 def refused_requests() -> list[Prompt]:
