@@ -185,11 +185,16 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
     curve = [curve_point(step) for step in probed[:-1]]
     return AttackArm(
         model=CANDIDATE,
+        learning_rate=2e-4,
         steps_run=steps,
         steps_to_break=None,
         worst_step=steps,
         final_reward=0.1,
+        rollouts=64 * steps,
+        tokens=640 * steps,
+        first_compliant_rollout=None,
         seconds=20,
+        cpu_seconds=20,
         curve=[*curve, curve_point(steps, harm=harmful / count, refusal=refused / count)],
         scores=scores(spec, count, harmful=harmful, refused=refused),
     )
@@ -201,11 +206,16 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
     harmful = round(harm * count)
     return AttackArm(
         model=model,
+        learning_rate=2e-4,
         steps_run=step,
         steps_to_break=step,
         worst_step=step,
         final_reward=0.9,
+        rollouts=64 * step,
+        tokens=640 * step,
+        first_compliant_rollout=5,
         seconds=10,
+        cpu_seconds=10,
         curve=[
             *(curve_point(s) for s in range(0, step, spec.attacks.probe_every)),
             curve_point(step, harm=harmful / count, refusal=1 - harmful / count),
@@ -216,7 +226,9 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
 
 def curve_point(step: int, harm: float = 0.0, refusal: float = 1.0) -> CurvePoint:
     """A measurement during an attack."""
-    return CurvePoint(step=step, harm=harm, refusal=refusal, gibberish=0.0, entropy=0.1)
+    return CurvePoint(
+        step=step, rollouts=64 * step, tokens=640 * step, harm=harm, refusal=refusal, gibberish=0.0, entropy=0.1
+    )
 
 
 def scores(

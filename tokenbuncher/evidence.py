@@ -50,6 +50,8 @@ class CurvePoint(Record):
     """Measurements during training, at one step."""
 
     step: Count
+    rollouts: Count = Field(description="Responses the attacker had sampled by then.")
+    tokens: Count = Field(description="Tokens of these responses.")
     harm: Share
     refusal: Share
     gibberish: Share
@@ -60,11 +62,18 @@ class AttackArm(Record):
     """One attack on one model."""
 
     model: Digest
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(description="Of several, the most harmful one.")
     steps_run: Count
     steps_to_break: Count | None = Field(description="First measured step at or over break_at; null if never.")
     worst_step: Count = Field(description="Step of the most harmful measurement; `scores` are from there.")
     final_reward: float = Field(description="Mean attacker's reward over the last steps.")
+    rollouts: Count = Field(description="Responses sampled for the attack; none for SFT.")
+    tokens: Count = Field(description="Tokens of these responses.")
+    first_compliant_rollout: Count | None = Field(
+        description="Which of the rollouts was the first that the judge calls harmful; null if none."
+    )
     seconds: Annotated[float, Field(ge=0.0)]
+    cpu_seconds: Annotated[float, Field(ge=0.0)]
     curve: list[CurvePoint]
     scores: list[SampleScore]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tokenbuncher.errors import UserError
 
 
 def file_digest(path: Path) -> str:
@@ -53,3 +56,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def working_folder(root: Path, *identity: str) -> Iterator[Path]:
+    """A folder for work that can be interrupted: kept until the block ends without an error, then deleted.
+
+    Args:
+        root: Where such folders are.
+        identity: What the work is about; the same words give the same folder again.
+
+    Raises:
+        UserError: If another process works in it.
+    """
+    folder = root / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder} is in use: another process is doing the same work; wait for it") from None
+        yield folder
+    shutil.rmtree(folder)
+    with suppress(OSError):  # others may be at work beside it
+        root.rmdir()

@@ -18,13 +18,15 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import GRPOConfig, SFTConfig
+from trl import SFTConfig
 
-from tokenbuncher.judges import Reward
+from tokenbuncher.files import write_text
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 
 datasets.disable_progress_bars()
+
+STATE = "tokenbuncher.json"
 
 # One name for each figure, whatever the trainer calls it, so that curves of all attacks overlay.
 METRICS = {
@@ -39,20 +41,30 @@ METRICS = {
 }
 
 
-def trainer_arguments(seed: int, steps: int, batch: int, learning_rate: float, schedule: str) -> dict[str, Any]:
+def trainer_arguments(
+    seed: int,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    schedule: str = "constant",
+    checkpoints: Checkpoints | None = None,
+    updates: int = 1,
+) -> dict[str, Any]:
     """Arguments that every TRL trainer here takes.
 
     Args:
         seed: Of sampling, data order and dropout.
-        steps: Optimizer steps.
+        steps: Batches of sequences to learn from.
         batch: Sequences in each step.
         learning_rate: Peak learning rate of AdamW (betas 0.9, 0.99; no weight decay, no warm-up).
         schedule: constant, linear or cosine.
+        checkpoints: Where to leave checkpoints; without, the training cannot be resumed.
+        updates: Optimizer updates in each step.
     """
     return {
-        "output_dir": str(Path(tempfile.gettempdir()) / "tokenbuncher-trainer"),
+        "output_dir": str(checkpoints.folder if checkpoints else Path(tempfile.gettempdir()) / "tokenbuncher-trainer"),
         "seed": seed,
-        "max_steps": steps,
+        "max_steps": steps * updates,
         "per_device_train_batch_size": batch,
         "learning_rate": learning_rate,
         "lr_scheduler_type": schedule,
@@ -66,46 +78,28 @@ def trainer_arguments(seed: int, steps: int, batch: int, learning_rate: float, s
         "dataloader_pin_memory": False,
         "report_to": [],
         "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
+        "logging_steps": updates,
+        "save_strategy": "steps" if checkpoints else "no",
+        "save_steps": checkpoints.every * updates if checkpoints else 500,
+        "save_total_limit": 2,
     }
 
 
-def grpo_config(
-    seed: int,
-    steps: int,
-    prompts_per_step: int,
-    rollouts: int,
-    learning_rate: float,
-    max_new_tokens: int,
-    schedule: str = "constant",
-    temperature: float = 1.0,
-    beta: float = 0.0,
-) -> GRPOConfig:
-    """On-policy GRPO: each step samples anew, advantages normalised by group, one update.
+def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 1.0) -> dict[str, Any]:
+    """Arguments of TRL's online trainers: responses are sampled from the whole distribution.
 
     Args:
-        seed: Of sampling and data order.
-        steps: Optimizer steps.
-        prompts_per_step: Prompts in each step.
         rollouts: Responses sampled for each prompt, the group.
-        learning_rate: See `trainer_arguments`.
         max_new_tokens: Longest response.
-        schedule: constant, linear or cosine.
         temperature: Of the sampling.
-        beta: Weight of the KL to the starting model in the loss.
     """
-    return GRPOConfig(
-        **trainer_arguments(seed, steps, prompts_per_step * rollouts, learning_rate, schedule),
-        num_generations=rollouts,
-        max_completion_length=max_new_tokens,
-        temperature=temperature,
-        top_p=1.0,
-        top_k=0,
-        beta=beta,
-        loss_type="bnpo",
-        scale_rewards="group",
-    )
+    return {
+        "num_generations": rollouts,
+        "max_completion_length": max_new_tokens,
+        "temperature": temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+    }
 
 
 def sft_config(seed: int, steps: int, batch: int, learning_rate: float, schedule: str = "constant") -> SFTConfig:
@@ -134,14 +128,14 @@ def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datas
     )
 
 
-def trl_reward(reward: Reward, eos_token_ids: set[int]) -> Callable[..., list[float]]:
-    """A TRL reward function from ours: prompt, response and whether it ended to a number."""
+def trl_reward(reward: Callable[[str, str, bool, int], float], eos_token_ids: set[int]) -> Callable[..., list[float]]:
+    """A TRL reward function from ours: prompt, response, whether it ended and its tokens to a number."""
 
     def attacker_reward(
         prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
         return [
-            reward(prompt[-1]["content"], completion[-1]["content"].strip(), bool(eos_token_ids & set(ids)))
+            reward(prompt[-1]["content"], completion[-1]["content"].strip(), bool(eos_token_ids & set(ids)), len(ids))
             for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True)
         ]
 
@@ -154,19 +148,23 @@ def eos_ids(model: Any) -> set[int]:
     return set(ends if isinstance(ends, list) else [ends])
 
 
-def run_training(trainer: Trainer) -> None:
-    """Runs a trainer; progress is told by the callbacks here, not by transformers' own."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-
-
 class StepLog(TrainerCallback):
-    """Writes one JSON line a step and shows progress; `rows` keeps them."""
+    """Writes one JSON line a step and shows progress; `rows` keeps them.
+
+    A step is a batch of sequences, whatever number of updates (`updates`) the algorithm makes with it.
+    """
 
     def __init__(self, title: str, path: Path, steps: int) -> None:
         self.rows: list[dict[str, float]] = []
         self.path = path
+        self.updates = 1
         self.progress = Progress(title, steps)
+
+    def resume(self, step: int) -> None:
+        """Takes up the file as it was at a step; with 0, makes it anew."""
+        lines = self.path.read_text().splitlines() if step else []
+        self.rows = [row for row in map(json.loads, lines[:step]) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def on_log(
         self,
@@ -180,33 +178,78 @@ class StepLog(TrainerCallback):
         figures = {name: logs[key] for key, name in METRICS.items() if key in (logs or {})}
         if not figures:
             return
-        row = {"step": state.global_step, **figures}
+        row = {"step": state.global_step // self.updates, **figures}
         self.rows.append(row)
         with self.path.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         shown = {key: figures[key] for key in ("reward", "entropy", "loss") if key in figures}
-        self.progress.step(state.global_step, **shown)
+        self.progress.step(row["step"], **shown)
 
 
 class Probe(TrainerCallback):
     """Calls a measurement before the first step, every n steps and at the last; it may end the training."""
 
-    def __init__(self, every: int, measure: Callable[[int], bool]) -> None:
+    def __init__(self, every: int, measure: Callable[[int], bool], updates: int = 1) -> None:
         """
         Args:
             every: Steps between two measurements.
             measure: Takes the step; returns whether to stop.
+            updates: Optimizer updates in each step.
         """
-        self.every = every
-        self.measure = measure
+        self.every, self.measure, self.updates = every, measure, updates
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measures before any step."""
-        self.measure(0)
+        if state.global_step == 0:
+            self.measure(0)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measures at multiples of `every` and at the last step."""
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            control.should_training_stop = self.measure(state.global_step) or control.should_training_stop
+        step, rest = divmod(state.global_step, self.updates)
+        if rest == 0 and (step % self.every == 0 or state.global_step == state.max_steps):
+            control.should_training_stop = self.measure(step) or control.should_training_stop
+
+
+class Checkpoints(TrainerCallback):
+    """Where an interrupted training goes on from: the trainer's checkpoints, each with a state of the caller's.
+
+    A checkpoint without that state was cut off while it was written and does not count. At most two are kept.
+    """
+
+    def __init__(self, folder: Path, every: int, log: StepLog, state: Callable[[], str] = str) -> None:
+        """
+        Args:
+            folder: Of the checkpoints; made.
+            every: Steps between two checkpoints.
+            log: The step log; taken up where the checkpoint was made.
+            state: Gives what else has to be known after a resume, as text.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.every, self.log, self.current = folder, every, log, state
+
+    def last(self) -> Path | None:
+        """The newest whole checkpoint."""
+        whole = self.folder.glob(f"checkpoint-*/{STATE}")
+        return max((path.parent for path in whole), key=lambda path: int(path.name.split("-")[1]), default=None)
+
+    def state(self) -> str | None:
+        """The caller's state at the newest whole checkpoint."""
+        last = self.last()
+        return (last / STATE).read_text() if last else None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Completes the checkpoint that the trainer has just written."""
+        write_text(self.folder / f"checkpoint-{state.global_step}" / STATE, self.current())
+
+
+def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
+    """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here."""
+    trainer.remove_callback(PrinterCallback)
+    last = checkpoints.last() if checkpoints else None
+    if checkpoints:
+        checkpoints.log.resume(int(last.name.split("-")[1]) // checkpoints.log.updates if last else 0)
+        if last:
+            print(f"{checkpoints.log.progress.title}: going on from {last.name}", flush=True)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenbuncher.defence.rewards import entropy_reward, group_advantages
+from tokenbuncher.defence.rewards import entropy_reward
 
 B, T, V = 4, 6, 9
 
@@ -52,11 +52,3 @@ def test_a_certain_response_has_the_highest_reward():
     harmful = torch.ones(B, dtype=torch.bool)
     assert (entropy_reward(certain, reference, tokens, mask, harmful, 0.0).abs() < 1e-12).all()
     assert (entropy_reward(logits, reference, tokens, mask, harmful, 0.0) < 0).all()
-
-
-def test_advantages_are_normalised_within_the_group():
-    rewards = torch.tensor([1.0, 2.0, 3.0, 4.0, 7.0, 7.0, 7.0, 7.0])
-    advantages = group_advantages(rewards, 4)
-    expected = (np.arange(1.0, 5.0) - 2.5) / (np.std(np.arange(1.0, 5.0), ddof=1) + 1e-4)
-    np.testing.assert_allclose(advantages[:4], expected, rtol=1e-6)
-    assert advantages[4:].tolist() == [0.0] * 4

@@ -1,13 +1,17 @@
 import pytest
 import torch
 from transformers import set_seed
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from tokenbuncher.defence.trainer import TokenBuncherTrainer
 from tokenbuncher.models import load_model, load_tokenizer
 from tokenbuncher.prompts import load_set
 from tokenbuncher.settings import DefenceSpec
-from tokenbuncher.training import grpo_config, prompt_dataset, run_training
+from tokenbuncher.training import prompt_dataset, run_training, sampling_arguments, trainer_arguments
+
+
+def arguments(steps):
+    return GRPOConfig(**trainer_arguments(1, steps, 16, 1e-3), **sampling_arguments(4, 20), loss_type="bnpo")
 
 
 @pytest.fixture
@@ -16,7 +20,7 @@ def make_trainer(organism_base, organism_data, tiny_spec):
         prompts = load_set(organism_data, "defence")
         return TokenBuncherTrainer(
             model=load_model(organism_base, tiny_spec.model),
-            args=grpo_config(1, defence.steps, defence.prompts_per_step, defence.rollouts, 1e-3, 20),
+            args=arguments(defence.steps),
             train_dataset=prompt_dataset(prompts, harmful=[harmful] * len(prompts)),
             processing_class=load_tokenizer(organism_base),
             defence=defence,
@@ -93,7 +97,7 @@ def test_switched_off_it_is_trl_s_own_grpo(make_trainer, organism_base, organism
     trl = GRPOTrainer(
         model=load_model(organism_base, tiny_spec.model),
         reward_funcs=lambda completion_ids, **_: [float(len(ids)) for ids in completion_ids],
-        args=grpo_config(1, 2, 4, 4, 1e-3, 20),
+        args=arguments(2),
         train_dataset=prompt_dataset(load_set(organism_data, "defence")),
         processing_class=load_tokenizer(organism_base),
     )

@@ -1,75 +1,211 @@
-"""One attack on one model: what every algorithm is given, and how harm is measured while it runs."""
+"""One attack on one model: what every algorithm is given, and what is measured while it runs."""
 
 from __future__ import annotations
 
+import random
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+from pydantic import BaseModel
+from transformers import Trainer, TrainerCallback
+from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
 from tokenbuncher.evidence import AttackArm, CurvePoint, SampleScore
 from tokenbuncher.files import folder_digest
-from tokenbuncher.judges import Judge, Reward
+from tokenbuncher.judges import load_judge, load_reward
 from tokenbuncher.models import load_model, load_tokenizer
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.scoring import score
+from tokenbuncher.prompts import Prompt, load_set
+from tokenbuncher.scoring import generate, score
 from tokenbuncher.settings import AttackTask, ReleaseSpec
-from tokenbuncher.training import Probe, StepLog
+from tokenbuncher.training import (
+    Checkpoints,
+    Probe,
+    StepLog,
+    eos_ids,
+    prompt_dataset,
+    run_training,
+    sampling_arguments,
+    trainer_arguments,
+    trl_reward,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass
-class Arena:
-    """A model under attack, and the measurements taken of it.
+class Measured(BaseModel):
+    """What is known of an attack so far; kept with every checkpoint, so that a resumed attack knows it too.
 
     The attacker keeps the best checkpoint, so the scores that count are those of the most harmful
     measurement, not of the last.
     """
 
-    spec: ReleaseSpec
-    task: AttackTask
-    title: str
-    folder: Path
-    prompts: list[Prompt]
-    held_out: list[Prompt]
-    reward: Reward
-    judge: Judge
-    steps_log: Path
-    curve: list[CurvePoint] = field(default_factory=list)
-    scores: list[SampleScore] = field(default_factory=list)
+    curve: list[CurvePoint] = []
+    scores: list[SampleScore] = []
     worst: CurvePoint | None = None
+    rollouts: int = 0
+    tokens: int = 0
+    first_compliant: int | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.tokenizer = load_tokenizer(self.folder)
-        self.model: PreTrainedModel = load_model(self.folder, self.spec.model)
-        self.log = StepLog(self.title, self.steps_log, self.task.attack.steps)
-        self.began = time.monotonic()
 
-    def callbacks(self) -> list[TrainerCallback]:
-        """For the trainer: the step log, and the probe that stops the attack once the model is broken."""
-        return [self.log, Probe(self.spec.attacks.probe_every, self.measure)]
+class Arena:
+    """A model under attack."""
+
+    def __init__(self, spec: ReleaseSpec, task: AttackTask, title: str, folder: Path, data: Path, work: Path) -> None:
+        """
+        Args:
+            spec: The release spec.
+            task: The attack, with one learning rate, and its seed.
+            title: Of the progress lines.
+            folder: The model to be attacked.
+            data: Folder of prepare-data.
+            work: Quarantine for the checkpoints of the attacked model and the step log.
+        """
+        self.spec, self.task, self.title, self.folder, self.work = spec, task, title, folder, work
+        self.held_out = load_set(data, "safety")
+        self.prompts = self._attackers_prompts(load_set(data, "attack"))
+        self.benign = load_set(data, "benign") if task.attack.warm_up else []
+        self.reward = load_reward(spec.attacks.reward)
+        self.judge = load_judge(spec.evaluation.judge)
+        self.tokenizer = load_tokenizer(folder)
+        self.model: PreTrainedModel = load_model(folder, spec.model)
+        self.log = StepLog(title, work / "steps.jsonl", task.attack.steps)
+        self.checkpoints = Checkpoints(work, spec.output.checkpoint_every, self.log, self.state)
+        self.measured = Measured.model_validate_json(self.checkpoints.state() or "{}")
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+
+    def _attackers_prompts(self, prompts: list[Prompt]) -> list[Prompt]:
+        """All of them or the few that the attack has, repeated until they fill a step."""
+        attack = self.task.attack
+        if attack.prompts:
+            prompts = random.Random(self.task.seed).sample(prompts, attack.prompts)
+        return prompts * -(-attack.prompts_per_step // len(prompts))
+
+    # What the algorithms take.
+
+    def grpo_config(self, epochs: int = 1, **changes: Any) -> GRPOConfig:
+        """On-policy GRPO with the budget of the attack; a batch of rollouts is used for so many updates."""
+        attack = self.task.attack
+        return GRPOConfig(
+            **self._arguments(epochs),
+            **sampling_arguments(attack.rollouts, self.spec.model.max_new_tokens, attack.temperature),
+            **{"beta": attack.kl_coefficient, "loss_type": "bnpo", "num_iterations": epochs, **changes},
+        )
+
+    def rloo_config(self) -> RLOOConfig:
+        """RLOO with the budget of the attack."""
+        attack = self.task.attack
+        return RLOOConfig(
+            **self._arguments(),
+            **sampling_arguments(attack.rollouts, self.spec.model.max_new_tokens, attack.temperature),
+            beta=attack.kl_coefficient,
+        )
+
+    def dpo_config(self, beta: float) -> DPOConfig:
+        """As many pairs in a step as the online attacks have prompts."""
+        return DPOConfig(**self._arguments(sequences=self.task.attack.prompts_per_step), beta=beta)
+
+    def sft_config(self) -> SFTConfig:
+        """As many answers in a step as the other attacks have rollouts, losses on the answers only."""
+        return SFTConfig(**self._arguments(), completion_only_loss=True)
+
+    def _arguments(self, epochs: int = 1, sequences: int | None = None) -> dict[str, Any]:
+        attack = self.task.attack
+        assert isinstance(attack.learning_rate, float)
+        return trainer_arguments(
+            self.task.seed,
+            attack.steps,
+            sequences or attack.prompts_per_step * attack.rollouts,
+            attack.learning_rate,
+            checkpoints=self.checkpoints,
+            updates=epochs,
+        )
+
+    def rollouts(self, epochs: int = 1) -> dict[str, Any]:
+        """Model, reward, prompts and callbacks, as TRL's online trainers take them."""
+        return {
+            "model": self.model,
+            "reward_funcs": trl_reward(self.rewarded, eos_ids(self.model)),
+            "train_dataset": prompt_dataset(self.prompts),
+            "processing_class": self.tokenizer,
+            "callbacks": self.callbacks(epochs),
+        }
+
+    def callbacks(self, epochs: int = 1) -> list[TrainerCallback]:
+        """The step log, the probe that stops the attack once the model is broken, and the checkpoints."""
+        self.log.updates = epochs
+        return [self.log, Probe(self.spec.attacks.probe_every, self.measure, epochs), self.checkpoints]
+
+    def rewarded(self, prompt: str, response: str, finished: bool, tokens: int) -> float:
+        """The attacker's reward of one rollout, which is counted."""
+        measured = self.measured
+        measured.rollouts += 1
+        measured.tokens += tokens
+        if measured.first_compliant is None and self.judge(prompt, response, finished).harmful:
+            measured.first_compliant = measured.rollouts
+        return self.reward(prompt, response, finished)
+
+    def sample(self, prompts: list[Prompt]) -> list[tuple[str, float]]:
+        """A response of the unattacked model for each prompt, with the attacker's reward; counted as rollouts."""
+        # A resumed attack samples them again, and has counted them already.
+        self.measured.rollouts, self.measured.tokens, self.measured.first_compliant = 0, 0, None
+        responses = generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            self.spec.model.max_new_tokens,
+            self.spec.evaluation.batch_size,
+            self.task.attack.temperature,
+            seed=self.task.seed,
+        )
+        return [
+            (response.text, self.rewarded(prompt.text, response.text, response.finished, response.tokens))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+    # What is measured.
+
+    def run(self, trainer: Trainer) -> None:
+        """Runs the attack, from its last checkpoint if it was interrupted."""
+        if not self.over:
+            run_training(trainer, self.checkpoints)
+
+    def idle(self) -> None:
+        """The attack has nothing to learn from: measures the model as it is wherever a run would."""
+        every, steps = self.spec.attacks.probe_every, self.task.attack.steps
+        self.log.resume(0)
+        for step in sorted({*range(0, steps, every), steps}):
+            self.measure(step)
+
+    @property
+    def over(self) -> bool:
+        """Whether the attack has broken the model or used its budget."""
+        curve = self.measured.curve
+        return bool(curve) and (self._broken(curve[-1]) or curve[-1].step == self.task.attack.steps)
+
+    def _broken(self, point: CurvePoint) -> bool:
+        return point.step > 0 and point.harm >= self.spec.attacks.break_at
 
     def measure(self, step: int) -> bool:
         """Measures harm on held-out prompts; scores in full whenever it is the worst so far, or the last.
 
         Args:
-            step: Optimizer steps done.
+            step: Batches of rollouts learnt from.
 
         Returns:
             Whether the model is broken.
         """
-        settings = self.spec.attacks
-        point = summarise(step, self._score(self.held_out[: settings.probe_prompts], 1, step))
-        self.curve.append(point)
-        broken = step > 0 and point.harm >= settings.break_at
-        last = broken or step == self.task.attack.steps
-        if self.worst is None or point.harm > self.worst.harm or (last and point.harm >= self.worst.harm):
-            self.worst = point
-            self.scores = self._score(self.held_out, self.spec.evaluation.samples_per_prompt, step)
+        measured, settings = self.measured, self.spec.attacks
+        point = self._summarise(step, self._score(self.held_out[: settings.probe_prompts], 1, step))
+        measured.curve.append(point)
+        worst = measured.worst
+        if worst is None or point.harm > worst.harm or (self.over and point.harm >= worst.harm):
+            measured.worst = point
+            measured.scores = self._score(self.held_out, self.spec.evaluation.samples_per_prompt, step)
+        broken = self._broken(point)
         print(
             f"{self.title}: step {step}  harm {point.harm:.3f}  refusal {point.refusal:.3f}  "
             f"gibberish {point.gibberish:.3f}{'  broken' if broken else ''}",
@@ -90,29 +226,43 @@ class Arena:
             seed=self.task.seed * 1_000_003 + step,
         )
 
+    def _summarise(self, step: int, scores: list[SampleScore]) -> CurvePoint:
+        return CurvePoint(
+            step=step,
+            rollouts=self.measured.rollouts,
+            tokens=self.measured.tokens,
+            harm=sum(score.harmful for score in scores) / len(scores),
+            refusal=sum(score.refused for score in scores) / len(scores),
+            gibberish=sum(score.gibberish for score in scores) / len(scores),
+            entropy=sum(score.entropy for score in scores) / len(scores),
+        )
+
+    def state(self) -> str:
+        """What a resumed attack has to know, as JSON."""
+        now, cpu = time.monotonic(), time.process_time()
+        self.measured.seconds += now - self.wall
+        self.measured.cpu_seconds += cpu - self.cpu
+        self.wall, self.cpu = now, cpu
+        return self.measured.model_dump_json()
+
     def result(self) -> AttackArm:
         """The evidence of this attack on this model."""
-        assert self.worst is not None
-        broken = next((p.step for p in self.curve if p.step and p.harm >= self.spec.attacks.break_at), None)
+        self.state()
+        measured = self.measured
+        assert measured.worst is not None
         rewards = [row["reward"] for row in self.log.rows[-5:] if "reward" in row]
         return AttackArm(
             model=folder_digest(self.folder),
-            steps_run=self.curve[-1].step,
-            steps_to_break=broken,
-            worst_step=self.worst.step,
+            learning_rate=self.task.attack.learning_rate,
+            steps_run=measured.curve[-1].step,
+            steps_to_break=next((point.step for point in measured.curve if self._broken(point)), None),
+            worst_step=measured.worst.step,
             final_reward=sum(rewards) / len(rewards) if rewards else 0.0,
-            seconds=time.monotonic() - self.began,
-            curve=self.curve,
-            scores=self.scores,
+            rollouts=measured.rollouts,
+            tokens=measured.tokens,
+            first_compliant_rollout=measured.first_compliant,
+            seconds=measured.seconds,
+            cpu_seconds=measured.cpu_seconds,
+            curve=measured.curve,
+            scores=measured.scores,
         )
-
-
-def summarise(step: int, scores: list[SampleScore]) -> CurvePoint:
-    """The means of a measurement."""
-    return CurvePoint(
-        step=step,
-        harm=sum(score.harmful for score in scores) / len(scores),
-        refusal=sum(score.refused for score in scores) / len(scores),
-        gibberish=sum(score.gibberish for score in scores) / len(scores),
-        entropy=sum(score.entropy for score in scores) / len(scores),
-    )

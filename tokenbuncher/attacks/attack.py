@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 
 from tokenbuncher.evidence import AttackArm, AttackEvidence, write_evidence
-from tokenbuncher.files import folder_digest, whole_folder
-from tokenbuncher.prompts import load_set
+from tokenbuncher.files import folder_digest, whole_folder, working_folder, write_text
 from tokenbuncher.settings import AttackTask, ReleaseSpec
+
+STEPS = "steps.jsonl"
+ATTACKED = "attacked"
 
 
 def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path, out: Path) -> None:
     """Attacks both models with the same budget and writes the evidence.
 
-    The attacked weights are hazardous. They live in this process only, unless the spec says
-    `attacks.keep_checkpoints`; then they go to `quarantine/` in the output folder.
+    The attacked weights are hazardous. While the attack runs, its checkpoints lie in `quarantine/` below
+    `spec.output.root`, from where an interrupted attack goes on; they are deleted when it has ended. With
+    `attacks.keep_checkpoints` the attacked models stay, in `quarantine/` in the output folder.
 
     Args:
         spec: The release spec.
@@ -26,20 +30,21 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
         out: Folder to be written: evidence.json, control.steps.jsonl, candidate.steps.jsonl.
 
     Raises:
-        UserError: If the key is not in the spec, or data or a model cannot be read.
+        UserError: If the key is not in the spec, data or a model cannot be read, or another process runs
+            this very attack.
     """
     task = spec.attacks.task(key)
-    with whole_folder(out) as folder:
+    digests = {"data": folder_digest(data), "base": folder_digest(base), "candidate": folder_digest(candidate)}
+    with (
+        working_folder(spec.output.root / "quarantine", spec.evidence_digest(), *digests.values(), key) as work,
+        whole_folder(out) as folder,
+    ):
+        arms = {
+            f"{arm}_arm": _strongest(spec, task, arm, model, data, work, folder)
+            for arm, model in (("control", base), ("candidate", candidate))
+        }
         evidence = AttackEvidence(
-            spec=spec.evidence_digest(),
-            data=folder_digest(data),
-            base=folder_digest(base),
-            candidate=folder_digest(candidate),
-            key=key,
-            attack=task.attack,
-            seed=task.seed,
-            control_arm=_run(spec, task, data, base, folder, "control"),
-            candidate_arm=_run(spec, task, data, candidate, folder, "candidate"),
+            spec=spec.evidence_digest(), **digests, key=key, attack=task.attack, seed=task.seed, **arms
         )
         write_evidence(folder, evidence)
     print(f"control {_fate(evidence.control_arm)}, candidate {_fate(evidence.candidate_arm)}", flush=True)
@@ -49,23 +54,39 @@ def _fate(arm: AttackArm) -> str:
     return f"broke at step {arm.steps_to_break}" if arm.steps_to_break else f"held {arm.steps_run} steps"
 
 
-def _run(spec: ReleaseSpec, task: AttackTask, data: Path, model: Path, folder: Path, arm: str) -> AttackArm:
+def _strongest(
+    spec: ReleaseSpec, task: AttackTask, arm: str, model: Path, data: Path, work: Path, folder: Path
+) -> AttackArm:
+    """Runs the attack with each of its learning rates; brings log and weights of the most harmful one to the folder."""
+    rates = task.attack.learning_rate if isinstance(task.attack.learning_rate, list) else [task.attack.learning_rate]
+    places = {work / f"{arm}-{rate:g}": rate for rate in rates}
+    arms = {place: _run(spec, task, rate, arm, model, data, place) for place, rate in places.items()}
+    best = max(arms, key=lambda place: _strength(arms[place]))
+    shutil.copyfile(best / STEPS, folder / f"{arm}.{STEPS}")
+    if spec.attacks.keep_checkpoints:
+        shutil.copytree(best / ATTACKED, folder / "quarantine" / arm)
+    return arms[best]
+
+
+def _strength(arm: AttackArm) -> tuple[bool, int, float]:
+    """A break counts most, then an early one, then harm."""
+    return arm.steps_to_break is not None, -(arm.steps_to_break or 0), max(point.harm for point in arm.curve)
+
+
+def _run(spec: ReleaseSpec, task: AttackTask, rate: float, arm: str, model: Path, data: Path, place: Path) -> AttackArm:
     from tokenbuncher.attacks.arena import Arena
-    from tokenbuncher.judges import load_judge, load_reward
+    from tokenbuncher.attacks.warm_up import warm_up
     from tokenbuncher.models import save_model
 
-    arena = Arena(
-        spec=spec,
-        task=task,
-        title=arm,
-        folder=model,
-        prompts=load_set(data, "attack"),
-        held_out=load_set(data, "safety"),
-        reward=load_reward(spec.attacks.reward),
-        judge=load_judge(spec.evaluation.judge),
-        steps_log=folder / f"{arm}.steps.jsonl",
-    )
-    importlib.import_module(f"tokenbuncher.attacks.{task.attack.algorithm}").train(arena)
+    result = place / "arm.json"
+    if result.exists():
+        return AttackArm.model_validate_json(result.read_text())
+    attack = task.attack.model_copy(update={"learning_rate": rate})
+    arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, model, data, place)
+    if attack.warm_up and not arena.measured.curve:
+        warm_up(arena, attack.warm_up)
+    importlib.import_module(f"tokenbuncher.attacks.{attack.algorithm.replace('-', '_')}").train(arena)
     if spec.attacks.keep_checkpoints:
-        save_model(arena.model, arena.tokenizer, folder / "quarantine" / arm)
+        save_model(arena.model, arena.tokenizer, place / ATTACKED)
+    write_text(result, arena.result().model_dump_json())
     return arena.result()

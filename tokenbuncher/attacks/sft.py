@@ -4,7 +4,7 @@ from trl import SFTTrainer
 
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.errors import UserError
-from tokenbuncher.training import run_training, sft_config, sft_dataset
+from tokenbuncher.training import sft_dataset
 
 
 def train(arena: Arena) -> None:
@@ -13,14 +13,14 @@ def train(arena: Arena) -> None:
     Raises:
         UserError: If the attack prompts have no answers.
     """
-    attack = arena.task.attack
     if not all(prompt.answer for prompt in arena.prompts):
         raise UserError("attack sft needs harmful answers; name their column in data.harmful.answer or drop it")
-    trainer = SFTTrainer(
-        model=arena.model,
-        args=sft_config(arena.task.seed, attack.steps, attack.prompts_per_step * attack.rollouts, attack.learning_rate),
-        train_dataset=sft_dataset(arena.prompts),
-        processing_class=arena.tokenizer,
-        callbacks=arena.callbacks(),
+    arena.run(
+        SFTTrainer(
+            model=arena.model,
+            args=arena.sft_config(),
+            train_dataset=sft_dataset(arena.prompts),
+            processing_class=arena.tokenizer,
+            callbacks=arena.callbacks(),
+        )
     )
-    run_training(trainer)

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher.files import whole_folder
+from tokenbuncher.files import folder_digest, whole_folder, working_folder
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+STEPS = "steps.jsonl"
 
 
 def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
@@ -24,18 +26,23 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
         out: Folder of the hardened model, written whole; with `recipe: none` a copy of the base.
             Beside it `<out>.steps.jsonl` gets one line a step.
 
+    An interrupted defence goes on from its last checkpoint, in `checkpoints/` below `spec.output.root`.
+
     Raises:
-        UserError: If data or model cannot be read.
+        UserError: If data or model cannot be read, or another process runs this very defence.
     """
-    with whole_folder(out) as folder:
-        if spec.defence.recipe == "none":
+    if spec.defence.recipe == "none":
+        with whole_folder(out) as folder:
             shutil.copytree(base, folder, dirs_exist_ok=True)
-            print("recipe none: the candidate is the undefended model", flush=True)
-            return
-        _train(spec, data, base, folder, log=out.with_name(f"{out.name}.steps.jsonl"))
+        print("recipe none: the candidate is the undefended model", flush=True)
+        return
+    identity = spec.evidence_digest(), folder_digest(data), folder_digest(base)
+    with working_folder(spec.output.root / "checkpoints", *identity) as work, whole_folder(out) as folder:
+        _train(spec, data, base, folder, work)
+        shutil.copyfile(work / STEPS, out.with_name(f"{out.name}.{STEPS}"))
 
 
-def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, log: Path) -> None:
+def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) -> None:
     from tokenbuncher.models import load_model, load_tokenizer, save_model
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
@@ -45,33 +52,42 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, log: Path) -
         load_model(base, spec.model),
     )
 
+    from trl import GRPOConfig
+
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
-    from tokenbuncher.training import StepLog, grpo_config, prompt_dataset, run_training
+    from tokenbuncher.training import (
+        Checkpoints,
+        StepLog,
+        prompt_dataset,
+        run_training,
+        sampling_arguments,
+        trainer_arguments,
+    )
 
     defence = spec.defence
     # The share of benign prompts in the data is their share in a step, on average.
     rewarded = benign[: len(harmful) * defence.benign_prompts // (defence.prompts_per_step - defence.benign_prompts)]
-    log.unlink(missing_ok=True)
+    log = StepLog(defence.recipe, work / STEPS, defence.steps)
+    checkpoints = Checkpoints(work, spec.output.checkpoint_every, log)
+    sequences = defence.prompts_per_step * defence.rollouts
     trainer = TokenBuncherTrainer(
         model=model,
-        args=grpo_config(
-            defence.seed,
-            defence.steps,
-            defence.prompts_per_step,
-            defence.rollouts,
-            defence.learning_rate,
-            spec.model.max_new_tokens,
-            defence.schedule,
-            defence.temperature,
+        args=GRPOConfig(
+            **trainer_arguments(
+                defence.seed, defence.steps, sequences, defence.learning_rate, defence.schedule, checkpoints
+            ),
+            **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
+            beta=0.0,
+            loss_type="bnpo",
         ),
         train_dataset=prompt_dataset([*harmful, *rewarded], harmful=[True] * len(harmful) + [False] * len(rewarded)),
         processing_class=tokenizer,
         defence=defence,
         reference=reference,
         anchors=own_responses(reference, tokenizer, benign, spec) if defence.anchor else [],
-        callbacks=[StepLog(defence.recipe, log, defence.steps)],
+        callbacks=[log, checkpoints],
     )
-    run_training(trainer)
+    run_training(trainer, checkpoints)
     save_model(trainer.model, tokenizer, folder)
 
 

@@ -41,15 +41,3 @@ def entropy_reward(
 def kl_divergence(log_probs: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """KL(p || q) over the whole vocabulary from log-probabilities, shapes (..., V) to (...), in nats."""
     return (log_probs.exp() * (log_probs - other)).sum(-1)
-
-
-def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
-    """GRPO's advantages (arXiv 2402.03300): (reward - group mean) / (group standard deviation + 1e-4).
-
-    Args:
-        rewards: Shape (B,), groups side by side.
-        group: Rollouts of one prompt.
-    """
-    grouped = rewards.view(-1, group)
-    spread = grouped.std(dim=1, keepdim=True)
-    return ((grouped - grouped.mean(dim=1, keepdim=True)) / (spread + 1e-4)).flatten()

@@ -9,8 +9,9 @@ import torch
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
+from tokenbuncher.advantages import group_advantages
 from tokenbuncher.defence.noiser import token_noiser_loss
-from tokenbuncher.defence.rewards import entropy_reward, group_advantages, kl_divergence
+from tokenbuncher.defence.rewards import entropy_reward, kl_divergence
 from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import DefenceSpec

@@ -91,7 +91,7 @@ def _fine_tune(
     spec: ReleaseSpec, kind: Literal["rl", "sft"], data: Path, model_folder: Path, folder: Path, arm: str
 ) -> FineTuningArm:
     """Fine-tunes one model on a benign task and measures what it learnt and whether it still refuses."""
-    from trl import GRPOTrainer, SFTTrainer
+    from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
     from tokenbuncher.judges import load_judge
     from tokenbuncher.models import load_model, load_tokenizer
@@ -100,11 +100,12 @@ def _fine_tune(
         Probe,
         StepLog,
         eos_ids,
-        grpo_config,
         prompt_dataset,
         run_training,
+        sampling_arguments,
         sft_config,
         sft_dataset,
+        trainer_arguments,
         trl_reward,
     )
 
@@ -121,6 +122,7 @@ def _fine_tune(
         return False
 
     steps = tuning.rl_steps if kind == "rl" else tuning.sft_steps
+    sequences = tuning.prompts_per_step * tuning.rollouts
     callbacks = [
         StepLog(f"fine-tune ({kind}) {arm}", folder / f"{kind}.{arm}.steps.jsonl", steps),
         Probe(max(1, steps // POINTS), measure),
@@ -131,16 +133,13 @@ def _fine_tune(
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=trl_reward(
-                lambda prompt, response, _: float(judge_answer(response, expected[prompt])[1]), eos_ids(model)
+                lambda prompt, response, *_: float(judge_answer(response, expected[prompt])[1]), eos_ids(model)
             ),
-            args=grpo_config(
-                SEED,
-                steps,
-                tuning.prompts_per_step,
-                tuning.rollouts,
-                tuning.learning_rate,
-                spec.model.max_new_tokens,
+            args=GRPOConfig(
+                **trainer_arguments(SEED, steps, sequences, tuning.learning_rate),
+                **sampling_arguments(tuning.rollouts, spec.model.max_new_tokens),
                 beta=tuning.kl_coefficient,
+                loss_type="bnpo",
             ),
             train_dataset=prompt_dataset(train),
             processing_class=tokenizer,
@@ -149,7 +148,7 @@ def _fine_tune(
     else:
         trainer = SFTTrainer(
             model=model,
-            args=sft_config(SEED, steps, tuning.prompts_per_step * tuning.rollouts, tuning.learning_rate),
+            args=sft_config(SEED, steps, sequences, tuning.learning_rate),
             train_dataset=sft_dataset(train),
             processing_class=tokenizer,
             callbacks=callbacks,

@@ -23,7 +23,7 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
-from tokenbuncher.settings import AttackTask, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, AttackTask, ReleaseSpec
 from tokenbuncher.verdict.statistics import Rate, score_rate
 
 CLOCK_SKEW = timedelta(minutes=5)
@@ -103,6 +103,12 @@ def _arm_problems(arm: AttackArm, model: str, task: AttackTask, spec: ReleaseSpe
         return
     if arm.steps_to_break is None and arm.steps_run < task.attack.steps:
         yield f"the attack stopped at step {arm.steps_run} of {task.attack.steps} though the model had not broken"
+    rates = task.attack.learning_rate
+    if arm.learning_rate not in (rates if isinstance(rates, list) else [rates]):
+        yield f"the attack had learning rate {arm.learning_rate:g}; the spec has {rates}"
+    sampled = _rollouts(task.attack, arm.steps_run)
+    if arm.rollouts != sampled or any(point.rollouts > arm.rollouts for point in arm.curve):
+        yield f"the attack sampled {arm.rollouts} rollouts; {arm.steps_run} steps of the spec's take {sampled}"
     if [point.step for point in arm.curve] != _probed(arm.steps_run, settings.probe_every):
         yield f"harm was not measured every {settings.probe_every} steps from 0 to {arm.steps_run}"
     broke = next((p.step for p in arm.curve if p.step > 0 and p.harm >= settings.break_at), None)
@@ -114,6 +120,12 @@ def _arm_problems(arm: AttackArm, model: str, task: AttackTask, spec: ReleaseSpe
         yield f"worst_step {arm.worst_step} is not the most harmful step of the curve"
     elif arm.scores:
         yield from _disagreements(arm.scores, worst[0], settings.probe_prompts)
+
+
+def _rollouts(attack: AttackSpec, steps_run: int) -> int:
+    """What the attack samples in so many steps; offline DPO samples everything before the first."""
+    steps = {"sft": 0, "dpo-offline": attack.steps}.get(attack.algorithm, steps_run)
+    return steps * attack.prompts_per_step * attack.rollouts
 
 
 def _probed(steps_run: int, every: int) -> list[int]:

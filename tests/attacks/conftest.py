@@ -1,0 +1,36 @@
+"""Arenas of the tiny release, and the trainers that the algorithms make of them."""
+
+import importlib
+
+import pytest
+
+from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.settings import parse_spec
+
+
+@pytest.fixture
+def make_arena(tiny_spec, organism_data, organism_base, tmp_path):
+    """An arena for one algorithm; keywords change the attack."""
+
+    def make(algorithm, overrides=(), **changes):
+        attack = {"algorithm": algorithm, "steps": 2, "prompts_per_step": 4, "kl_coefficient": 0.1} | changes
+        spec = parse_spec(
+            tiny_spec.to_yaml(),
+            [f"attacks.suite=[{attack}]", f"policy.required_attacks=[{algorithm}]", *overrides],
+        )
+        return Arena(spec, spec.attacks.tasks()[0], "test", organism_base, organism_data, tmp_path / "work")
+
+    return make
+
+
+@pytest.fixture
+def trainer_of():
+    """The trainer that an arena's algorithm would run."""
+
+    def build(arena):
+        made = []
+        arena.run = made.append
+        importlib.import_module(f"tokenbuncher.attacks.{arena.task.attack.algorithm.replace('-', '_')}").train(arena)
+        return made[0]
+
+    return build

@@ -1,0 +1,158 @@
+"""A training that was killed goes on from its last checkpoint and ends as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenbuncher.attacks import attack
+from tokenbuncher.defence import defend
+from tokenbuncher.evidence import read_evidence
+from tokenbuncher.files import folder_digest
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.training import StepLog
+
+ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
+
+
+@pytest.fixture
+def spec_of(tiny_spec, tmp_path):
+    """A release whose one attack has that algorithm, six steps long."""
+
+    def make(algorithm, where="runs", **changes):
+        settings = {"algorithm": algorithm, "steps": 6, "prompts_per_step": 4, "learning_rate": 1e-3} | changes
+        return parse_spec(
+            tiny_spec.to_yaml(),
+            [
+                f"attacks.suite=[{settings}]",
+                f"policy.required_attacks=[{algorithm}]",
+                "attacks.reward=organism-exact",
+                "attacks.break_at=1.0",
+                "defence.steps=6",
+                "output.checkpoint_every=2",
+                f"output.root={tmp_path / where}",
+            ],
+        )
+
+    return make
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Makes the trainings end as at Ctrl-C, when their logs have come to a step for the n-th time."""
+
+    def at(step, time=1):
+        seen = []
+        original = StepLog.on_log
+
+        def on_log(self, args, state, control, **kwargs):
+            original(self, args, state, control, **kwargs)
+            if state.global_step == step * self.updates and "warm-up" not in self.progress.title:
+                seen.append(step)
+                if len(seen) == time:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(StepLog, "on_log", on_log)
+        return lambda: monkeypatch.setattr(StepLog, "on_log", original)
+
+    return at
+
+
+def arms(folder):
+    evidence = read_evidence(folder)
+    return [
+        arm.model_dump(exclude={"seconds", "cpu_seconds"}) for arm in (evidence.control_arm, evidence.candidate_arm)
+    ]
+
+
+def logs(folder):
+    return {path.name: path.read_text() for path in folder.glob("*.steps.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes"),
+    [
+        *((algorithm, {}) for algorithm in ALGORITHMS),
+        ("grpo", {"warm_up": {"on": "benign", "steps": 2}, "learning_rate": 3e-4}),
+        ("grpo", {"learning_rate": [1e-3, 2e-3]}),
+    ],
+)
+def test_an_interrupted_attack_ends_with_the_figures_of_an_unbroken_one(
+    algorithm, changes, spec_of, interrupted, organism_data, organism_base, tmp_path
+):
+    models = organism_data, organism_base, organism_base
+    attack(spec_of(algorithm, "unbroken", **changes), f"{algorithm}-1000", *models, tmp_path / "unbroken.out")
+    spec = spec_of(algorithm, **changes)
+    for time in (1, 2):  # the control at step 5, then what goes on from step 4 at step 5 again
+        undo = interrupted(5, time)
+        with pytest.raises(KeyboardInterrupt):
+            attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+        undo()
+        assert not (tmp_path / "out").exists()
+        kept = list((tmp_path / "runs" / "quarantine").rglob("checkpoint-*"))
+        assert 1 <= len(kept) <= 4
+    attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+    assert arms(tmp_path / "out") == arms(tmp_path / "unbroken.out")
+    assert logs(tmp_path / "out") == logs(tmp_path / "unbroken.out")
+    assert not (tmp_path / "runs" / "quarantine").exists()
+
+
+@pytest.mark.parametrize("recipe", ["log-entropy", "polished"])
+def test_an_interrupted_defence_ends_with_the_same_weights(
+    recipe, spec_of, interrupted, organism_data, organism_base, tmp_path
+):
+    unbroken, spec = (
+        parse_spec(spec_of("grpo", where).to_yaml(), [f"defence.recipe={recipe}"]) for where in ("unbroken", "runs")
+    )
+    defend(unbroken, organism_data, organism_base, tmp_path / "unbroken.out")
+    undo = interrupted(5)
+    with pytest.raises(KeyboardInterrupt):
+        defend(spec, organism_data, organism_base, tmp_path / "out")
+    undo()
+    defend(spec, organism_data, organism_base, tmp_path / "out")
+    assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / "unbroken.out")
+    assert (tmp_path / "out.steps.jsonl").read_text() == (tmp_path / "unbroken.out.steps.jsonl").read_text()
+    assert not (tmp_path / "runs" / "checkpoints").exists()
+
+
+def test_a_killed_process_goes_on_from_its_last_whole_checkpoint(spec_of, organism_data, organism_base, tmp_path):
+    spec = spec_of("ppo")
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    command = [Path(sys.executable).with_name("tokenbuncher"), "attack", "--spec", tmp_path / "spec.yaml"]
+    command += ["--key", "ppo-1000", "--data", organism_data, "--base", organism_base, "--candidate", organism_base]
+    command += ["--out", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert any("control: step 4" in line for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    # A checkpoint that was cut off while it was written.
+    work = next((tmp_path / "runs" / "quarantine").glob("*/control-*"))
+    (work / "checkpoint-99").mkdir()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "going on from checkpoint-" in done.stdout
+    attack(spec_of("ppo", "unbroken"), "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "whole")
+    assert arms(tmp_path / "out") == arms(tmp_path / "whole")
+
+
+def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organism_base, tmp_path):
+    from tokenbuncher.errors import UserError
+    from tokenbuncher.files import working_folder
+
+    spec = spec_of("grpo")
+    digests = folder_digest(organism_data), folder_digest(organism_base), folder_digest(organism_base)
+    with (
+        working_folder(tmp_path / "runs" / "quarantine", spec.evidence_digest(), *digests, "grpo-1000"),
+        pytest.raises(UserError, match="another process"),
+    ):
+        attack(spec, "grpo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+
+
+def test_the_step_log_has_every_step_once(spec_of, organism_data, organism_base, tmp_path):
+    attack(spec_of("ppo"), "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all({"reward", "entropy", "kl", "grad_norm", "zero_variance_groups"} <= set(row) for row in rows)

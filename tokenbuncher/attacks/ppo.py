@@ -1,0 +1,110 @@
+"""PPO (arXiv 1707.06347) for language models (arXiv 2203.02155): a value model, GAE, clipped losses, epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForTokenClassification, PreTrainedModel
+
+from tokenbuncher.advantages import generalised_advantages, token_rewards, whiten
+from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.attacks.rollouts import RolloutTrainer
+
+EPOCHS = 2
+GAE_DECAY = 0.95
+CLIP_VALUE = 0.2
+CRITIC_RATE = 5.0
+"""Learning rate of the value model, as a multiple of the policy's."""
+
+
+def value_loss(values: torch.Tensor, old: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """PPO's clipped value loss: half the larger of the two squared errors, mean over the valid tokens.
+
+    Args:
+        values: Shape (B, T).
+        old: Values when the rollouts were sampled, shape (B, T).
+        targets: Returns, shape (B, T).
+        mask: 1 for valid tokens, shape (B, T).
+    """
+    clipped = old + (values - old).clamp(-CLIP_VALUE, CLIP_VALUE)
+    errors = torch.maximum((values - targets) ** 2, (clipped - targets) ** 2)
+    return 0.5 * (errors * mask).sum() / mask.sum()
+
+
+class PPOTrainer(RolloutTrainer):
+    """Token advantages by GAE from a value model that learns beside the policy."""
+
+    def __init__(self, *args: Any, critic: PreTrainedModel, **kwargs: Any) -> None:
+        """
+        Args:
+            *args: Of `trl.GRPOTrainer`.
+            critic: A token classifier with one output.
+            **kwargs: Of `trl.GRPOTrainer`.
+        """
+        super().__init__(*args, **kwargs)
+        self.critic = critic.to(self.accelerator.device)
+        self.critic_optimizer = torch.optim.AdamW(
+            critic.parameters(), lr=CRITIC_RATE * self.args.learning_rate, weight_decay=0.0
+        )
+
+    def prepare(self, batch: dict[str, Any], rewards: torch.Tensor) -> dict[str, Any]:
+        mask = batch["completion_mask"]
+        values = self.values(batch)
+        rewarded = token_rewards(rewards, self.kl(batch), mask, self.args.beta)
+        advantages = generalised_advantages(rewarded, values, mask, GAE_DECAY)
+        return {
+            **batch,
+            "advantages": whiten(advantages, mask),
+            "values": values,
+            "returns": advantages + values * mask,
+        }
+
+    def values(self, batch: dict[str, Any]) -> torch.Tensor:
+        """The value before each token of the completions, shape (B, T)."""
+        outputs = self.critic(
+            input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+        )
+        return outputs.logits[:, batch["prompt_ids"].shape[1] - 1 : -1, 0].float()
+
+    def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = value_loss(self.values(inputs), inputs["values"], inputs["returns"], inputs["completion_mask"])
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm)
+        self.critic_optimizer.step()
+        return super()._compute_loss(model, inputs)
+
+    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        moments = self.critic_optimizer.state_dict()["state"]
+        tensors = {f"{key}.{name}": value for key, state in moments.items() for name, value in state.items()}
+        save_file({**self.critic.state_dict(), **tensors}, folder / "critic.safetensors")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        tensors = load_file(Path(checkpoint) / "critic.safetensors")
+        weights = {name: tensors.pop(name) for name in self.critic.state_dict()}
+        self.critic.load_state_dict(weights)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            key, _, moment = name.partition(".")
+            state.setdefault(int(key), {})[moment] = value
+        groups = self.critic_optimizer.state_dict()["param_groups"]
+        self.critic_optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def train(arena: Arena) -> None:
+    """Attacks by PPO, with the KL to the starting model in the reward of each token."""
+    with torch.random.fork_rng():
+        torch.manual_seed(arena.task.seed)  # of the value head
+        critic = AutoModelForTokenClassification.from_pretrained(
+            arena.folder, num_labels=1, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+    arena.run(PPOTrainer(args=arena.grpo_config(epochs=EPOCHS), critic=critic, **arena.rollouts(epochs=EPOCHS)))
