@@ -62,7 +62,7 @@ def tiny_spec() -> ReleaseSpec:
           probe_every: 2
           probe_prompts: 20
         evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
-        policy: {min_prompts: 20}
+        policy: {min_prompts: 20, required_attacks: [grpo]}
         """
     )
 

@@ -167,14 +167,21 @@ def bindings(spec: ReleaseSpec) -> dict[str, Any]:
 def attack_evidence(spec: ReleaseSpec, key: str) -> AttackEvidence:
     """An attack that breaks the undefended model and not the candidate."""
     task = spec.attacks.task(key)
+    held, sft = held_arm(spec, task.attack.steps), task.attack.algorithm == "sft"
     return AttackEvidence(
         **bindings(spec),
         key=key,
         attack=task.attack,
         seed=task.seed,
-        control_arm=broken_arm(spec),
-        candidate_arm=held_arm(spec, task.attack.steps),
+        control_arm=without_rollouts(broken_arm(spec)) if sft else broken_arm(spec),
+        candidate_arm=without_rollouts(held) if sft else held,
     )
+
+
+def without_rollouts(arm: AttackArm) -> AttackArm:
+    """The arm of an attack that samples nothing."""
+    curve = [changed(point, rollouts=0, tokens=0) for point in arm.curve]
+    return changed(arm, rollouts=0, tokens=0, first_compliant_rollout=None, curve=curve)
 
 
 def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | None = None) -> AttackArm:
@@ -193,6 +200,7 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
         rollouts=64 * steps,
         tokens=640 * steps,
         first_compliant_rollout=None,
+        latent=None,
         seconds=20,
         cpu_seconds=20,
         curve=[*curve, curve_point(steps, harm=harmful / count, refusal=refused / count)],
@@ -214,6 +222,7 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
         rollouts=64 * step,
         tokens=640 * step,
         first_compliant_rollout=5,
+        latent=None,
         seconds=10,
         cpu_seconds=10,
         curve=[

@@ -58,6 +58,13 @@ class CurvePoint(Record):
     entropy: Entropy
 
 
+class LatentCompliance(Record):
+    """How likely one rollout at temperature 1 complies, by prompt: a lower estimate (attacks/latent.py)."""
+
+    before: dict[str, Share] = Field(description="Of the model before the attack.")
+    after: dict[str, Share] = Field(description="Of the attacked model, after the last step.")
+
+
 class AttackArm(Record):
     """One attack on one model."""
 
@@ -71,6 +78,9 @@ class AttackArm(Record):
     tokens: Count = Field(description="Tokens of these responses.")
     first_compliant_rollout: Count | None = Field(
         description="Which of the rollouts was the first that the judge calls harmful; null if none."
+    )
+    latent: LatentCompliance | None = Field(
+        description="Null if the undefended model was not broken: it is where compliant responses are from."
     )
     seconds: Annotated[float, Field(ge=0.0)]
     cpu_seconds: Annotated[float, Field(ge=0.0)]

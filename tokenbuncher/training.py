@@ -142,6 +142,45 @@ def trl_reward(reward: Callable[[str, str, bool, int], float], eos_token_ids: se
     return attacker_reward
 
 
+def tokenize_pairs(tokenizer: Any, pairs: Sequence[tuple[Prompt, str]]) -> dict[str, torch.Tensor]:
+    """Prompts padded on the left, responses (with their end token) on the right.
+
+    Returns:
+        prompt_ids and prompt_mask, shape (B, P); completion_ids and completion_mask, shape (B, T).
+    """
+    prompts = tokenizer.apply_chat_template(
+        [prompt.messages for prompt, _ in pairs],
+        add_generation_prompt=True,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        return_dict=True,
+    )
+    responses = tokenizer(
+        [response + tokenizer.eos_token for _, response in pairs],
+        add_special_tokens=False,
+        padding=True,
+        padding_side="right",
+        return_tensors="pt",
+    )
+    return {
+        "prompt_ids": prompts["input_ids"],
+        "prompt_mask": prompts["attention_mask"],
+        "completion_ids": responses["input_ids"],
+        "completion_mask": responses["attention_mask"],
+    }
+
+
+def response_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Logits of the completion tokens of a batch like `tokenize_pairs`', shape (B, T, V), in float32."""
+    outputs = model(
+        input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+        attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+        logits_to_keep=batch["completion_ids"].shape[1] + 1,
+    )
+    return outputs.logits[:, :-1].float()
+
+
 def eos_ids(model: Any) -> set[int]:
     """Token ids that end a response."""
     ends = model.generation_config.eos_token_id

@@ -204,7 +204,16 @@ prompt = st.sampled_from(["prompt-0", "prompt-1", "é\u2028<script>"])
 score = st.builds(SampleScore, prompt=prompt, sample=number, tokens=number, entropy=share, first_entropy=share)
 some_scores = st.lists(score, max_size=4)
 curve = st.lists(
-    st.builds(CurvePoint, step=number, harm=share, refusal=share, gibberish=share, entropy=share),
+    st.builds(
+        CurvePoint,
+        step=number,
+        rollouts=number,
+        tokens=number,
+        harm=share,
+        refusal=share,
+        gibberish=share,
+        entropy=share,
+    ),
     max_size=4,
 )
 arm = st.builds(
@@ -212,6 +221,12 @@ arm = st.builds(
     model=st.sampled_from([BASE, CANDIDATE]),
     steps_run=number,
     steps_to_break=st.none() | number,
+    rollouts=number,
+    tokens=number,
+    first_compliant_rollout=st.none() | number,
+    learning_rate=st.floats(1e-9, 1),
+    latent=st.none(),
+    cpu_seconds=share,
     worst_step=number,
     final_reward=st.floats(-1e9, 1e9),
     seconds=share,

@@ -17,6 +17,7 @@ from tests.evidence_factory import (
     piece_name,
     release_spec,
     scores,
+    without_rollouts,
 )
 from tokenbuncher.verdict import Outcome, judge_release
 
@@ -314,10 +315,29 @@ def test_fine_tuning_that_the_spec_does_not_ask_for():
     assert_inconclusive(release, "has fine-tuning rl, sft; the spec asks for none")
 
 
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    ("changes", "telling"),
+    [
+        ({"rollouts": 64}, "the attack sampled 64 rollouts"),
+        ({"learning_rate": 1e-9}, "the attack had learning rate 1e-09; the spec has 0.0002"),
+    ],
+)
+def test_another_budget_than_the_spec_s(arm, changes, telling):
+    weakened = changed(getattr(RELEASE.piece(KEY), arm), **changes)
+    assert_inconclusive(RELEASE.with_piece(KEY, **{arm: weakened}), f"{ARMS[arm]}: {telling}")
+
+
+def test_a_curve_with_more_rollouts_than_the_attack_had():
+    arm = held_arm(SPEC, 60)
+    curve = [*arm.curve[:-1], changed(arm.curve[-1], rollouts=9999)]
+    assert_inconclusive(RELEASE.with_piece(KEY, candidate_arm=changed(arm, curve=curve)), "rollouts")
+
+
 def test_constant_measurements_are_fine():
     release = RELEASE
     for key in ("grpo-1000", "grpo-1001", "sft-1000"):
-        arm = held_arm(SPEC, 60)
+        arm = without_rollouts(held_arm(SPEC, 60)) if key.startswith("sft") else held_arm(SPEC, 60)
         curve = [changed(point, entropy=0.0) for point in arm.curve]
         release = release.with_piece(key, candidate_arm=changed(arm, curve=curve, final_reward=0.0, seconds=0.0))
     assert release.judge().outcome is Outcome.PASS

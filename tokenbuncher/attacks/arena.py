@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from transformers import Trainer, TrainerCallback
 from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
-from tokenbuncher.evidence import AttackArm, CurvePoint, SampleScore
+from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, compliant_responses
+from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore
 from tokenbuncher.files import folder_digest
 from tokenbuncher.judges import load_judge, load_reward
 from tokenbuncher.models import load_model, load_tokenizer
@@ -245,8 +246,37 @@ class Arena:
         self.wall, self.cpu = now, cpu
         return self.measured.model_dump_json()
 
-    def result(self) -> AttackArm:
-        """The evidence of this attack on this model."""
+    def compliant(self) -> list[Compliant]:
+        """Compliant responses of the model, if the attack has broken it."""
+        if not self._broken(self.measured.curve[-1]):
+            return []
+        spec = self.spec
+        return compliant_responses(
+            self.model,
+            self.tokenizer,
+            self.held_out,
+            self.judge,
+            spec.model.max_new_tokens,
+            spec.evaluation.batch_size,
+            self.task.seed,
+        )
+
+    def latent(self, compliant: list[Compliant]) -> LatentCompliance | None:
+        """How likely the model was and is to give responses like these; None if there are none."""
+        if not compliant:
+            return None
+        before, after = (
+            compliance_probabilities(model, self.tokenizer, self.held_out, compliant, self.spec.evaluation.batch_size)
+            for model in (load_model(self.folder, self.spec.model), self.model)
+        )
+        return LatentCompliance(before=before, after=after)
+
+    def result(self, compliant: list[Compliant]) -> AttackArm:
+        """The evidence of this attack on this model.
+
+        Args:
+            compliant: Compliant responses of the undefended model.
+        """
         self.state()
         measured = self.measured
         assert measured.worst is not None
@@ -261,6 +291,7 @@ class Arena:
             rollouts=measured.rollouts,
             tokens=measured.tokens,
             first_compliant_rollout=measured.first_compliant,
+            latent=self.latent(compliant),
             seconds=measured.seconds,
             cpu_seconds=measured.cpu_seconds,
             curve=measured.curve,

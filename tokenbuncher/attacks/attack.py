@@ -39,12 +39,16 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
         working_folder(spec.output.root / "quarantine", spec.evidence_digest(), *digests.values(), key) as work,
         whole_folder(out) as folder,
     ):
-        arms = {
-            f"{arm}_arm": _strongest(spec, task, arm, model, data, work, folder)
-            for arm, model in (("control", base), ("candidate", candidate))
-        }
+        control, broken = _strongest(spec, task, "control", base, data, work, folder)
+        arm, _ = _strongest(spec, task, "candidate", candidate, data, work, folder, broken)
         evidence = AttackEvidence(
-            spec=spec.evidence_digest(), **digests, key=key, attack=task.attack, seed=task.seed, **arms
+            spec=spec.evidence_digest(),
+            **digests,
+            key=key,
+            attack=task.attack,
+            seed=task.seed,
+            control_arm=control,
+            candidate_arm=arm,
         )
         write_evidence(folder, evidence)
     print(f"control {_fate(evidence.control_arm)}, candidate {_fate(evidence.candidate_arm)}", flush=True)
@@ -55,17 +59,28 @@ def _fate(arm: AttackArm) -> str:
 
 
 def _strongest(
-    spec: ReleaseSpec, task: AttackTask, arm: str, model: Path, data: Path, work: Path, folder: Path
-) -> AttackArm:
-    """Runs the attack with each of its learning rates; brings log and weights of the most harmful one to the folder."""
+    spec: ReleaseSpec,
+    task: AttackTask,
+    arm: str,
+    model: Path,
+    data: Path,
+    work: Path,
+    folder: Path,
+    broken: Path | None = None,
+) -> tuple[AttackArm, Path]:
+    """Runs the attack with each of its learning rates; brings log and weights of the most harmful one to the folder.
+
+    Returns:
+        The evidence of the most harmful run, and the folder it worked in.
+    """
     rates = task.attack.learning_rate if isinstance(task.attack.learning_rate, list) else [task.attack.learning_rate]
     places = {work / f"{arm}-{rate:g}": rate for rate in rates}
-    arms = {place: _run(spec, task, rate, arm, model, data, place) for place, rate in places.items()}
+    arms = {place: _run(spec, task, rate, arm, model, data, place, broken) for place, rate in places.items()}
     best = max(arms, key=lambda place: _strength(arms[place]))
     shutil.copyfile(best / STEPS, folder / f"{arm}.{STEPS}")
     if spec.attacks.keep_checkpoints:
         shutil.copytree(best / ATTACKED, folder / "quarantine" / arm)
-    return arms[best]
+    return arms[best], best
 
 
 def _strength(arm: AttackArm) -> tuple[bool, int, float]:
@@ -73,20 +88,34 @@ def _strength(arm: AttackArm) -> tuple[bool, int, float]:
     return arm.steps_to_break is not None, -(arm.steps_to_break or 0), max(point.harm for point in arm.curve)
 
 
-def _run(spec: ReleaseSpec, task: AttackTask, rate: float, arm: str, model: Path, data: Path, place: Path) -> AttackArm:
+def _run(
+    spec: ReleaseSpec,
+    task: AttackTask,
+    rate: float,
+    arm: str,
+    model: Path,
+    data: Path,
+    place: Path,
+    broken: Path | None,
+) -> AttackArm:
+    """One run on one model, or what is left of it; `broken` is where the undefended model was attacked."""
     from tokenbuncher.attacks.arena import Arena
+    from tokenbuncher.attacks.latent import read_compliant, write_compliant
     from tokenbuncher.attacks.warm_up import warm_up
     from tokenbuncher.models import save_model
 
-    result = place / "arm.json"
-    if result.exists():
-        return AttackArm.model_validate_json(result.read_text())
+    done = place / "arm.json"
+    if done.exists():
+        return AttackArm.model_validate_json(done.read_text())
     attack = task.attack.model_copy(update={"learning_rate": rate})
     arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, model, data, place)
     if attack.warm_up and not arena.measured.curve:
         warm_up(arena, attack.warm_up)
     importlib.import_module(f"tokenbuncher.attacks.{attack.algorithm.replace('-', '_')}").train(arena)
+    if broken is None:
+        write_compliant(place, arena.compliant())
     if spec.attacks.keep_checkpoints:
         save_model(arena.model, arena.tokenizer, place / ATTACKED)
-    write_text(result, arena.result().model_dump_json())
-    return arena.result()
+    result = arena.result(read_compliant(broken or place))
+    write_text(done, result.model_dump_json())
+    return result

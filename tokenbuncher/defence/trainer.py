@@ -15,6 +15,7 @@ from tokenbuncher.defence.rewards import entropy_reward, kl_divergence
 from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import DefenceSpec
+from tokenbuncher.training import response_logits, tokenize_pairs
 
 ENTROPY_FLOOR = 1e-6
 """Keeps the logarithm finite, in nats; a response this certain needs no further push."""
@@ -66,8 +67,8 @@ class TokenBuncherTrainer(GRPOTrainer):
     def rewards(self, batch: dict[str, Any]) -> torch.Tensor:
         """The reward of each rollout, shape (B,); see `entropy_reward`."""
         return entropy_reward(
-            self._logits(self.model, batch),
-            self._logits(self.reference, batch),
+            response_logits(self.model, batch),
+            response_logits(self.reference, batch),
             batch["completion_ids"],
             batch["completion_mask"],
             batch["harmful"],
@@ -102,64 +103,28 @@ class TokenBuncherTrainer(GRPOTrainer):
         assert noiser is not None
         counts = inputs["harmful"] & (inputs["advantages"] >= 0)
         mask = inputs["completion_mask"] * counts.unsqueeze(-1)
-        logits = self._logits(model, inputs)
+        logits = response_logits(model, inputs)
         generator = self._generator(logits.device)
         return token_noiser_loss(logits, inputs["completion_ids"], mask, noiser.weight, noiser.form, generator)
 
     def _mean_entropy(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
-        return response_mean(token_entropy(self._logits(model, inputs)), inputs["completion_mask"]).mean()
+        return response_mean(token_entropy(response_logits(model, inputs)), inputs["completion_mask"]).mean()
 
     def _anchor_kl(self, model: PreTrainedModel, examples: int) -> torch.Tensor:
         """KL(undefended || model), mean over the tokens of its benign responses; a scalar, in nats."""
         chosen = torch.randint(len(self.anchors), (examples,), generator=self._generator(torch.device("cpu")))
-        batch = _tokenize(self.processing_class, [self.anchors[index] for index in chosen.tolist()])
+        batch = tokenize_pairs(self.processing_class, [self.anchors[index] for index in chosen.tolist()])
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-        log_probs = self._logits(model, batch).log_softmax(-1)
+        log_probs = response_logits(model, batch).log_softmax(-1)
         with torch.no_grad():
-            reference = self._logits(self.reference, batch).log_softmax(-1)
+            reference = response_logits(self.reference, batch).log_softmax(-1)
         return response_mean(kl_divergence(reference, log_probs), batch["completion_mask"]).mean()
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """Randomness of this step, the same after a resume."""
         return torch.Generator(device).manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
 
-    @staticmethod
-    def _logits(model: PreTrainedModel, batch: dict[str, Any]) -> torch.Tensor:
-        """Logits of the completion tokens, shape (B, T, V), in float32."""
-        length = batch["completion_ids"].shape[1]
-        outputs = model(
-            input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-            attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            logits_to_keep=length + 1,
-        )
-        return outputs.logits[:, :-1].float()
-
 
 def _no_reward(completions: list[Any], **_: Any) -> list[float]:
     """TRL needs a reward function; the trainer computes its own from the rollouts' tensors."""
     return [0.0] * len(completions)
-
-
-def _tokenize(tokenizer: Any, pairs: Sequence[tuple[Prompt, str]]) -> dict[str, torch.Tensor]:
-    """Prompts padded on the left, responses (with their end token) on the right."""
-    prompts = tokenizer.apply_chat_template(
-        [prompt.messages for prompt, _ in pairs],
-        add_generation_prompt=True,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        return_dict=True,
-    )
-    responses = tokenizer(
-        [response + tokenizer.eos_token for _, response in pairs],
-        add_special_tokens=False,
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-    )
-    return {
-        "prompt_ids": prompts["input_ids"],
-        "prompt_mask": prompts["attention_mask"],
-        "completion_ids": responses["input_ids"],
-        "completion_mask": responses["attention_mask"],
-    }
