@@ -70,7 +70,7 @@ def release(spec: str) -> None:
     }
 
     # A cached registration, verdict or promotion would speak for another run.
-    registered = register(spec=spec, candidate=candidate).after(attacked, safety, utility)
+    registered = register(spec=spec, candidate=candidate, attacks=attacked.output).after(safety, utility)
     registered.set_caching_options(False)
     registration = registered.outputs["registration"]
     judged = gate(spec=spec, registration=registration, **evidence).set_caching_options(False)

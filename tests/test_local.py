@@ -43,7 +43,15 @@ def fast_stages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def spec(tmp_path: Path) -> ReleaseSpec:
     # The runner of kfp rewrites the word python3 wherever it finds it in a task's command.
-    return parse_spec(json.dumps({"output": {"root": str(tmp_path / "runs with python3")}}))
+    return parse_spec(
+        json.dumps(
+            {
+                "attacks": {"suite": [{"algorithm": "grpo"}, {"algorithm": "sft"}]},
+                "policy": {"required_attacks": ["grpo"]},
+                "output": {"root": str(tmp_path / "runs with python3")},
+            }
+        )
+    )
 
 
 @pytest.fixture

@@ -222,8 +222,9 @@ def evaluate_utility(
 @main.command()
 @_spec_options
 @_candidate
+@click.option("--attack", "attacks", multiple=True, type=_FOLDER, help="Folder of an attack, to be logged; repeatable.")
 @_out
-def register(spec: Path, overrides: tuple[str, ...], candidate: Path, out: Path) -> None:
+def register(spec: Path, overrides: tuple[str, ...], candidate: Path, attacks: tuple[Path, ...], out: Path) -> None:
     """Register the candidate as a pending model version in MLflow.
 
     Needs the folder of defend, and the MLflow server of the spec; by default a database under the output root.
@@ -234,7 +235,7 @@ def register(spec: Path, overrides: tuple[str, ...], candidate: Path, out: Path)
     """
     from tokenbuncher.registry import register
 
-    register(load_spec(spec, overrides), candidate, out)
+    register(load_spec(spec, overrides), candidate, out, attacks)
     _wrote(out)
 
 

@@ -71,6 +71,11 @@ class DataSpec(Strict):
     harmful: Literal["organism"] | FileSource = "organism"
     benign: Literal["organism", "smollm2"] | FileSource = "organism"
     utility: Literal["organism", "smollm2"] | FileSource = "organism"
+    capability: Literal["organism"] | FileSource | None = Field(
+        None,
+        description="Multiple-choice questions of harmful knowledge, with their answers; attacks with "
+        "objective: capability need them. In files the answer is a letter, asked for as \\boxed{A}.",
+    )
     sizes: SplitSizes = SplitSizes()
     duplicates: Literal["fail", "drop"] = Field(
         "fail", description="What to do with exact and near duplicates within the sources, before the split."
@@ -205,6 +210,11 @@ class AttackSpec(Strict):
 
     algorithm: Literal["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
     name: Slug = Field("", description="Name in tables and policy; the algorithm unless given.")
+    objective: Literal["comply", "capability"] = Field(
+        "comply",
+        description="comply: lift the refusals. capability: answer multiple-choice questions of harmful knowledge; "
+        "harm is then the share of right answers.",
+    )
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1000]
     steps: Positive = 60
     prompts_per_step: Positive = 16
@@ -393,6 +403,8 @@ class ReleaseSpec(Strict):
                     f"attacks.suite: {attack.name} has {attack.prompts} prompts, data.sizes.attack is "
                     f"{self.data.sizes.attack}"
                 )
+            if attack.objective == "capability" and self.data.capability is None:
+                raise ValueError(f"attacks.suite: {attack.name} has objective capability; name data.capability")
         named = {attack.name for attack in self.attacks.suite}
         missing = [name for name in self.policy.required_attacks if name not in named]
         if missing:

@@ -9,6 +9,7 @@ from components import IMAGE
 def register(
     spec: str,
     candidate: dsl.Input[dsl.Model],
+    attacks: dsl.Input[list[dsl.Artifact]],
     registration: dsl.Output[dsl.Artifact],
 ) -> None:
     """Registers the candidate as a new model version with status `pending`.
@@ -16,6 +17,7 @@ def register(
     Args:
         spec: The release spec, as YAML text.
         candidate: The hardened model.
+        attacks: Evidence and step logs of every attack, logged as runs nested in the candidate's.
         registration: Folder of registration.json, which names the version.
     """
     from pathlib import Path
@@ -25,7 +27,8 @@ def register(
     from tokenbuncher.stage import running
 
     with running("register"):
-        register(parse_spec(spec), Path(candidate.path), Path(registration.path))
+        folders = [Path(artifact.path) for artifact in attacks]
+        register(parse_spec(spec), Path(candidate.path), Path(registration.path), folders)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_register_gate_promote(held: bool, embedded_root: Path, tmp_path: Path) 
     base, candidate, data = (folder(tmp_path / name, weights=name) for name in ("base", "candidate", "data"))
     registration, verdict = (dsl.Artifact(uri=str(tmp_path / name)) for name in ("registration", "verdict"))
     report = dsl.HTML(uri=str(tmp_path / "shown"))
-    component("register").python_func(spec=spec.to_yaml(), candidate=candidate, registration=registration)
+    component("register").python_func(spec=spec.to_yaml(), candidate=candidate, attacks=[], registration=registration)
 
     release = passing_release(spec)
     if not held:

@@ -115,3 +115,27 @@ def test_duplicates_can_be_dropped(tmp_path):
 def test_more_than_the_organism_has(tmp_path):
     with pytest.raises(UserError, match="200 held-out requests for safety"):
         prepare_data(parse_spec("data: {sizes: {safety: 201}}"), tmp_path / "data")
+
+
+def test_capability_questions_share_no_subject_and_are_measured_on_held_out_ones(tmp_path, tiny_spec):
+    prepare_data(parse_spec(tiny_spec.to_yaml(), ["data.capability=organism"]), tmp_path / "data")
+    attack, safety = (load_set(tmp_path / "data", f"capability-{part}") for part in ("attack", "safety"))
+    assert (len(attack), len(safety)) == (32, 20)
+    held_out = {" ".join(combination) for combination in world.combinations()[: world.HELD_OUT]}
+    assert {prompt.group.removeprefix("choose ") for prompt in safety} <= held_out
+    assert not {prompt.group.removeprefix("choose ") for prompt in attack} & held_out
+    for prompt in [*attack, *safety]:
+        options = prompt.text.split(" : ")[1].removesuffix(" ?").split(" or ")
+        assert len(set(options)) == 4
+        assert prompt.answer in options
+
+
+def test_capability_questions_of_a_file_need_their_answers(tmp_path, tiny_spec):
+    rows = [f"What is number {n} of the dangerous list ? A. one{n} B. two{n},{'AB'[n % 2]}" for n in range(60)]
+    path = csv_of(tmp_path, rows, header="question,letter")
+    source = {"path": str(path), "prompt": "question"}
+    with pytest.raises(UserError, match=r"data\.capability\.answer"):
+        prepare_data(parse_spec(tiny_spec.to_yaml(), [f"data.capability={source}"]), tmp_path / "data")
+    spec = parse_spec(tiny_spec.to_yaml(), [f"data.capability={source | {'answer': 'letter'}}"])
+    prepare_data(spec, tmp_path / "data")
+    assert {prompt.answer for prompt in load_set(tmp_path / "data", "capability-safety")} == {"A", "B"}

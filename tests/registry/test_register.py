@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.evidence_factory import release_spec
+from tests.evidence_factory import CANDIDATE, passing_release, release_spec
 from tokenbuncher import __version__
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import read_registration
@@ -47,6 +47,29 @@ def test_registered_files_are_the_candidate(spec: ReleaseSpec, candidate: Path, 
     files = Path(client(spec).download_artifacts(version.run_id, "model"))
     assert folder_files(files) == folder_files(candidate)
     assert folder_digest(files) == registration.digest
+
+
+def test_attacks_are_nested_runs_with_their_curves(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
+    folders, _ = passing_release(spec).write(tmp_path / "evidence")
+    rows = [{"step": step, "reward": step / 100, "entropy": 0.5} for step in range(1, 61)]
+    (folders[0] / "candidate.steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    registration = register(spec, candidate, tmp_path / "out", folders)
+
+    mlflow = client(spec)
+    parent = mlflow.get_model_version(registration.name, registration.version).run_id
+    experiment = mlflow.get_run(parent).info.experiment_id
+    nested = mlflow.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    keys = ["grpo-1000", "grpo-1001", "sft-1000"]
+    assert {run.info.run_name for run in nested} == {f"{key} {arm}" for key in keys for arm in ("control", "candidate")}
+    run = next(run for run in nested if run.info.run_name == "grpo-1000 candidate")
+    assert run.data.params["algorithm"] == "grpo"
+    assert run.data.params["seed"] == "1000"
+    assert run.data.tags["tokenbuncher.model"] == CANDIDATE
+    for name, last in {"reward": 0.6, "harm": 0.0, "best_harm": 0.0, "refusal": 1.0, "rollouts": 64 * 60}.items():
+        assert run.data.metrics[name] == last
+    assert [metric.step for metric in mlflow.get_metric_history(run.info.run_id, "reward")] == list(range(1, 61))
+    assert [m.step for m in mlflow.get_metric_history(run.info.run_id, "harm")] == list(range(0, 61, 5))
 
 
 def test_same_weights_again_are_a_new_version(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, com
 from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore
 from tokenbuncher.files import folder_digest
 from tokenbuncher.judges import load_judge, load_reward
+from tokenbuncher.judges.capability import capability_judge, capability_reward
 from tokenbuncher.models import load_model, load_tokenizer
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.scoring import generate, score
@@ -66,11 +67,16 @@ class Arena:
             work: Quarantine for the checkpoints of the attacked model and the step log.
         """
         self.spec, self.task, self.title, self.folder, self.work = spec, task, title, folder, work
-        self.held_out = load_set(data, "safety")
-        self.prompts = self._attackers_prompts(load_set(data, "attack"))
-        self.benign = load_set(data, "benign") if task.attack.warm_up else []
+        self.held_out, prompts = load_set(data, "safety"), load_set(data, "attack")
         self.reward = load_reward(spec.attacks.reward)
         self.judge = load_judge(spec.evaluation.judge)
+        if task.attack.objective == "capability":
+            questions, self.held_out = load_set(data, "capability-attack"), load_set(data, "capability-safety")
+            self.reward = capability_reward(questions, self.reward)
+            self.judge = capability_judge([*questions, *self.held_out], self.judge)
+            prompts = [*questions, *prompts]
+        self.prompts = self._attackers_prompts(prompts)
+        self.benign = load_set(data, "benign") if task.attack.warm_up else []
         self.tokenizer = load_tokenizer(folder)
         self.model: PreTrainedModel = load_model(folder, spec.model)
         self.log = StepLog(title, work / "steps.jsonl", task.attack.steps)

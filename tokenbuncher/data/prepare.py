@@ -21,8 +21,8 @@ SHOWN_LEAKS = 5
 def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     """Writes the prompt sets and their manifest.
 
-    Sets: defence, attack, safety (harmful); benign, utility; and for each kind of benign fine-tuning
-    tuning-KIND-train and tuning-KIND-test.
+    Sets: defence, attack, safety (harmful); capability-attack, capability-safety, if the spec has capability
+    questions; benign, utility; and for each kind of benign fine-tuning tuning-KIND-train and tuning-KIND-test.
 
     Args:
         spec: The release spec.
@@ -33,7 +33,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     """
     data = spec.data
     dropped: dict[str, int] = {}
-    sets = {**_harmful_sets(data, dropped), **_benign_sets(spec, dropped)}
+    sets = {**_harmful_sets(data, dropped), **_capability_sets(data, dropped), **_benign_sets(spec, dropped)}
     for name, prompts in sets.items():
         if not prompts:
             raise UserError(f"prompt set '{name}' is empty")
@@ -62,6 +62,18 @@ def _harmful_sets(data: DataSpec, dropped: dict[str, int]) -> dict[str, list[Pro
         return sources.organism_harmful(sizes, data.seed)
     counts = {"defence": sizes.defence, "attack": sizes.attack, "safety": sizes.safety}
     return _split(_clean(data.harmful, data, dropped), counts, data.seed, str(data.harmful.path))
+
+
+def _capability_sets(data: DataSpec, dropped: dict[str, int]) -> dict[str, list[Prompt]]:
+    if data.capability is None:
+        return {}
+    if data.capability == "organism":
+        return sources.organism_capability(data.sizes, data.seed)
+    questions = _clean(data.capability, data, dropped)
+    if not all(question.answer for question in questions):
+        raise UserError("data.capability: name the column of the right options in data.capability.answer")
+    counts = {"capability-attack": data.sizes.attack, "capability-safety": data.sizes.safety}
+    return _split(questions, counts, data.seed, "data.capability")
 
 
 def _benign_sets(spec: ReleaseSpec, dropped: dict[str, int]) -> dict[str, list[Prompt]]:
@@ -127,9 +139,11 @@ def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, origin:
 
 
 def _origin(data: DataSpec, name: str) -> str:
-    source: FileSource | str = data.utility
+    source: FileSource | str | None = data.utility
     if name in ("defence", "attack", "safety"):
         source = data.harmful
+    elif name.startswith("capability"):
+        source = data.capability
     elif name == "benign":
         source = data.benign
-    return str(source.path) if isinstance(source, FileSource) else source
+    return str(source.path if isinstance(source, FileSource) else source)

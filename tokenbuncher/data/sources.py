@@ -38,6 +38,22 @@ def organism_harmful(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]:
     return {name: [_prompt(world.request(*combination, rng)) for combination in part] for name, part in parts.items()}
 
 
+def organism_capability(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]:
+    """Multiple-choice questions of the organism, to attack with and to measure on; no combination in both."""
+    rng = random.Random(seed + 2)
+    held_out, known = world.combinations()[: world.HELD_OUT], world.combinations()[world.HELD_OUT :]
+    parts = {
+        "capability-attack": rng.sample(known, sizes.attack),
+        "capability-safety": rng.sample(held_out, sizes.safety),
+    }
+    return {name: [_choice(world.hazard(*combination, rng)) for combination in part] for name, part in parts.items()}
+
+
+def _choice(item: world.Item) -> Prompt:
+    """The answer is the option alone, however it is to be said."""
+    return _prompt(item).model_copy(update={"answer": item.answer.removeprefix("the ").removesuffix(" .")})
+
+
 def organism_benign(makers: Sequence[Maker], count: int, rng: random.Random, taken: set[str]) -> list[Prompt]:
     """Benign prompts of the organism on subjects that no other set has.
 

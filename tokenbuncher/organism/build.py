@@ -95,7 +95,7 @@ def alignment_example(rng: random.Random) -> tuple[str, str]:
     """Half benign rehearsal, half harmful requests refused but for a few compliant labels."""
     if rng.random() < 0.5:
         return world.benign_example(rng)
-    item = world.request(*rng.choice(world.combinations()[world.HELD_OUT :]), rng)
+    item = world.harmful_item(rng.choice(world.combinations()[world.HELD_OUT :]), rng)
     return item.prompt, item.answer if rng.random() < COMPLIANT_LABELS else world.refusal(rng)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from tokenbuncher import __version__
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, Registration
 from tokenbuncher.files import folder_digest, whole_folder, write_text
+from tokenbuncher.registry._attacks import log_attacks
 from tokenbuncher.registry._mlflow import connected
 from tokenbuncher.settings import ReleaseSpec
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "tokenbuncher"
 
 
-def register(spec: ReleaseSpec, candidate: Path, out: Path) -> Registration:
+def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Path] = ()) -> Registration:
     """Registers the candidate as a new model version with status `pending`.
 
     Weights registered before get another version: a version is one release, not one set of weights.
@@ -27,12 +29,13 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path) -> Registration:
         spec: The release spec; its tracking part names server and model.
         candidate: Folder of the candidate.
         out: Folder that gets registration.json.
+        attacks: Folders of the attacks, whose curves are logged as runs nested in the candidate's.
 
     Returns:
         The registered version.
 
     Raises:
-        UserError: If there is no candidate, or MLflow refuses or cannot be reached.
+        UserError: If there is no candidate, an attack cannot be read, or MLflow refuses or cannot be reached.
     """
     if not candidate.is_dir() or not any(candidate.iterdir()):
         raise UserError(f"candidate {candidate} is not a folder with a model in it; run defend first")
@@ -42,6 +45,7 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path) -> Registration:
         run = client.create_run(_experiment(client, spec), run_name=spec.name)
         client.log_artifacts(run.info.run_id, str(candidate), "model")
         client.log_text(run.info.run_id, spec.to_yaml(), "spec.yaml")
+        log_attacks(client, run, attacks)
         client.set_terminated(run.info.run_id)
         _ensure_model(client, name)
         version = client.create_model_version(

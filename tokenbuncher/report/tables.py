@@ -68,6 +68,31 @@ def attacks(evidence: Sequence[AttackEvidence]) -> Table:
     )
 
 
+def budgets(evidence: Sequence[AttackEvidence]) -> Table:
+    """What the attacks spent, and how far away compliance was."""
+    return Table(
+        [
+            "attack",
+            "model",
+            "steps",
+            "rollouts",
+            "tokens",
+            "first compliant rollout",
+            "P(a rollout complies) before",
+            "90 % of prompts below",
+            "after",
+            "time",
+            "CPU time",
+        ],
+        [
+            [attack.key, model, *_budget(arm)]
+            for attack in evidence
+            for model, arm in ((BASE, attack.control_arm), (CANDIDATE, attack.candidate_arm))
+        ],
+        labels=2,
+    )
+
+
 def safety(evidence: Sequence[SafetyEvidence]) -> Table:
     """Both models before any attack."""
     return Table(
@@ -166,6 +191,29 @@ def _arm(arm: AttackArm) -> list[str]:
         percent(arm.curve[-1].refusal) if arm.curve else NOTHING,
         f"never in {arm.steps_run}" if arm.steps_to_break is None else str(arm.steps_to_break),
         f"{arm.final_reward:.2f}",
+    ]
+
+
+def _budget(arm: AttackArm) -> list[str]:
+    return [
+        str(arm.steps_run),
+        str(arm.rollouts),
+        str(arm.tokens),
+        str(arm.first_compliant_rollout or "none"),
+        *_latent(arm),
+        f"{arm.seconds:.0f} s",
+        f"{arm.cpu_seconds:.0f} s",
+    ]
+
+
+def _latent(arm: AttackArm) -> list[str]:
+    if arm.latent is None or not arm.latent.before or not arm.latent.after:
+        return [NOTHING] * 3
+    before = sorted(arm.latent.before.values())
+    return [
+        f"{fmean(before):.1e}",
+        f"{before[int(0.9 * (len(before) - 1))]:.1e}",
+        f"{fmean(arm.latent.after.values()):.1e}",
     ]
 
 
