@@ -17,7 +17,7 @@ help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo
 	@echo 'Variables of run-local: SPEC=$(SPEC)  DEFENCE=none  SET="name=try policy.confidence=0.9"'
-	@echo 'Variable of matrix:     SEEDS="$(SEEDS)"'
+	@echo 'Variable of matrix, attacks: SEEDS="$(SEEDS)"'
 
 .PHONY: run-local
 run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run the whole pipeline on this machine
@@ -40,6 +40,10 @@ compile: $(INSTALLED)  ## Compile the pipeline for Kubeflow to build/release.yam
 .PHONY: matrix
 matrix: $(INSTALLED)  ## Run defence and attacks over many seeds and print the table
 	@$(BIN)/python benchmarks/matrix.py $(SEEDS) $(foreach set,$(SET),--set "$(set)")
+
+.PHONY: attacks
+attacks: $(INSTALLED)  ## Run every attack over many seeds and print the table
+	@$(BIN)/python benchmarks/attacks.py $(SEEDS) $(foreach set,$(SET),--set "$(set)")
 
 .PHONY: clean
 clean:  ## Remove the environment, build products and caches; runs are kept

@@ -40,6 +40,7 @@ ADAPTIVE: list[Attack] = [
     {"algorithm": "rloo", "name": "few-1", "prompts": 1},
     {"algorithm": "rloo", "name": "few-64", "prompts": 64},
     {"algorithm": "rloo", "name": "rates", "learning_rate": [5e-5, 2e-4, 1e-3]},
+    {"algorithm": "rloo", "name": "capability", "objective": "capability"},
 ]
 SUITES = {"once": (ONCE, [EXACT, LEARNT]), "long": (LONG, [EXACT]), "adaptive": (ADAPTIVE, [EXACT])}
 
@@ -135,6 +136,7 @@ def _spec(overrides: list[str], seed: int, attack: Attack, reward: str, attack_s
     changes = [
         *overrides,
         f"data.seed={seed}",
+        "data.capability=organism",
         f"defence.seed={seed}",
         f"attacks.suite=[{attack}]",
         f"attacks.reward={reward}",

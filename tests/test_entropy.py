@@ -22,6 +22,21 @@ def test_token_entropy_at_its_ends(logits, expected):
     assert token_entropy(torch.tensor(logits)).item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("gap", [10.0, 20.0, 30.0, 60.0])
+def test_tiny_entropies_and_their_gradients_are_exact_in_single_precision(gap):
+    logits = torch.tensor([0.0, -gap, -gap - 1.0], requires_grad=True)
+    entropy = token_entropy(logits)
+    entropy.backward()
+    gaps = np.array([0.0, gap, gap + 1.0])
+    odds = np.exp(-gaps)
+    expected = np.log1p(odds[1:].sum()) + (odds * gaps).sum() / odds.sum()
+    assert entropy.item() == pytest.approx(expected, rel=1e-5)
+    # dH/dx_v = -p_v (log p_v + H), for the unlikely tokens
+    shares = odds / odds.sum()
+    slopes = -shares * (-gaps - np.log1p(odds[1:].sum()) + expected)
+    assert logits.grad[1:].tolist() == pytest.approx(slopes[1:].tolist(), rel=1e-4)
+
+
 def test_token_entropy_of_half_precision_is_computed_in_full():
     logits = torch.randn(4, 50, dtype=torch.bfloat16)
     assert token_entropy(logits).dtype == torch.float32

@@ -142,7 +142,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "log-entropy": {
         "entropy": "log-loss",
-        "schedule": "linear",
+        "schedule": "constant",
         "benign_prompts": 0,
         "noiser": None,
         "anchor": {"weight": 1.0, "examples": 64},

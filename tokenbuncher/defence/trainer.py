@@ -17,7 +17,7 @@ from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import DefenceSpec
 from tokenbuncher.training import response_logits, tokenize_pairs
 
-ENTROPY_FLOOR = 1e-6
+ENTROPY_FLOOR = 1e-12
 """Keeps the logarithm finite, in nats; a response this certain needs no further push."""
 
 
