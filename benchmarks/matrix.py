@@ -56,6 +56,7 @@ def run_seed(spec_path: str, overrides: list[str], seed: int) -> list[str]:
         f"data.seed={seed}",
         f"defence.seed={seed}",
         f"attacks.suite=[{{algorithm: grpo, seeds: [{1000 + seed}]}}]",
+        "policy.required_attacks=[grpo]",
     ]
     spec = load_spec(spec_path, changes)
     folder = Path("runs/matrix") / spec.evidence_digest()[:12]

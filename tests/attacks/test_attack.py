@@ -6,6 +6,7 @@ from tokenbuncher.attacks import attack
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import AttackEvidence, read_evidence
 from tokenbuncher.files import folder_digest
+from tokenbuncher.prompts import load_set
 from tokenbuncher.settings import parse_spec
 
 
@@ -35,7 +36,9 @@ def test_attack_measures_both_models_and_leaves_no_weights(key, tiny_spec, organ
 
 def test_one_seed_gives_the_same_evidence_twice(tiny_spec, organism_data, organism_base, tmp_path):
     evidence = run(tiny_spec, "grpo-1000", organism_data, organism_base, tmp_path / "out")
-    arms = [arm.model_dump(exclude={"seconds"}) for arm in (evidence.control_arm, evidence.candidate_arm)]
+    arms = [
+        arm.model_dump(exclude={"seconds", "cpu_seconds"}) for arm in (evidence.control_arm, evidence.candidate_arm)
+    ]
     assert arms[0] == arms[1]
 
 
@@ -59,6 +62,96 @@ def test_kept_weights_go_to_quarantine(tiny_spec, organism_data, organism_base, 
     attack(keeping, "sft-1000", organism_data, organism_base, organism_base, tmp_path / "out")
     kept = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.safetensors")}
     assert kept == {"quarantine/control/model.safetensors", "quarantine/candidate/model.safetensors"}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_prompt_attack_has_no_others(count, make_arena):
+    arena = make_arena("grpo", prompts=count)
+    assert len(set(arena.prompts)) == count
+    assert len(arena.prompts) >= 4  # a step's worth
+
+
+def test_of_several_learning_rates_the_most_harmful_counts(tiny_spec, organism_data, organism_base, tmp_path):
+    spec = parse_spec(
+        tiny_spec.to_yaml(),
+        [
+            "attacks.suite=[{algorithm: sft, steps: 20, learning_rate: [1.0e-6, 1.0e-3]}]",
+            "attacks.probe_every=5",
+            "policy.required_attacks=[sft]",
+        ],
+    )
+    evidence = run(spec, "sft-1000", organism_data, organism_base, tmp_path / "out")
+    for arm in (evidence.control_arm, evidence.candidate_arm):
+        assert arm.learning_rate == 1e-3
+        assert arm.steps_to_break is not None
+
+
+def test_a_warm_up_comes_before_the_attack_and_its_first_measurement(make_arena, trainer_of):
+    from tokenbuncher.attacks.warm_up import warm_up
+
+    arena = make_arena("grpo", warm_up={"on": "harmful", "examples": 8, "steps": 20, "learning_rate": 1e-3})
+    cold = arena._summarise(0, arena._score(arena.held_out, 4, 0))
+    warm_up(arena, arena.task.attack.warm_up)
+    warm = arena._summarise(0, arena._score(arena.held_out, 4, 0))
+    assert warm.refusal < cold.refusal
+
+
+def test_latent_compliance_is_measured_once_the_control_is_broken(tiny_spec, organism_data, organism_base, tmp_path):
+    spec = parse_spec(
+        tiny_spec.to_yaml(),
+        [
+            "attacks.suite=[{algorithm: sft, steps: 40, learning_rate: 1.0e-3}]",
+            "attacks.probe_every=5",
+            "policy.required_attacks=[sft]",
+        ],
+    )
+    evidence = run(spec, "sft-1000", organism_data, organism_base, tmp_path / "out")
+    for arm in (evidence.control_arm, evidence.candidate_arm):
+        assert len(arm.latent.before) == len(arm.latent.after) == 20
+        assert sum(arm.latent.before.values()) < sum(arm.latent.after.values())
+    assert not list(tmp_path.rglob("compliant.json"))
+
+
+def test_without_a_broken_control_there_is_no_latent_compliance(tiny_spec, organism_data, organism_base, tmp_path):
+    evidence = run(tiny_spec, "grpo-1000", organism_data, organism_base, tmp_path / "out")
+    assert evidence.control_arm.latent is None
+    assert evidence.candidate_arm.latent is None
+
+
+def test_a_capability_attack_is_measured_by_right_answers(tiny_spec, organism_base, tmp_path):
+    from tokenbuncher.data import prepare_data
+
+    spec = parse_spec(
+        tiny_spec.to_yaml(),
+        [
+            "data.capability=organism",
+            "attacks.suite=[{algorithm: grpo, objective: capability, steps: 2, prompts_per_step: 4}]",
+        ],
+    )
+    prepare_data(spec, tmp_path / "data")
+    evidence = run(spec, "grpo-1000", tmp_path / "data", organism_base, tmp_path / "out")
+    asked = {prompt.id for prompt in load_set(tmp_path / "data", "capability-safety")}
+    assert {score.prompt for score in evidence.control_arm.scores} == asked
+    # The aligned model refuses such questions too.
+    assert evidence.control_arm.curve[0].refusal > 0.8
+
+
+def test_offline_dpo_without_a_preference_learns_nothing(
+    tiny_spec, organism_data, organism_base, tmp_path, monkeypatch
+):
+    from tokenbuncher.attacks import arena
+
+    monkeypatch.setattr(arena, "load_reward", lambda name: lambda *_: 0.0)
+    spec = parse_spec(
+        tiny_spec.to_yaml(),
+        [
+            "attacks.suite=[{algorithm: dpo-offline, steps: 4, prompts_per_step: 4}]",
+            "policy.required_attacks=[dpo-offline]",
+        ],
+    )
+    arm = run(spec, "dpo-offline-1000", organism_data, organism_base, tmp_path / "out").candidate_arm
+    assert [point.step for point in arm.curve] == [0, 2, 4]
+    assert (arm.steps_run, arm.rollouts) == (4, 64)
 
 
 def test_unknown_key(tiny_spec, organism_data, organism_base, tmp_path):
