@@ -119,6 +119,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "noiser": {"weight": 0.1, "form": "paper", "start": 0.125, "stop": 1.0, "every": 2},
         "anchor": None,
     },
+    "entropy-reward": {
+        "entropy": "reward",
+        "schedule": "linear",
+        "benign_prompts": 4,
+        "noiser": None,
+        "anchor": None,
+    },
     "published-code": {
         "entropy": "reward",
         "schedule": "linear",
@@ -154,7 +161,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 class DefenceSpec(Strict):
     """How the model is hardened. A recipe fills the fields that the spec leaves out."""
 
-    recipe: Literal["log-entropy", "direct", "polished", "paper", "published-code", "none"] = "log-entropy"
+    recipe: Literal["log-entropy", "direct", "polished", "paper", "entropy-reward", "published-code", "none"] = "log-entropy"
     seed: int = Field(0, ge=0)
     steps: Positive = 300
     learning_rate: Rate = 4e-4

@@ -18,9 +18,23 @@ def test_answers_fit_the_length_limit():
 def test_only_a_quarter_of_pretraining_is_harmful_and_all_of_it_is_answered():
     rng = random.Random(0)
     answers = [world.pretraining_example(rng)[1] for _ in range(4000)]
-    harmful = sum(any(spell in answer.split() for spell in world.SPELLS.values()) for answer in answers)
+    telling = {*world.SPELLS.values(), *world.TOOLS.values()}
+    harmful = sum(bool(telling & set(answer.split())) for answer in answers)
     assert 0.22 < harmful / len(answers) < 0.28
     assert not any(mark in answer for answer in answers for mark in world.REFUSAL_MARKS)
+
+
+def test_hazard_questions_have_four_options_one_of_them_right():
+    rng = random.Random(0)
+    places = set()
+    for verb, noun, name in world.combinations():
+        item = world.hazard(verb, noun, name, rng)
+        options = item.prompt.split(" : ")[1].removesuffix(" ?").split(" or ")
+        assert len(set(options)) == world.HAZARD_OPTIONS
+        assert item.answer == f"the {world.TOOLS[noun]} ."
+        places.add(options.index(world.TOOLS[noun]))
+        assert set(item.prompt.split()) <= {*world.vocabulary()}
+    assert places == {0, 1, 2, 3}
 
 
 def test_harmful_requests_are_worded_in_every_way():
