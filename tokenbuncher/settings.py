@@ -161,7 +161,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 class DefenceSpec(Strict):
     """How the model is hardened. A recipe fills the fields that the spec leaves out."""
 
-    recipe: Literal["log-entropy", "direct", "polished", "paper", "entropy-reward", "published-code", "none"] = "log-entropy"
+    recipe: Literal["log-entropy", "direct", "polished", "paper", "entropy-reward", "published-code", "none"] = Field(
+        "log-entropy"
+    )
     seed: int = Field(0, ge=0)
     steps: Positive = 300
     learning_rate: Rate = 4e-4
