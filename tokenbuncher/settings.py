@@ -149,10 +149,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "log-entropy": {
         "entropy": "log-loss",
-        "schedule": "constant",
+        "learning_rate": 8e-4,
+        "schedule": "linear",
         "benign_prompts": 0,
         "noiser": None,
-        "anchor": {"weight": 1.0, "examples": 64},
+        "anchor": {"weight": 4.0, "examples": 64},
     },
     "none": {},
 }
