@@ -18,7 +18,7 @@ CLOSE = {"rel": 1e-5, "abs": 1e-5}
 
 def reward_of(response):
     """Any figure that differs from response to response."""
-    return sum(map(ord, response)) % 17 / 16
+    return float(sum(map(ord, response)) % 17)
 
 
 class Batch:
@@ -159,11 +159,12 @@ def test_ppo_value_loss():
 
 def test_ppo_critic_learns_and_the_policy_s_optimizer_leaves_it_alone(made):
     trainer, it = made("ppo")
+    it.batch["returns"] = torch.ones_like(it.batch["returns"])
     errors = []
-    for _ in range(20):
+    for _ in range(60):
         trainer._compute_loss(trainer.model, it.batch)
         errors.append((((trainer.values(it.batch) - it.batch["returns"]) * it.batch["completion_mask"]) ** 2).sum())
-    assert errors[-1] < 0.5 * errors[0]
+    assert errors[-1] < 0.1 * errors[0]
     trainer.create_optimizer()
     ours = {id(weights) for weights in trainer.critic.parameters()}
     assert not ours & {id(w) for group in trainer.optimizer.param_groups for w in group["params"]}
