@@ -13,6 +13,7 @@ from tests.evidence_factory import (
     passing_release,
     piece_name,
 )
+from tokenbuncher.evidence import LatentCompliance
 from tokenbuncher.report import render
 from tokenbuncher.report.charts import harm_chart
 
@@ -57,7 +58,14 @@ def test_page_is_whole_and_balanced():
     page = Page(report(RELEASE))
     assert page.open == []
     assert page.count("svg") == 3 + 2
-    assert page.count("table") == 6
+    assert page.count("table") == 7
+
+
+def test_what_an_attack_spent_and_how_far_compliance_was_are_shown():
+    latent = LatentCompliance(before={"a": 2e-9, "b": 4e-9}, after={"a": 1e-3, "b": 3e-3})
+    arm = changed(RELEASE.piece("grpo-1000").candidate_arm, latent=latent, first_compliant_rollout=77)
+    text = " ".join(filter(None, Page(report(RELEASE.with_piece("grpo-1000", candidate_arm=arm))).text))
+    assert "defended 60 3840 38400 77 3.0e-09 2.0e-09 2.0e-03 20 s 20 s" in text
 
 
 def test_page_needs_nothing_from_elsewhere():

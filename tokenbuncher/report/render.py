@@ -40,6 +40,7 @@ def render(verdict: Verdict, evidence: Sequence[AttackEvidence | SafetyEvidence 
         verdict=verdict,
         findings=tables.findings(verdict),
         attacks=tables.attacks(attacks),
+        budgets=tables.budgets(attacks),
         harm_charts=[harm_chart(attack) for attack in attacks],
         safety=tables.safety(safety),
         utility=tables.utility(utility),
