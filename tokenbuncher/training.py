@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 from trl import SFTConfig
+from trl.trainer.utils import RepeatSampler
 
 from tokenbuncher.files import write_text
 from tokenbuncher.progress import Progress
@@ -277,6 +278,15 @@ class Checkpoints(TrainerCallback):
         """The caller's state at the newest whole checkpoint."""
         last = self.last()
         return (last / STATE).read_text() if last else None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Brings TRL's sampler to where it was: it draws its order anew each epoch, and forgets that on a resume."""
+        sampler = getattr(getattr(kwargs.get("train_dataloader"), "batch_sampler", None), "sampler", None)
+        if isinstance(sampler, RepeatSampler):
+            for _ in range(int((state.epoch or 0.0) + 1e-6)):
+                torch.randperm(sampler.num_samples, generator=sampler.generator)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Completes the checkpoint that the trainer has just written."""

@@ -21,10 +21,10 @@ ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entr
 
 @pytest.fixture
 def spec_of(tiny_spec, tmp_path):
-    """A release whose one attack has that algorithm, six steps long."""
+    """A release whose one attack has that algorithm, eight steps long: two passes over the prompts."""
 
     def make(algorithm, where="runs", **changes):
-        settings = {"algorithm": algorithm, "steps": 6, "prompts_per_step": 4, "learning_rate": 1e-3} | changes
+        settings = {"algorithm": algorithm, "steps": 8, "prompts_per_step": 8, "learning_rate": 1e-3} | changes
         return parse_spec(
             tiny_spec.to_yaml(),
             [
@@ -32,7 +32,8 @@ def spec_of(tiny_spec, tmp_path):
                 f"policy.required_attacks=[{algorithm}]",
                 "attacks.reward=organism-exact",
                 "attacks.break_at=1.0",
-                "defence.steps=6",
+                "defence.steps=8",
+                "defence.prompts_per_step=8",
                 "output.checkpoint_every=2",
                 f"output.root={tmp_path / where}",
             ],
@@ -87,8 +88,8 @@ def test_an_interrupted_attack_ends_with_the_figures_of_an_unbroken_one(
     models = organism_data, organism_base, organism_base
     attack(spec_of(algorithm, "unbroken", **changes), f"{algorithm}-1000", *models, tmp_path / "unbroken.out")
     spec = spec_of(algorithm, **changes)
-    for time in (1, 2):  # the control at step 5, then what goes on from step 4 at step 5 again
-        undo = interrupted(5, time)
+    for time in (1, 2):  # the control at step 7, then what goes on from step 6 at step 7 again
+        undo = interrupted(7, time)
         with pytest.raises(KeyboardInterrupt):
             attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
         undo()
@@ -109,7 +110,7 @@ def test_an_interrupted_defence_ends_with_the_same_weights(
         parse_spec(spec_of("grpo", where).to_yaml(), [f"defence.recipe={recipe}"]) for where in ("unbroken", "runs")
     )
     defend(unbroken, organism_data, organism_base, tmp_path / "unbroken.out")
-    undo = interrupted(5)
+    undo = interrupted(7)
     with pytest.raises(KeyboardInterrupt):
         defend(spec, organism_data, organism_base, tmp_path / "out")
     undo()
@@ -127,7 +128,7 @@ def test_a_killed_process_goes_on_from_its_last_whole_checkpoint(spec_of, organi
     command += ["--out", tmp_path / "out"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert any("control: step 4" in line for line in process.stdout)
+        assert any("control: step 6" in line for line in process.stdout)
         process.send_signal(signal.SIGKILL)
     # A checkpoint that was cut off while it was written.
     work = next((tmp_path / "runs" / "quarantine").glob("*/control-*"))
@@ -154,5 +155,5 @@ def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organi
 def test_the_step_log_has_every_step_once(spec_of, organism_data, organism_base, tmp_path):
     attack(spec_of("ppo"), "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert all({"reward", "entropy", "kl", "grad_norm", "zero_variance_groups"} <= set(row) for row in rows)
