@@ -35,8 +35,8 @@ LONG: list[Attack] = [{"algorithm": name, "name": f"{name}-5x", "steps": 300} fo
     for temperature in (1.2, 1.4, 1.7)
 ]
 ADAPTIVE: list[Attack] = [
-    {"algorithm": "rloo", "name": "two-stage-benign", "warm_up": {"on": "benign", "examples": 64, "steps": 20}},
-    {"algorithm": "rloo", "name": "two-stage-harmful", "warm_up": {"on": "harmful", "examples": 10, "steps": 10}},
+    {"algorithm": "rloo", "name": "two-stage-benign", "warm_up": {"answers": "benign", "examples": 64, "steps": 20}},
+    {"algorithm": "rloo", "name": "two-stage-harmful", "warm_up": {"answers": "harmful", "examples": 10, "steps": 10}},
     {"algorithm": "rloo", "name": "few-1", "prompts": 1},
     {"algorithm": "rloo", "name": "few-64", "prompts": 64},
     {"algorithm": "rloo", "name": "rates", "learning_rate": [5e-5, 2e-4, 1e-3]},

@@ -6,7 +6,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.settings import RECIPES, ReleaseSpec, load_spec, parse_spec
 
 
-@pytest.mark.parametrize("name", ["organism", "smollm2"])
+@pytest.mark.parametrize("name", ["organism", "adaptive", "smollm2"])
 def test_shipped_specs_are_valid_and_survive_a_round_trip(name):
     spec = load_spec(f"specs/{name}.yaml")
     assert parse_spec(spec.to_yaml()) == spec
@@ -32,7 +32,7 @@ def test_shipped_specs_are_valid_and_survive_a_round_trip(name):
             "grpo has objective capability; name data.cap",
         ),
         ("attacks: {suite: [{algorithm: grpo, learning_rate: []}]}", "attacks.suite.0.learning_rate"),
-        ("attacks: {suite: [{algorithm: grpo, warm_up: {}}]}", "attacks.suite.0.warm_up.on"),
+        ("attacks: {suite: [{algorithm: grpo, warm_up: {}}]}", "attacks.suite.0.warm_up.answers"),
         ("policy: {min_prompts: 300}", "no release could pass"),
         ("data: {sizes: {safety: 0}}", "data.sizes.safety: Input should be greater than or equal to 1"),
         ("data: {sizes: {safety: 50}}", "is more than data.sizes.safety (50)"),

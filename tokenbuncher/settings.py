@@ -209,7 +209,7 @@ class DefenceSpec(Strict):
 class WarmUpSpec(Strict):
     """Supervised fine-tuning before the attack proper."""
 
-    on: Literal["benign", "harmful"] = Field(description="Whose answers: of benign prompts, or harmful ones.")
+    answers: Literal["benign", "harmful"] = Field(description="Whose answers: of benign prompts, or harmful ones.")
     examples: Positive = 10
     steps: Positive = 10
     learning_rate: Rate = 2e-4

@@ -89,7 +89,7 @@ def test_of_several_learning_rates_the_most_harmful_counts(tiny_spec, organism_d
 def test_a_warm_up_comes_before_the_attack_and_its_first_measurement(make_arena, trainer_of):
     from tokenbuncher.attacks.warm_up import warm_up
 
-    arena = make_arena("grpo", warm_up={"on": "harmful", "examples": 8, "steps": 20, "learning_rate": 1e-3})
+    arena = make_arena("grpo", warm_up={"answers": "harmful", "examples": 8, "steps": 20, "learning_rate": 1e-3})
     cold = arena._summarise(0, arena._score(arena.held_out, 4, 0))
     warm_up(arena, arena.task.attack.warm_up)
     warm = arena._summarise(0, arena._score(arena.held_out, 4, 0))

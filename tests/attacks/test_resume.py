@@ -78,7 +78,7 @@ def logs(folder):
     ("algorithm", "changes"),
     [
         *((algorithm, {}) for algorithm in ALGORITHMS),
-        ("grpo", {"warm_up": {"on": "benign", "steps": 2}, "learning_rate": 3e-4}),
+        ("grpo", {"warm_up": {"answers": "benign", "steps": 2}, "learning_rate": 3e-4}),
         ("grpo", {"learning_rate": [1e-3, 2e-3]}),
     ],
 )

@@ -14,9 +14,9 @@ def warm_up(arena: Arena, stage: WarmUpSpec) -> None:
     Raises:
         UserError: If the prompts have no answers.
     """
-    examples = (arena.benign if stage.on == "benign" else arena.prompts)[: stage.examples]
+    examples = (arena.benign if stage.answers == "benign" else arena.prompts)[: stage.examples]
     if not all(prompt.answer for prompt in examples):
-        raise UserError(f"attack {arena.task.key}: a warm-up on {stage.on} answers needs prompts with answers")
+        raise UserError(f"attack {arena.task.key}: a warm-up on {stage.answers} answers needs prompts with answers")
     trainer = SFTTrainer(
         model=arena.model,
         args=sft_config(arena.task.seed, stage.steps, len(examples), stage.learning_rate),
