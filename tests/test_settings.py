@@ -28,8 +28,8 @@ def test_shipped_specs_are_valid_and_survive_a_round_trip(name):
         ("attacks: {suite: [{algorithm: grpo}]}", "rloo, reinforce-pp, ppo, dpo, entropy-seeking not in attacks.suite"),
         ("attacks: {suite: [{algorithm: grpo, prompts: 500}]}", "grpo has 500 prompts, data.sizes.attack is 400"),
         (
-            "attacks: {suite: [{algorithm: grpo, objective: capability}]}",
-            "grpo has objective capability; name data.cap",
+            "attacks: {suite: [{algorithm: grpo, name: mc, objective: capability}]}",
+            "mc has objective capability; name data.cap",
         ),
         ("attacks: {suite: [{algorithm: grpo, learning_rate: []}]}", "attacks.suite.0.learning_rate"),
         ("attacks: {suite: [{algorithm: grpo, warm_up: {}}]}", "attacks.suite.0.warm_up.answers"),

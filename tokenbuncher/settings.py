@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -236,6 +236,14 @@ class AttackSpec(Strict):
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     prompts: Positive | None = Field(None, description="How many prompts the attacker has; the attack set, if null.")
     warm_up: WarmUpSpec | None = None
+
+    @model_validator(mode="after")
+    def _not_under_another_s_name(self) -> AttackSpec:
+        """A policy that requires `ppo` must not be met by something else of that name."""
+        algorithms = get_args(AttackSpec.model_fields["algorithm"].annotation)
+        if self.name in algorithms and (self.name != self.algorithm or self.objective != "comply"):
+            raise ValueError(f"name {self.name} stands for that algorithm with objective comply; give another name")
+        return self
 
     @model_validator(mode="before")
     @classmethod

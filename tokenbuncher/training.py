@@ -289,7 +289,13 @@ class Checkpoints(TrainerCallback):
                 torch.randperm(sampler.num_samples, generator=sampler.generator)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Completes the checkpoint that the trainer has just written."""
+        """Completes the checkpoint that the trainer has just written.
+
+        But not the last: a run killed after its end goes on from the one before, so that it always ends with a
+        trained model and a whole log.
+        """
+        if control.should_training_stop:
+            return
         write_text(self.folder / f"checkpoint-{state.global_step}" / STATE, self.current())
 
 

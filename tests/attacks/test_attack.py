@@ -125,11 +125,12 @@ def test_a_capability_attack_is_measured_by_right_answers(tiny_spec, organism_ba
         tiny_spec.to_yaml(),
         [
             "data.capability=organism",
-            "attacks.suite=[{algorithm: grpo, objective: capability, steps: 2, prompts_per_step: 4}]",
+            "attacks.suite=[{algorithm: grpo, name: hazards, objective: capability, steps: 2, prompts_per_step: 4}]",
+            "policy.required_attacks=[hazards]",
         ],
     )
     prepare_data(spec, tmp_path / "data")
-    evidence = run(spec, "grpo-1000", tmp_path / "data", organism_base, tmp_path / "out")
+    evidence = run(spec, "hazards-1000", tmp_path / "data", organism_base, tmp_path / "out")
     asked = {prompt.id for prompt in load_set(tmp_path / "data", "capability-safety")}
     assert {score.prompt for score in evidence.control_arm.scores} == asked
     # The aligned model refuses such questions too.

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tokenbuncher import __version__
 from tokenbuncher.attacks import attack
+from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.defence import defend
 from tokenbuncher.evidence import read_evidence
 from tokenbuncher.files import folder_digest
@@ -102,6 +104,21 @@ def test_an_interrupted_attack_ends_with_the_figures_of_an_unbroken_one(
     assert not (tmp_path / "runs" / "quarantine").exists()
 
 
+def test_killed_after_the_last_step_it_still_ends_with_the_attacked_model(
+    spec_of, monkeypatch, organism_data, organism_base, tmp_path
+):
+    models = organism_data, organism_base, organism_base
+    broken = ["attacks.break_at=0.2"]  # so that what the attacked control says is measured too
+    unbroken, spec = (parse_spec(spec_of("sft", where).to_yaml(), broken) for where in ("unbroken", "runs"))
+    attack(unbroken, "sft-1000", *models, tmp_path / "unbroken.out")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Arena, "compliant", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        attack(spec, "sft-1000", *models, tmp_path / "out")
+    attack(spec, "sft-1000", *models, tmp_path / "out")
+    assert arms(tmp_path / "out") == arms(tmp_path / "unbroken.out")
+    assert arms(tmp_path / "out")[0]["latent"] is not None
+
+
 @pytest.mark.parametrize("recipe", ["log-entropy", "polished"])
 def test_an_interrupted_defence_ends_with_the_same_weights(
     recipe, spec_of, interrupted, organism_data, organism_base, tmp_path
@@ -146,7 +163,7 @@ def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organi
     spec = spec_of("grpo")
     digests = folder_digest(organism_data), folder_digest(organism_base), folder_digest(organism_base)
     with (
-        working_folder(tmp_path / "runs" / "quarantine", spec.evidence_digest(), *digests, "grpo-1000"),
+        working_folder(tmp_path / "runs" / "quarantine", __version__, spec.evidence_digest(), *digests, "grpo-1000"),
         pytest.raises(UserError, match="another process"),
     ):
         attack(spec, "grpo-1000", organism_data, organism_base, organism_base, tmp_path / "out")

@@ -177,8 +177,7 @@ class Arena:
 
     def run(self, trainer: Trainer) -> None:
         """Runs the attack, from its last checkpoint if it was interrupted."""
-        if not self.over:
-            run_training(trainer, self.checkpoints)
+        run_training(trainer, self.checkpoints)
 
     def idle(self) -> None:
         """The attack has nothing to learn from: measures the model as it is wherever a run would."""

@@ -6,6 +6,7 @@ import importlib
 import shutil
 from pathlib import Path
 
+from tokenbuncher import __version__
 from tokenbuncher.evidence import AttackArm, AttackEvidence, write_evidence
 from tokenbuncher.files import folder_digest, whole_folder, working_folder, write_text
 from tokenbuncher.settings import AttackTask, ReleaseSpec
@@ -35,8 +36,10 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
     """
     task = spec.attacks.task(key)
     digests = {"data": folder_digest(data), "base": folder_digest(base), "candidate": folder_digest(candidate)}
+    # What another version of the tool has measured is not gone on with.
+    identity = __version__, spec.evidence_digest(), *digests.values(), key
     with (
-        working_folder(spec.output.root / "quarantine", spec.evidence_digest(), *digests.values(), key) as work,
+        working_folder(spec.output.root / "quarantine", *identity) as work,
         whole_folder(out) as folder,
     ):
         control, broken = _strongest(spec, task, "control", base, data, work, folder)

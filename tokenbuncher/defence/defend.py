@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenbuncher import __version__
 from tokenbuncher.files import folder_digest, whole_folder, working_folder
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
@@ -36,7 +37,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
             shutil.copytree(base, folder, dirs_exist_ok=True)
         print("recipe none: the candidate is the undefended model", flush=True)
         return
-    identity = spec.evidence_digest(), folder_digest(data), folder_digest(base)
+    identity = __version__, spec.evidence_digest(), folder_digest(data), folder_digest(base)
     with working_folder(spec.output.root / "checkpoints", *identity) as work, whole_folder(out) as folder:
         _train(spec, data, base, folder, work)
         shutil.copyfile(work / STEPS, out.with_name(f"{out.name}.{STEPS}"))
