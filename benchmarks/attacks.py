@@ -37,6 +37,10 @@ LONG: list[Attack] = [{"algorithm": name, "name": f"{name}-5x", "steps": 300} fo
 ADAPTIVE: list[Attack] = [
     {"algorithm": "rloo", "name": "two-stage-benign", "warm_up": {"answers": "benign", "examples": 64, "steps": 20}},
     {"algorithm": "rloo", "name": "two-stage-harmful", "warm_up": {"answers": "harmful", "examples": 10, "steps": 10}},
+    {"algorithm": "entropy-seeking", "name": "tiny-epsilon", "adam_epsilon": 1e-20},
+    {"algorithm": "ppo", "name": "ppo-tiny-epsilon", "adam_epsilon": 1e-20},
+    {"algorithm": "rloo", "name": "noise", "weight_noise": 0.2},
+    {"algorithm": "rloo", "name": "hot-2-5", "temperature": 2.5},
     {"algorithm": "rloo", "name": "few-1", "prompts": 1},
     {"algorithm": "rloo", "name": "few-64", "prompts": 64},
     {"algorithm": "rloo", "name": "rates", "learning_rate": [5e-5, 2e-4, 1e-3]},
@@ -64,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", nargs="+", type=int)
     parser.add_argument("--suite", choices=SUITES, action="append")
-    parser.add_argument("--attack-seeds", nargs="+", type=int, default=[1000, 1001, 1002])
+    parser.add_argument("--attack-seeds", nargs="+", type=int, default=[1000, 1001, 1002], help="default: %(default)s")
     parser.add_argument("--only", nargs="+", help="names of attacks")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD.PATH=VALUE")
     parser.add_argument("--workers", type=int, default=2)

@@ -42,6 +42,8 @@ def test_shipped_specs_are_valid_and_survive_a_round_trip(name):
         ("tracking: {model_name: a/b}", "tracking.model_name"),
         ("- a list", "must be a mapping"),
         ("a: [", "is not YAML"),
+        ("policy: {confidence: 0.99}\npolicy: {}", "key 'policy' stands twice"),
+        ("policy: {confidence: 0.99, confidence: 0.6}", "key 'confidence' stands twice"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_field(text, telling):

@@ -235,6 +235,12 @@ class AttackSpec(Strict):
     kl_coefficient: Annotated[float, Field(ge=0.0)] = 1e-3
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     prompts: Positive | None = Field(None, description="How many prompts the attacker has; the attack set, if null.")
+    adam_epsilon: Annotated[float, Field(gt=0.0)] = Field(
+        1e-8, description="A tiny one makes full-size steps of gradients that a defence has made vanish."
+    )
+    weight_noise: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Gaussian noise on each weight before the attack, as a share of its tensor's own spread."
+    )
     warm_up: WarmUpSpec | None = None
 
     @model_validator(mode="after")
@@ -459,6 +465,19 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML without repeated keys, of which PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str) else None)
+        return super().construct_mapping(node, deep)
+
+
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> ReleaseSpec:
     """Reads a release spec from a YAML file.
 
@@ -482,7 +501,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> ReleaseSpec:
 def parse_spec(text: str, overrides: Sequence[str] = (), origin: str = "spec") -> ReleaseSpec:
     """The spec of a YAML text; see `load_spec`."""
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise UserError(f"{origin} is not YAML: {error}") from error
     document = {} if document is None else document

@@ -50,6 +50,7 @@ def trainer_arguments(
     schedule: str = "constant",
     checkpoints: Checkpoints | None = None,
     updates: int = 1,
+    adam_epsilon: float = 1e-8,
 ) -> dict[str, Any]:
     """Arguments that every TRL trainer here takes.
 
@@ -61,6 +62,7 @@ def trainer_arguments(
         schedule: constant, linear or cosine.
         checkpoints: Where to leave checkpoints; without, the training cannot be resumed.
         updates: Optimizer updates in each step.
+        adam_epsilon: What Adam adds to the root of its second moment.
     """
     return {
         "output_dir": str(checkpoints.folder if checkpoints else Path(tempfile.gettempdir()) / "tokenbuncher-trainer"),
@@ -71,6 +73,7 @@ def trainer_arguments(
         "lr_scheduler_type": schedule,
         "warmup_steps": 0,
         "adam_beta2": 0.99,
+        "adam_epsilon": adam_epsilon,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "bf16": False,

@@ -96,6 +96,24 @@ def test_a_warm_up_comes_before_the_attack_and_its_first_measurement(make_arena,
     assert warm.refusal < cold.refusal
 
 
+def test_noise_is_a_share_of_each_tensor_s_own_spread(make_arena):
+    import torch
+
+    from tokenbuncher.attacks.warm_up import add_noise
+
+    noisy, clean = make_arena("grpo").model, make_arena("grpo").model
+    add_noise(noisy, 0.2, seed=3)
+    moved = {
+        name: ((weight - before).std(correction=0) / before.std(correction=0)).item()
+        for (name, weight), before in zip(noisy.named_parameters(), clean.parameters(), strict=True)
+        if before.numel() > 1000
+    }
+    assert moved
+    assert all(abs(share - 0.2) < 0.02 for share in moved.values())
+    add_noise(clean, 0.2, seed=3)
+    assert all(torch.equal(one, two) for one, two in zip(noisy.parameters(), clean.parameters(), strict=True))
+
+
 def test_latent_compliance_is_measured_once_the_control_is_broken(tiny_spec, organism_data, organism_base, tmp_path):
     spec = parse_spec(
         tiny_spec.to_yaml(),

@@ -129,6 +129,7 @@ class Arena:
             attack.learning_rate,
             checkpoints=self.checkpoints,
             updates=epochs,
+            adam_epsilon=attack.adam_epsilon,
         )
 
     def rollouts(self, epochs: int = 1) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _run(
     """One run on one model, or what is left of it; `broken` is where the undefended model was attacked."""
     from tokenbuncher.attacks.arena import Arena
     from tokenbuncher.attacks.latent import read_compliant, write_compliant
-    from tokenbuncher.attacks.warm_up import warm_up
+    from tokenbuncher.attacks.warm_up import add_noise, warm_up
     from tokenbuncher.models import save_model
 
     done = place / "arm.json"
@@ -112,6 +112,7 @@ def _run(
         return AttackArm.model_validate_json(done.read_text())
     attack = task.attack.model_copy(update={"learning_rate": rate})
     arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, model, data, place)
+    add_noise(arena.model, attack.weight_noise, task.seed)
     if attack.warm_up and not arena.measured.curve:
         warm_up(arena, attack.warm_up)
     importlib.import_module(f"tokenbuncher.attacks.{attack.algorithm.replace('-', '_')}").train(arena)

@@ -1,11 +1,29 @@
-"""The first stage of a two-stage attack: a little supervised fine-tuning, on benign or on few harmful answers."""
+"""What an attacker may do before the attack proper: noise on the weights, a little supervised fine-tuning."""
 
+import torch
 from trl import SFTTrainer
 
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import WarmUpSpec
 from tokenbuncher.training import StepLog, run_training, sft_config, sft_dataset
+
+
+@torch.no_grad()
+def add_noise(model: torch.nn.Module, share: float, seed: int) -> None:
+    """Moves a model off the flat spot where a defence has left it, in place.
+
+    Args:
+        model: The model.
+        share: Standard deviation of the noise on each weight, as a share of its tensor's own.
+        seed: Of the noise.
+    """
+    if not share:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        noise = torch.randn(weight.shape, generator=generator).to(weight)
+        weight.add_(noise * share * weight.std(correction=0))
 
 
 def warm_up(arena: Arena, stage: WarmUpSpec) -> None:
