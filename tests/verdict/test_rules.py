@@ -272,8 +272,11 @@ def test_fine_tuning_that_taught_the_undefended_model_too_little_shows_nothing(g
     assert found(release, "fine-tuning-control", "rl").outcome is outcome
 
 
-def test_release_without_fine_tuning_passes_if_the_spec_wants_none():
-    assert passing_release(release_spec(evaluation={"fine_tuning": None})).judge().outcome is Outcome.PASS
+WITHOUT_TUNING = release_spec(evaluation={"fine_tuning": None}, policy={"max_fine_tuning_drop": None})
+
+
+def test_release_without_fine_tuning_passes_if_the_policy_asks_for_none():
+    assert passing_release(WITHOUT_TUNING).judge().outcome is Outcome.PASS
 
 
 def test_attack_that_is_not_required_is_reported_and_never_changes_the_outcome():

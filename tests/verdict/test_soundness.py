@@ -310,7 +310,7 @@ def test_fine_tuning_other_than_the_specs(pick, has):
 
 
 def test_fine_tuning_that_the_spec_does_not_ask_for():
-    release = passing_release(release_spec(evaluation={"fine_tuning": None}))
+    release = passing_release(release_spec(evaluation={"fine_tuning": None}, policy={"max_fine_tuning_drop": None}))
     release = release.with_piece("utility", fine_tuning=RELEASE.piece("utility").fine_tuning)
     assert_inconclusive(release, "has fine-tuning rl, sft; the spec asks for none")
 

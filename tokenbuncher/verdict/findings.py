@@ -42,6 +42,19 @@ class Finding(Record):
     prompts: int | None = None
     samples: int | None = None
     message: str
+    waiver: str | None = None
+    """Who answers for the failure, and until when. It then does not decide the verdict, and still stands in it."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether the outcome counts: it is required and not waived."""
+        return self.required and self.waiver is None
+
+    @model_validator(mode="after")
+    def _evidence_is_not_waived(self) -> Self:
+        if self.waiver is not None and self.rule == "evidence":
+            raise ValueError("evidence that cannot be judged cannot be waived")
+        return self
 
 
 class Verdict(Record):
@@ -50,7 +63,9 @@ class Verdict(Record):
     schema_version: Literal["tokenbuncher/v1"] = "tokenbuncher/v1"
     outcome: Outcome
     reasons: list[str]
-    """Messages of the required findings that do not pass, violations first."""
+    """Messages of the deciding findings that do not pass, violations first."""
+    waived: list[str]
+    """Messages of the failures that somebody answers for, with the waiver."""
     name: str
     version: str
     candidate: Digest
@@ -61,18 +76,21 @@ class Verdict(Record):
     policy: Digest
     tool_version: str
     created: AwareDatetime
+    expires: AwareDatetime
+    """When its evidence gets stale or a waiver that it needs runs out."""
     findings: list[Finding]
 
     @model_validator(mode="after")
     def _follows_from_findings(self) -> Self:
-        if self.outcome != decide(self.findings) or self.reasons != reasons(self.findings):
-            raise ValueError("outcome and reasons do not follow from the findings")
+        follows = decide(self.findings), reasons(self.findings), waived(self.findings)
+        if (self.outcome, self.reasons, self.waived) != follows:
+            raise ValueError("outcome, reasons and waived do not follow from the findings")
         return self
 
 
 def decide(findings: Sequence[Finding]) -> Outcome:
-    """PASS only if there are required findings and all pass; a proven violation outranks a doubt."""
-    outcomes = {finding.outcome for finding in findings if finding.required}
+    """PASS only if there are deciding findings and all pass; a proven violation outranks a doubt."""
+    outcomes = {finding.outcome for finding in findings if finding.decides}
     if Outcome.BLOCK in outcomes:
         return Outcome.BLOCK
     return Outcome.PASS if outcomes == {Outcome.PASS} else Outcome.INCONCLUSIVE
@@ -84,8 +102,13 @@ def reasons(findings: Sequence[Finding]) -> list[str]:
         finding.message
         for outcome in (Outcome.BLOCK, Outcome.INCONCLUSIVE)
         for finding in findings
-        if finding.required and finding.outcome is outcome
+        if finding.decides and finding.outcome is outcome
     ]
+
+
+def waived(findings: Sequence[Finding]) -> list[str]:
+    """What fails and is answered for."""
+    return [f"{finding.message} {finding.waiver}." for finding in findings if finding.waiver is not None]
 
 
 def conclude(
@@ -95,11 +118,13 @@ def conclude(
     base: str | None,
     data: str | None,
     created: datetime,
+    expires: datetime,
 ) -> Verdict:
     """The verdict that follows from the findings."""
     return Verdict(
         outcome=decide(findings),
         reasons=reasons(findings),
+        waived=waived(findings),
         name=registration.name,
         version=registration.version,
         candidate=registration.digest,
@@ -109,6 +134,7 @@ def conclude(
         policy=spec.policy_digest(),
         tool_version=__version__,
         created=created,
+        expires=expires,
         findings=findings,
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
 from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, SafetyEvidence, UtilityEvidence
+from tokenbuncher.policy import PolicySpec
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude
 from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility, sentence
@@ -64,6 +65,8 @@ def judge_release(
         [bound, partial(utility_problems, spec=spec)],
         partial(judge_utility, spec),
     )
+    findings, waived_until = _waive(findings, spec.policy, now)
+    oldest = min([now, *(piece.created for piece in evidence if piece.created.tzinfo)])
     return conclude(
         findings,
         spec,
@@ -71,7 +74,21 @@ def judge_release(
         base=_common(piece.base for piece in evidence),
         data=_common(piece.data for piece in evidence),
         created=now,
+        expires=min([oldest + timedelta(days=spec.policy.valid_days), *waived_until]),
     )
+
+
+def _waive(findings: list[Finding], policy: PolicySpec, now: datetime) -> tuple[list[Finding], list[datetime]]:
+    """The findings with the failures marked that a waiver covers, and when these waivers run out."""
+    judged, until = [], []
+    for finding in findings:
+        waiver = policy.waiver(finding.rule, finding.subject, now)
+        if waiver and finding.required and finding.outcome is not Outcome.PASS:
+            judged.append(finding.model_copy(update={"waiver": str(waiver)}))
+            until.append(waiver.expires)
+        else:
+            judged.append(finding)
+    return judged, until
 
 
 def unsound(subject: str, problem: str, advice: str = "") -> Finding:

@@ -43,6 +43,8 @@ def binding_problems(evidence: Evidence, spec: ReleaseSpec, registration: Regist
         yield f"says it was created at {evidence.created.isoformat()}, without a time zone"
     elif evidence.created > now + CLOCK_SKEW:
         yield f"says it was created at {evidence.created.isoformat()}, in the future"
+    elif evidence.created < now - timedelta(days=spec.policy.valid_days):
+        yield f"is stale: created {evidence.created:%Y-%m-%d}, more than {spec.policy.valid_days} days ago"
 
 
 def attack_problems(evidence: AttackEvidence, task: AttackTask, spec: ReleaseSpec) -> Iterator[str]:

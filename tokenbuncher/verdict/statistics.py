@@ -1,8 +1,8 @@
 """Rates and paired drops with exact confidence bounds.
 
-Bounds are Clopper-Pearson (statsmodels), each on one side at the given confidence. A prompt counts once, however
-many samples it has: the count is the sum over the prompts of the mean of their samples, the number of trials is
-the number of distinct prompts. Samples of one prompt are thus taken as fully dependent, the case in which they say
+Bounds are Clopper-Pearson (scipy's beta quantiles), each on one side at the given confidence. A prompt counts once,
+however many samples it has: the count is the sum over the prompts of the mean of their samples, the number of trials
+is the number of distinct prompts. Samples of one prompt are thus taken as fully dependent, the case in which they say
 least: a prompt whose samples differ varies less than one that is all or nothing, and prompts that differ in their
 rates vary less in sum than prompts alike (Hoeffding 1956, doi:10.1214/aoms/1177728178), so the bound is
 conservative. A bootstrap over prompts would be empty-handed where it matters: it gives 0 for 0 of n.
@@ -133,8 +133,8 @@ def prompts_needed(settled: Callable[[int], bool], at_least: int) -> int | None:
 
 def _clopper_pearson(count: float, prompts: int, confidence: float) -> tuple[float, float]:
     """One-sided bounds of a proportion, each at the given confidence."""
-    # Brings pandas and scipy with it, a second: not at start-up.
-    from statsmodels.stats.proportion import proportion_confint
+    from scipy.special import betaincinv  # not at start-up; without the rest of scipy, that is a second less
 
-    low, high = proportion_confint(count, prompts, alpha=2 * (1 - confidence), method="beta")
+    low = betaincinv(count, prompts - count + 1, 1 - confidence) if count > 0 else 0.0
+    high = betaincinv(count + 1, prompts - count, confidence) if count < prompts else 1.0
     return float(low), float(high)
