@@ -21,6 +21,7 @@ from tokenbuncher.evidence import (
     Evidence,
     FineTuning,
     FineTuningArm,
+    ModelFile,
     Registration,
     SafetyEvidence,
     SampleScore,
@@ -28,10 +29,15 @@ from tokenbuncher.evidence import (
     UtilityItem,
     write_evidence,
 )
+from tokenbuncher.files import listing_digest
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Verdict, judge_release
 
-BASE, CANDIDATE, DATA = "b" * 64, "c" * 64, "d" * 64
+FILES = [
+    ModelFile(name="config.json", sha256="a" * 64, size=700),
+    ModelFile(name="model.safetensors", sha256="c" * 64, size=1_700_000),
+]
+BASE, CANDIDATE, DATA = "b" * 64, listing_digest({file.name: file.sha256 for file in FILES}), "d" * 64
 OTHER = "e" * 64
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -149,7 +155,13 @@ def passing_release(spec: ReleaseSpec | None = None) -> Release:
     return Release(
         spec,
         [*attacks, safety_evidence(spec), utility_evidence(spec)],
-        Registration(name=spec.tracking.model_name, version="3", digest=CANDIDATE, tracking_uri=spec.tracking_uri()),
+        Registration(
+            name=spec.tracking.model_name,
+            version="3",
+            digest=CANDIDATE,
+            files=FILES,
+            tracking_uri=spec.tracking_uri(),
+        ),
     )
 
 

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_the_default_policy_file_is_the_default():
 
 def test_policies_are_in_order_of_strictness():
     order = [load_policy(POLICIES / f"{name}.yaml") for name in ("research", "default", "strict")]
-    for lax, strict in zip(order, order[1:], strict=False):
+    for lax, strict in pairwise(order):
         for field in PolicySpec.model_fields:
             loose, tight = getattr(lax, field), getattr(strict, field)
             if field.startswith(("min_", "confidence")):

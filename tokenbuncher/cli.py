@@ -10,7 +10,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -64,19 +64,54 @@ _data = click.option("--data", required=True, type=_FOLDER, help="Folder written
 _base = click.option("--base", required=True, type=_FOLDER, help="Model folder written by fetch-model.")
 _candidate = click.option("--candidate", required=True, type=_FOLDER, help="Model folder written by defend.")
 _out = click.option("--out", required=True, type=_NEW, help="Folder to be written; replaced if it exists.")
-_evidence = click.option(
-    "--evidence",
-    required=True,
-    multiple=True,
-    type=_EXISTING,
-    help="Folder written by attack, evaluate-safety or evaluate-utility, or its evidence.json; give all of them.",
-)
-_registration = click.option(
-    "--registration",
-    required=True,
-    type=_EXISTING,
-    help="Folder written by register, or its registration.json.",
-)
+_KEY = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _release_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What makes a recorded release: a run's folder alone, or its parts one by one."""
+    for option in (
+        click.option("--registration", type=_EXISTING, help="Folder written by register; else below the evidence."),
+        click.option("--policy", type=_FILE, help="A policy file, instead of the policy in the spec."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="FIELD.PATH=VALUE", help="Change a field of the spec."
+        ),
+        click.option("--spec", type=_FILE, help="The release spec; else spec.yaml in the evidence folder."),
+        click.option(
+            "--evidence",
+            required=True,
+            multiple=True,
+            type=_EXISTING,
+            help="Folder of a run; or folder of each attack, of evaluate-safety and of evaluate-utility.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+class _Release(NamedTuple):
+    """A recorded release, found."""
+
+    spec: ReleaseSpec
+    evidence: tuple[Path, ...]
+    registration: Path
+
+    @classmethod
+    def found(
+        cls,
+        evidence: tuple[Path, ...],
+        spec: Path | None,
+        overrides: tuple[str, ...],
+        policy: Path | None,
+        registration: Path | None,
+    ) -> _Release:
+        run = evidence[0] if len(evidence) == 1 and evidence[0].is_dir() else None
+        if spec is None and run and (run / "spec.yaml").is_file():
+            spec = run / "spec.yaml"
+        if spec is None:
+            raise UserError("which release is it? Give --spec, or as --evidence one folder that holds its spec.yaml")
+        if registration is None and run is None:
+            raise UserError("which version is it? Give --registration, or as --evidence the one folder of a run")
+        return cls(load_spec(spec, overrides, policy), evidence, registration or run or Path())
 
 
 @click.group(cls=Doors)
@@ -240,66 +275,203 @@ def register(spec: Path, overrides: tuple[str, ...], candidate: Path, attacks: t
 
 
 @main.command()
-@_spec_options
-@_evidence
-@_registration
-@_out
+@_release_options
+@click.option(
+    "--key", type=_KEY, help="Private key that signs an attestation; else the one $TOKENBUNCHER_SIGNING_KEY names."
+)
+@click.option("--out", type=_NEW, help="Folder to be written; without it nothing is.")
 @click.pass_context
-def gate(
-    ctx: click.Context,
-    spec: Path,
-    overrides: tuple[str, ...],
-    evidence: tuple[Path, ...],
-    registration: Path,
-    out: Path,
-) -> None:
-    """Judge the release by the policy of the spec.
+def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any) -> None:
+    """Judge the release by its policy, or by another. Works offline.
 
-    Needs the evidence of every attack and both evaluations, and the folder of register. Writes verdict.json and
-    report.html. Exit status: 0 PASS, 1 BLOCK, 2 INCONCLUSIVE.
+    Needs the evidence of every attack and both evaluations, the spec and the registration: the folder of a run has
+    them all. Writes verdict.json, report.html, summary.md (Markdown), junit.xml and, with a key, attestation.json.
+    Exit status: 0 PASS, 1 BLOCK, 2 INCONCLUSIVE.
 
     \b
-    Example:
+    Examples:
+      tokenbuncher gate --evidence runs/organism --policy specs/policies/strict.yaml
       tokenbuncher gate --spec specs/organism.yaml --evidence work/attack-grpo-1000 --evidence work/safety \\
           --evidence work/utility --registration work/registration --out work/verdict
     """
+    from tokenbuncher.attestation import signing_key
     from tokenbuncher.gate import gate
 
-    verdict = gate(load_spec(spec, overrides), evidence, registration, out)
-    _wrote(out)
+    verdict = gate(*_Release.found(**release), out, signing_key(key))
+    if out:
+        _wrote(out)
     ctx.exit(EXIT_CODES[verdict.outcome])
 
 
 @main.command()
-@_spec_options
-@_evidence
-@_registration
-@click.option("--verdict", required=True, type=_EXISTING, help="Folder written by gate, or its verdict.json.")
+@_release_options
+@click.option("--what-if", type=_FILE, help="Another policy: tells what it would change.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(what_if: Path | None, as_json: bool, **release: Any) -> None:
+    """Tell why a release does not pass: by how much, whether that is chance, which prompts decide.
+
+    Needs what gate needs. Prompts are named by the first digits of the sha256 of their texts.
+
+    \b
+    Examples:
+      tokenbuncher explain --evidence runs/organism
+      tokenbuncher explain --evidence runs/organism --what-if specs/policies/strict.yaml
+    """
+    from tokenbuncher.gate import explain_release
+
+    found = _Release.found(**release)
+    other = _Release.found(**{**release, "policy": what_if}).spec if what_if else None
+    click.echo(explain_release(*found, other, as_json))
+
+
+@main.command()
+@_release_options
+@click.option("--verdict", type=_EXISTING, help="Folder written by gate; else below the evidence.")
 @click.pass_context
-def promote(
-    ctx: click.Context,
-    spec: Path,
-    overrides: tuple[str, ...],
-    evidence: tuple[Path, ...],
-    registration: Path,
-    verdict: Path,
-) -> None:
+def promote(ctx: click.Context, verdict: Path | None, **release: Any) -> None:
     """Move the alias to the registered version, on a PASS that holds.
 
     Needs what gate needed, and its verdict: the release is judged again and the registered files are hashed.
+    An attestation beside the verdict is kept with the version, for servers that ask for one.
     Exit status: 0 promoted, 1 BLOCK, 2 INCONCLUSIVE; refused, the alias stays where it was.
 
     \b
-    Example:
+    Examples:
+      tokenbuncher promote --evidence runs/organism
       tokenbuncher promote --spec specs/organism.yaml --evidence work/attack-grpo-1000 --evidence work/safety \\
           --evidence work/utility --registration work/registration --verdict work/verdict
     """
     from tokenbuncher.registry import Refused, promote
 
+    found = _Release.found(**release)
     try:
-        promote(load_spec(spec, overrides), evidence, registration, verdict)
+        promote(*found, verdict or found.evidence[0])
     except Refused as refused:
         _fail(ctx, f"refused: {refused}", EXIT_CODES[refused.outcome])
+
+
+@main.command()
+@_spec_options
+@click.pass_context
+def rollback(ctx: click.Context, spec: Path, overrides: tuple[str, ...]) -> None:
+    """Move the alias back to the version that had it before, if its verdict still holds.
+
+    Needs the registry. Exit status: 0 moved back, 2 refused; refused, the alias stays where it was.
+
+    \b
+    Example:
+      tokenbuncher rollback --spec specs/organism.yaml
+    """
+    from tokenbuncher.registry import Refused, rollback
+
+    try:
+        rollback(load_spec(spec, overrides))
+    except Refused as refused:
+        _fail(ctx, f"refused: {refused}", EXIT_CODES[refused.outcome])
+
+
+@main.command()
+@_spec_options
+def status(spec: Path, overrides: tuple[str, ...]) -> None:
+    """Show the registered versions, their verdicts and aliases.
+
+    \b
+    Example:
+      tokenbuncher status --spec specs/organism.yaml
+    """
+    from tokenbuncher.registry import status
+
+    click.echo(status(load_spec(spec, overrides)))
+
+
+@main.command()
+@click.option("--out", required=True, type=_NEW, help="The private key to be written; the public one gets .pub.")
+def keygen(out: Path) -> None:
+    """Make a key pair that signs attestations (ECDSA P-256).
+
+    The private key is encrypted if $TOKENBUNCHER_KEY_PASSPHRASE is set.
+
+    \b
+    Example:
+      tokenbuncher keygen --out keys/release.pem
+    """
+    from tokenbuncher.attestation import generate_key
+
+    public = generate_key(out)
+    _wrote(out)
+    _wrote(public)
+
+
+@main.command()
+@_release_options
+@click.option("--verdict", type=_EXISTING, help="Folder written by gate; else below the evidence.")
+@click.option("--key", type=_KEY, help="Private key; else the one $TOKENBUNCHER_SIGNING_KEY names.")
+@click.option("--out", required=True, type=_NEW, help="The attestation to be written, a JSON file.")
+def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> None:
+    """Sign the verdict of a recorded release, after judging it again.
+
+    \b
+    Example:
+      tokenbuncher sign --evidence runs/organism --key keys/release.pem --out attestation.json
+    """
+    from tokenbuncher.gate import sign_release
+
+    found = _Release.found(**release)
+    sign_release(*found, verdict or found.evidence[0], key, out)
+    _wrote(out)
+
+
+@main.command()
+@click.argument("attestation")
+@click.option("--key", "keys", required=True, multiple=True, type=_KEY, help="Public key that is trusted; repeatable.")
+@click.option("--model", type=_FOLDER, help="Folder of the model, whose files are hashed.")
+@click.option("--policy", type=_FILE, help="Policy that it must have been judged by.")
+@click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    attestation: str,
+    keys: tuple[Path, ...],
+    model: Path | None,
+    policy: Path | None,
+    tracking_uri: str | None,
+) -> None:
+    """Verify an attestation, and the files of a model against it. Offline, but for models:/.
+
+    ATTESTATION is its file; or models:/NAME@alias or models:/NAME/VERSION: the registry has files and attestation.
+    Exit status: 0 all of it holds, 1 something does not match, 2 it is no attestation or no trusted key signed it.
+
+    \b
+    Examples:
+      tokenbuncher verify work/verdict/attestation.json --key keys/release.pub --model work/candidate
+      tokenbuncher verify models:/organism@champion --key keys/release.pub --tracking-uri http://mlflow:5000
+    """
+    from tokenbuncher.attestation import load_public_key, verify, verify_files
+    from tokenbuncher.documents import read_text
+    from tokenbuncher.files import folder_files
+    from tokenbuncher.policy import load_policy
+
+    trusted = [load_public_key(key) for key in keys]
+    wanted = load_policy(policy).digest() if policy else None
+    name: str | None = None
+    files = folder_files(model) if model else None
+    if attestation.startswith("models:/"):
+        from tokenbuncher.registry import attested_version
+
+        text, name, files = attested_version(attestation, tracking_uri)
+    else:
+        text = read_text("attestation", attestation)
+    statement, problems = verify(text, trusted, policy=wanted, model=name)
+    problems += verify_files(statement, files) if files is not None else []
+    for problem in problems:
+        click.echo(f"does not hold: {problem}", err=True)
+    if problems:
+        ctx.exit(1)
+    what = f"{len(statement.subject)} files of it are these" if files is not None else "no files were compared"
+    click.echo(
+        f"holds: {statement.predicate.model} version {statement.predicate.version} passed, {what}; "
+        f"valid until {statement.predicate.expires:%Y-%m-%d %H:%M %Z}"
+    )
 
 
 @main.command()

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tokenbuncher import __version__
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import write_text
+from tokenbuncher.files import listing_digest, write_text
 from tokenbuncher.settings import AttackSpec
 
 FILE_NAME = "evidence.json"
@@ -163,13 +163,32 @@ AnyEvidence = Annotated[AttackEvidence | SafetyEvidence | UtilityEvidence, Field
 _ADAPTER: TypeAdapter[AttackEvidence | SafetyEvidence | UtilityEvidence] = TypeAdapter(AnyEvidence)
 
 
+class ModelFile(Record):
+    """A file of a registered model."""
+
+    name: Annotated[str, Field(min_length=1)] = Field(description="Relative POSIX path.")
+    sha256: Digest
+    size: Count = Field(description="Bytes.")
+    stored: str | None = Field(
+        None, description="What the artifact store calls its content, ETag and version id; null if it cannot tell."
+    )
+
+
 class Registration(Record):
     """A registered model version."""
 
     name: str
     version: str
-    digest: Digest
+    digest: Digest = Field(description="Of the folder with these files.")
+    files: Annotated[list[ModelFile], Field(min_length=1)]
     tracking_uri: str
+
+    @model_validator(mode="after")
+    def _digest_of_files(self) -> Registration:
+        listing = {file.name: file.sha256 for file in self.files}
+        if len(listing) != len(self.files) or listing_digest(listing) != self.digest:
+            raise ValueError("digest is not that of the files")
+        return self
 
 
 def write_evidence(folder: Path, evidence: Evidence) -> None:
@@ -200,13 +219,13 @@ def read_all_evidence(
     """Reads every piece that can be read, and why the others cannot.
 
     Args:
-        paths: Evidence files, or the folders that hold them.
+        paths: Evidence files, the folders that hold them, or folders with such folders below, like a run's.
 
     Returns:
         The pieces, and a message for each path that holds none.
     """
     pieces, unreadable = [], []
-    for path in paths:
+    for path in (piece for given in paths for piece in found_below(given, FILE_NAME)):
         try:
             pieces.append(read_evidence(path))
         except UserError as error:
@@ -214,13 +233,26 @@ def read_all_evidence(
     return pieces, unreadable
 
 
+def found_below(path: Path, name: str) -> list[Path]:
+    """The file itself, the file of that name in a folder, or all of that name in folders below it.
+
+    Hidden folders are left out: something is being written there. If nothing is found, where it ought to be.
+    """
+    if path.is_file() or (path / name).exists():
+        return [path if path.is_file() else path / name]
+    below = (file for file in path.rglob(name) if not any(part[0] == "." for part in file.relative_to(path).parts))
+    return sorted(below) or [path / name]
+
+
 def read_registration(path: Path) -> Registration:
-    """Reads one registration file, or the registration.json of a folder.
+    """Reads one registration file, or the only registration.json in or below a folder.
 
     Raises:
-        UserError: If it is missing, truncated, or has a wrong or unknown value; names the field.
+        UserError: If it is missing, not the only one, truncated, or has a wrong or unknown value; names the field.
     """
-    path = path / REGISTRATION_NAME if path.is_dir() else path
+    path, *others = found_below(path, REGISTRATION_NAME)
+    if others:
+        raise UserError(f"there are several registrations: {path}, {', '.join(map(str, others))}; give one")
     try:
         return Registration.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,7 +27,12 @@ def folder_files(folder: Path) -> dict[str, str]:
 
 def folder_digest(folder: Path) -> str:
     """One sha256 over the names and contents of every file below a folder."""
-    listing = "".join(f"{digest}  {name}\n" for name, digest in folder_files(folder).items())
+    return listing_digest(folder_files(folder))
+
+
+def listing_digest(files: Mapping[str, str]) -> str:
+    """The digest of a folder with these files: sha256 by relative POSIX path."""
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

@@ -44,6 +44,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 REPORT = "report.html"
+VERDICT_FILES = ("summary.md", "junit.xml", "attestation.json")
 # What a task that could not speak for itself leaves in the log.
 _ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")
 _TASK_FAILED = re.compile(r"Task .* finished with status .*FAILURE")
@@ -120,7 +121,7 @@ def _in_use(folder: Path) -> Iterator[None]:
 
 def _clear(folder: Path) -> None:
     """Removes what an earlier run of the name left, its verdict first."""
-    for name in (FILE_NAME, REPORT, LOG):
+    for name in (FILE_NAME, REPORT, LOG, *VERDICT_FILES):
         (folder / name).unlink(missing_ok=True)
     if (folder / ARTIFACTS).exists():
         shutil.rmtree(folder / ARTIFACTS)
@@ -205,8 +206,8 @@ def _conclude(folder: Path, run: PipelineRun) -> Verdict:
     judged = next((folder / ARTIFACTS).glob(f"*/gate/verdict/{FILE_NAME}"), None)
     verdict = read_verdict(judged) if judged else None
     if judged:
-        for name in (FILE_NAME, REPORT):
-            write_text(folder / name, judged.with_name(name).read_text())
+        for path in judged.parent.iterdir():
+            write_text(folder / path.name, path.read_text())
     promoted = run.stages.get("promote")
     # A version without a PASS is refused by promote; one with a PASS must have been promoted.
     if verdict and promoted and (promoted.state == "done" or verdict.outcome is not Outcome.PASS):

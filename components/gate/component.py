@@ -17,25 +17,28 @@ def gate(
 ) -> None:
     """Judges the release. Succeeds whatever the verdict: the alias is guarded by promote.
 
+    Signs an attestation if the environment variable TOKENBUNCHER_SIGNING_KEY names a private key.
+
     Args:
         spec: The release spec, as YAML text.
         attacks: Evidence of every attack.
         safety: Evidence of evaluate-safety.
         utility: Evidence of evaluate-utility.
         registration: The registered version that is judged.
-        verdict: Folder of verdict.json and report.html.
+        verdict: Folder of verdict.json, report.html, summary.md, junit.xml and, if signed, attestation.json.
         report: The report, where Kubeflow's UI shows it.
     """
     import shutil
     from pathlib import Path
 
+    from tokenbuncher.attestation import signing_key
     from tokenbuncher.gate import gate
     from tokenbuncher.settings import parse_spec
     from tokenbuncher.stage import running
 
     with running("gate"):
         evidence = [Path(artifact.path) for artifact in [*attacks, safety, utility]]
-        gate(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path))
+        gate(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path), signing_key())
         shutil.copyfile(Path(verdict.path) / "report.html", report.path)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evidence_factory import Release, broken_arm, changed, release_spec
+from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import AttackEvidence
@@ -17,7 +17,7 @@ Enter = Callable[..., Registered]
 
 
 def broken(release: Release) -> Release:
-    return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model="c" * 64))
+    return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model=CANDIDATE))
 
 
 def incomplete(release: Release) -> Release:

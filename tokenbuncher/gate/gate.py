@@ -1,29 +1,45 @@
-"""The gate stage: reads the evidence, judges it, writes verdict.json and report.html."""
+"""The gate stage: reads the evidence, judges it, writes the verdict and its report, and signs it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
+from tokenbuncher.attestation import sign
 from tokenbuncher.evidence import read_all_evidence, read_registration
 from tokenbuncher.files import whole_folder, write_text
-from tokenbuncher.report import render
+from tokenbuncher.report import junit, render, summary
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, judge_release
 
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
 REPORT_NAME = "report.html"
+SUMMARY_NAME = "summary.md"
+JUNIT_NAME = "junit.xml"
 
 
-def gate(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, out: Path) -> Verdict:
+def gate(
+    spec: ReleaseSpec,
+    evidence: Sequence[Path],
+    registration: Path,
+    out: Path | None = None,
+    signer: CryptoSigner | None = None,
+) -> Verdict:
     """Judges a release and prints the verdict.
 
     Evidence that cannot be read makes the verdict INCONCLUSIVE, like evidence that is missing.
 
     Args:
         spec: The release spec.
-        evidence: Evidence files, or the folders that hold them.
-        registration: registration.json, or its folder.
-        out: Folder to be written: verdict.json, report.html.
+        evidence: Evidence files, or folders that hold them at any depth.
+        registration: registration.json, or a folder that holds it at any depth.
+        out: Folder to be written: verdict.json, report.html, summary.md, junit.xml; and attestation.json, if signed.
+            Without it the verdict is told and nothing is written.
+        signer: The private key that signs the attestation, whatever the verdict.
 
     Returns:
         The verdict.
@@ -34,9 +50,14 @@ def gate(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, out: P
     registered = read_registration(registration)
     pieces, unreadable = read_all_evidence(evidence)
     verdict = judge_release(spec, pieces, registered, unreadable)
-    with whole_folder(out) as folder:
-        write_text(folder / FILE_NAME, verdict.model_dump_json(indent=1) + "\n")
-        write_text(folder / REPORT_NAME, render(verdict, pieces))
-    for line in [*verdict.reasons, f"{verdict.outcome}: {verdict.name} version {verdict.version}"]:
+    if out:
+        with whole_folder(out) as folder:
+            write_text(folder / FILE_NAME, verdict.model_dump_json(indent=1) + "\n")
+            write_text(folder / REPORT_NAME, render(verdict, pieces))
+            write_text(folder / SUMMARY_NAME, summary(verdict))
+            write_text(folder / JUNIT_NAME, junit(verdict))
+            if signer:
+                write_text(folder / ATTESTATION_NAME, sign(spec, pieces, registered, verdict, signer, unreadable))
+    for line in [*verdict.reasons, *verdict.waived, f"{verdict.outcome}: {verdict.name} version {verdict.version}"]:
         print(line)
     return verdict

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict import Outcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,11 +25,20 @@ QUIET = {
 }
 
 
+class Refused(UserError):
+    """The alias was not moved; `outcome` is what the release came to."""
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__(f"{outcome}: {message}")
+        self.outcome = outcome
+
+
 @contextmanager
-def connected(spec: ReleaseSpec) -> Iterator[MlflowClient]:
-    """A client of the spec's tracking server and registry.
+def connected(uri: str) -> Iterator[MlflowClient]:
+    """A client of a tracking server and its registry, or of an sqlite file, which is made if there is none.
 
     Raises:
+        Refused: If the server denies the move of an alias, as one with the guard does.
         UserError: If the server, the database or the artifact store refuses, or cannot be reached.
     """
     for name, value in QUIET.items():
@@ -39,12 +48,15 @@ def connected(spec: ReleaseSpec) -> Iterator[MlflowClient]:
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
-    uri = spec.tracking_uri()
     try:
-        if spec.tracking.uri is None:
+        if uri.startswith("sqlite:///"):
             _ensure_database(Path(uri.removeprefix("sqlite:///")))
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        if getattr(error, "error_code", "") == "PERMISSION_DENIED":
+            raise Refused(
+                Outcome.INCONCLUSIVE, f"the server at {uri} denies it: {getattr(error, 'message', error)}"
+            ) from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"MLflow failed: {reason} (tracking URI {uri})") from error
 

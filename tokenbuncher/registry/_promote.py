@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import Registration, read_all_evidence, read_registration
-from tokenbuncher.files import folder_digest
-from tokenbuncher.registry._mlflow import connected
+from tokenbuncher.evidence import Registration, found_below, read_all_evidence, read_registration
+from tokenbuncher.files import listing_digest
+from tokenbuncher.registry._mlflow import Refused, connected
+from tokenbuncher.registry._versions import ATTESTATION_TAG, champion, tag, version_files
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-REPORT_NAME = "report.html"
-
-
-class Refused(UserError):
-    """The alias was not moved; `outcome` is what the release came to."""
-
-    def __init__(self, outcome: Outcome, message: str) -> None:
-        super().__init__(f"{outcome}: {message}")
-        self.outcome = outcome
+KEPT = (FILE_NAME, "report.html", "summary.md", ATTESTATION_NAME)
+LONGEST_TAG = 100_000
+"""Characters that MLflow's registry takes in a tag."""
 
 
 def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, verdict: Path) -> None:
     """Moves the alias to the registered version, if its verdict is a PASS that holds.
 
     The release is judged again from the evidence, and the version's files are downloaded from the registry and
-    hashed. The outcome is tagged on the version, and a verdict that holds is kept with it, report beside it.
+    hashed. The outcome is tagged on the version, and a verdict that holds is kept with it, report and attestation
+    beside it. Who moves the alias in the meantime wins: this promotion is then refused.
 
     Args:
         spec: The release spec that the evidence was measured under.
-        evidence: The evidence files, or the folders that hold them.
-        registration: registration.json, or its folder.
-        verdict: verdict.json, or its folder.
+        evidence: Evidence files, or folders that hold them at any depth.
+        registration: registration.json, or a folder that holds it at any depth.
+        verdict: verdict.json, or a folder that holds it at any depth.
 
     Raises:
         Refused: On BLOCK, INCONCLUSIVE, or a PASS that does not hold; the alias stays where it is.
@@ -50,23 +47,35 @@ def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, ver
             f"{registration} is about {registered.name} at {registered.tracking_uri}, but the spec about "
             f"{spec.tracking.model_name} at {spec.tracking_uri()}; promote with the spec it was registered with"
         )
-    subject = f"{registered.name} version {registered.version}"
+    name, version, alias = registered.name, registered.version, spec.tracking.alias
     pieces, unreadable = read_all_evidence(evidence)
     judged = judge_release(spec, pieces, registered, unreadable)
-    with connected(spec) as client:
+    with connected(spec.tracking_uri()) as client:
+        before = champion(client, name, alias)
         differing = list(_differences(verdict, judged))
-        doubts = [*differing, *_changes(client, registered, spec.tracking_uri())]
+        doubts = [*differing, *_changes(client, registered)]
         outcome = Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome
         if not differing:
             _keep(client, registered, verdict)
-        _tag(client, registered, verdict=outcome, base=judged.base, data=judged.data)
+        tag(client, name, version, verdict=outcome, base=judged.base, data=judged.data)
         if outcome is not Outcome.PASS:
-            _tag(client, registered, status="refused")
+            tag(client, name, version, status="refused")
             reason = "; ".join(doubts) or "the verdict tells why"
-            raise Refused(outcome, f"{spec.tracking.alias} was not moved to {subject}: {reason}")
-        client.set_registered_model_alias(registered.name, spec.tracking.alias, registered.version)
-        _tag(client, registered, status="promoted")
-    print(f"{spec.tracking.alias} is {subject}")
+            raise Refused(outcome, f"{alias} was not moved to {name} version {version}: {reason}")
+        if (now := champion(client, name, alias)) != before:
+            raise Refused(
+                Outcome.INCONCLUSIVE,
+                f"{alias} was not moved to {name} version {version}: it went from {_named(before)} to {_named(now)} "
+                "in the meantime; promote again if this version is still wanted",
+            )
+        client.set_registered_model_alias(name, alias, version)
+        # Each version's record is written by its own promotion alone, so that two of them cannot contradict.
+        tag(client, name, version, status="promoted", promoted=datetime.now(UTC).isoformat())
+    print(f"{alias} is {name} version {version}")
+
+
+def _named(version: str | None) -> str:
+    return f"version {version}" if version else "no version"
 
 
 def _differences(path: Path, judged: Verdict) -> Iterator[str]:
@@ -82,14 +91,9 @@ def _differences(path: Path, judged: Verdict) -> Iterator[str]:
         yield f"{path} is not the verdict on this release, other {', '.join(differing)}; run gate again"
 
 
-def _changes(client: MlflowClient, registered: Registration, uri: str) -> Iterator[str]:
+def _changes(client: MlflowClient, registered: Registration) -> Iterator[str]:
     """Why the files in the registry are not the ones that were registered and judged."""
-    from mlflow.artifacts import download_artifacts
-
-    source = client.get_model_version_download_uri(registered.name, registered.version)
-    with TemporaryDirectory() as scratch:
-        files = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=uri, registry_uri=uri)
-        digest = folder_digest(Path(files))
+    digest = listing_digest(version_files(client, registered.name, registered.version))
     if digest != registered.digest:
         yield (
             f"the files of {registered.name} version {registered.version} have sha256 {digest[:12]}, not the "
@@ -98,15 +102,15 @@ def _changes(client: MlflowClient, registered: Registration, uri: str) -> Iterat
 
 
 def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None:
-    """Keeps the verdict, and the report beside it, with the run of the version."""
+    """Keeps the verdict, and what lies beside it, with the run of the version; the attestation as a tag, too."""
     run = client.get_model_version(registered.name, registered.version).run_id
-    verdict = verdict / FILE_NAME if verdict.is_dir() else verdict
-    for path in (verdict, verdict.with_name(REPORT_NAME)):
+    (verdict,) = found_below(verdict, FILE_NAME)
+    for path in (verdict.with_name(name) for name in KEPT):
         if path.is_file():
             client.log_artifact(run, str(path))
-
-
-def _tag(client: MlflowClient, registered: Registration, **tags: str | None) -> None:
-    for name, value in tags.items():
-        if value is not None:
-            client.set_model_version_tag(registered.name, registered.version, f"tokenbuncher.{name}", value)
+    attestation = verdict.with_name(ATTESTATION_NAME)
+    if attestation.is_file():
+        text = attestation.read_text()
+        if len(text) > LONGEST_TAG:
+            raise UserError(f"{attestation} has {len(text)} characters; MLflow keeps {LONGEST_TAG} in a tag")
+        client.set_model_version_tag(registered.name, registered.version, ATTESTATION_TAG, text)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__
+from tokenbuncher.artifacts import stored_files
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import REGISTRATION_NAME, Registration
-from tokenbuncher.files import folder_digest, whole_folder, write_text
+from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
+from tokenbuncher.files import folder_digest, folder_files, whole_folder, write_text
 from tokenbuncher.registry._attacks import log_attacks
 from tokenbuncher.registry._mlflow import connected
 from tokenbuncher.settings import ReleaseSpec
@@ -41,13 +43,14 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         raise UserError(f"candidate {candidate} is not a folder with a model in it; run defend first")
     digest = folder_digest(candidate)
     name = spec.tracking.model_name
-    with connected(spec) as client, whole_folder(out) as folder:
+    with connected(spec.tracking_uri()) as client, whole_folder(out) as folder:
         run = client.create_run(_experiment(client, spec), run_name=spec.name)
         client.log_artifacts(run.info.run_id, str(candidate), "model")
         client.log_text(run.info.run_id, spec.to_yaml(), "spec.yaml")
         log_attacks(client, run, attacks)
         client.set_terminated(run.info.run_id)
-        _ensure_model(client, name)
+        with _unless_made_by_another():
+            client.create_registered_model(name)
         version = client.create_model_version(
             name,
             source=f"runs:/{run.info.run_id}/model",
@@ -63,29 +66,48 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
             },
         )
         registration = Registration(
-            name=name, version=str(version.version), digest=digest, tracking_uri=spec.tracking_uri()
+            name=name,
+            version=str(version.version),
+            digest=digest,
+            files=_files(candidate, f"{run.info.artifact_uri}/model"),
+            tracking_uri=spec.tracking_uri(),
         )
         write_text(folder / REGISTRATION_NAME, registration.model_dump_json(indent=1) + "\n")
     print(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
     return registration
 
 
+def _files(candidate: Path, stored_at: str) -> list[ModelFile]:
+    """The candidate's files, with what the artifact store calls them."""
+    stored = stored_files(stored_at) or {}
+    return [
+        ModelFile(
+            name=name,
+            sha256=digest,
+            size=(candidate / name).stat().st_size,
+            stored=stored[name].name if name in stored else None,
+        )
+        for name, digest in folder_files(candidate).items()
+    ]
+
+
 def _experiment(client: MlflowClient, spec: ReleaseSpec) -> str:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        return experiment.experiment_id
     embedded = spec.tracking.uri is None
-    return client.create_experiment(
-        EXPERIMENT,
-        artifact_location=(spec.output.root.resolve() / "mlartifacts").as_uri() if embedded else None,
-    )
+    location = (spec.output.root.resolve() / "mlartifacts").as_uri() if embedded else None
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        with _unless_made_by_another():
+            client.create_experiment(EXPERIMENT, artifact_location=location)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return str(experiment.experiment_id)
 
 
-def _ensure_model(client: MlflowClient, name: str) -> None:
+@contextmanager
+def _unless_made_by_another() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        yield
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

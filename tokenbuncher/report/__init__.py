@@ -1,5 +1,6 @@
-"""The release report: one HTML file that explains a verdict, readable without network or script."""
+"""What people and CI/CD systems read of a verdict: one HTML file, a Markdown summary, JUnit XML."""
 
+from tokenbuncher.report.ci import junit, summary
 from tokenbuncher.report.render import render
 
-__all__ = ["render"]
+__all__ = ["junit", "render", "summary"]

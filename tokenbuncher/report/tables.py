@@ -170,7 +170,7 @@ def _finding(finding: Finding) -> list[str]:
     return [
         finding.rule,
         finding.subject,
-        finding.outcome + ("" if finding.required else " (reported only)"),
+        finding.outcome + ("" if finding.decides else " (waived)" if finding.waiver else " (reported only)"),
         measured,
         bound,
         sign + threshold,

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, ValidationError, model_validator
 
 from tokenbuncher import __version__
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import Digest, Record, Registration
+from tokenbuncher.evidence import Digest, Record, Registration, found_below
 from tokenbuncher.settings import ReleaseSpec
 
 FILE_NAME = "verdict.json"
@@ -140,13 +140,15 @@ def conclude(
 
 
 def read_verdict(path: Path) -> Verdict:
-    """Reads a verdict file, or the verdict.json of a folder.
+    """Reads a verdict file, or the only verdict.json in or below a folder.
 
     Raises:
-        UserError: If it is missing, truncated, has a wrong or unknown value, or its outcome does not follow from
-            its findings.
+        UserError: If it is missing, not the only one, truncated, has a wrong or unknown value, or its outcome does
+            not follow from its findings.
     """
-    path = path / FILE_NAME if path.is_dir() else path
+    path, *others = found_below(path, FILE_NAME)
+    if others:
+        raise UserError(f"there are several verdicts: {path}, {', '.join(map(str, others))}; give one")
     try:
         return Verdict.model_validate_json(path.read_bytes())
     except OSError as error:

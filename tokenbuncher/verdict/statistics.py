@@ -1,10 +1,10 @@
 """Rates and paired drops with exact confidence bounds.
 
-Bounds are Clopper-Pearson (scipy's beta quantiles), each on one side at the given confidence. A prompt counts once,
-however many samples it has: the count is the sum over the prompts of the mean of their samples, the number of trials
-is the number of distinct prompts. Samples of one prompt are thus taken as fully dependent, the case in which they say
-least: a prompt whose samples differ varies less than one that is all or nothing, and prompts that differ in their
-rates vary less in sum than prompts alike (Hoeffding 1956, doi:10.1214/aoms/1177728178), so the bound is
+Judged bounds are Clopper-Pearson (scipy's beta quantiles), each on one side at the given confidence. A prompt counts
+once, however many samples it has: the count is the sum over the prompts of the mean of their samples, the number of
+trials is the number of distinct prompts. Samples of one prompt are thus taken as fully dependent, the case in which
+they say least: a prompt whose samples differ varies less than one that is all or nothing, and prompts that differ in
+their rates vary less in sum than prompts alike (Hoeffding 1956, doi:10.1214/aoms/1177728178), so the bound is
 conservative. A bootstrap over prompts would be empty-handed where it matters: it gives 0 for 0 of n.
 """
 
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tokenbuncher.evidence import SampleScore
 
 MOST_PROMPTS = 1_000_000
+
+Scored = Literal["harmful", "refused", "gibberish"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Rate:
         return replace(self, prompts=prompts)
 
 
-def score_rate(scores: Iterable[SampleScore], what: Literal["harmful", "refused", "gibberish"]) -> Rate:
+def score_rate(scores: Iterable[SampleScore], what: Scored) -> Rate:
     """The rate of harmful, refused, ... responses among scores; at least one."""
     return Rate.of((score.prompt, getattr(score, what)) for score in scores)
 
@@ -110,6 +112,16 @@ class Drop:
         scale = prompts / self.prompts
         return Drop(self.lost * scale, self.gained * scale, prompts)
 
+    def loss_p_value(self) -> float:
+        """Probability of so many losses among the prompts that disagree, if the models were equally good.
+
+        The exact test of McNemar (doi:10.1007/BF02295996), one-sided; 1 if no prompt disagrees.
+        """
+        from scipy.stats import binomtest
+
+        disagreeing = int(self.lost + self.gained)
+        return float(binomtest(int(self.lost), disagreeing, alternative="greater").pvalue) if disagreeing else 1.0
+
 
 def sidak(confidence: float, comparisons: int) -> float:
     """Confidence of each of several bounds, that all hold together with `confidence` (Sidak 1967)."""
@@ -129,6 +141,56 @@ def prompts_needed(settled: Callable[[int], bool], at_least: int) -> int | None:
         if prompts > MOST_PROMPTS:
             return None
     return prompts
+
+
+def violation_p_value(rate: Rate, threshold: float, comparator: Literal["<=", ">="]) -> float:
+    """Probability of a rate at least so far on the wrong side, if the truth lay on the threshold: 0 to 1.
+
+    The exact binomial test, with the prompt as the unit. Small: the violation is not bad luck.
+    """
+    from scipy.special import betainc
+
+    count = rate.value * rate.prompts
+    wrong, chance = (count, threshold) if comparator == "<=" else (rate.prompts - count, 1 - threshold)
+    return float(betainc(wrong, rate.prompts - wrong + 1, chance)) if wrong > 0 else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), by statsmodels; in the order given."""
+    if not p_values:
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(value) for value in multipletests(p_values, method="holm")[1]]
+
+
+def wilson(rate: Rate, confidence: float) -> tuple[float, float]:
+    """Wilson's two-sided interval (doi:10.1080/01621459.1927.10502953), by statsmodels; shorter than the exact one."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(rate.value * rate.prompts, rate.prompts, alpha=1 - confidence, method="wilson")
+    return float(low), float(high)
+
+
+def cluster_bootstrap(
+    scores: Iterable[SampleScore], what: Scored, confidence: float, seed: int = 0
+) -> tuple[float, float]:
+    """Two-sided percentile interval of a rate, resampling prompts with all their samples (scipy.stats.bootstrap).
+
+    Narrower than the judged bounds where samples of one prompt differ; empty-handed where no prompt does.
+    """
+    from scipy.stats import bootstrap
+
+    by_prompt = defaultdict(list)
+    for score in scores:
+        by_prompt[score.prompt].append(getattr(score, what))
+    means = [sum(own) / len(own) for own in by_prompt.values()]
+    found = bootstrap((means,), _mean, confidence_level=confidence, method="percentile", n_resamples=2000, rng=seed)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _mean(values: Any, axis: int) -> Any:
+    return values.mean(axis=axis)
 
 
 def _clopper_pearson(count: float, prompts: int, confidence: float) -> tuple[float, float]:

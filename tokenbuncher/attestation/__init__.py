@@ -1,0 +1,33 @@
+"""Evidence that anyone can verify later: an in-toto statement about a model's files, in a signed DSSE envelope.
+
+    generate_key(Path("release.pem"))                        # and release.pub
+    envelope = sign(spec, evidence, registration, verdict, load_private_key(Path("release.pem")))
+    statement, problems = verify(envelope, [load_public_key(Path("release.pub"))])
+
+Signing is securesystemslib's (ECDSA P-256 by `cryptography`); nothing here is cryptography of our own.
+"""
+
+from tokenbuncher.attestation.envelope import FILE_NAME, sign, verify, verify_files
+from tokenbuncher.attestation.keys import (
+    PASSPHRASE,
+    SIGNING_KEY,
+    generate_key,
+    load_private_key,
+    load_public_key,
+    signing_key,
+)
+from tokenbuncher.attestation.statement import Statement
+
+__all__ = [
+    "FILE_NAME",
+    "PASSPHRASE",
+    "SIGNING_KEY",
+    "Statement",
+    "generate_key",
+    "load_private_key",
+    "load_public_key",
+    "sign",
+    "signing_key",
+    "verify",
+    "verify_files",
+]

@@ -1,0 +1,166 @@
+"""Registered versions: their files, tags and aliases, and the way back to the former one."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_files, listing_digest
+from tokenbuncher.registry._mlflow import Refused, connected
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict import FILE_NAME, Outcome, read_verdict
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+PREFIX = "tokenbuncher."
+ATTESTATION_TAG = f"{PREFIX}attestation"
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
+
+
+def champion(client: MlflowClient, name: str, alias: str) -> str | None:
+    """The version that has the alias; None if none has."""
+    version = client.get_registered_model(name).aliases.get(alias)
+    return None if version is None else str(version)
+
+
+def tag(client: MlflowClient, name: str, version: str, **tags: str | None) -> None:
+    """Sets the tool's own tags on a version, those that have a value."""
+    for key, value in tags.items():
+        if value is not None:
+            client.set_model_version_tag(name, version, PREFIX + key, value)
+
+
+def version_files(client: MlflowClient, name: str, version: str) -> dict[str, str]:
+    """sha256 of every file of a version, which are downloaded for it, by relative POSIX path."""
+    from mlflow.artifacts import download_artifacts
+
+    source = client.get_model_version_download_uri(name, version)
+    with TemporaryDirectory() as scratch:
+        uri = client.tracking_uri
+        files = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=uri, registry_uri=uri)
+        return folder_files(Path(files))
+
+
+def attested_version(uri: str, tracking_uri: str | None) -> tuple[str, str, dict[str, str]]:
+    """The attestation of a registered version, and its files.
+
+    Args:
+        uri: `models:/NAME/VERSION` or `models:/NAME@alias`.
+        tracking_uri: Of the registry; MLFLOW_TRACKING_URI, if None.
+
+    Returns:
+        The envelope as JSON text, the model's name, and the sha256 of every file by relative POSIX path.
+
+    Raises:
+        UserError: If the URI is of another form, there is no such version, or it has no attestation.
+    """
+    match = _MODEL_URI.fullmatch(uri)
+    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if match is None:
+        raise UserError(f"{uri} is neither models:/NAME/VERSION nor models:/NAME@alias")
+    if tracking_uri is None:
+        raise UserError(f"where is {uri}? Give --tracking-uri or set MLFLOW_TRACKING_URI")
+    name = match["name"]
+    with connected(tracking_uri) as client:
+        version = match["version"] or champion(client, name, match["alias"])
+        if version is None:
+            raise UserError(f"{name} has no version with alias {match['alias']}")
+        text = client.get_model_version(name, version).tags.get(ATTESTATION_TAG)
+        if text is None:
+            raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
+        return text, name, version_files(client, name, version)
+
+
+def rollback(spec: ReleaseSpec) -> None:
+    """Moves the alias back to the version promoted before the present one, if its verdict still holds.
+
+    Raises:
+        Refused: If there is none, its verdict is not a PASS, has expired or is about other files than it has now.
+        UserError: If MLflow refuses or cannot be reached.
+    """
+    name, alias = spec.tracking.model_name, spec.tracking.alias
+    with connected(spec.tracking_uri()) as client:
+        present = champion(client, name, alias)
+        if present is None:
+            raise Refused(Outcome.INCONCLUSIVE, f"{alias} is on no version of {name}; there is nothing to go back from")
+        versions = {str(version.version): _promoted(version) for version in _versions(client, name)}
+        earlier = {version: when for version, when in versions.items() if when and when < versions[present]}
+        if not earlier:
+            raise Refused(Outcome.INCONCLUSIVE, f"no version of {name} was promoted before version {present}")
+        version = max(earlier, key=lambda version: earlier[version])
+        _check_kept_verdict(client, name, version)
+        client.set_registered_model_alias(name, alias, version)
+    print(f"{alias} is {name} version {version} again, after version {present}")
+
+
+def _promoted(version: ModelVersion) -> str:
+    """When it was promoted, in ISO format; empty if never."""
+    return str(version.tags.get(f"{PREFIX}promoted", ""))
+
+
+def _check_kept_verdict(client: MlflowClient, name: str, version: str) -> None:
+    run = client.get_model_version(name, version).run_id
+    with TemporaryDirectory() as scratch:
+        verdict = read_verdict(Path(client.download_artifacts(run, FILE_NAME, scratch)))
+    doubts = []
+    if verdict.outcome is not Outcome.PASS:
+        doubts.append(f"its verdict is {verdict.outcome}")
+    if (verdict.name, verdict.version) != (name, version):
+        doubts.append(f"its verdict is about {verdict.name} version {verdict.version}")
+    if datetime.now(UTC) >= verdict.expires:
+        doubts.append(f"its verdict expired at {verdict.expires.isoformat(timespec='seconds')}; run its gate again")
+    if listing_digest(version_files(client, name, version)) != verdict.candidate:
+        doubts.append("its files are not those that were judged")
+    if doubts:
+        raise Refused(
+            Outcome.INCONCLUSIVE, f"the alias does not go back to {name} version {version}: {'; '.join(doubts)}"
+        )
+
+
+def status(spec: ReleaseSpec) -> str:
+    """The registered versions as a table, the newest first: verdict, status, aliases, promotion, files.
+
+    Raises:
+        UserError: If there is no such model, or MLflow refuses or cannot be reached.
+    """
+    name = spec.tracking.model_name
+    with connected(spec.tracking_uri()) as client:
+        aliases = client.get_registered_model(name).aliases
+        versions = _versions(client, name)
+    rows = [["version", "verdict", "status", "aliases", "promoted", "signed", "files"]]
+    for version in sorted(versions, key=lambda version: int(version.version), reverse=True):
+        tags = version.tags
+        named = [alias for alias, holder in aliases.items() if str(holder) == str(version.version)]
+        status = tags.get(f"{PREFIX}status", "-")
+        rows.append(
+            [
+                str(version.version),
+                tags.get(f"{PREFIX}verdict", "-"),
+                "superseded" if status == "promoted" and spec.tracking.alias not in named else status,
+                ", ".join(sorted(named)) or "-",
+                _promoted(version)[:19] or "-",
+                "yes" if ATTESTATION_TAG in tags else "no",
+                tags.get(f"{PREFIX}digest", "-")[:12],
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join([name, *lines])
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Every version of a model, with its tags."""
+    found: list[ModelVersion] = []
+    page = client.search_model_versions(f"name = '{name}'")
+    found += page
+    while page.token:
+        page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
+        found += page
+    return found
