@@ -39,7 +39,7 @@ FILES = [
 ]
 BASE, CANDIDATE, DATA = "b" * 64, listing_digest({file.name: file.sha256 for file in FILES}), "d" * 64
 OTHER = "e" * 64
-NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(microsecond=0)  # some tests have the real gate judge this evidence
 
 AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
 

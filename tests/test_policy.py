@@ -102,7 +102,8 @@ def test_a_waived_failure_passes_and_is_told():
     assert verdict.reasons == []
     assert len(verdict.waived) == 1
     assert "over-refusal, benign prompts" in verdict.waived[0]
-    assert "waived by jane.doe@example.org until 2026-12-04 12:00 UTC: on purpose." in verdict.waived[0]
+    until = f"{NOW + timedelta(days=10):%Y-%m-%d %H:%M}"
+    assert f"waived by jane.doe@example.org until {until} UTC: on purpose." in verdict.waived[0]
 
 
 def test_a_verdict_ends_with_the_waiver_it_needs_or_with_its_evidence():
@@ -150,4 +151,4 @@ def test_a_release_of_nothing_but_waived_failures_does_not_pass():
 def test_stale_evidence_is_inconclusive():
     verdict = RELEASE.with_piece("safety", created=NOW - timedelta(days=91)).judge()
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "is stale: created 2026-08-25, more than 90 days ago" in verdict.reasons[0]
+    assert f"is stale: created {NOW - timedelta(days=91):%Y-%m-%d}, more than 90 days ago" in verdict.reasons[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from securesystemslib.signer import CryptoSigner
 
 from tests.evidence_factory import Release, passing_release, release_spec
 from tokenbuncher.gate import gate
@@ -73,12 +74,16 @@ class Registered:
 def enter(candidate: Path, tmp_path: Path) -> Callable[..., Registered]:
     """Registers the candidate under a spec and judges it by passing evidence, which may be spoilt first."""
 
-    def enter(spec: ReleaseSpec, spoil: Callable[[Release], Release] = lambda release: release) -> Registered:
+    def enter(
+        spec: ReleaseSpec,
+        spoil: Callable[[Release], Release] = lambda release: release,
+        signer: CryptoSigner | None = None,
+    ) -> Registered:
         folder = tmp_path / f"release-{len(list(tmp_path.iterdir()))}"
         registration = register(spec, candidate, folder / "registration")
         release = replace(spoil(passing_release(spec)).about(registration.digest), registration=registration)
         evidence, _ = release.write(folder)
-        gate(spec, evidence, folder / "registration", folder / "verdict")
+        gate(spec, evidence, folder / "registration", folder / "verdict", signer)
         return Registered(release, evidence, folder / "registration", folder / "verdict")
 
     return enter

@@ -1,0 +1,176 @@
+"""Real MLflow servers with the guard, on sqlite and on PostgreSQL, and versions with attestations in them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from mlflow import MlflowClient
+from securesystemslib.signer import CryptoSigner
+
+from tests.evidence_factory import Release, release_spec
+from tests.registry.conftest import Registered, candidate, enter
+from tokenbuncher.attestation import generate_key, load_private_key
+
+__all__ = ["candidate", "enter"]
+
+POLICY = release_spec().policy
+SECONDS_TO_START = 120
+
+
+@dataclass
+class Guarded:
+    """A guarded server, and what its settings file is made of."""
+
+    uri: str
+    folder: Path
+    artifacts: Path
+
+    @property
+    def client(self) -> MlflowClient:
+        """A plain client, as anyone has."""
+        return MlflowClient(self.uri, self.uri)
+
+    @property
+    def signer(self) -> CryptoSigner:
+        """The key that the guard trusts."""
+        return load_private_key(self.folder / "trusted.pem")
+
+    @contextmanager
+    def changed(self, **changes: object) -> Iterator[None]:
+        """Other guard settings for a while; the server reads them at every move."""
+        before = (self.folder / "guard.yaml").read_text()
+        (self.folder / "guard.yaml").write_text(yaml.safe_dump({**yaml.safe_load(before), **changes}))
+        try:
+            yield
+        finally:
+            (self.folder / "guard.yaml").write_text(before)
+
+
+@pytest.fixture(scope="session")
+def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Guard settings, the policy and the key they name."""
+    folder = tmp_path_factory.mktemp("guard")
+    generate_key(folder / "trusted.pem")
+    (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
+    protected = {"policy": "policy.yaml", "keys": ["trusted.pub"]}
+    settings = {
+        "apiVersion": "tokenbuncher/v1",
+        "aliases": {"champion": protected},
+        "stages": {"Production": protected},
+    }
+    (folder / "guard.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def guarded(
+    request: pytest.FixtureRequest, guard_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guarded]:
+    """A guarded MLflow server of its own, in a process of its own."""
+    folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
+    database = request.getfixturevalue("postgres") if request.param == "postgresql" else f"sqlite:///{folder / 'db'}"
+    with mlflow_server(database, folder / "artifacts", guard_folder / "guard.yaml") as uri:
+        yield Guarded(uri, guard_folder, folder / "artifacts")
+
+
+@contextmanager
+def mlflow_server(database: str, artifacts: Path, settings: Path) -> Iterator[str]:
+    """`mlflow server` with a guarded registry; gives its address once it answers."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--registry-store-uri", f"guarded-{database}"]
+    command += ["--artifacts-destination", str(artifacts), "--serve-artifacts"]
+    environment = {
+        **os.environ,
+        "TOKENBUNCHER_GUARD": str(settings),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    log = artifacts.with_name("server.log")
+    with log.open("wb") as stream:
+        server = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+    try:
+        wait_until_it_answers(server, f"http://127.0.0.1:{port}", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def wait_until_it_answers(server: subprocess.Popen[bytes], uri: str, log: Path) -> None:
+    """Returns once the server is up; fails with its log if it ends or takes too long."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if requests.get(f"{uri}/health", timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of a database in a PostgreSQL server of our own."""
+    binaries = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+    if binaries is None:
+        pytest.skip("needs PostgreSQL: apt-get install postgresql")
+    folder = Path("/tmp") / f"tokenbuncher-postgres-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    as_owner = []
+    if os.getuid() == 0:  # PostgreSQL does not run as root
+        shutil.chown(folder, "postgres", "postgres")
+        as_owner = ["runuser", "-u", "postgres", "--"]
+    data, port = folder / "data", free_port()
+
+    def run(*command: object) -> None:
+        subprocess.run([*as_owner, *map(str, command)], check=True, capture_output=True, cwd="/")
+
+    run(binaries / "initdb", "-D", data, "-U", "postgres", "--auth=trust")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    run(binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
+    try:
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def attested(
+    guarded: Guarded, enter: Callable[..., Registered], request: pytest.FixtureRequest
+) -> Callable[..., Registered]:
+    """Registers a version on the guarded server and judges it, signed by the trusted key or another."""
+    name = re.sub(r"\W+", "-", request.node.name)
+
+    def make(
+        spoil: Callable[[Release], Release] = lambda release: release,
+        signer: CryptoSigner | None = None,
+        name: str = name,
+    ) -> Registered:
+        spec = release_spec(tracking={"uri": guarded.uri, "model_name": name})
+        return enter(spec, spoil, signer or guarded.signer)
+
+    return make
