@@ -27,9 +27,9 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Record(BaseModel):
-    """Base of all evidence: immutable, no unknown keys, no NaN or infinity."""
+    """Base of all evidence: immutable, no unknown keys, no NaN or infinity, no text in the place of a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class SampleScore(Record):

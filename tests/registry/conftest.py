@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from tokenbuncher.settings import ReleaseSpec
 @pytest.fixture
 def spec(embedded_root: Path, request: pytest.FixtureRequest) -> ReleaseSpec:
     """A release of a model of its own in the embedded database."""
-    return release_spec(tracking={"model_name": request.node.name}, output={"root": str(embedded_root)})
+    name = re.sub(r"\W+", "-", request.node.name)
+    return release_spec(tracking={"model_name": name}, output={"root": str(embedded_root)})
 
 
 @pytest.fixture

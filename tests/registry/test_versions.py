@@ -1,0 +1,177 @@
+"""What is done with versions after the gate: a race for the alias, the way back, the overview."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.evidence_factory import CANDIDATE, Release, broken_arm, release_spec
+from tests.registry.conftest import Registered
+from tokenbuncher.attestation import FILE_NAME, generate_key, load_private_key
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_files
+from tokenbuncher.registry import Refused, attested_version, rollback, status
+from tokenbuncher.registry import _promote as promotion
+from tokenbuncher.settings import ReleaseSpec
+
+Enter = Callable[..., Registered]
+
+
+def broken(release: Release) -> Release:
+    return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model=CANDIDATE))
+
+
+def test_a_champion_that_moves_meanwhile_is_left(enter: Enter, spec: ReleaseSpec, monkeypatch) -> None:
+    first, second, late = enter(spec), enter(spec), enter(spec)
+    first.promote()
+
+    def changes(*_: object) -> list[str]:  # while the late one is being checked, the second gets there
+        monkeypatch.undo()
+        second.promote()
+        return []
+
+    monkeypatch.setattr(promotion, "_changes", changes)
+    with pytest.raises(Refused, match="it went from version 1 to version 2 in the meantime"):
+        late.promote()
+    assert late.champion == "2"
+    assert "tokenbuncher.promoted" not in late.version.tags
+
+
+def test_fifty_promotions_at_once_leave_one_champion_and_a_consistent_record(enter: Enter, mlflow_server: str) -> None:
+    spec = release_spec(tracking={"uri": mlflow_server, "model_name": "fifty"})
+    contenders = [enter(spec) for _ in range(5)]
+    together = threading.Barrier(50)
+
+    def contend(number: int) -> bool:
+        together.wait()
+        try:
+            contenders[number % 5].promote()
+        except Refused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(50) as pool:
+        won = list(pool.map(contend, range(50)))
+    promoted = {number % 5 for number, success in enumerate(won) if success}
+    recorded = {n for n, one in enumerate(contenders) if one.version.tags["tokenbuncher.status"] == "promoted"}
+    assert recorded == promoted
+    assert int(contenders[0].champion) - 1 in promoted
+    rows = [line.split() for line in status(spec).splitlines()[2:]]
+    assert [row[0] for row in rows if "champion" in row] == [contenders[0].champion]
+    assert all(row[2] in ("promoted", "superseded", "pending") for row in rows)
+    assert sum(row[2] == "promoted" for row in rows) == 1
+
+
+def test_rollback_goes_back_one_by_one(enter: Enter, spec: ReleaseSpec) -> None:
+    versions = [enter(spec) for _ in range(3)]
+    for registered in versions:
+        registered.promote()
+    rollback(spec)
+    assert versions[0].champion == "2"
+    rollback(spec)
+    assert versions[0].champion == "1"
+    with pytest.raises(Refused, match="was promoted before version 1"):
+        rollback(spec)
+    assert versions[0].champion == "1"
+
+
+def test_rollback_from_nothing(enter: Enter, spec: ReleaseSpec) -> None:
+    enter(spec)
+    with pytest.raises(Refused, match="nothing to go back from"):
+        rollback(spec)
+
+
+def test_rollback_does_not_go_to_a_version_that_was_changed(enter: Enter, spec: ReleaseSpec) -> None:
+    first, second = enter(spec), enter(spec)
+    first.promote()
+    second.promote()
+    model = spec.output.root / "mlartifacts" / first.version.run_id / "artifacts" / "model"
+    (model / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(Refused, match="its files are not those that were judged"):
+        rollback(spec)
+    assert first.champion == "2"
+
+
+@pytest.mark.parametrize(("field", "value"), [("outcome", "BLOCK"), ("version", "7")])
+def test_rollback_does_not_believe_another_verdict(field: str, value: str, enter: Enter, spec: ReleaseSpec) -> None:
+    first, second, blocked = enter(spec), enter(spec), enter(spec, broken)
+    first.promote()
+    second.promote()
+    kept = spec.output.root / "mlartifacts" / first.version.run_id / "artifacts" / "verdict.json"
+    text = kept.read_text()
+    kept.write_text(
+        (blocked.verdict / "verdict.json").read_text()
+        if field == "outcome"
+        else text.replace('"version": "1"', f'"version": "{value}"')
+    )
+    with pytest.raises(Refused, match="its verdict is"):
+        rollback(spec)
+    assert first.champion == "2"
+
+
+def test_rollback_does_not_go_to_an_expired_verdict(enter: Enter, spec: ReleaseSpec) -> None:
+    first, second = enter(spec), enter(spec)
+    first.promote()
+    second.promote()
+    kept = spec.output.root / "mlartifacts" / first.version.run_id / "artifacts" / "verdict.json"
+    kept.write_text(re.sub(r'"expires": "20\d\d', '"expires": "2020', kept.read_text()))
+    with pytest.raises(Refused, match="its verdict expired at 2020"):
+        rollback(spec)
+
+
+def test_status_shows_versions_verdicts_and_aliases(enter: Enter, spec: ReleaseSpec, tmp_path: Path) -> None:
+    generate_key(tmp_path / "key.pem")
+    enter(spec).promote()
+    enter(spec, signer=load_private_key(tmp_path / "key.pem")).promote()
+    with pytest.raises(Refused):
+        enter(spec, broken).promote()
+    enter(spec)
+    name, _, *lines = status(spec).splitlines()
+    assert name == spec.tracking.model_name
+    cells = [line.split() for line in lines]
+    assert [row[:4] for row in cells] == [
+        ["4", "-", "pending", "-"],
+        ["3", "BLOCK", "refused", "-"],
+        ["2", "PASS", "promoted", "champion"],
+        ["1", "PASS", "superseded", "-"],
+    ]
+    assert [row[-2] for row in cells] == ["no", "no", "yes", "no"]
+
+
+def test_an_attested_version_is_fetched_by_version_and_alias(
+    enter: Enter, spec: ReleaseSpec, candidate: Path, tmp_path: Path
+) -> None:
+    generate_key(tmp_path / "key.pem")
+    registered = enter(spec, signer=load_private_key(tmp_path / "key.pem"))
+    registered.promote()
+    name = spec.tracking.model_name
+    for uri in (f"models:/{name}/1", f"models:/{name}@champion"):
+        text, about, files = attested_version(uri, spec.tracking_uri())
+        assert text == (registered.verdict / FILE_NAME).read_text()
+        assert (about, files) == (name, folder_files(candidate))
+
+
+@pytest.mark.parametrize(
+    ("uri", "telling"),
+    [
+        ("models:/{name}", "is neither models:/NAME/VERSION nor models:/NAME@alias"),
+        ("models:/{name}@best", "has no version with alias best"),
+        ("models:/{name}/1", "has no attestation"),
+        ("models:/{name}/9", "MLflow failed"),
+    ],
+)
+def test_what_is_not_attested(uri: str, telling: str, enter: Enter, spec: ReleaseSpec) -> None:
+    enter(spec)
+    with pytest.raises(UserError, match=telling):
+        attested_version(uri.format(name=spec.tracking.model_name), spec.tracking_uri())
+
+
+def test_where_the_registry_is_must_be_told(monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="Give --tracking-uri"):
+        attested_version("models:/organism@champion", None)
