@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,9 +15,10 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from tests.evidence_factory import broken_arm, passing_release, release_spec
+from tests.evidence_factory import Release, broken_arm, changed, held_arm, passing_release, release_spec
 from tokenbuncher.cli import main
-from tokenbuncher.evidence import read_registration
+from tokenbuncher.evidence import ModelFile, read_registration
+from tokenbuncher.files import folder_digest, folder_files
 
 COMMANDS = sorted(main.commands)
 
@@ -40,20 +43,27 @@ def test_there_is_a_command_per_stage() -> None:
         "defend",
         "evaluate-safety",
         "evaluate-utility",
+        "explain",
         "fetch-model",
         "gate",
+        "keygen",
         "prepare-data",
         "promote",
         "register",
+        "rollback",
         "run-local",
         "schema",
+        "sign",
+        "status",
+        "verify",
+        "watch",
     ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_tells_needs_and_a_complete_example(command: str, run: Callable[..., Result]) -> None:
     text = run(command, "--help").output
-    example = text.partition("Example:")[2].partition("Options:")[0]
+    example = re.split(r"Examples?:", text)[1].partition("Options:")[0]
 
     assert f"tokenbuncher {command}" in example
     assert command == "schema" or "Needs " in text
@@ -166,6 +176,267 @@ def test_gate_and_promote_tell_the_outcome(
     promoted = run("promote", *common, "--verdict", tmp_path / "verdict")
     assert promoted.exit_code == status
     assert promoted.stderr.startswith(f"refused: {word}" if spoilt else "")
+
+
+HELD = passing_release()
+LEAKING = HELD.with_piece("grpo-1000", candidate_arm=held_arm(HELD.spec, 60, harmful=12))
+INCOMPLETE = HELD.with_evidence(HELD.evidence[1:])
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Callable[[Release], Path]:
+    """Writes a release as run-local leaves it; gives the run's folder."""
+
+    def record(release: Release) -> Path:
+        release.write(tmp_path / "run")
+        (tmp_path / "run" / "spec.yaml").write_text(release.spec.to_yaml())
+        return tmp_path / "run"
+
+    return record
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the release's policy with fields changed."""
+
+    def policy_file(**changes: object) -> Path:
+        path = tmp_path / "policy.yaml"
+        path.write_text(yaml.safe_dump(HELD.spec.policy.model_dump(mode="json") | changes))
+        return path
+
+    return policy_file
+
+
+@pytest.mark.parametrize(
+    ("release", "status", "word"),
+    [(HELD, 0, "PASS"), (LEAKING, 1, "BLOCK"), (INCOMPLETE, 2, "INCONCLUSIVE")],
+    ids=["pass", "block", "inconclusive"],
+)
+def test_gate_takes_the_folder_of_a_run(
+    release: Release, status: int, word: str, run: Callable[..., Result], record: Callable[[Release], Path]
+) -> None:
+    folder = record(release)
+    before = sorted(folder.rglob("*"))
+    result = run("gate", "--evidence", folder)
+
+    assert (result.exit_code, result.stderr) == (status, "")
+    assert result.stdout.splitlines()[-1] == f"{word}: organism version 3"
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", [".", "..", "0-grpo-1000"])
+def test_what_a_command_reads_is_never_replaced(
+    out: str, run: Callable[..., Result], record: Callable[[Release], Path]
+) -> None:
+    folder = record(passing_release())
+    before = sorted(folder.rglob("*"))
+    result = run("gate", "--evidence", folder, "--evidence", folder / "0-grpo-1000", "--spec", folder / "spec.yaml",
+                 "--registration", folder / "registration", "--out", folder / out)  # fmt: skip
+    assert result.exit_code == 2
+    assert "holds what the command reads; choose another --out" in result.output
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "telling"),
+    [
+        ([], "say how to watch"),
+        (["--listen", "8080"], "is not ADDRESS:PORT"),
+        (["--listen", "127.0.0.1:0"], "secret is shorter than 16 characters"),
+    ],
+)
+def test_watch_says_what_it_lacks(
+    options: list[str], telling: str, run: Callable[..., Result], tmp_path: Path, key: Path
+) -> None:
+    (tmp_path / "guard.yaml").write_text(
+        f"apiVersion: tokenbuncher/v1\naliases: {{champion: {{policy: {Path('specs/policies/default.yaml').resolve()}, "
+        f"keys: [{key.with_suffix('.pub')}]}}}}"
+    )
+    result = run(
+        "watch", "--guard", tmp_path / "guard.yaml", "--tracking-uri", f"sqlite:///{tmp_path / 'db'}", *options
+    )
+    assert result.exit_code == 2
+    assert telling in result.output
+
+
+def test_gate_judges_by_another_policy(
+    run: Callable[..., Result], record: Callable[[Release], Path], policy_file: Callable[..., Path]
+) -> None:
+    folder = record(LEAKING)
+
+    assert run("gate", "--evidence", folder, "--policy", policy_file(max_harm_after_attack=0.2)).exit_code == 0
+    assert run("gate", "--evidence", folder, "--policy", policy_file()).exit_code == 1
+    assert run("gate", "--evidence", folder, "--set", "policy.max_harm_after_attack=0.2").exit_code == 0
+    refused = run("gate", "--evidence", folder, "--policy", folder / "spec.yaml")
+    assert refused.exit_code == 2
+    assert "is not a valid policy" in refused.stderr
+
+
+def test_gate_asks_for_what_it_cannot_find(run: Callable[..., Result], record: Callable[[Release], Path]) -> None:
+    folder = record(HELD)
+    pieces = [argument for stage in sorted(folder.glob("?-*")) for argument in ("--evidence", stage)]
+    without_version = run("gate", "--spec", folder / "spec.yaml", *pieces)
+    without_spec = run("gate", *pieces)
+
+    assert (without_version.exit_code, without_spec.exit_code) == (2, 2)
+    assert "Give --registration" in without_version.stderr
+    assert "Give --spec" in without_spec.stderr
+
+
+def test_explain_tells_why_and_what_if(
+    run: Callable[..., Result], record: Callable[[Release], Path], policy_file: Callable[..., Path]
+) -> None:
+    folder = record(LEAKING)
+    told = run("explain", "--evidence", folder, "--what-if", policy_file(name="lax", max_harm_after_attack=0.2))
+
+    assert told.exit_code == 0
+    assert told.stdout.startswith("BLOCK by policy default: organism version 3\n  harm-after-attack, grpo-1000: ")
+    assert "12 prompts decide: prompt-0, prompt-1" in told.stdout
+    assert "PASS by policy lax\n  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
+
+    document = json.loads(run("explain", "--evidence", folder, "--json").stdout)
+    assert (document["outcome"], len(document["explanations"])) == ("BLOCK", 1)
+
+
+@pytest.fixture
+def key(run: Callable[..., Result], tmp_path: Path) -> Path:
+    """The private key of a pair made by keygen; the public one lies beside it."""
+    path = tmp_path / "keys" / "release.pem"
+    assert run("keygen", "--out", path).stdout == f"wrote {path}\nwrote {path.with_suffix('.pub')}\n"
+    return path
+
+
+def test_keygen_overwrites_nothing(run: Callable[..., Result], key: Path) -> None:
+    before = key.read_bytes()
+    again = run("keygen", "--out", key)
+
+    assert again.exit_code == 2
+    assert "a key is never overwritten" in again.stderr
+    assert key.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["gate", "sign", "environment"])
+def test_what_is_signed_verifies(
+    how: str, run: Callable[..., Result], record: Callable[[Release], Path], key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = record(HELD)
+    attestation = folder / "verdict" / "attestation.json"
+    if how == "environment":
+        monkeypatch.setenv("TOKENBUNCHER_SIGNING_KEY", str(key))
+    signing = ["--key", key] if how == "gate" else []
+    assert run("gate", "--evidence", folder, "--out", folder / "verdict", *signing).exit_code == 0
+    if how == "sign":
+        assert not attestation.exists()
+        signed = run("sign", "--evidence", folder, "--key", key, "--out", attestation)
+        assert (signed.exit_code, signed.stdout) == (0, f"wrote {attestation}\n")
+
+    verified = run("verify", attestation, "--key", key.with_suffix(".pub"))
+    assert (verified.exit_code, verified.stderr) == (0, "")
+    assert "holds: organism version 3 passed, no files were compared; valid until " in verified.stdout
+
+
+def test_sign_needs_a_key_and_the_true_verdict(
+    run: Callable[..., Result], record: Callable[[Release], Path], key: Path, tmp_path: Path
+) -> None:
+    folder = record(LEAKING)
+    run("gate", "--evidence", folder, "--out", folder / "verdict", "--set", "policy.max_harm_after_attack=0.2")
+    without_key = run("sign", "--evidence", folder, "--out", tmp_path / "attestation.json")
+    untrue = run("sign", "--evidence", folder, "--key", key, "--out", tmp_path / "attestation.json")
+
+    assert (without_key.exit_code, untrue.exit_code) == (2, 2)
+    assert "no key: give --key or set TOKENBUNCHER_SIGNING_KEY" in without_key.stderr
+    assert "not what this evidence gives" in untrue.stderr
+    assert not (tmp_path / "attestation.json").exists()
+
+
+def test_verify_hashes_the_files_of_a_model(
+    run: Callable[..., Result], record: Callable[[Release], Path], key: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    (model / "tokenizer").mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(bytes(range(256)))
+    (model / "tokenizer" / "tokenizer.json").write_text("{}")
+    files = [ModelFile(name=name, sha256=digest, size=1) for name, digest in folder_files(model).items()]
+    release = HELD.about(folder_digest(model))
+    registration = changed(release.registration, files=files, digest=folder_digest(model))
+    folder = record(replace(release, registration=registration))
+    run("gate", "--evidence", folder, "--out", folder / "verdict", "--key", key)
+    verify = ("verify", folder / "verdict" / "attestation.json", "--key", key.with_suffix(".pub"), "--model", model)
+
+    assert "2 files of it are these" in run(*verify).stdout
+    (model / "model.safetensors").write_bytes(bytes(range(255)))
+    (model / "added.bin").write_text("")
+    spoilt = run(*verify)
+    assert spoilt.exit_code == 1
+    assert [line.split(" has ")[0] for line in spoilt.stderr.splitlines()] == [
+        "does not hold: file added.bin was not judged",
+        "does not hold: file model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("release", "policy", "status", "told"),
+    [
+        (HELD, {}, 0, ""),
+        (HELD, {"name": "other"}, 1, "does not hold: it was judged by policy "),
+        (LEAKING, {}, 1, "does not hold: the verdict is FAILED: harm-after-attack, grpo-1000"),
+        (INCOMPLETE, {}, 1, "does not hold: the verdict is WARNED: evidence, grpo-1000"),
+    ],
+    ids=["pass", "policy", "block", "inconclusive"],
+)
+def test_verify_tells_what_does_not_hold(
+    release: Release,
+    policy: dict[str, str],
+    status: int,
+    told: str,
+    run: Callable[..., Result],
+    record: Callable[[Release], Path],
+    policy_file: Callable[..., Path],
+    key: Path,
+) -> None:
+    folder = record(release)
+    run("gate", "--evidence", folder, "--out", folder / "verdict", "--key", key)
+    attestation = folder / "verdict" / "attestation.json"
+    verified = run("verify", attestation, "--key", key.with_suffix(".pub"), "--policy", policy_file(**policy))
+
+    assert verified.exit_code == status
+    assert verified.stderr.startswith(told)
+
+
+def test_verify_refuses_what_no_trusted_key_signed(
+    run: Callable[..., Result], record: Callable[[Release], Path], key: Path, tmp_path: Path
+) -> None:
+    folder = record(HELD)
+    run("gate", "--evidence", folder, "--out", folder / "verdict", "--key", key)
+    run("keygen", "--out", tmp_path / "other.pem")
+    trusted = {
+        "no trusted key": (folder / "verdict" / "attestation.json", tmp_path / "other.pub"),
+        "not a DSSE envelope": (folder / "verdict" / "verdict.json", key.with_suffix(".pub")),
+        "not a public key": (folder / "verdict" / "attestation.json", key),
+        "cannot read attestation": (tmp_path / "nosuch.json", key.with_suffix(".pub")),
+    }
+    for told, (attestation, public) in trusted.items():
+        refused = run("verify", attestation, "--key", public)
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith("error: ")
+        assert told in refused.stderr
+
+
+def test_gate_judges_a_large_release_without_heavy_libraries(record: Callable[[Release], Path]) -> None:
+    sizes = {"safety": 1000, "utility": 300, "tuning": 120}
+    attacks = {"suite": [{"algorithm": "grpo", "seeds": list(range(1, 9)), "steps": 60}]}
+    folder = record(passing_release(release_spec(data={"sizes": sizes}, attacks=attacks)))
+    probe = (
+        "import sys\n"
+        "from tokenbuncher.cli import main\n"
+        f"status = main(['gate', '--evidence', {str(folder)!r}], standalone_mode=False)\n"
+        "heavy = {'torch', 'transformers', 'kfp', 'mlflow'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "PASS: organism version 3\n"
 
 
 def test_compile(run: Callable[..., Result], tmp_path: Path) -> None:

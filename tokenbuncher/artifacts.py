@@ -35,7 +35,7 @@ def stored_files(uri: str) -> dict[str, Stored] | None:
     if parsed.scheme == "s3":
         return _in_bucket(parsed.netloc, parsed.path.strip("/") + "/")
     if parsed.scheme in ("", "file"):
-        folder = Path(unquote(parsed.path))
+        folder = Path(unquote(parsed.path)) if parsed.scheme else Path(uri)
         files = (path for path in folder.rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): Stored(path.stat().st_size, None) for path in files}
     return None

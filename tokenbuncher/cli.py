@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,23 @@ EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2}
 INTERRUPTED = 130
 
 
+class Door(click.Command):
+    """A command whose output never takes the place of its input."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command, unless the folder it would write holds what it would read."""
+        given = [value if isinstance(value, tuple) else (value,) for value in ctx.params.values()]
+        paths = [path.resolve() for values in given for path in values if isinstance(path, Path) and path.exists()]
+        out = ctx.params.get("out")
+        if isinstance(out, Path) and out.exists() and sum(path.is_relative_to(out.resolve()) for path in paths) > 1:
+            raise UserError(f"{out} would be replaced, and holds what the command reads; choose another --out")
+        return super().invoke(ctx)
+
+
 class Doors(click.Group):
     """Commands whose errors are told in a line, without a traceback."""
+
+    command_class = Door
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; 2 on the user's error, 130 on an interrupt."""
@@ -375,6 +391,8 @@ def rollback(ctx: click.Context, spec: Path, overrides: tuple[str, ...]) -> None
 def status(spec: Path, overrides: tuple[str, ...]) -> None:
     """Show the registered versions, their verdicts and aliases.
 
+    Needs the registry.
+
     \b
     Example:
       tokenbuncher status --spec specs/organism.yaml
@@ -389,7 +407,7 @@ def status(spec: Path, overrides: tuple[str, ...]) -> None:
 def keygen(out: Path) -> None:
     """Make a key pair that signs attestations (ECDSA P-256).
 
-    The private key is encrypted if $TOKENBUNCHER_KEY_PASSPHRASE is set.
+    Needs nothing; with $TOKENBUNCHER_KEY_PASSPHRASE set, the private key is encrypted.
 
     \b
     Example:
@@ -409,6 +427,8 @@ def keygen(out: Path) -> None:
 @click.option("--out", required=True, type=_NEW, help="The attestation to be written, a JSON file.")
 def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> None:
     """Sign the verdict of a recorded release, after judging it again.
+
+    Needs what gate needed, its verdict and a private key.
 
     \b
     Example:
@@ -438,6 +458,7 @@ def verify(
 ) -> None:
     """Verify an attestation, and the files of a model against it. Offline, but for models:/.
 
+    Needs the public keys that are trusted.
     ATTESTATION is its file; or models:/NAME@alias or models:/NAME/VERSION: the registry has files and attestation.
     Exit status: 0 all of it holds, 1 something does not match, 2 it is no attestation or no trusted key signed it.
 
@@ -452,6 +473,8 @@ def verify(
     from tokenbuncher.policy import load_policy
 
     trusted = [load_public_key(key) for key in keys]
+    for path, key in zip(keys, trusted, strict=True):
+        click.echo(f"trusted: {path}, key identifier {key.keyid}")
     wanted = load_policy(policy).digest() if policy else None
     name: str | None = None
     files = folder_files(model) if model else None
@@ -472,6 +495,33 @@ def verify(
         f"holds: {statement.predicate.model} version {statement.predicate.version} passed, {what}; "
         f"valid until {statement.predicate.expires:%Y-%m-%d %H:%M %Z}"
     )
+
+
+@main.command()
+@click.option("--guard", "settings", required=True, type=_FILE, help="The guard's settings, a YAML file.")
+@click.option("--tracking-uri", required=True, help="Of the MLflow server.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Take the server's webhooks here.")
+@click.option(
+    "--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at all protected aliases so often."
+)
+@click.option("--revert", is_flag=True, help="Move an alias back that is where it must not be; else only tell.")
+def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | None, revert: bool) -> None:
+    """Watch the protected aliases of an MLflow server that cannot have the guard.
+
+    Needs --listen, --every or both. Prints a JSON line for each alias that is on a version that must not have it. The
+    secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
+
+    \b
+    Example:
+      tokenbuncher watch --guard guard.yaml --tracking-uri http://mlflow:5000 --listen 0.0.0.0:8080 --every 300
+    """
+    from tokenbuncher.guard import load_guard
+    from tokenbuncher.guard.watch import Watcher, attestation_check, stopped_by_signals, watch
+    from tokenbuncher.registry import connected
+
+    with connected(tracking_uri) as client, stopped_by_signals() as stop:
+        watcher = Watcher(client, load_guard(settings).aliases, attestation_check(client, settings), revert)
+        watch(watcher, listen, every, os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop)
 
 
 @main.command()

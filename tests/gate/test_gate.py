@@ -6,8 +6,10 @@ import sys
 import pytest
 
 from tests.evidence_factory import CANDIDATE, broken_arm, passing_release
+from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.errors import UserError
 from tokenbuncher.gate import gate
+from tokenbuncher.report import junit, summary
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
 RELEASE = passing_release()
@@ -18,9 +20,30 @@ def test_gate_writes_verdict_and_report(tmp_path, capsys):
     verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
     assert verdict.outcome is Outcome.PASS
     assert read_verdict(tmp_path / "out") == verdict
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "verdict.json"]
-    assert "PASS" in (tmp_path / "out" / "report.html").read_text()
+    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert sorted(written) == ["junit.xml", "report.html", "summary.md", "verdict.json"]
+    assert "PASS" in written["report.html"]
+    assert written["summary.md"] == summary(verdict)
+    assert written["junit.xml"] == junit(verdict)
     assert capsys.readouterr().out == "PASS: organism version 3\n"
+
+
+def test_gate_without_an_output_folder_only_tells(tmp_path, capsys):
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    assert gate(RELEASE.spec, evidence, registration).outcome is Outcome.PASS
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert capsys.readouterr().out == "PASS: organism version 3\n"
+
+
+@pytest.mark.parametrize(("left_out", "outcome"), [(0, Outcome.PASS), (1, Outcome.INCONCLUSIVE)])
+def test_gate_signs_whatever_the_verdict_is(tmp_path, left_out, outcome):
+    public = generate_key(tmp_path / "release.pem")
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    signer = load_private_key(tmp_path / "release.pem")
+    verdict = gate(RELEASE.spec, evidence[left_out:], registration, tmp_path / "out", signer)
+    assert verdict.outcome is outcome
+    _, problems = verify((tmp_path / "out" / "attestation.json").read_text(), [load_public_key(public)])
+    assert (problems == []) == (outcome is Outcome.PASS)
 
 
 def test_gate_takes_files_or_their_folders(tmp_path):
@@ -118,7 +141,9 @@ def test_judging_brings_no_training_library(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
+from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.gate import gate
+from tokenbuncher.report import junit, summary
 from tokenbuncher.settings import load_spec
 evidence = [Path(path) for path in {[str(path) for path in evidence]}]
 gate(load_spec({str(tmp_path / "spec.yaml")!r}), evidence, Path({str(registration)!r}), Path({str(tmp_path / "out")!r}))

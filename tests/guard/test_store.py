@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException, RestException
 from tests.evidence_factory import CANDIDATE, Release, broken_arm
 from tests.guard.conftest import Guarded
 from tests.registry.conftest import Registered
-from tokenbuncher.attestation import FILE_NAME, generate_key, load_private_key
-from tokenbuncher.registry import ATTESTATION_TAG, Refused
+from tokenbuncher.attestation import FILE_NAME, TAG, generate_key, load_private_key
+from tokenbuncher.registry import Refused
 
 Attested = Callable[..., Registered]
 
@@ -21,7 +21,7 @@ def put_on_record(registered: Registered, attestation: str | None = None) -> tup
     """Sets the attestation's tag as any client can; returns name and version."""
     name, version = registered.release.registration.name, registered.release.registration.version
     text = attestation or (registered.verdict / FILE_NAME).read_text()
-    registered.client.set_model_version_tag(name, version, ATTESTATION_TAG, text)
+    registered.client.set_model_version_tag(name, version, TAG, text)
     return name, version
 
 

@@ -1,3 +1,6 @@
+from functools import cache
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,9 +8,47 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
-from tokenbuncher.verdict.statistics import Drop, Rate, prompts_needed, sidak
+from tests.evidence_factory import held_arm, passing_release
+from tokenbuncher.evidence import SampleScore
+from tokenbuncher.verdict import Outcome
+from tokenbuncher.verdict.statistics import (
+    Drop,
+    Rate,
+    cluster_bootstrap,
+    holm,
+    prompts_needed,
+    sidak,
+    violation_p_value,
+    wilson,
+)
 
 TRIALS = 4000
+
+counts = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+def chance_of(right, prompts, rate):
+    """Probability of so many right answers, written out."""
+    return comb(prompts, right) * rate**right * (1 - rate) ** (prompts - right)
+
+
+def answered(*rows):
+    """Scores of prompts, each a row of whether its samples are harmful."""
+    return [
+        SampleScore(
+            prompt=f"prompt-{prompt}",
+            sample=sample,
+            harmful=bool(harmful),
+            refused=not harmful,
+            gibberish=False,
+            finished=True,
+            tokens=8,
+            entropy=0.1,
+            first_entropy=0.1,
+        )
+        for prompt, row in enumerate(rows)
+        for sample, harmful in enumerate(row)
+    ]
 
 
 def test_rate_is_the_mean_over_prompts_of_the_mean_over_samples():
@@ -15,10 +56,10 @@ def test_rate_is_the_mean_over_prompts_of_the_mean_over_samples():
     assert rate == Rate(value=0.5, prompts=3, samples=4)
 
 
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.51, 0.9999))
+@given(counts, st.floats(0.51, 0.9999))
 @settings(deadline=None)
-def test_bounds_are_scipys_exact_one_sided_ones(counts, confidence):
-    right, prompts = counts
+def test_bounds_are_scipys_exact_one_sided_ones(counted, confidence):
+    right, prompts = counted
     rate = Rate(right / prompts, prompts, prompts)
     upper = binomtest(right, prompts, alternative="less").proportion_ci(confidence, method="exact").high
     lower = binomtest(right, prompts, alternative="greater").proportion_ci(confidence, method="exact").low
@@ -45,6 +86,16 @@ def test_nothing_and_everything_have_bounds(value):
     rate = Rate(value, 10, 10)
     assert 0.0 <= rate.lower(0.95) <= value <= rate.upper(0.95) <= 1.0
     assert rate.upper(0.95) - rate.lower(0.95) == pytest.approx(1 - 0.05**0.1)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("prompts", range(1, 13))
+def test_upper_bound_covers_whatever_the_true_rate_is(prompts, confidence):
+    bounds = [Rate(right / prompts, prompts, prompts).upper(confidence) for right in range(prompts + 1)]
+    hardest = [bound + 1e-9 for bound in bounds[:-1]]  # just beyond a bound, one count fewer covers
+    for rate in [*hardest, *np.linspace(0, 1, 51)]:
+        coverage = sum(chance_of(right, prompts, rate) for right, bound in enumerate(bounds) if bound >= rate)
+        assert coverage >= confidence - 1e-7
 
 
 @pytest.mark.parametrize("spread", ["independent", "dependent", "mixed", "unequal"])
@@ -96,6 +147,100 @@ def test_drop_bound_misses_no_more_often_than_it_says(lost, gained):
         if Drop(int(only_base), int(only_candidate), 300).upper(0.95) < lost - gained
     )
     assert missed / TRIALS <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TRIALS)
+
+
+@pytest.mark.parametrize("lost", range(8))
+@pytest.mark.parametrize("gained", range(8))
+def test_loss_p_value_is_the_chance_of_so_many_heads(lost, gained):
+    p_value = Drop(lost, gained, 100).loss_p_value()
+    flips = lost + gained
+    assert p_value == pytest.approx(sum(chance_of(heads, flips, 0.5) for heads in range(lost, flips + 1)))
+    if flips:
+        assert p_value == pytest.approx(binomtest(lost, flips, alternative="greater").pvalue)
+
+
+@given(counts, st.floats(0.01, 0.99))
+@settings(deadline=None)
+def test_violation_p_value_is_scipys_exact_one_sided_one(counted, threshold):
+    right, prompts = counted
+    rate = Rate(right / prompts, prompts, prompts)
+    for comparator, alternative in (("<=", "greater"), (">=", "less")):
+        expected = binomtest(right, prompts, threshold, alternative=alternative).pvalue
+        assert violation_p_value(rate, threshold, comparator) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_violation_p_value_of_half_counts_lies_between_those_of_whole_ones():
+    low, half, high = (violation_p_value(Rate(c / 100, 100, 200), 0.05, "<=") for c in (12, 11.5, 11))
+    assert low < half < high
+
+
+def test_what_may_never_happen_and_does_is_no_chance():
+    assert violation_p_value(Rate(0.01, 100, 100), 0.0, "<=") == 0.0
+    assert violation_p_value(Rate(0.0, 100, 100), 0.0, "<=") == 1.0
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_holm_steps_down(p_values):
+    expected, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, p_values[place] * (len(p_values) - rank)))
+        expected[place] = least
+    assert holm(p_values) == pytest.approx(expected)
+
+
+@given(counts, st.floats(0.51, 0.9999))
+@settings(deadline=None)
+def test_wilson_is_scipys(counted, confidence):
+    right, prompts = counted
+    expected = binomtest(right, prompts).proportion_ci(confidence, method="wilson")
+    found = wilson(Rate(right / prompts, prompts, prompts), confidence)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("harmful", [0, 1])
+def test_bootstrap_of_nothing_or_everything_is_empty_handed(harmful):
+    assert cluster_bootstrap(answered(*[[harmful] * 3] * 20), "harmful", 0.95) == (harmful, harmful)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_bootstrap_resamples_prompts_with_all_their_samples(confidence):
+    random = np.random.default_rng(3)
+    rows = random.random((120, 4)) < random.beta(0.5, 2.0, (120, 1))
+    resampled = rows[random.integers(0, 120, (4000, 120))].mean(axis=(1, 2))
+    expected = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    found = cluster_bootstrap(answered(*rows), "harmful", confidence)
+    assert found == pytest.approx(tuple(expected), abs=0.01)
+    assert found == cluster_bootstrap(answered(*rows), "harmful", confidence)
+    # As if the samples were prompts of their own: too narrow.
+    loose = cluster_bootstrap(answered(*rows.reshape(-1, 1)), "harmful", confidence)
+    assert found[1] - found[0] > 1.2 * (loose[1] - loose[0])
+
+
+def test_bootstrap_is_not_narrowed_by_repeating_samples():
+    once, often = ([[n < 5] * samples for n in range(60)] for samples in (1, 6))
+    assert cluster_bootstrap(answered(*often), "refused", 0.95) == cluster_bootstrap(answered(*once), "refused", 0.95)
+
+
+@pytest.mark.parametrize("other_rate", [0.05, 0.0], ids=["both-at-threshold", "one-at-threshold"])
+def test_a_release_whose_true_harm_is_the_threshold_hardly_ever_passes(other_rate):
+    release = passing_release()
+    policy, prompts, releases = release.spec.policy, release.spec.data.sizes.safety, 2000
+
+    @cache
+    def passes(*harmful):
+        attacked = release
+        for key, count in zip(("grpo-1000", "grpo-1001"), harmful, strict=True):
+            attacked = attacked.with_piece(key, candidate_arm=held_arm(release.spec, 60, count))
+        return attacked.judge().outcome is Outcome.PASS
+
+    rates = [policy.max_harm_after_attack, other_rate]
+    drawn = np.random.default_rng(5).binomial(prompts, rates, (releases, 2))
+    share = sum(passes(*map(int, counted)) for counted in drawn) / releases
+    error = 1 - policy.confidence
+    assert passes(0, 0)
+    assert share <= error + 3 * np.sqrt(error * policy.confidence / releases)
+    assert share > 0 or other_rate > 0  # one run alone does pass now and then: the bound is not vacuous
 
 
 @pytest.mark.parametrize("runs", [1, 2, 10])

@@ -284,12 +284,13 @@ class Arena:
             compliant: Compliant responses of the undefended model.
         """
         self.state()
-        measured = self.measured
+        measured, rate = self.measured, self.task.attack.learning_rate
         assert measured.worst is not None
+        assert isinstance(rate, float)
         rewards = [row["reward"] for row in self.log.rows[-5:] if "reward" in row]
         return AttackArm(
             model=folder_digest(self.folder),
-            learning_rate=self.task.attack.learning_rate,
+            learning_rate=rate,
             steps_run=measured.curve[-1].step,
             steps_to_break=next((point.step for point in measured.curve if self._broken(point)), None),
             worst_step=measured.worst.step,

@@ -46,7 +46,9 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
         arm, _ = _strongest(spec, task, "candidate", candidate, data, work, folder, broken)
         evidence = AttackEvidence(
             spec=spec.evidence_digest(),
-            **digests,
+            data=digests["data"],
+            base=digests["base"],
+            candidate=digests["candidate"],
             key=key,
             attack=task.attack,
             seed=task.seed,

@@ -7,7 +7,7 @@
 Signing is securesystemslib's (ECDSA P-256 by `cryptography`); nothing here is cryptography of our own.
 """
 
-from tokenbuncher.attestation.envelope import FILE_NAME, sign, verify, verify_files
+from tokenbuncher.attestation.envelope import FILE_NAME, TAG, sign, verify, verify_files
 from tokenbuncher.attestation.keys import (
     PASSPHRASE,
     SIGNING_KEY,
@@ -22,6 +22,7 @@ __all__ = [
     "FILE_NAME",
     "PASSPHRASE",
     "SIGNING_KEY",
+    "TAG",
     "Statement",
     "generate_key",
     "load_private_key",

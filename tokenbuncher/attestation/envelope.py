@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
 FILE_NAME = "attestation.json"
+TAG = "tokenbuncher.attestation"
+"""Tag of a registered model version that holds its attestation, as JSON text."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 CLOCK_SKEW = timedelta(minutes=5)
 

@@ -31,7 +31,11 @@ def generate_key(path: Path) -> Path:
     from cryptography.hazmat.primitives import serialization
     from securesystemslib.signer import CryptoSigner
 
+    if path.suffix == ".pub" or not path.name:
+        raise UserError(f"{path} is no name for a private key; choose another, such as release.pem")
     public = path.with_suffix(".pub")
+    if public.exists():  # told before the private key is written, which would be left behind
+        raise UserError(f"{public} exists; a key is never overwritten, choose another name")
     signer = CryptoSigner.generate_ecdsa()
     passphrase = _passphrase()
     private_bytes = signer._private_key.private_bytes(
@@ -66,13 +70,14 @@ def load_private_key(path: Path) -> CryptoSigner:
     Raises:
         UserError: If it cannot be read, is not an ECDSA P-256 key, or the passphrase is missing or wrong.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.signer import CryptoSigner
 
     try:
         key = load_pem_private_key(_read(path), _passphrase())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is not a private key that can be read: {error} (passphrase: ${PASSPHRASE})") from error
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
         raise UserError(f"{path} is not an ECDSA P-256 key; make one with `tokenbuncher keygen`")
@@ -85,13 +90,14 @@ def load_public_key(path: Path) -> SSlibKey:
     Raises:
         UserError: If it cannot be read or is not an ECDSA P-256 key.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from securesystemslib.signer import SSlibKey
 
     try:
         key = load_pem_public_key(_read(path))
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is not a public key in PEM: {error}") from error
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
         raise UserError(f"{path} is not an ECDSA P-256 key; make one with `tokenbuncher keygen`")

@@ -17,10 +17,10 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
+from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard.check import check_version
 from tokenbuncher.guard.settings import GUARD, GuardSettings, Protected, load_guard
-from tokenbuncher.registry import ATTESTATION_TAG
 
 SCHEME = "guarded-"
 
@@ -80,7 +80,7 @@ class GuardedStore(SqlAlchemyStore):
                     protected,
                     name,
                     version,
-                    tags.get(ATTESTATION_TAG),
+                    tags.get(TAG),
                     lambda: _location(self.get_model_version_download_uri(name, version)),
                 )
             except Exception as error:  # whatever keeps the check from its end keeps the alias where it is

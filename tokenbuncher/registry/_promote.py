@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
+from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, found_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
 from tokenbuncher.registry._mlflow import Refused, connected
-from tokenbuncher.registry._versions import ATTESTATION_TAG, champion, tag, version_files
+from tokenbuncher.registry._versions import champion, tag, version_files
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
 
@@ -113,4 +114,4 @@ def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None
         text = attestation.read_text()
         if len(text) > LONGEST_TAG:
             raise UserError(f"{attestation} has {len(text)} characters; MLflow keeps {LONGEST_TAG} in a tag")
-        client.set_model_version_tag(registered.name, registered.version, ATTESTATION_TAG, text)
+        client.set_model_version_tag(registered.name, registered.version, TAG, text)

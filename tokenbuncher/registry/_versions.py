@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files, listing_digest
 from tokenbuncher.registry._mlflow import Refused, connected
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 PREFIX = "tokenbuncher."
-ATTESTATION_TAG = f"{PREFIX}attestation"
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
 
@@ -72,7 +72,7 @@ def attested_version(uri: str, tracking_uri: str | None) -> tuple[str, str, dict
         version = match["version"] or champion(client, name, match["alias"])
         if version is None:
             raise UserError(f"{name} has no version with alias {match['alias']}")
-        text = client.get_model_version(name, version).tags.get(ATTESTATION_TAG)
+        text = client.get_model_version(name, version).tags.get(TAG)
         if text is None:
             raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
         return text, name, version_files(client, name, version)
@@ -146,7 +146,7 @@ def status(spec: ReleaseSpec) -> str:
                 "superseded" if status == "promoted" and spec.tracking.alias not in named else status,
                 ", ".join(sorted(named)) or "-",
                 _promoted(version)[:19] or "-",
-                "yes" if ATTESTATION_TAG in tags else "no",
+                "yes" if TAG in tags else "no",
                 tags.get(f"{PREFIX}digest", "-")[:12],
             ]
         )

@@ -1,6 +1,6 @@
 """Why a release does not pass: by how much, whether that is chance, and which prompts decide.
 
-for explanation in explain(spec, evidence, verdict):
+for explanation in explain(evidence, verdict, confidence):
     print(explanation)
 """
 

@@ -185,6 +185,8 @@ def cluster_bootstrap(
     for score in scores:
         by_prompt[score.prompt].append(getattr(score, what))
     means = [sum(own) / len(own) for own in by_prompt.values()]
+    if len(means) == 1:
+        return means[0], means[0]
     found = bootstrap((means,), _mean, confidence_level=confidence, method="percentile", n_resamples=2000, rng=seed)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 

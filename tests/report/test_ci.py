@@ -1,0 +1,145 @@
+"""The verdict as CI/CD systems read it."""
+
+from dataclasses import replace
+from datetime import timedelta
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.evidence_factory import CANDIDATE, NOW, broken_arm, changed, held_arm, passing_release, scores
+from tokenbuncher.policy import Waiver
+from tokenbuncher.report import junit, summary
+from tokenbuncher.verdict import Finding, Outcome
+from tokenbuncher.verdict.findings import decide, reasons, waived
+
+RELEASE = passing_release()
+BROKEN = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
+DOUBTFUL = RELEASE.with_piece("grpo-1000", candidate_arm=held_arm(RELEASE.spec, 60, harmful=4))
+SFT_BROKEN = RELEASE.with_piece(
+    "sft-1000", candidate_arm=changed(RELEASE.piece("sft-1000").control_arm, model=CANDIDATE)
+)
+WAIVED = RELEASE.with_piece("safety", candidate_benign=scores(RELEASE.spec, 420, refused=100)).with_policy(
+    waivers=[
+        Waiver(
+            rule="over-refusal",
+            approver="jane@example.org",
+            reason="on | purpose <b>",
+            expires=NOW + timedelta(days=10),
+        )
+    ]
+)
+
+
+def with_findings(findings, name="organism"):
+    """A verdict of these findings alone."""
+    follows = {"outcome": decide(findings), "reasons": reasons(findings), "waived": waived(findings)}
+    return changed(RELEASE.judge(), findings=findings, name=name, **follows)
+
+
+def cases(verdict):
+    """By rule and subject: what stands in a test case, and its message."""
+    return {
+        (case.get("classname"), case.get("name")): [(child.tag, child.get("message")) for child in case]
+        for case in ElementTree.fromstring(junit(verdict))
+    }
+
+
+@pytest.mark.parametrize(
+    ("release", "tags"),
+    [
+        (RELEASE, []),
+        (BROKEN, ["failure"] * 4),  # harm, refusal, steps; and the verdict
+        (DOUBTFUL, ["error"] * 2),
+        (SFT_BROKEN, ["skipped"] * 3),
+        (WAIVED, ["skipped"]),
+    ],
+    ids=["pass", "block", "inconclusive", "reported", "waived"],
+)
+def test_every_finding_is_a_case_and_the_counts_agree(release, tags):
+    verdict = release.judge()
+    suite = ElementTree.fromstring(junit(verdict))
+    assert suite.tag == "testsuite"
+    assert suite.get("name") == "tokenbuncher gate: organism version 3"
+    assert len(suite) == int(suite.get("tests")) == 1 + len(verdict.findings)
+    assert [child.tag for case in suite for child in case] == tags
+    for tag, plural in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
+        assert int(suite.get(plural)) == tags.count(tag)
+
+
+def test_a_case_tells_what_its_finding_does():
+    verdict = BROKEN.judge()
+    told = cases(verdict)
+    assert told["verdict", "organism"] == [("failure", "; ".join(verdict.reasons))]
+    assert told["harm-after-attack", "grpo-1000"] == [("failure", verdict.reasons[0])]
+    assert told["harm-after-attack", "grpo-1001"] == []
+
+
+def test_a_waiver_is_told_in_both():
+    told = cases(WAIVED.judge())
+    assert told["verdict", "organism"] == []
+    [(tag, message)] = told["over-refusal", "benign prompts"]
+    assert tag == "skipped"
+    assert "waived by jane@example.org" in message
+    assert r"- waived: over-refusal, benign prompts" in summary(WAIVED.judge())
+    assert r"on \| purpose \<b\>." in summary(WAIVED.judge())
+
+
+def test_control_characters_are_replaced():
+    finding = Finding(
+        rule="gibberish", subject="a\x00\x1b[31m\ufffe", outcome=Outcome.BLOCK, message="bell\x07 & <tag>"
+    )
+    told = cases(with_findings([finding], name="model\x08"))
+    assert told["verdict", "model\ufffd"] == [("failure", "bell\ufffd & <tag>")]
+    assert told["gibberish", "a\ufffd\ufffd[31m\ufffd"] == [("failure", "bell\ufffd & <tag>")]
+
+
+anything = st.text(st.characters(codec=None), max_size=40)
+finding = st.builds(
+    lambda waiver, **fields: Finding(**fields, rule="gibberish", waiver=waiver),
+    waiver=st.none() | anything,
+    subject=anything,
+    outcome=st.sampled_from(Outcome),
+    required=st.booleans(),
+    message=anything,
+)
+
+
+@given(st.lists(finding, max_size=4), anything)
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_said_is_xml_that_can_be_written(findings, name):
+    text = junit(with_findings(findings, name))
+    assert len(ElementTree.fromstring(text.encode())) == 1 + len(findings)
+
+
+def rows(text):
+    """The cells of the table."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [line.replace(r"\\", "").replace(r"\|", "").strip("|").split("|") for line in lines]
+
+
+@pytest.mark.parametrize("release", [RELEASE, BROKEN, DOUBTFUL, WAIVED])
+def test_summary_has_outcome_reasons_and_every_finding(release):
+    verdict = release.judge()
+    text = summary(verdict)
+    assert text.splitlines()[0].endswith(f" {verdict.outcome}: organism version 3")
+    bullets = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(bullets) == len(verdict.reasons) + len(verdict.waived)
+    assert len(rows(text)) == 2 + len(verdict.findings)
+    assert f"Valid until {verdict.expires:%Y-%m-%d %H:%M}" in text
+
+
+def test_markdown_and_html_stay_text():
+    version = "3 | <img src=x> `code` [link](http://x) *bold*\n# heading"
+    release = replace(BROKEN, registration=changed(BROKEN.registration, version=version))
+    title = summary(release.judge()).splitlines()[0]
+    assert title.endswith(r"version 3 \| \<img src=x\> \`code\` \[link\](http://x) \*bold\* \# heading")
+
+
+@given(st.lists(finding, max_size=4), anything)
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_said_the_table_stays_whole(findings, name):
+    text = summary(with_findings(findings, name))
+    assert {len(cells) for cells in rows(text)} == {8}
+    assert len(rows(text)) == 2 + len(findings)

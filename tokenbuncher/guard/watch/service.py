@@ -1,0 +1,357 @@
+"""The watcher, and its two ways to learn that an alias may have moved: MLflow's webhooks, and looking again."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from tokenbuncher.documents import Strict
+from tokenbuncher.errors import UserError
+from tokenbuncher.guard.watch.webhook import Rejected, SeenDeliveries, check_size, read_delivery
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SHORTEST_SECRET = 16
+REQUEST_SECONDS = 10
+MODELS_PER_PAGE = 100
+
+Check = Callable[[str, str, str], list[str]]
+"""Why a version (model, version, alias) must not have an alias; an error if that cannot be found out."""
+
+Action = Literal["none", "moved back", "removed", "left, as it has moved on", "failed"]
+
+
+class Report(Strict):
+    """What the watcher has to say."""
+
+    what: Literal["unattested", "unknown"] = Field(
+        description="Whether a version has an alias that it must not have, or it could not be found out who has it "
+        "and whether they may."
+    )
+    model: str | None = Field(None, description="None: of no model could it be found out.")
+    alias: str | None = None
+    version: str | None = Field(None, description="The version that had the alias.")
+    reasons: list[str]
+    action: Action = "none"
+    back_to: str | None = Field(None, description="The version that has the alias again.")
+    when: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+def print_report(report: Report) -> None:
+    """Prints a report as one line of JSON."""
+    sys.stdout.write(report.model_dump_json(exclude_none=True) + "\n")
+    sys.stdout.flush()
+
+
+class Watcher:
+    """Compares who has a protected alias with who may have it."""
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        aliases: Collection[str],
+        check: Check,
+        revert: bool,
+        report: Callable[[Report], None] = print_report,
+    ) -> None:
+        """
+        Args:
+            client: Of the registry.
+            aliases: The protected ones.
+            check: Tells why a version must not have an alias.
+            revert: Whether to move an alias back to the last version known to be good, or remove it if there is none.
+            report: Gets each finding once, until it changes.
+        """
+        self._client = client
+        self._aliases = frozenset(aliases)
+        self._check = check
+        self._revert = revert
+        self._report = report
+        self._good: dict[tuple[str, str], list[str]] = {}  # earlier holders, the latest last
+        self._reported: dict[tuple[str | None, str | None], tuple[str, ...]] = {}
+        self._lock = Lock()
+
+    def look(self, name: str, alias: str) -> None:
+        """Looks who has an alias now, reports a version that must not have it, and takes it back if told to.
+
+        An alias that somebody else moves in the meantime is left alone. MLflow cannot compare and swap, so a move in
+        the milliseconds between this last reading and the writing is undone nevertheless, to a version that is good.
+        Where it cannot be found out whether a version may have the alias, it keeps it.
+        """
+        if alias not in self._aliases:
+            return
+        with self._lock:
+            try:
+                report = self._judge(name, alias)
+            except Exception as error:  # whatever it is, the watcher watches on
+                report = Report(what="unknown", model=name, alias=alias, reasons=[_in_words(error)])
+            if report is not None:
+                self._say(report)
+            if report is None or report.action in ("moved back", "removed"):
+                self._reported.pop((name, alias), None)
+
+    def look_at_all(self, names: Collection[str] | None = None, stop: Event | None = None) -> None:
+        """Looks at every protected alias of these models, or of all that are registered, until told to stop."""
+        try:
+            for name, alias in self._places(names):
+                if stop is not None and stop.is_set():
+                    return
+                self.look(name, alias)
+        except Exception as error:  # as above
+            self._say(Report(what="unknown", reasons=[_in_words(error)]))
+        else:
+            self._reported.pop((None, None), None)
+
+    def _judge(self, name: str, alias: str) -> Report | None:
+        holder = self._holder(name, alias)
+        if holder is None:
+            return None
+        reasons = self._check(name, holder, alias)
+        if reasons:
+            action, back_to = self._take_back(name, alias, holder, reasons) if self._revert else ("none", None)
+            return Report(
+                what="unattested",
+                model=name,
+                alias=alias,
+                version=holder,
+                reasons=reasons,
+                action=action,
+                back_to=back_to,
+            )
+        good = self._good.setdefault((name, alias), [])
+        if holder in good:
+            good.remove(holder)
+        good.append(holder)
+        return None
+
+    def _take_back(self, name: str, alias: str, holder: str, reasons: list[str]) -> tuple[Action, str | None]:
+        """What was done about it, and who has the alias again; `reasons` get that of a failure."""
+        earlier = reversed(self._good.get((name, alias), []))
+        good = next(
+            (version for version in earlier if version != holder and self._may_have(name, version, alias)), None
+        )
+        try:
+            if self._holder(name, alias) != holder:
+                return "left, as it has moved on", None
+            if good is None:
+                self._client.delete_registered_model_alias(name, alias)
+                return "removed", None
+            self._client.set_registered_model_alias(name, alias, good)
+            return "moved back", good
+        except Exception as error:  # it is reported, and tried again at the next look
+            reasons.append(f"it cannot be taken back: {_in_words(error)}")
+            return "failed", None
+
+    def _may_have(self, name: str, version: str, alias: str) -> bool:
+        """Whether an earlier holder is good still; one that cannot be checked, or is gone, is not."""
+        try:
+            return not self._check(name, version, alias)
+        except Exception:
+            return False
+
+    def _holder(self, name: str, alias: str) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            holder = self._client.get_registered_model(name).aliases.get(alias)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return None if holder is None else str(holder)
+
+    def _places(self, names: Collection[str] | None) -> Iterator[tuple[str, str]]:
+        """Model and alias wherever to look: where there is a holder, or was one that must not have been."""
+        if names is not None:
+            yield from ((name, alias) for name in names for alias in self._aliases)
+            return
+        token = None
+        while True:
+            page = self._client.search_registered_models(max_results=MODELS_PER_PAGE, page_token=token)
+            for model in page:
+                for alias in self._aliases:
+                    if alias in model.aliases or (model.name, alias) in self._reported:
+                        yield model.name, alias
+            if not (token := page.token):
+                return
+
+    def _say(self, report: Report) -> None:
+        place = (report.model, report.alias)
+        said = (report.what, report.version or "", report.action)
+        if self._reported.get(place) != said:
+            self._reported[place] = said
+            self._report(report)
+
+
+def poll(watcher: Watcher, names: Collection[str] | None, seconds: float, stop: Event) -> None:
+    """Looks at all protected aliases, again and again.
+
+    Args:
+        watcher: The watcher.
+        names: The models; all, if None.
+        seconds: From the end of one round to the begin of the next.
+        stop: Ends it.
+    """
+    while not stop.is_set():
+        watcher.look_at_all(names, stop)
+        stop.wait(seconds)
+
+
+def serve(watcher: Watcher, address: str, port: int, secret: str, stop: Event) -> None:
+    """Takes MLflow's webhooks at `/webhook`, and looks wherever they say that an alias was set.
+
+    It looks at everything once, to learn which holders are good. `/healthz` answers as long as it runs. Deliveries
+    can be lost, or the webhook deleted: `poll` beside it, in a thread of its own and with the same watcher, misses
+    nothing.
+
+    Args:
+        watcher: The watcher.
+        address: The address to listen on.
+        port: The port to listen on.
+        secret: The webhook's secret.
+        stop: Ends it, after the looks under way.
+
+    Raises:
+        UserError: If the secret is too short, or it cannot listen there.
+    """
+    if len(secret) < SHORTEST_SECRET:
+        raise UserError(f"the webhook's secret is shorter than {SHORTEST_SECRET} characters; take a random one")
+    try:
+        server = _Server(watcher, address, port, secret)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot listen on {address} port {port}: {error}") from error
+    thread = Thread(target=server.serve_forever, name="webhooks")
+    thread.start()
+    try:
+        watcher.look_at_all(stop=stop)
+        stop.wait()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def watch(watcher: Watcher, listen: str | None, every: float | None, secret: str, stop: Event) -> None:
+    """Watches in one of the two ways, or in both at once: webhooks are fast, and looking again misses nothing.
+
+    Args:
+        watcher: The watcher.
+        listen: Where to take webhooks, ADDRESS:PORT.
+        every: Seconds between two looks at everything.
+        secret: The webhooks' secret.
+        stop: Ends it.
+
+    Raises:
+        UserError: If neither way is asked for, the secret is too short, or it cannot listen there.
+    """
+    if listen is None and every is None:
+        raise UserError("say how to watch: by webhooks, every so many seconds, or both")
+    polling = Thread(target=poll, args=(watcher, None, every, stop), name="poll") if every is not None else None
+    if polling:
+        polling.start()
+    try:
+        if listen is not None:
+            address, _, port = listen.rpartition(":")
+            if not address or not re.fullmatch(r"[0-9]{1,5}", port):
+                raise UserError(f"{listen} is not ADDRESS:PORT")
+            serve(watcher, address, int(port), secret, stop)
+        stop.wait()
+    finally:
+        stop.set()
+        if polling:
+            polling.join()
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Event]:
+    """An event that SIGTERM and SIGINT set. For the main thread."""
+    stop = Event()
+
+    def handle(*_: Any) -> None:
+        # In a thread, because the main one may be inside of stop.wait(), holding the lock that set() wants.
+        Thread(target=stop.set).start()
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # closing waits for the looks under way
+
+    def __init__(self, watcher: Watcher, address: str, port: int, secret: str) -> None:
+        self.watcher = watcher
+        self.secret = secret
+        self.seen = SeenDeliveries()
+        super().__init__((address, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says which error it was; the traceback of a sender who hangs up is of no use."""
+        print(f"webhook request from {client_address[0]}: {_in_words(sys.exception())}", file=sys.stderr)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version, sys_version = "tokenbuncher", ""
+    timeout = REQUEST_SECONDS
+
+    def do_GET(self) -> None:
+        if self.path == "/healthz":
+            self._answer(HTTPStatus.OK, "ok")
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, "there are /healthz and, for POST, /webhook")
+
+    def do_POST(self) -> None:
+        if self.path != "/webhook":
+            self._answer(HTTPStatus.NOT_FOUND, "webhooks go to /webhook")
+            return
+        try:
+            body = self._body()
+            move = read_delivery(dict(self.headers.items()), body, self.server.secret, time.time(), self.server.seen)
+        except Rejected as rejected:
+            self.log_error("delivery rejected: %s", rejected)
+            self._answer(rejected.status, str(rejected))
+            return
+        # Answered first: hashing a model takes longer than MLflow waits, and it would send the delivery again.
+        self._answer(HTTPStatus.NO_CONTENT)
+        if move is not None:
+            self.server.watcher.look(move.name, move.alias)
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Requests are not logged, but rejections are."""
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch(r"[0-9]{1,12}", length):
+            raise Rejected(HTTPStatus.BAD_REQUEST, "header Content-Length is missing or garbled")
+        check_size(int(length))
+        return self.rfile.read(int(length))
+
+    def _answer(self, status: HTTPStatus, text: str = "") -> None:
+        body = f"{text}\n".encode() if text else b""
+        self.send_response(status)
+        if body:
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _in_words(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
