@@ -2,29 +2,12 @@
 
 import hashlib
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tokenbuncher.artifacts import Stored, stored_files
 from tokenbuncher.errors import UserError
 
 FILES = {"model.safetensors": bytes(range(256)), "tokenizer/tokenizer.json": b"{}", "with space & é.txt": b""}
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """A client of a real S3 server, which the environment names."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-    server.stop()
 
 
 @pytest.fixture

@@ -110,6 +110,12 @@ def validated(model: type[Document], document: dict[str, Any], wrong: str) -> Do
         raise UserError(f"{wrong}:\n{_explain(model, error)}") from error
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first field that is wrong, and why, in one line."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {first['msg']}"
+
+
 def _explain(model: type[Strict], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():

@@ -5,17 +5,20 @@ Every figure of a verdict is computed from these records; none is stored beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tokenbuncher import __version__
+from tokenbuncher.documents import first_problem
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import listing_digest, write_text
 from tokenbuncher.settings import AttackSpec
+
+T = TypeVar("T")
 
 FILE_NAME = "evidence.json"
 REGISTRATION_NAME = "registration.json"
@@ -202,15 +205,21 @@ def read_evidence(path: Path) -> AttackEvidence | SafetyEvidence | UtilityEviden
     Raises:
         UserError: If it is missing, truncated, or has a wrong, NaN or unknown value; names the field.
     """
-    path = path / FILE_NAME if path.is_dir() else path
+    return read_record("evidence", path / FILE_NAME if path.is_dir() else path, _ADAPTER.validate_json)
+
+
+def read_record(what: str, path: Path, validate: Callable[[bytes], T], advice: str = "") -> T:
+    """Reads one JSON file.
+
+    Raises:
+        UserError: If it is missing, truncated, or has a wrong, NaN or unknown value; names the field.
+    """
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        return validate(path.read_bytes())
     except OSError as error:
-        raise UserError(f"evidence {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{what} {path} cannot be read: {error.strerror}{advice}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"evidence {path} is not valid: {where}: {first['msg']}") from error
+        raise UserError(f"{what} {path} is not valid: {first_problem(error)}{advice}") from error
 
 
 def read_all_evidence(
@@ -244,20 +253,23 @@ def found_below(path: Path, name: str) -> list[Path]:
     return sorted(below) or [path / name]
 
 
+def only_below(path: Path, name: str) -> Path:
+    """The one file that `found_below` finds.
+
+    Raises:
+        UserError: If there are several.
+    """
+    found, *others = found_below(path, name)
+    if others:
+        raise UserError(f"there are several files {name}: {found}, {', '.join(map(str, others))}; give one")
+    return found
+
+
 def read_registration(path: Path) -> Registration:
     """Reads one registration file, or the only registration.json in or below a folder.
 
     Raises:
         UserError: If it is missing, not the only one, truncated, or has a wrong or unknown value; names the field.
     """
-    path, *others = found_below(path, REGISTRATION_NAME)
-    if others:
-        raise UserError(f"there are several registrations: {path}, {', '.join(map(str, others))}; give one")
-    try:
-        return Registration.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"registration {path} cannot be read: {error.strerror}; run register first") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"registration {path} is not valid: {where}: {first['msg']}") from error
+    path = only_below(path, REGISTRATION_NAME)
+    return read_record("registration", path, Registration.model_validate_json, "; run register")

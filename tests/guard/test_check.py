@@ -3,10 +3,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
-import boto3
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from tests.evidence_factory import NOW, passing_release, release_spec
 from tests.guard.conftest import POLICY
@@ -20,21 +18,11 @@ NAME, VERSION = "large", "3"
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """A versioned bucket of a real S3 server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-        client.create_bucket(Bucket="models")
-        client.put_bucket_versioning(Bucket="models", VersioningConfiguration={"Status": "Enabled"})
-        yield client
-    server.stop()
+def bucket(s3):
+    """A client of an S3 server with a versioned bucket, `models`."""
+    s3.create_bucket(Bucket="models")
+    s3.put_bucket_versioning(Bucket="models", VersioningConfiguration={"Status": "Enabled"})
+    return s3
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from tokenbuncher.attestation.statement import Statement, statement_of
+from tokenbuncher.documents import first_problem
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration
 from tokenbuncher.settings import ReleaseSpec
@@ -88,9 +89,7 @@ def verify(
     try:
         statement = Statement.model_validate_json(envelope.payload)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"the attestation is not valid: {where}: {first['msg']}") from error
+        raise UserError(f"the attestation is not valid: {first_problem(error)}") from error
     return statement, list(_problems(statement, now, policy, model))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import Registration, found_below, read_all_evidence, read_registration
+from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
 from tokenbuncher.registry._mlflow import Refused, connected
 from tokenbuncher.registry._versions import champion, tag, version_files
@@ -105,7 +105,7 @@ def _changes(client: MlflowClient, registered: Registration) -> Iterator[str]:
 def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None:
     """Keeps the verdict, and what lies beside it, with the run of the version; the attestation as a tag, too."""
     run = client.get_model_version(registered.name, registered.version).run_id
-    (verdict,) = found_below(verdict, FILE_NAME)
+    verdict = only_below(verdict, FILE_NAME)
     for path in (verdict.with_name(name) for name in KEPT):
         if path.is_file():
             client.log_artifact(run, str(path))

@@ -8,11 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AwareDatetime, ValidationError, model_validator
+from pydantic import AwareDatetime, model_validator
 
 from tokenbuncher import __version__
-from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import Digest, Record, Registration, found_below
+from tokenbuncher.evidence import Digest, Record, Registration, only_below, read_record
 from tokenbuncher.settings import ReleaseSpec
 
 FILE_NAME = "verdict.json"
@@ -146,14 +145,5 @@ def read_verdict(path: Path) -> Verdict:
         UserError: If it is missing, not the only one, truncated, has a wrong or unknown value, or its outcome does
             not follow from its findings.
     """
-    path, *others = found_below(path, FILE_NAME)
-    if others:
-        raise UserError(f"there are several verdicts: {path}, {', '.join(map(str, others))}; give one")
-    try:
-        return Verdict.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"verdict {path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "verdict"
-        raise UserError(f"verdict {path} is not valid: {where}: {first['msg']}; run gate again") from error
+    path = only_below(path, FILE_NAME)
+    return read_record("verdict", path, Verdict.model_validate_json, "; run gate again")

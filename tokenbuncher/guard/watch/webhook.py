@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenbuncher.documents import Strict
+from tokenbuncher.documents import Strict, first_problem
 from tokenbuncher.errors import UserError
 
 LARGEST_BODY = 64 * 1024
@@ -105,9 +105,7 @@ def read_delivery(
             return None
         return AliasMove.model_validate(event.data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Rejected(HTTPStatus.BAD_REQUEST, f"not an MLflow event: {where or 'body'}: {first['msg']}") from error
+        raise Rejected(HTTPStatus.BAD_REQUEST, f"not an MLflow event: {first_problem(error)}") from error
 
 
 def check_size(size: int) -> None:
