@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tokenbuncher.attestation import SIGNING_KEY, generate_key, load_public_key, verify
 from tokenbuncher.cli import INTERRUPTED
 from tokenbuncher.errors import UserError
+from tokenbuncher.gate import gate
 from tokenbuncher.local import run_local
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome, read_verdict
@@ -75,7 +77,15 @@ def table(output: str) -> dict[str, tuple[float, str]]:
     return {stage: (float(seconds), result) for stage, seconds, result in rows}
 
 
-def test_pass_then_block(spec: ReleaseSpec, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_pass_then_block(
+    spec: ReleaseSpec,
+    folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    public = generate_key(tmp_path / "key.pem")
+    monkeypatch.setenv(SIGNING_KEY, str(tmp_path / "key.pem"))
     verdict = run_local(spec)
 
     output, errors = capfd.readouterr()
@@ -84,11 +94,17 @@ def test_pass_then_block(spec: ReleaseSpec, folder: Path, capfd: pytest.CaptureF
     assert champion(spec) == verdict.version == "1"
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         "artifacts",
+        "attestation.json",
+        "junit.xml",
         "report.html",
         "run.log",
         "spec.yaml",
+        "summary.md",
         "verdict.json",
     }
+    statement, problems = verify((folder / "attestation.json").read_text(), [load_public_key(public)])
+    assert (statement.predicate.version, problems) == ("1", [])
+    assert gate(spec, [folder], folder).outcome is Outcome.PASS  # once more, from what the run has left
     assert parse_spec((folder / "spec.yaml").read_text()) == spec
     assert sorted(table(output)) == sorted(STAGES)
     assert table(output)["defend"][1] == "all well"

@@ -80,7 +80,6 @@ _data = click.option("--data", required=True, type=_FOLDER, help="Folder written
 _base = click.option("--base", required=True, type=_FOLDER, help="Model folder written by fetch-model.")
 _candidate = click.option("--candidate", required=True, type=_FOLDER, help="Model folder written by defend.")
 _out = click.option("--out", required=True, type=_NEW, help="Folder to be written; replaced if it exists.")
-_KEY = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _release_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -293,7 +292,7 @@ def register(spec: Path, overrides: tuple[str, ...], candidate: Path, attacks: t
 @main.command()
 @_release_options
 @click.option(
-    "--key", type=_KEY, help="Private key that signs an attestation; else the one $TOKENBUNCHER_SIGNING_KEY names."
+    "--key", type=_FILE, help="Private key that signs an attestation; else the one $TOKENBUNCHER_SIGNING_KEY names."
 )
 @click.option("--out", type=_NEW, help="Folder to be written; without it nothing is.")
 @click.pass_context
@@ -423,7 +422,7 @@ def keygen(out: Path) -> None:
 @main.command()
 @_release_options
 @click.option("--verdict", type=_EXISTING, help="Folder written by gate; else below the evidence.")
-@click.option("--key", type=_KEY, help="Private key; else the one $TOKENBUNCHER_SIGNING_KEY names.")
+@click.option("--key", type=_FILE, help="Private key; else the one $TOKENBUNCHER_SIGNING_KEY names.")
 @click.option("--out", required=True, type=_NEW, help="The attestation to be written, a JSON file.")
 def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> None:
     """Sign the verdict of a recorded release, after judging it again.
@@ -443,7 +442,7 @@ def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> N
 
 @main.command()
 @click.argument("attestation")
-@click.option("--key", "keys", required=True, multiple=True, type=_KEY, help="Public key that is trusted; repeatable.")
+@click.option("--key", "keys", required=True, multiple=True, type=_FILE, help="Public key that is trusted; repeatable.")
 @click.option("--model", type=_FOLDER, help="Folder of the model, whose files are hashed.")
 @click.option("--policy", type=_FILE, help="Policy that it must have been judged by.")
 @click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")

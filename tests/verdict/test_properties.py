@@ -70,6 +70,7 @@ TIGHTER = {
     "max_gibberish": st.floats(0.001, 0.3),
     "max_utility_drop": st.floats(0.001, 0.3),
     "max_fine_tuning_drop": st.floats(0.001, 0.3),
+    "valid_days": st.integers(1, 90),
 }
 few = st.integers(0, 3)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -138,7 +139,7 @@ def test_the_release_that_the_properties_start_from_passes():
 def test_tightening_a_threshold_never_makes_a_pass(release, field, data):
     values = [getattr(SPEC.policy, field), *(data.draw(TIGHTER[field]) for _ in range(2))]
     if field != "required_attacks":
-        values.sort(reverse=field.startswith("max"))
+        values.sort(reverse=field.startswith(("max", "valid")))
     passed = [release.with_policy(**{field: value}).judge().outcome is Outcome.PASS for value in values]
     assert passed == sorted(passed, reverse=True)
 
