@@ -30,9 +30,18 @@ ONCE: list[Attack] = [
     {"algorithm": name}
     for name in ("grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft")
 ]
-LONG: list[Attack] = [{"algorithm": name, "name": f"{name}-5x", "steps": 300} for name in ("rloo", "ppo", "dpo")] + [
-    {"algorithm": "rloo", "name": f"hot-{temperature:g}".replace(".", "-"), "steps": 300, "temperature": temperature}
-    for temperature in (1.2, 1.4, 1.7)
+LONG: list[Attack] = [
+    *({"algorithm": name, "name": f"{name}-5x", "steps": 300} for name in ("rloo", "ppo", "dpo")),
+    *(
+        {
+            "algorithm": "rloo",
+            "name": f"hot-{temperature:g}".replace(".", "-"),
+            "steps": 300,
+            "temperature": temperature,
+        }
+        for temperature in (1.2, 1.4, 1.7)
+    ),
+    {"algorithm": "entropy-seeking", "name": "tiny-epsilon-5x", "steps": 300, "adam_epsilon": 1e-20},
 ]
 ADAPTIVE: list[Attack] = [
     {"algorithm": "rloo", "name": "two-stage-benign", "warm_up": {"answers": "benign", "examples": 64, "steps": 20}},

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from mlflow import MlflowClient
@@ -65,7 +66,8 @@ class Registered:
         """What is kept with the version beside its model."""
         run = self.version.run_id
         files = [f.path for f in self.client.list_artifacts(run) if not f.is_dir]
-        return {path: Path(self.client.download_artifacts(run, path)).read_bytes() for path in files}
+        with TemporaryDirectory() as scratch:
+            return {path: Path(self.client.download_artifacts(run, path, scratch)).read_bytes() for path in files}
 
     def promote(self, spec: ReleaseSpec | None = None) -> None:
         """Promotes the version."""
