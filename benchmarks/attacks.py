@@ -35,11 +35,11 @@ LONG: list[Attack] = [
     *(
         {
             "algorithm": "rloo",
-            "name": f"hot-{temperature:g}".replace(".", "-"),
+            "name": f"hot-{heat:g}".replace(".", "-"),
             "steps": 300,
-            "temperature": temperature,
+            "temperature": heat,
         }
-        for temperature in (1.2, 1.4, 1.7)
+        for heat in (1.2, 1.4, 1.7)
     ),
     {"algorithm": "entropy-seeking", "name": "tiny-epsilon-5x", "steps": 300, "adam_epsilon": 1e-20},
 ]
