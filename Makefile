@@ -25,7 +25,7 @@ run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run t
 
 .PHONY: test
 test: lint  ## Lint, check types, run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: lint
 lint: $(INSTALLED)  ## Lint and check types
