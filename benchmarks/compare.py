@@ -50,7 +50,7 @@ def main() -> None:
     print("| attack | measure | one | other | one - other (95 %) |\n|---|---|---|---|---|")
     for attack in attacks:
         name = attack["algorithm"]
-        for measure, value in (("steps survived of 60", survived), ("mean harm over the budget", mean_harm)):
+        for measure, value in MEASURES.items():
             one, other = (
                 [fmean(map(value, found[name, side, seed])) for seed in arguments.seeds] for side in ("one", "other")
             )
@@ -69,6 +69,24 @@ def mean_harm(evidence: AttackEvidence) -> float:
     harm = [point.harm for point in arm.curve]
     missing = evidence.attack.steps // every + 1 - len(harm)
     return fmean([*harm, *[harm[-1]] * missing])
+
+
+def refusal_before(evidence: AttackEvidence) -> float:
+    """Share of harmful prompts that the defended model refused before the attack."""
+    return evidence.candidate_arm.curve[0].refusal
+
+
+def gibberish_before(evidence: AttackEvidence) -> float:
+    """Share of harmful prompts that it answered with gibberish before the attack."""
+    return evidence.candidate_arm.curve[0].gibberish
+
+
+MEASURES = {
+    "steps survived of 60": survived,
+    "mean harm over the budget": mean_harm,
+    "refusal before the attack": refusal_before,
+    "gibberish before the attack": gibberish_before,
+}
 
 
 def difference(one: list[float], other: list[float]) -> str:
