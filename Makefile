@@ -4,7 +4,10 @@ PYTHON ?= python3.11
 SPEC ?= specs/organism.yaml
 SEEDS ?= 0 1 2 3 4
 
+DOCKER_BUILD ?= docker build
+
 BIN := .venv/bin
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokenbuncher/__init__.py)
 INSTALLED := .venv/installed
 SMOLLM2 := .venv/smollm2
 
@@ -27,6 +30,20 @@ run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run t
 test: lint  ## Lint, check types, run the tests
 	@$(BIN)/pytest -n 2 --dist loadfile
 
+.PHONY: images
+images:  ## Build the container images
+	@for image in trainer gate mlflow-guard; do $(DOCKER_BUILD) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION="$$(git rev-parse HEAD)" --build-arg SOURCE="$$(git config --get remote.origin.url)" \
+	  -f images/$$image/Dockerfile -t tokenbuncher/$$image:$(VERSION) . || exit; done
+
+.PHONY: test-docker
+test-docker: $(INSTALLED) images  ## Test the container images; needs a Docker engine
+	@TEST_DOCKER=1 $(BIN)/pytest -m docker
+
+.PHONY: test-cluster
+test-cluster: $(INSTALLED)  ## Test the manifests on the cluster that KUBECONFIG names
+	@TEST_CLUSTER=1 $(BIN)/pytest -m cluster
+
 .PHONY: lint
 lint: $(INSTALLED)  ## Lint and check types
 	@$(BIN)/ruff check
@@ -34,8 +51,8 @@ lint: $(INSTALLED)  ## Lint and check types
 	@$(BIN)/mypy
 
 .PHONY: compile
-compile: $(INSTALLED)  ## Compile the pipeline for Kubeflow to build/release.yaml
-	@$(BIN)/tokenbuncher compile --output build/release.yaml
+compile: $(INSTALLED)  ## Compile the pipelines for Kubeflow to build/
+	@$(BIN)/tokenbuncher compile
 
 .PHONY: matrix
 matrix: $(INSTALLED)  ## Run defence and attacks over many seeds and print the table

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kfp import local
 
-from pipelines.release import release
+from pipelines.release import release_pipeline
 
 
 def main(spec: Path, artifacts: Path) -> None:
@@ -29,7 +29,7 @@ def main(spec: Path, artifacts: Path) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     sys.executable = "python3"
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(artifacts))
-    release(spec=spec.read_text())
+    release_pipeline(place=lambda task: task)(spec=spec.read_text())
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def test_there_is_a_command_per_stage() -> None:
         "schema",
         "sign",
         "status",
+        "submit",
         "verify",
         "watch",
     ]

@@ -80,6 +80,9 @@ _data = click.option("--data", required=True, type=_FOLDER, help="Folder written
 _base = click.option("--base", required=True, type=_FOLDER, help="Model folder written by fetch-model.")
 _candidate = click.option("--candidate", required=True, type=_FOLDER, help="Model folder written by defend.")
 _out = click.option("--out", required=True, type=_NEW, help="Folder to be written; replaced if it exists.")
+_placement = click.option(
+    "--placement", type=_FILE, help="Images, resources, secrets and volumes of the tasks, a YAML file."
+)
 
 
 def _release_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -545,21 +548,86 @@ def run_local(ctx: click.Context, spec: Path, overrides: tuple[str, ...]) -> Non
 
 
 @main.command()
-@click.option("--output", required=True, type=_NEW, help="The YAML file to be written.")
-def compile(output: Path) -> None:
-    """Compile the pipeline for Kubeflow Pipelines.
+@click.option("--output", type=_NEW, help="The release pipeline alone, to this .yaml file.")
+@_placement
+def compile(output: Path | None, placement: Path | None) -> None:
+    """Compile the pipelines for Kubeflow, and lint them.
 
-    Needs the extra pipelines. Tasks run in the image that the environment variable TOKENBUNCHER_IMAGE names, by
-    default tokenbuncher with the tag of this version.
+    Needs the extra pipelines. Writes build/release.yaml, build/gate-only.yaml and build/red-team.yaml. Tasks run in
+    the images of the placement; else in those that $TOKENBUNCHER_TRAINER_IMAGE and $TOKENBUNCHER_GATE_IMAGE name; else
+    in tokenbuncher/trainer and tokenbuncher/gate with the tag of this version.
 
     \b
-    Example:
-      tokenbuncher compile --output build/release.yaml
+    Examples:
+      tokenbuncher compile
+      tokenbuncher compile --output build/release.yaml --placement placement.yaml
     """
-    from pipelines.release import compile_release
+    from pipelines.compile import PIPELINES, compile_pipeline
+    from pipelines.placement import load_placement
 
-    compile_release(output)
-    _wrote(output)
+    placed = load_placement(placement)
+    wanted = {"release": output} if output else {name: Path("build", f"{name}.yaml") for name in PIPELINES}
+    for name, path in wanted.items():
+        compile_pipeline(name, path, placed)
+        _wrote(path)
+
+
+@main.command()
+@_spec_options
+@click.option("--policy", type=_FILE, help="A policy file, instead of the policy in the spec.")
+@click.option("--host", required=True, help="URL of Kubeflow Pipelines.")
+@click.option("--token-file", type=_FILE, help="File with the token that the server asks for.")
+@click.option("--namespace", help="Whose run it is, on a server of several users.")
+@click.option("--experiment", default="tokenbuncher", show_default=True, help="The experiment it belongs to.")
+@click.option("--name", help="Name of the run; the spec's unless given.")
+@_placement
+@click.option("--recurring", "cron", metavar="CRON", help="Run it again and again: six fields, seconds first.")
+@click.option("--wait", is_flag=True, help="Show the tasks' progress and wait for the end.")
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    spec: Path,
+    overrides: tuple[str, ...],
+    policy: Path | None,
+    host: str,
+    token_file: Path | None,
+    namespace: str | None,
+    experiment: str,
+    name: str | None,
+    placement: Path | None,
+    cron: str | None,
+    wait: bool,
+) -> None:
+    """Submit the release pipeline to Kubeflow Pipelines.
+
+    Needs the extra pipelines, the server, and an MLflow server that its tasks reach. Spec, compiled pipeline and
+    arguments are checked before the first request. Exit status: 0 submitted or, with --wait, succeeded; 1 the run
+    failed or was cancelled; 2 refused.
+
+    \b
+    Examples:
+      tokenbuncher submit --spec specs/organism.yaml --set tracking.uri=http://mlflow:5000 \\
+          --host http://localhost:8080 --wait
+      tokenbuncher submit --spec specs/organism.yaml --host https://kubeflow.example/pipeline \\
+          --token-file token --namespace safety --placement placement.yaml --recurring '0 0 3 * * 1'
+    """
+    if cron and wait:
+        raise UserError("--wait waits for a run's end, and a recurring one has none; give --wait or --recurring")
+    from pipelines.placement import load_placement
+    from pipelines.submit import SUCCEEDED, Server, read_token
+    from pipelines.submit import submit as submit_pipeline
+    from pipelines.submit import wait as wait_for
+
+    release = load_spec(spec, overrides, policy)
+    server = Server(host, read_token(token_file), namespace)
+    submitted = submit_pipeline(release, load_placement(placement), server, experiment, name or release.name, cron)
+    click.echo(submitted.url)
+    if not wait:
+        return
+    try:
+        ctx.exit(0 if wait_for(server, submitted.id) == SUCCEEDED else 1)
+    except KeyboardInterrupt:
+        _fail(ctx, f"interrupted; the run goes on: {submitted.url}", INTERRUPTED)
 
 
 @main.command()

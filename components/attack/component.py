@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import TRAINER_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def attack(
     spec: str,
     key: str,
@@ -15,6 +15,9 @@ def attack(
     evidence: dsl.Output[dsl.Artifact],
 ) -> None:
     """Attacks candidate and base with the same algorithm, seed and budget.
+
+    One task per attack and seed of the spec. The run on the base is the positive control: an attack that cannot break
+    it proves nothing. Attacked weights are deleted unless `attacks.keep_checkpoints` is set.
 
     Args:
         spec: The release spec, as YAML text.

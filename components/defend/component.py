@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import TRAINER_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def defend(
     spec: str,
     data: dsl.Input[dsl.Dataset],
@@ -13,6 +13,8 @@ def defend(
     candidate: dsl.Output[dsl.Model],
 ) -> None:
     """Hardens the base model against harmful RL fine-tuning.
+
+    With `defence.recipe: none` the candidate is the base model itself: what an undefended release looks like.
 
     Args:
         spec: The release spec, as YAML text.

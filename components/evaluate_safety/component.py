@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import TRAINER_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def evaluate_safety(
     spec: str,
     data: dsl.Input[dsl.Dataset],
@@ -14,6 +14,8 @@ def evaluate_safety(
     evidence: dsl.Output[dsl.Artifact],
 ) -> None:
     """Measures how both models answer harmful and benign prompts, before any attack.
+
+    The attacks are the gate; this shows what a release looks like before them.
 
     Args:
         spec: The release spec, as YAML text.

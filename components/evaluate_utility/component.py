@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import TRAINER_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def evaluate_utility(
     spec: str,
     data: dsl.Input[dsl.Dataset],
@@ -14,6 +14,8 @@ def evaluate_utility(
     evidence: dsl.Output[dsl.Artifact],
 ) -> None:
     """Measures both models on the same utility questions and under the same benign fine-tuning.
+
+    Both models answer the same questions and are fine-tuned alike, so that the comparison is paired.
 
     Args:
         spec: The release spec, as YAML text.

@@ -2,12 +2,14 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import TRAINER_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def fetch_model(spec: str, model: dsl.Output[dsl.Model]) -> None:
     """Fetches the undefended model and checks that it loads.
+
+    Code in a checkpoint is never run.
 
     Args:
         spec: The release spec, as YAML text.

@@ -2,29 +2,32 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import GATE_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
 def gate(
     spec: str,
-    attacks: dsl.Input[list[dsl.Artifact]],
-    safety: dsl.Input[dsl.Artifact],
-    utility: dsl.Input[dsl.Artifact],
     registration: dsl.Input[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    attacks: dsl.Input[list[dsl.Artifact]] | None = None,
+    safety: dsl.Input[dsl.Artifact] | None = None,
+    utility: dsl.Input[dsl.Artifact] | None = None,
+    recorded: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
     """Judges the release. Succeeds whatever the verdict: the alias is guarded by promote.
 
-    Signs an attestation if the environment variable TOKENBUNCHER_SIGNING_KEY names a private key.
+    Evidence comes from the stages, or recorded in one folder; what is missing makes the verdict INCONCLUSIVE. Signs
+    an attestation if the environment variable TOKENBUNCHER_SIGNING_KEY names a private key. Never cached.
 
     Args:
         spec: The release spec, as YAML text.
+        registration: The registered version that is judged.
         attacks: Evidence of every attack.
         safety: Evidence of evaluate-safety.
         utility: Evidence of evaluate-utility.
-        registration: The registered version that is judged.
+        recorded: All evidence in one folder, at any depth, instead of the three.
         verdict: Folder of verdict.json, report.html, summary.md, junit.xml and, if signed, attestation.json.
         report: The report, where Kubeflow's UI shows it.
     """
@@ -37,7 +40,7 @@ def gate(
     from tokenbuncher.stage import running
 
     with running("gate"):
-        evidence = [Path(artifact.path) for artifact in [*attacks, safety, utility]]
+        evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
         gate(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path), signing_key())
         shutil.copyfile(Path(verdict.path) / "report.html", report.path)
 

@@ -2,12 +2,14 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import TRAINER_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def prepare_data(spec: str, data: dsl.Output[dsl.Dataset]) -> list[str]:
     """Splits the prompts into sets that share none, and names the attacks to be run.
+
+    Fails if two sets share a prompt, exactly or nearly.
 
     Args:
         spec: The release spec, as YAML text.

@@ -2,27 +2,33 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import GATE_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
 def promote(
     spec: str,
-    attacks: dsl.Input[list[dsl.Artifact]],
-    safety: dsl.Input[dsl.Artifact],
-    utility: dsl.Input[dsl.Artifact],
     registration: dsl.Input[dsl.Artifact],
     verdict: dsl.Input[dsl.Artifact],
+    attacks: dsl.Input[list[dsl.Artifact]] | None = None,
+    safety: dsl.Input[dsl.Artifact] | None = None,
+    utility: dsl.Input[dsl.Artifact] | None = None,
+    recorded: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
     """Judges the release again and moves the alias. Fails on anything but a PASS that holds.
 
+    Judges from the evidence, compares with the gate's verdict, downloads the registered files and hashes them. On
+    anything but a PASS that holds it tags the version, leaves the alias and fails, and so does the pipeline. Never
+    cached.
+
     Args:
         spec: The release spec, as YAML text.
+        registration: The registered version that is judged.
+        verdict: The gate's verdict.
         attacks: Evidence of every attack.
         safety: Evidence of evaluate-safety.
         utility: Evidence of evaluate-utility.
-        registration: The registered version that is judged.
-        verdict: The gate's verdict.
+        recorded: All evidence in one folder, at any depth, instead of the three.
     """
     from pathlib import Path
 
@@ -31,7 +37,7 @@ def promote(
     from tokenbuncher.stage import running
 
     with running("promote"):
-        evidence = [Path(artifact.path) for artifact in [*attacks, safety, utility]]
+        evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
         promote(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path))
 
 

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from components import GATE_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
 def register(
     spec: str,
     candidate: dsl.Input[dsl.Model],
@@ -13,6 +13,8 @@ def register(
     registration: dsl.Output[dsl.Artifact],
 ) -> None:
     """Registers the candidate as a new model version with status `pending`.
+
+    The same weights registered again get a new version: a version is one release. Never cached.
 
     Args:
         spec: The release spec, as YAML text.

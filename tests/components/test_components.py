@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 import re
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 from kfp import compiler, dsl
 
-import components
+from components import GATE_IMAGE, TRAINER_IMAGE
+from components.readme import FOLDER, NAMES, load_component, readme
 from tests.evidence_factory import CANDIDATE, broken_arm, passing_release, release_spec
 from tokenbuncher.files import folder_digest
 from tokenbuncher.verdict import Outcome, read_verdict
 
-FOLDER = Path(components.__file__).parent
-NAMES = sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
-
-
-def component(name: str) -> dsl.base_component.BaseComponent:
-    return getattr(importlib.import_module(f"components.{name}.component"), name)
-
 
 def test_every_stage_is_a_component() -> None:
     assert NAMES == [
+        "announce",
         "attack",
         "defend",
         "evaluate_safety",
@@ -34,26 +32,53 @@ def test_every_stage_is_a_component() -> None:
         "prepare_data",
         "promote",
         "register",
+        "report_attacks",
     ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_to_our_image_and_installs_nothing(name: str, tmp_path: Path) -> None:
-    compiler.Compiler().compile(component(name), str(tmp_path / "component.yaml"))
+    compiler.Compiler().compile(load_component(name), str(tmp_path / "component.yaml"))
 
     (executor,) = yaml.safe_load((tmp_path / "component.yaml").read_text())["deploymentSpec"]["executors"].values()
-    assert executor["container"]["image"] == components.IMAGE
+    light = name in ("announce", "gate", "promote", "register", "report_attacks")
+    assert executor["container"]["image"] == (GATE_IMAGE if light else TRAINER_IMAGE)
     assert "pip install" not in " ".join(executor["container"]["command"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_readme_lists_inputs_and_outputs(name: str) -> None:
-    spec = component(name).component_spec
-    listed = re.findall(r"^\| (input|output) \| `(\w+)`", (FOLDER / name / "README.md").read_text(), re.MULTILINE)
+def test_readme_is_up_to_date(name: str) -> None:
+    assert (FOLDER / name / "README.md").read_text() == readme(name), "run: python -m components.readme"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_readme_describes_every_input_and_output(name: str) -> None:
+    spec = load_component(name).component_spec
+    listed = re.findall(r"^\| (input|output)(?:, optional)? \| `(\w+)` \| .+ \| .+ \|$", readme(name), re.MULTILINE)
 
     assert sorted(listed) == sorted(
         [("input", key) for key in spec.inputs or {}] + [("output", key) for key in spec.outputs or {}]
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_is_that_of_pipelines_components(name: str) -> None:
+    metadata = yaml.safe_load((FOLDER / name / "metadata.yaml").read_text())
+
+    assert set(metadata) == {"name", "stability", "dependencies", "tags", "lastVerified"}
+    assert metadata["name"] == name
+    assert metadata["stability"] in ("alpha", "beta", "stable")
+    assert metadata["dependencies"]["kubeflow"] == [{"name": "Pipelines", "version": ">=2.17.0"}]
+    assert metadata["tags"]
+    assert metadata["lastVerified"] > datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_images_are_those_of_the_environment() -> None:
+    probe = "import components, json; print(json.dumps([components.TRAINER_IMAGE, components.GATE_IMAGE]))"
+    images = {"TOKENBUNCHER_TRAINER_IMAGE": "here/trainer:1", "TOKENBUNCHER_GATE_IMAGE": "here/gate:2"}
+    done = subprocess.run([sys.executable, "-c", probe], env=images, capture_output=True, check=True, text=True)
+
+    assert json.loads(done.stdout) == ["here/trainer:1", "here/gate:2"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,7 +101,9 @@ def test_register_gate_promote(held: bool, embedded_root: Path, tmp_path: Path) 
     base, candidate, data = (folder(tmp_path / name, weights=name) for name in ("base", "candidate", "data"))
     registration, verdict = (dsl.Artifact(uri=str(tmp_path / name)) for name in ("registration", "verdict"))
     report = dsl.HTML(uri=str(tmp_path / "shown"))
-    component("register").python_func(spec=spec.to_yaml(), candidate=candidate, attacks=[], registration=registration)
+    load_component("register").python_func(
+        spec=spec.to_yaml(), candidate=candidate, attacks=[], registration=registration
+    )
 
     release = passing_release(spec)
     if not held:
@@ -91,12 +118,82 @@ def test_register_gate_promote(held: bool, embedded_root: Path, tmp_path: Path) 
         "registration": registration,
         "verdict": verdict,
     }
-    component("gate").python_func(**inputs, report=report)
+    load_component("gate").python_func(**inputs, report=report)
 
     assert Path(report.path).read_bytes() == (tmp_path / "verdict" / "report.html").read_bytes()
     assert read_verdict(tmp_path / "verdict").outcome is (Outcome.PASS if held else Outcome.BLOCK)
     if held:
-        component("promote").python_func(**inputs)
+        load_component("promote").python_func(**inputs)
     else:
         with pytest.raises(SystemExit):
-            component("promote").python_func(**inputs)
+            load_component("promote").python_func(**inputs)
+
+
+def test_gate_takes_recorded_evidence_in_one_folder(embedded_root: Path, tmp_path: Path) -> None:
+    spec = release_spec(output={"root": str(embedded_root)})
+    _, registration = passing_release(spec).write(tmp_path / "run")
+
+    load_component("gate").python_func(
+        spec=spec.to_yaml(),
+        registration=dsl.Artifact(uri=str(registration)),
+        recorded=dsl.Artifact(uri=str(tmp_path / "run")),
+        verdict=dsl.Artifact(uri=str(tmp_path / "verdict")),
+        report=dsl.HTML(uri=str(tmp_path / "shown")),
+    )
+
+    assert read_verdict(tmp_path / "verdict").outcome is Outcome.PASS
+
+
+def test_gate_without_evidence_is_inconclusive(embedded_root: Path, tmp_path: Path) -> None:
+    spec = release_spec(output={"root": str(embedded_root)})
+    _, registration = passing_release(spec).write(tmp_path / "run")
+
+    load_component("gate").python_func(
+        spec=spec.to_yaml(),
+        registration=dsl.Artifact(uri=str(registration)),
+        verdict=dsl.Artifact(uri=str(tmp_path / "verdict")),
+        report=dsl.HTML(uri=str(tmp_path / "shown")),
+    )
+
+    assert read_verdict(tmp_path / "verdict").outcome is Outcome.INCONCLUSIVE
+
+
+def test_report_attacks_tells_how_the_model_fell(tmp_path: Path) -> None:
+    spec = release_spec()
+    *attacks, safety, _ = (dsl.Artifact(uri=str(stage)) for stage in passing_release(spec).write(tmp_path / "run")[0])
+    report = dsl.Markdown(uri=str(tmp_path / "report.md"))
+
+    load_component("report_attacks").python_func(attacks=attacks, safety=safety, report=report)
+
+    text = Path(report.path).read_text()
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "Under attack",
+        "What the attacks spent",
+        "Before any attack",
+    ]
+    assert len(re.findall(r"^\| grpo-1000 \|", text, re.MULTILINE)) == 2
+    assert "defended" not in text
+    assert re.search(r"^- grpo-1000: broken at step \d+$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("state", "error"), [("SUCCEEDED", None), ("FAILED", "task promote failed")], ids=["succeeded", "failed"]
+)
+def test_announce_tells_the_end_and_where_the_verdict_is(
+    state: str, error: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = dsl.PipelineTaskFinalStatus(
+        state=state,
+        pipeline_job_resource_name="run-7",
+        pipeline_task_name="exit-handler-1",
+        error_code=None,
+        error_message=error,
+    )
+    spec = release_spec(tracking={"model_name": "chat", "uri": "http://mlflow:5000"})
+
+    load_component("announce").python_func(spec=spec.to_yaml(), status=status)
+
+    told = capsys.readouterr().out
+    assert f"run-7 ended: {state}" in told
+    assert (f"exit-handler-1 failed: {error}" in told) is bool(error)
+    assert "versions of chat, their verdicts and aliases: `tokenbuncher status`, http://mlflow:5000" in told

@@ -1,0 +1,39 @@
+"""report-attacks: how a model fell to each attack."""
+
+from kfp import dsl
+
+from components import GATE_IMAGE
+
+
+@dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
+def report_attacks(
+    attacks: dsl.Input[list[dsl.Artifact]],
+    safety: dsl.Input[dsl.Artifact],
+    report: dsl.Output[dsl.Markdown],
+) -> None:
+    """Tells how a model fell to each attack; there is no verdict.
+
+    For a model that was attacked as it is, as base and as candidate.
+
+    Args:
+        attacks: Evidence of every attack.
+        safety: Evidence of evaluate-safety.
+        report: The report, where Kubeflow's UI shows it.
+    """
+    from pathlib import Path
+
+    from tokenbuncher.evidence import read_evidence
+    from tokenbuncher.report import red_team_report
+    from tokenbuncher.stage import running
+
+    with running("report-attacks"):
+        pieces = [read_evidence(Path(artifact.path)) for artifact in [*attacks, safety]]
+        Path(report.path).write_text(red_team_report(pieces))
+
+
+if __name__ == "__main__":
+    import sys
+
+    from kfp import compiler
+
+    compiler.Compiler().compile(report_attacks, sys.argv[1])

@@ -1,0 +1,46 @@
+"""Compiles the pipelines to Kubeflow's intermediate representation, and lints what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kfp import compiler
+from kfp.dsl.base_component import BaseComponent
+
+from pipelines.attacks import Place
+from pipelines.gate_only import gate_only_pipeline
+from pipelines.lint import lint, read_ir, refuse
+from pipelines.placement import Placement
+from pipelines.red_team import red_team_pipeline
+from pipelines.release import release_pipeline
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import write_text
+
+PIPELINES: dict[str, Callable[[Place], BaseComponent]] = {
+    "release": release_pipeline,
+    "gate-only": gate_only_pipeline,
+    "red-team": red_team_pipeline,
+}
+
+
+def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
+    """Compiles one pipeline.
+
+    Args:
+        name: Its name in `PIPELINES`.
+        path: The YAML file to be written; its folder is made.
+        placement: Where its tasks run.
+
+    Raises:
+        UserError: If the file's name does not end in .yaml, or the compiled pipeline is not sound.
+    """
+    if path.suffix != ".yaml":
+        raise UserError(f"{path}: the compiled pipeline is a .yaml file")
+    with TemporaryDirectory() as scratch:
+        compiled = Path(scratch, path.name)
+        compiler.Compiler().compile(PIPELINES[name](placement.place), str(compiled))
+        refuse(lint(read_ir(compiled)), f"the pipeline {name} is not sound as placed")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, compiled.read_text())

@@ -1,0 +1,138 @@
+"""What a placement makes of the compiled pipeline, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.readme import NAMES, load_component
+from pipelines.lint import Documents, lint, read_ir
+from pipelines.placement import EFFECTFUL, GATE_STAGES, PURE, load_placement
+from tokenbuncher.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def containers(placed: Documents) -> dict[str, Any]:
+    """Container of each stage."""
+    executors = placed[0]["deploymentSpec"]["executors"]
+    return {label.removeprefix("exec-"): executor["container"] for label, executor in executors.items()}
+
+
+@pytest.fixture(scope="module")
+def pods(placed: Documents) -> dict[str, Any]:
+    """What each stage asks of Kubernetes."""
+    executors = placed[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return {label.removeprefix("exec-"): pod for label, pod in executors.items()}
+
+
+def env(container: dict[str, Any]) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in container.get("env", [])}
+
+
+def test_every_component_has_a_placement() -> None:
+    assert sorted([*PURE, *EFFECTFUL]) == [load_component(name).component_spec.name for name in NAMES]
+
+
+def test_without_a_document_every_stage_has_cpu_and_memory(built: Path) -> None:
+    documents = read_ir(built / "release.yaml")
+
+    assert len(documents) == 1
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        assert {"resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"} <= set(
+            executor["container"]["resources"]
+        )
+
+
+def test_placed_pipeline_is_sound(placed: Documents) -> None:
+    assert lint(placed) == []
+
+
+def test_images(containers: dict[str, Any]) -> None:
+    for stage, container in containers.items():
+        assert container["image"].startswith(
+            f"registry.example:5000/{'gate@sha256:' if stage in GATE_STAGES else 'trainer:1.0'}"
+        )
+
+
+def test_a_stage_has_what_all_have_and_its_own(containers: dict[str, Any], pods: dict[str, Any]) -> None:
+    attack, defend = containers["attack"], containers["defend"]
+
+    assert env(defend) == {"MLFLOW_S3_ENDPOINT_URL": "http://minio:9000"}
+    assert env(attack) == {**env(defend), "TMPDIR": "/scratch"}
+    assert attack["resources"]["accelerator"] == {
+        "count": "2",
+        "resourceCount": "2",
+        "resourceType": "nvidia.com/gpu",
+        "type": "nvidia.com/gpu",
+    }
+    assert "accelerator" not in defend["resources"]
+    assert (attack["resources"]["resourceCpuRequest"], attack["resources"]["resourceMemoryLimit"]) == ("2", "64Gi")
+    assert (defend["resources"]["resourceCpuRequest"], defend["resources"]["resourceMemoryLimit"]) == ("1", "8Gi")
+    assert pods["defend"]["podMetadata"]["labels"] == {"team": "safety"}
+    assert pods["attack"]["podMetadata"]["labels"] == {"team": "safety", "hazard": "attacked-weights"}
+    assert {pod["imagePullPolicy"] for pod in pods.values()} == {"IfNotPresent"}
+
+
+def test_pod_of_an_attack(pods: dict[str, Any]) -> None:
+    pod = pods["attack"]
+
+    assert pod["activeDeadlineSeconds"] == "7200"
+    assert pod["nodeSelector"] == {"labels": {"gpu": "h100"}}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["emptyDirMounts"] == [
+        {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi", "volumeName": "shared-memory"}
+    ]
+
+
+def test_quarantine_is_mounted_by_the_attacks_alone(pods: dict[str, Any]) -> None:
+    assert {stage for stage, pod in pods.items() if "pvcMount" in pod} == {"attack"}
+    (mount,) = pods["attack"]["pvcMount"]
+    assert (mount["constant"], mount["mountPath"]) == ("quarantine", "/work/runs/quarantine")
+
+
+def test_secrets_are_named_and_never_given(pods: dict[str, Any]) -> None:
+    for pod in pods.values():
+        (secret,) = pod["secretAsEnv"]
+        assert secret["secretName"] == "s3"
+        assert secret["keyToEnv"] == [{"secretKey": "access-key", "envVar": "AWS_ACCESS_KEY_ID"}]
+    (files,) = pods["gate"]["secretAsVolume"]
+    assert (files["secretName"], files["mountPath"]) == ("signing-key", "/etc/signing")
+    assert {stage for stage, pod in pods.items() if "secretAsVolume" in pod} == {"gate"}
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("stages: {atack: {timeout: 3}}", r"stages\.atack.*'fetch-model'"),
+        ("stages: {attack: {gpus: 2}}", r"stages\.attack\.gpus: unknown field; allowed here: .*cpu"),
+        ("all: {cpu: {request: 2 cores, limit: 4}}", r"all\.cpu\.request"),
+        ("all: {cpu: {request: 8, limit: 4}}", r"all\.cpu: request 8 is more than the limit 4"),
+        ("all: {memory: {request: 10000Mi, limit: 8Gi}}", r"all\.memory: request 10000Mi is more than the limit 8Gi"),
+        ("all: {memory: {request: 1Gi}}", r"all\.memory\.limit: Field required"),
+        ("stages: {gate: {cpu: null}}", "gate has no cpu"),
+        ("all: {shared_memory: 4Gi}", "shared_memory 4Gi, which is part of its memory of at most 2Gi"),
+        ("stages: {attack: {accelerator: {count: 0}}}", r"accelerator\.count"),
+        ("all: {timeout: -1}", r"all\.timeout"),
+        ("all: {env: {A-B: c}}", r"all\.env\.A-B"),
+        ("all: {secret_env: [{secret: s3, key: k, env: A, value: hunter2}]}", r"secret_env\.0\.value: unknown field"),
+        ("all: {secret_env: [{secret: s3, env: A}]}", r"secret_env\.0\.key: Field required"),
+        ("all: {secret_files: [{secret: s3, path: relative}]}", r"secret_files\.0\.path"),
+        ("quarantine: {claim: q}", r"quarantine\.path: Field required"),
+        ("all: {image_pull_policy: Sometimes}", r"all\.image_pull_policy"),
+        ("all: {timeout: 1, timeout: 2}", "key 'timeout' stands twice"),
+        ("- all", "must be a mapping"),
+    ],
+)
+def test_refused(document: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "placement.yaml"
+    path.write_text(document)
+
+    with pytest.raises(UserError, match=rf"(?s)placement\.yaml.*{says}"):
+        load_placement(path)
+
+
+def test_missing_document(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read placement"):
+        load_placement(tmp_path / "none.yaml")
