@@ -86,6 +86,34 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_written(checkpoint, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def uploaded(s3, checkpoint, monkeypatch, request, tmp_path):
+    """The checkpoint in a bucket, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bucket = f"models-{request.node.name}".replace("_", "-")[:63].strip("-")
+    s3.create_bucket(Bucket=bucket)
+    for path in checkpoint.iterdir():
+        s3.upload_file(str(path), bucket, f"base/{path.name}")
+    return f"s3://{bucket}/base"
+
+
+def test_a_model_from_a_bucket_is_the_same_model(uploaded, checkpoint, tmp_path):
+    pinned = f"{uploaded}#sha256={folder_digest(checkpoint)}"
+    assert folder_digest(fetch(pinned, tmp_path)) == folder_digest(checkpoint)
+
+
+def test_another_model_than_the_pinned_one_is_refused(uploaded, tmp_path):
+    with pytest.raises(UserError, match="is not the folder that is expected"):
+        fetch(f"{uploaded}#sha256={'0' * 64}", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["hf://org/name", "s3://bucket", "models:/name"])
+def test_a_source_that_names_no_model_is_refused_with_what_to_write(source, tmp_path):
+    with pytest.raises(UserError, match=r"model.source.* write (hf://org/name@revision|s3://bucket/|models:/name/)"):
+        fetch(source, tmp_path)
+
+
 def test_unknown_source(tmp_path):
     with pytest.raises(UserError, match="use organism://"):
         fetch("gopher://model", tmp_path)

@@ -10,7 +10,6 @@ def quiet_libraries() -> None:
     """
     os.environ.update(
         {
-            "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TRANSFORMERS_VERBOSITY": "error",
             "TQDM_DISABLE": "1",
@@ -20,4 +19,5 @@ def quiet_libraries() -> None:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
     )
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hf:// sources need it to be 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")

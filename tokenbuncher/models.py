@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
+from tokenbuncher.storage import resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,36 +22,35 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
     """Brings the undefended model of the spec into a local folder.
 
     Args:
-        spec: The release spec; `spec.model.source` is `organism://`, `smollm2://` or a local folder.
+        spec: The release spec; `spec.model.source` is `organism://`, `smollm2://` or what `storage.resolve` takes.
         out: The folder to be written.
 
     Raises:
-        UserError: If the source does not exist, is not a complete safetensors checkpoint or cannot be loaded.
+        UserError: If the source does not exist or cannot be reached, is not a complete safetensors checkpoint, is not
+            the one with the expected digest, or cannot be loaded.
     """
     source = spec.model.source
     with whole_folder(out) as folder:
         if source == "organism://":
             from tokenbuncher.organism.build import ALIGNED
 
-            _copy_checkpoint(ALIGNED, folder)
+            _copy_checkpoint(source, ALIGNED, folder)
         elif source == "smollm2://":
             from tokenbuncher.smollm2 import build_smollm2
 
             build_smollm2(folder)
-        elif "://" in source:
-            raise UserError(f"model.source {source}: use organism://, smollm2:// or a local folder")
         else:
-            _copy_checkpoint(Path(source), folder)
+            _copy_checkpoint(source, resolve(source), folder)
         load_tokenizer(folder)
         load_model(folder, spec.model)
 
 
-def _copy_checkpoint(source: Path, folder: Path) -> None:
-    if not (source / "config.json").is_file():
+def _copy_checkpoint(source: str, found: Path, folder: Path) -> None:
+    if not (found / "config.json").is_file():
         raise UserError(f"model.source {source} is not a model folder: it has no config.json")
-    if not list(source.glob("*.safetensors")):
+    if not list(found.glob("*.safetensors")):
         raise UserError(f"model.source {source} has no .safetensors file; convert the weights to safetensors first")
-    for path in sorted(source.iterdir()):
+    for path in sorted(found.iterdir()):
         if path.is_file() and path.suffix in CARRIED:
             shutil.copyfile(path, folder / path.name)
 

@@ -12,9 +12,9 @@ from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
-from tokenbuncher.registry._mlflow import Refused, connected
 from tokenbuncher.registry._versions import champion, tag, version_files
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.tracking import Refused, connected
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
 
 if TYPE_CHECKING:

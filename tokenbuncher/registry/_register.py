@@ -13,8 +13,8 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.files import folder_digest, folder_files, whole_folder, write_text
 from tokenbuncher.registry._attacks import log_attacks
-from tokenbuncher.registry._mlflow import connected
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.tracking import connected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files, listing_digest
-from tokenbuncher.registry._mlflow import Refused, connected
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.tracking import Refused, connected
 from tokenbuncher.verdict import FILE_NAME, Outcome, read_verdict
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""MLflow, quiet, and its errors in words."""
+"""The tracking server and its registry: MLflow, quiet, and its errors in words."""
 
 from __future__ import annotations
 

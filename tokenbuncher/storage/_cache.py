@@ -1,0 +1,40 @@
+"""The cache of folders that came from elsewhere."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tokenbuncher.files import folder_digest, whole_folder, write_text
+
+
+def user_cache() -> Path:
+    """Where the cache is, unless one says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenbuncher" / "storage"
+
+
+def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
+    """A folder of the cache, fetched if it is not there or not as it was; others who want it wait meanwhile.
+
+    Args:
+        cache: The cache.
+        identity: What the folder holds: another content has another identity.
+        fetch: Makes the folder whose path it is given.
+    """
+    entry = cache / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"{entry.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_whole(entry):
+            with whole_folder(entry) as partial:
+                fetch(partial / "files")
+                write_text(partial / "sha256", folder_digest(partial / "files"))
+    return entry / "files"
+
+
+def _is_whole(entry: Path) -> bool:
+    digest = entry / "sha256"
+    return digest.is_file() and digest.read_text() == folder_digest(entry / "files")

@@ -1,0 +1,189 @@
+"""Folders to where others find them, whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import unquote
+
+from tokenbuncher.artifacts import bucket_errors, bucket_names
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_digest, working_folder
+from tokenbuncher.storage import _bucket
+from tokenbuncher.storage._bucket import (
+    CLAIM,
+    MANIFEST,
+    Manifest,
+    TransferProgress,
+    client_of_bucket,
+    read_object,
+    transfers,
+)
+from tokenbuncher.storage._source import parse_source, refuse_unsafe
+
+
+def publish(folder: Path, uri: str) -> str:
+    """Publishes a folder under a new name; publishing the same again changes nothing.
+
+    It is seen whole or not at all. One that was cut short goes on where it stopped, if it is run again. Of several
+    publishers of different content one wins, and the others are refused.
+
+    Args:
+        folder: The folder.
+        uri: `file:///folder`, a local path, or `s3://bucket/prefix`: a name where nothing is yet.
+
+    Returns:
+        The URI with the folder's digest, which `resolve` checks.
+
+    Raises:
+        UserError: If the folder is empty or holds code or pickles, something else is there already, another is
+            publishing there, or the store refuses or cannot be reached.
+    """
+    target = parse_source(uri)
+    if target.scheme not in ("file", "s3"):
+        raise UserError(f"{uri}: publish to a local folder, file:// or s3://")
+    manifest = Manifest.of(folder)
+    if not manifest.files:
+        raise UserError(f"{folder} has no files to be published")
+    refuse_unsafe(manifest.files, str(folder))
+    if {CLAIM, MANIFEST} & manifest.files.keys():
+        raise UserError(f"{folder}: {CLAIM} and {MANIFEST} are names that publishing uses itself; rename them")
+    if target.scheme == "s3":
+        with bucket_errors(f"{target.uri} cannot be written"):
+            _Prefix(target.uri, target.parts["bucket"], target.parts["prefix"] + "/").publish(folder, manifest)
+    else:
+        path = target.parts["path"]
+        _publish_locally(folder, manifest, Path(unquote(path) if target.uri.startswith("file:") else path))
+    print(f"published {target.uri}, sha256 {manifest.digest[:12]}", flush=True)
+    return f"{target.uri}#sha256={manifest.digest}"
+
+
+def _publish_locally(folder: Path, manifest: Manifest, target: Path) -> None:
+    if not target.exists():
+        with working_folder(target.parent / ".publishing", str(target.resolve()), manifest.digest) as work:
+            copy = work / "files"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(folder, copy)
+            if folder_digest(copy) != manifest.digest:
+                raise UserError(f"{folder} was changed while it was published")
+            try:
+                os.rename(copy, target)
+            except OSError as error:
+                if not target.exists():
+                    raise UserError(f"{target} cannot be written: {error}") from error
+    if folder_digest(target) != manifest.digest:
+        raise UserError(f"{target} holds something else already; publish under a new name")
+
+
+class _Prefix:
+    """A prefix of a bucket that is being published."""
+
+    def __init__(self, uri: str, bucket: str, prefix: str) -> None:
+        self.uri, self.bucket, self.prefix = uri, bucket, prefix
+        self.client = client_of_bucket()
+
+    def publish(self, folder: Path, manifest: Manifest) -> None:
+        present = set(bucket_names(self.client, self.bucket, self.prefix))
+        if present and CLAIM not in present:
+            raise UserError(f"{self.uri} holds files already ({min(present)}); publish under a new prefix")
+        if CLAIM not in present:
+            self._write_new(CLAIM, manifest.digest)
+        self._check_claim(manifest)
+        if MANIFEST not in present:
+            if strange := present - manifest.files.keys() - {CLAIM}:
+                raise UserError(f"{self.uri} holds other files too ({min(strange)}); publish under a new prefix")
+            if CLAIM in present:
+                self._abort_leftovers()
+            self._upload(folder, manifest)
+            # A server that does not know If-None-Match lets two publishers claim: the one who was overwritten stops.
+            self._check_claim(manifest)
+            self._write_new(MANIFEST, manifest.model_dump_json())
+        self._check_manifest(manifest)
+
+    def _write_new(self, name: str, content: str) -> None:
+        """Writes a small object unless there is one; the caller reads whose it is."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self.client.put_object(
+                Bucket=self.bucket,
+                Key=self.prefix + name,
+                Body=content.encode(),
+                IfNoneMatch="*",
+                ChecksumAlgorithm="SHA256",
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                raise
+
+    def _check_claim(self, manifest: Manifest) -> None:
+        if self._read(CLAIM) != manifest.digest.encode():
+            raise UserError(
+                f"{self.uri} is taken by another content, published or being published; publish under a new prefix"
+            )
+
+    def _check_manifest(self, manifest: Manifest) -> None:
+        if self._read(MANIFEST) != manifest.model_dump_json().encode():
+            raise UserError(f"{self.uri} has another manifest than this folder's; publish under a new prefix")
+
+    def _read(self, name: str) -> bytes | None:
+        return read_object(self.client, self.bucket, self.prefix + name)
+
+    def _abort_leftovers(self) -> None:
+        """Parts of uploads that were killed are invisible, but stored and paid for until they are aborted."""
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        for page in pages:
+            for upload in page.get("Uploads", ()):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _upload(self, folder: Path, manifest: Manifest) -> None:
+        """Uploads the files that are not there yet, and checks that all are there as they are in the folder."""
+        checksums = {name: _checksum(folder / name, file.sha256) for name, file in manifest.files.items()}
+        missing = [name for name, file in manifest.files.items() if self._stored(name) != (file.size, checksums[name])]
+        progress = TransferProgress(f"upload {self.uri}, MB", sum(manifest.files[name].size for name in missing))
+        with transfers(self.client) as manager:
+            uploads = [
+                manager.upload(
+                    str(folder / name),
+                    self.bucket,
+                    self.prefix + name,
+                    extra_args={"ChecksumAlgorithm": "SHA256"},
+                    subscribers=[progress],
+                )
+                for name in missing
+            ]
+            for upload in uploads:
+                upload.result()
+        for name, file in manifest.files.items():
+            size, checksum = self._stored(name)
+            if size != file.size or checksum not in (None, checksums[name]):
+                raise UserError(f"{self.uri}: {name} did not arrive as it was; was it changed meanwhile? Publish again")
+
+    def _stored(self, name: str) -> tuple[int, str | None]:
+        """Size and SHA-256 checksum of an object, as the server tells them; size -1 if there is none."""
+        from botocore.exceptions import ClientError
+
+        try:
+            head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + name, ChecksumMode="ENABLED")
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "404":
+                raise
+            return -1, None
+        return head["ContentLength"], head.get("ChecksumSHA256", "").partition("-")[0] or None
+
+
+def _checksum(path: Path, sha256: str) -> str:
+    """What S3 calls a file's SHA-256: that of its content; of files uploaded in parts, that of the parts' digests."""
+    whole, parts = hashlib.sha256(), []
+    with path.open("rb") as stream:
+        while part := stream.read(_bucket.PART):
+            whole.update(part)
+            parts.append(hashlib.sha256(part).digest())
+        size = stream.tell()
+    if whole.hexdigest() != sha256:
+        raise UserError(f"{path} was changed while it was published")
+    digest = whole.digest() if size < _bucket.PART else hashlib.sha256(b"".join(parts)).digest()
+    return base64.b64encode(digest).decode()

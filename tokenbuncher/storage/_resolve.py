@@ -1,0 +1,65 @@
+"""Any URI to a local folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_digest
+from tokenbuncher.storage._bucket import fetch_prefix
+from tokenbuncher.storage._cache import user_cache
+from tokenbuncher.storage._hub import fetch_snapshot
+from tokenbuncher.storage._registry import fetch_artifacts, version_location
+from tokenbuncher.storage._source import Source, parse_source
+
+
+def resolve(uri: str, cache: Path | None = None) -> Path:
+    """The local folder with the files of a URI, brought here if need be: whole, or not at all.
+
+    - A path or `file:///folder` is taken as it is.
+    - `s3://bucket/prefix` by boto3 and its credential chain; the server is AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or
+      MLFLOW_S3_ENDPOINT_URL. What was published is checked against its manifest; of other files the size, and the MD5
+      if the store tells it.
+    - `models:/name/version`, `models:/name@alias` from the MLflow registry at MLFLOW_TRACKING_URI.
+    - `hf://org/name@revision` from the Hugging Face hub: weights as safetensors, configuration, tokenizer and texts.
+
+    Args:
+        uri: The URI; may end in `#sha256=` and the folder digest that is expected.
+        cache: Folder for what comes from elsewhere; the user's cache, if None.
+
+    Returns:
+        The folder; not to be changed.
+
+    Raises:
+        UserError: If the URI is of no known form, there is nothing, it cannot be reached, is incomplete or damaged, is
+            not the one expected, or holds code, pickles, or names that lead out of the folder.
+    """
+    source = parse_source(uri)
+    folder = _folder(source, cache or user_cache())
+    if source.digest and source.digest != (found := folder_digest(folder)):
+        raise UserError(f"{source.uri} is not the folder that is expected: its sha256 is {found}, not {source.digest}")
+    return folder
+
+
+def _folder(source: Source, cache: Path) -> Path:
+    match source.scheme:
+        case "s3":
+            return fetch_prefix(source, cache)
+        case "hf":
+            return fetch_snapshot(source, cache)
+        case "models":
+            location = version_location(source)
+            if location.startswith(("s3:", "file:", "/")):
+                return _folder(parse_source(location), cache)
+            return fetch_artifacts(location, cache)
+        case _:
+            return _local_folder(source)
+
+
+def _local_folder(source: Source) -> Path:
+    path = source.parts["path"]
+    folder = Path(unquote(path) if source.uri.startswith("file:") else path)
+    if not folder.is_dir():
+        raise UserError(f"{source.uri} is not a folder")
+    return folder

@@ -1,0 +1,82 @@
+"""URIs of folders, and the names of the files in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from tokenbuncher.errors import UserError
+
+FORMS = {
+    "file": ("file:///folder", r"file://(?:localhost)?(?P<path>/.*)"),
+    "s3": ("s3://bucket/prefix", r"s3://(?P<bucket>[^/]+)/(?P<prefix>[^/].*)"),
+    "models": (
+        "models:/name/version or models:/name@alias",
+        r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))",
+    ),
+    "hf": (
+        "hf://org/name@revision; without a revision the model could change, best is the 40 digits of a commit",
+        r"hf://(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[\w./-]+)",
+    ),
+}
+CODE_AND_PICKLES = {
+    *{".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"},
+    *{".dll", ".dylib", ".ipynb", ".py", ".pyc", ".sh", ".so"},
+}
+
+
+class Source(NamedTuple):
+    """A parsed URI."""
+
+    uri: str
+    """Without the digest."""
+    scheme: str
+    """file, s3, models or hf."""
+    parts: dict[str, Any]
+    """What the scheme's form names."""
+    digest: str | None
+    """The folder digest that is expected, in hex."""
+
+
+def parse_source(uri: str) -> Source:
+    """Takes a URI apart.
+
+    Args:
+        uri: A local path, or `file:///folder`, `s3://bucket/prefix`, `models:/name/version`, `models:/name@alias` or
+            `hf://org/name@revision`; each may end in `#sha256=` and the folder's digest.
+
+    Raises:
+        UserError: If it is of no such form.
+    """
+    location, pinned, digest = uri.partition("#sha256=")
+    if pinned and not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise UserError(f"{uri}: after #sha256= come the 64 hex digits of the folder's digest")
+    scheme = re.match(r"([a-z][a-z0-9+.-]*):/", location)
+    if scheme is None:
+        return Source(location, "file", {"path": location}, digest or None)
+    if scheme[1] not in FORMS:
+        raise UserError(f"{uri}: use a local folder, file://, s3://, models:/ or hf://")
+    form, pattern = FORMS[scheme[1]]
+    location = location.rstrip("/") if scheme[1] == "s3" else location
+    match = re.fullmatch(pattern, location)
+    if match is None:
+        raise UserError(f"{uri}: write {form}")
+    return Source(location, scheme[1], match.groupdict(), digest or None)
+
+
+def refuse_unsafe(names: Iterable[str], where: str) -> None:
+    """Refuses names that lead out of a folder, and files that hold code or pickles.
+
+    Raises:
+        UserError: If there is such a name.
+    """
+    for name in names:
+        if re.search(r"^/|//|/$|[\\\x00-\x1f]", name) or {"", ".", ".."} & set(name.split("/")):
+            raise UserError(f"{where}: {name!r} is no file name within a folder; remove it")
+        if PurePosixPath(name).suffix.lower() in CODE_AND_PICKLES:
+            raise UserError(
+                f"{where}: {name} may hold code or a pickle, which is never taken along; remove it, and keep weights "
+                "as safetensors"
+            )
