@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
-from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
@@ -114,4 +113,4 @@ def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None
         text = attestation.read_text()
         if len(text) > LONGEST_TAG:
             raise UserError(f"{attestation} has {len(text)} characters; MLflow keeps {LONGEST_TAG} in a tag")
-        client.set_model_version_tag(registered.name, registered.version, TAG, text)
+        tag(client, registered.name, registered.version, attestation=text)

@@ -32,9 +32,17 @@ def champion(client: MlflowClient, name: str, alias: str) -> str | None:
 
 def tag(client: MlflowClient, name: str, version: str, **tags: str | None) -> None:
     """Sets the tool's own tags on a version, those that have a value."""
+    from mlflow.exceptions import MlflowException
+
     for key, value in tags.items():
         if value is not None:
-            client.set_model_version_tag(name, version, PREFIX + key, value)
+            try:
+                client.set_model_version_tag(name, version, PREFIX + key, value)
+            except MlflowException as error:
+                # MLflow inserts where it found none; another process may have done so in between.
+                if "unique constraint" not in str(error).lower():
+                    raise
+                client.set_model_version_tag(name, version, PREFIX + key, value)
 
 
 def version_files(client: MlflowClient, name: str, version: str) -> dict[str, str]:

@@ -105,6 +105,8 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
     server = Mlflow(folder, free_port(), {**os.environ, **settings})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        # Another fixture may have made a server of this very process, and servers do not read from other hosts.
+        patch.setenv("MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES", "http,https")
         server.start()
         yield server
         server.kill()
