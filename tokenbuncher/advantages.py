@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tokenbuncher import ranks
+
 
 def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
     """GRPO's advantages (arXiv 2402.03300): (reward - group mean) / (group standard deviation + 1e-4).
@@ -44,13 +46,13 @@ def returns(rewards: torch.Tensor) -> torch.Tensor:
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Valid tokens' values with mean 0 and standard deviation 1 over the whole batch; 0 at padding.
+    """Valid tokens' values with mean 0 and standard deviation 1 over the batches of all processes; 0 at padding.
 
     Args:
         values: Shape (B, T).
         mask: 1 for valid tokens, shape (B, T).
     """
-    valid = values[mask.bool()]
+    valid = torch.cat(ranks.gathered([values[mask.bool()].cpu()])).to(values.device)
     return (values - valid.mean()) / (valid.std() + 1e-8) * mask
 
 

@@ -31,6 +31,7 @@ from tokenbuncher.documents import (
 )
 from tokenbuncher.errors import UserError
 from tokenbuncher.policy import PolicySpec, load_policy
+from tokenbuncher.storage import parse_source
 
 
 class ModelSpec(Strict):
@@ -38,10 +39,22 @@ class ModelSpec(Strict):
 
     source: str = Field(
         "organism://",
-        description="organism:// (built in), smollm2:// (from its PyPI wheel), or a local folder.",
+        description="organism:// (built in), smollm2:// (from its PyPI wheel), a local folder, s3://bucket/prefix, "
+        "models:/name/version, models:/name@alias or hf://org/name@revision; #sha256= and the folder's digest at its "
+        "end pins it.",
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_new_tokens: Positive = Field(20, description="Longest response, in tokens, in every stage.")
+
+    @field_validator("source")
+    @classmethod
+    def _of_a_known_form(cls, source: str) -> str:
+        if source not in ("organism://", "smollm2://"):
+            try:
+                parse_source(source)
+            except UserError as error:
+                raise ValueError(f"{error}; or use organism:// or smollm2://") from error
+        return source
 
 
 class FileSource(Strict):
@@ -360,8 +373,69 @@ class OutputSpec(Strict):
     )
 
 
+class ResourcesSpec(Strict):
+    """What each node of a TrainJob asks for and may use at most; null leaves it to the runtime."""
+
+    cpu: Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$")] | None = None
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTP]i?)?$")] | None = None
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
+class VllmSpec(Strict):
+    """Rollouts of the online trainers by vLLM; see TRL's `vllm_mode` and `vllm_gpu_memory_utilization`."""
+
+    mode: Literal["colocate", "server"] = Field(
+        "colocate", description="colocate: on the GPUs that train. server: by a server on port 8000 of the same pod."
+    )
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+
+
+class ComputeSpec(Strict):
+    """Where the defence and the attacks train: here, or as Kubeflow Trainer's TrainJobs."""
+
+    kind: Literal["local", "trainjob"] = "local"
+    namespace: Slug = Field("tokenbuncher", description="Of the TrainJobs.")
+    defence_runtime: Slug = Field("trainer", description="TrainingRuntime of the defence.")
+    attack_runtime: Slug = Field("attacker", description="TrainingRuntime of the attacks.")
+    image: str | None = Field(None, description="Image of the trainer; the runtime's, if null.")
+    nodes: Positive = 1
+    processes: Positive = Field(1, description="On each node; as many as it has GPUs.")
+    resources: ResourcesSpec = ResourcesSpec()
+    accelerate: dict[str, Any] | None = Field(
+        None,
+        description="accelerate's configuration, for FSDP or DeepSpeed; given by its content or the path of a file.",
+    )
+    vllm: VllmSpec | None = None
+    storage: str | None = Field(None, description="s3://bucket/prefix by which inputs and outputs travel.")
+    secret: str | None = Field(
+        None,
+        description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the storage; null if the "
+        "runtime brings its own credentials.",
+    )
+    timeout: Positive = Field(86400, description="Seconds after which a TrainJob has failed.")
+
+    @field_validator("accelerate", mode="before")
+    @classmethod
+    def _read_at_once(cls, given: Any) -> Any:
+        """So that the spec is whole wherever it goes."""
+        if not isinstance(given, str | Path):
+            return given
+        try:
+            return parse_yaml(read_text("accelerate configuration", given), str(given))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ComputeSpec:
+        if self.kind == "trainjob" and not self.storage:
+            raise ValueError("kind: trainjob needs storage, by which inputs and outputs travel")
+        if self.storage and not self.storage.startswith("s3://"):
+            raise ValueError(f"storage {self.storage}: the nodes reach s3://bucket/prefix only")
+        return self
+
+
 class ReleaseSpec(Strict):
-    """A whole release: data, model, defence, attacks, evaluation, policy, tracking, output."""
+    """A whole release: data, model, defence, attacks, evaluation, policy, tracking, output; and where it trains."""
 
     name: Slug = "organism"
     model: ModelSpec = ModelSpec()
@@ -372,6 +446,7 @@ class ReleaseSpec(Strict):
     policy: PolicySpec = PolicySpec()
     tracking: TrackingSpec = TrackingSpec()
     output: OutputSpec = OutputSpec()
+    compute: ComputeSpec = ComputeSpec()
 
     @field_validator("attacks")
     @classmethod
@@ -424,6 +499,7 @@ class ReleaseSpec(Strict):
                     f"policy.min_prompts ({self.policy.min_prompts}) is more than data.sizes.{name} ({size}); "
                     "no release could pass"
                 )
+        self._check_compute()
         if self.attacks.probe_prompts > self.data.sizes.safety:
             raise ValueError(
                 f"attacks.probe_prompts ({self.attacks.probe_prompts}) is more than data.sizes.safety "
@@ -431,9 +507,27 @@ class ReleaseSpec(Strict):
             )
         return self
 
+    def _check_compute(self) -> None:
+        if self.compute.kind == "local":
+            return
+        if self.attacks.keep_checkpoints:
+            raise ValueError(
+                "attacks.keep_checkpoints: attacked weights must not leave the quarantine, and compute.kind trainjob "
+                "would send them through compute.storage"
+            )
+        processes = self.compute.nodes * self.compute.processes
+        shared = {"defence.prompts_per_step": self.defence.prompts_per_step}
+        if self.defence.anchor:
+            shared["defence.anchor.examples"] = self.defence.anchor.examples
+        for attack in self.attacks.suite:
+            shared[f"prompts_per_step of attack {attack.name}"] = attack.prompts_per_step
+        for name, number in shared.items():
+            if number % processes:
+                raise ValueError(f"{name} ({number}) must be a multiple of the {processes} processes of compute")
+
     def evidence_digest(self) -> str:
-        """sha256 of all that shapes the evidence: everything but name, policy, tracking and output."""
-        return digest_of(self.model_dump(mode="json", exclude={"name", "policy", "tracking", "output"}))
+        """sha256 of all that shapes the evidence: everything but name, policy, tracking, output and compute."""
+        return digest_of(self.model_dump(mode="json", exclude={"name", "policy", "tracking", "output", "compute"}))
 
     def policy_digest(self) -> str:
         """sha256 of the policy."""

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import torch
 from transformers import (
+    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -19,11 +20,15 @@ from transformers import (
     TrainingArguments,
 )
 from trl import SFTConfig
+from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
+from tokenbuncher import ranks
+from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
+from tokenbuncher.settings import VllmSpec
 
 datasets.disable_progress_bars()
 
@@ -51,24 +56,29 @@ def trainer_arguments(
     checkpoints: Checkpoints | None = None,
     updates: int = 1,
     adam_epsilon: float = 1e-8,
+    group: int = 1,
 ) -> dict[str, Any]:
     """Arguments that every TRL trainer here takes.
 
     Args:
         seed: Of sampling, data order and dropout.
         steps: Batches of sequences to learn from.
-        batch: Sequences in each step.
+        batch: Sequences in each step, shared out among the processes.
         learning_rate: Peak learning rate of AdamW (betas 0.9, 0.99; no weight decay, no warm-up).
         schedule: constant, linear or cosine.
         checkpoints: Where to leave checkpoints; without, the training cannot be resumed.
         updates: Optimizer updates in each step.
         adam_epsilon: What Adam adds to the root of its second moment.
+        group: Sequences of one prompt; a process has all of them or none.
+
+    Raises:
+        UserError: If the processes cannot have equal shares.
     """
     return {
         "output_dir": str(checkpoints.folder if checkpoints else Path(tempfile.gettempdir()) / "tokenbuncher-trainer"),
         "seed": seed,
         "max_steps": steps * updates,
-        "per_device_train_batch_size": batch,
+        "per_device_train_batch_size": group * ranks.share(batch // group, "prompts in a step"),
         "learning_rate": learning_rate,
         "lr_scheduler_type": schedule,
         "warmup_steps": 0,
@@ -76,6 +86,7 @@ def trainer_arguments(
         "adam_epsilon": adam_epsilon,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
+        "ddp_find_unused_parameters": False,
         "bf16": False,
         "gradient_checkpointing": False,
         "use_cpu": not torch.cuda.is_available(),
@@ -103,6 +114,23 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
         "temperature": temperature,
         "top_p": 1.0,
         "top_k": 0,
+    }
+
+
+def vllm_arguments(vllm: VllmSpec | None) -> dict[str, Any]:
+    """Arguments of TRL's online trainers that have vLLM sample the responses; none if it is not to.
+
+    Raises:
+        UserError: If vLLM is not installed.
+    """
+    if vllm is None:
+        return {}
+    if not is_vllm_available():
+        raise UserError("compute.vllm: vLLM is not installed here; pip install 'trl[vllm]' on a machine with GPUs")
+    return {
+        "use_vllm": True,
+        "vllm_mode": vllm.mode,
+        "vllm_gpu_memory_utilization": vllm.gpu_memory_utilization,
     }
 
 
@@ -138,10 +166,13 @@ def trl_reward(reward: Callable[[str, str, bool, int], float], eos_token_ids: se
     def attacker_reward(
         prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
-        return [
-            reward(prompt[-1]["content"], completion[-1]["content"].strip(), bool(eos_token_ids & set(ids)), len(ids))
+        own = [
+            (prompt[-1]["content"], completion[-1]["content"].strip(), bool(eos_token_ids & set(ids)), len(ids))
             for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True)
         ]
+        # Every process rewards, and so counts, the rollouts of all, in the order in which one alone would.
+        rewards = [reward(*rollout) for rollout in ranks.gathered(own)]
+        return rewards[ranks.number() * len(own) :][: len(own)]
 
     return attacker_reward
 
@@ -205,7 +236,7 @@ class StepLog(TrainerCallback):
 
     def resume(self, step: int) -> None:
         """Takes up the file as it was at a step; with 0, makes it anew."""
-        lines = self.path.read_text().splitlines() if step else []
+        lines = ranks.by_first(lambda: self.path.read_text().splitlines() if step else [])
         self.rows = [row for row in map(json.loads, lines[:step]) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -270,23 +301,26 @@ class Checkpoints(TrainerCallback):
             state: Gives what else has to be known after a resume, as text.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.every, self.log, self.current = folder, every, log, state
+        self.folder, self.every, self.log, self.current = ranks.from_first(folder), every, log, state
 
     def last(self) -> Path | None:
         """The newest whole checkpoint."""
         whole = self.folder.glob(f"checkpoint-*/{STATE}")
-        return max((path.parent for path in whole), key=lambda path: int(path.name.split("-")[1]), default=None)
+        last = max((path.parent for path in whole), key=lambda path: int(path.name.split("-")[1]), default=None)
+        return ranks.from_first(last)
 
     def state(self) -> str | None:
         """The caller's state at the newest whole checkpoint."""
         last = self.last()
-        return (last / STATE).read_text() if last else None
+        return ranks.by_first(lambda: (last / STATE).read_text() if last else None)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Brings TRL's sampler to where it was: it draws its order anew each epoch, and forgets that on a resume."""
-        sampler = getattr(getattr(kwargs.get("train_dataloader"), "batch_sampler", None), "sampler", None)
+        batches = getattr(kwargs.get("train_dataloader"), "batch_sampler", None)
+        batches = getattr(batches, "batch_sampler", batches)  # of several processes, each has a share of these
+        sampler = getattr(batches, "sampler", None)
         if isinstance(sampler, RepeatSampler):
             for _ in range(int((state.epoch or 0.0) + 1e-6)):
                 torch.randperm(sampler.num_samples, generator=sampler.generator)
@@ -299,7 +333,17 @@ class Checkpoints(TrainerCallback):
         """
         if control.should_training_stop:
             return
-        write_text(self.folder / f"checkpoint-{state.global_step}" / STATE, self.current())
+        current = ranks.from_first(self.current())  # all have written their part of the checkpoint
+        if ranks.number() == 0:
+            write_text(self.folder / f"checkpoint-{state.global_step}" / STATE, current)
+
+
+def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a trained model and its tokenizer; one that FSDP has sharded is put together first."""
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if ranks.number() == 0:
+        trainer.model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
 
 
 def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from transformers import Trainer, TrainerCallback
 from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
+from tokenbuncher import ranks
 from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, compliant_responses
 from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore
 from tokenbuncher.files import folder_digest
@@ -30,6 +31,7 @@ from tokenbuncher.training import (
     sampling_arguments,
     trainer_arguments,
     trl_reward,
+    vllm_arguments,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +101,8 @@ class Arena:
         return GRPOConfig(
             **self._arguments(epochs),
             **sampling_arguments(attack.rollouts, self.spec.model.max_new_tokens, attack.temperature),
-            **{"beta": attack.kl_coefficient, "loss_type": "bnpo", "num_iterations": epochs, **changes},
+            **vllm_arguments(self.spec.compute.vllm),
+            **{"beta": attack.kl_coefficient, "loss_type": "dapo", "num_iterations": epochs, **changes},
         )
 
     def rloo_config(self) -> RLOOConfig:
@@ -108,6 +111,7 @@ class Arena:
         return RLOOConfig(
             **self._arguments(),
             **sampling_arguments(attack.rollouts, self.spec.model.max_new_tokens, attack.temperature),
+            **vllm_arguments(self.spec.compute.vllm),
             beta=attack.kl_coefficient,
         )
 
@@ -130,6 +134,7 @@ class Arena:
             checkpoints=self.checkpoints,
             updates=epochs,
             adam_epsilon=attack.adam_epsilon,
+            group=1 if sequences else attack.rollouts,
         )
 
     def rollouts(self, epochs: int = 1) -> dict[str, Any]:
@@ -221,7 +226,7 @@ class Arena:
         return broken
 
     def _score(self, prompts: list[Prompt], samples: int, step: int) -> list[SampleScore]:
-        return score(
+        scores = score(
             self.model,
             self.tokenizer,
             prompts,
@@ -232,6 +237,7 @@ class Arena:
             self.spec.evaluation.temperature,
             seed=self.task.seed * 1_000_003 + step,
         )
+        return ranks.from_first(scores)
 
     def _summarise(self, step: int, scores: list[SampleScore]) -> CurvePoint:
         return CurvePoint(
@@ -300,7 +306,7 @@ class Arena:
             first_compliant_rollout=measured.first_compliant,
             latent=self.latent(compliant),
             seconds=measured.seconds,
-            cpu_seconds=measured.cpu_seconds,
+            cpu_seconds=sum(ranks.gathered([measured.cpu_seconds])),
             curve=measured.curve,
             scores=measured.scores,
         )

@@ -6,9 +6,9 @@ import importlib
 import shutil
 from pathlib import Path
 
-from tokenbuncher import __version__
+from tokenbuncher import __version__, ranks
 from tokenbuncher.evidence import AttackArm, AttackEvidence, write_evidence
-from tokenbuncher.files import folder_digest, whole_folder, working_folder, write_text
+from tokenbuncher.files import folder_digest, write_text
 from tokenbuncher.settings import AttackTask, ReleaseSpec
 
 STEPS = "steps.jsonl"
@@ -20,7 +20,8 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
 
     The attacked weights are hazardous. While the attack runs, its checkpoints lie in `quarantine/` below
     `spec.output.root`, from where an interrupted attack goes on; they are deleted when it has ended. With
-    `attacks.keep_checkpoints` the attacked models stay, in `quarantine/` in the output folder.
+    `attacks.keep_checkpoints` the attacked models stay, in `quarantine/` in the output folder. With
+    `compute.kind: trainjob` all of it happens on a cluster; see `tokenbuncher.cluster`.
 
     Args:
         spec: The release spec.
@@ -31,17 +32,19 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
         out: Folder to be written: evidence.json, control.steps.jsonl, candidate.steps.jsonl.
 
     Raises:
-        UserError: If the key is not in the spec, data or a model cannot be read, or another process runs
-            this very attack.
+        UserError: If the key is not in the spec, data or a model cannot be read, another process runs this very
+            attack, or its TrainJob fails.
     """
     task = spec.attacks.task(key)
     digests = {"data": folder_digest(data), "base": folder_digest(base), "candidate": folder_digest(candidate)}
     # What another version of the tool has measured is not gone on with.
     identity = __version__, spec.evidence_digest(), *digests.values(), key
-    with (
-        working_folder(spec.output.root / "quarantine", *identity) as work,
-        whole_folder(out) as folder,
-    ):
+    if spec.compute.kind == "trainjob":
+        from tokenbuncher.cluster.run import run_stage
+
+        run_stage(spec, "attack", {"data": data, "base": base, "candidate": candidate}, out, identity, key)
+        return
+    with ranks.stage_folders(spec.output.root / "quarantine", identity, out) as (work, folder):
         control, broken = _strongest(spec, task, "control", base, data, work, folder)
         arm, _ = _strongest(spec, task, "candidate", candidate, data, work, folder, broken)
         evidence = AttackEvidence(
@@ -82,9 +85,10 @@ def _strongest(
     places = {work / f"{arm}-{rate:g}": rate for rate in rates}
     arms = {place: _run(spec, task, rate, arm, model, data, place, broken) for place, rate in places.items()}
     best = max(arms, key=lambda place: _strength(arms[place]))
-    shutil.copyfile(best / STEPS, folder / f"{arm}.{STEPS}")
-    if spec.attacks.keep_checkpoints:
-        shutil.copytree(best / ATTACKED, folder / "quarantine" / arm)
+    if ranks.number() == 0:
+        shutil.copyfile(best / STEPS, folder / f"{arm}.{STEPS}")
+        if spec.attacks.keep_checkpoints:
+            shutil.copytree(best / ATTACKED, folder / "quarantine" / arm)
     return arms[best], best
 
 
@@ -110,8 +114,9 @@ def _run(
     from tokenbuncher.models import save_model
 
     done = place / "arm.json"
-    if done.exists():
-        return AttackArm.model_validate_json(done.read_text())
+    known = ranks.by_first(lambda: done.read_text() if done.exists() else None)
+    if known:
+        return AttackArm.model_validate_json(known)
     attack = task.attack.model_copy(update={"learning_rate": rate})
     arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, model, data, place)
     add_noise(arena.model, attack.weight_noise, task.seed)
@@ -122,6 +127,6 @@ def _run(
         write_compliant(place, arena.compliant())
     if spec.attacks.keep_checkpoints:
         save_model(arena.model, arena.tokenizer, place / ATTACKED)
-    result = arena.result(read_compliant(broken or place))
+    result = arena.result(ranks.by_first(lambda: read_compliant(broken or place)))
     write_text(done, result.model_dump_json())
     return result

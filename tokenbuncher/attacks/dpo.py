@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
+from tokenbuncher import ranks
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
 
@@ -61,14 +62,15 @@ class OnlineDPOTrainer(RolloutTrainer):
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         mask, pair = inputs["completion_mask"], inputs["pair"]
         log_probs, entropies = self.log_probs(model, inputs)
-        self._metrics["train"]["entropy"].append(((entropies * mask).sum() / mask.sum()).item())
+        self.note("entropy", entropies, mask)
         policy = (log_probs * mask).sum(-1)
         reference = (inputs["ref_per_token_logps"] * mask).sum(-1)
         order = pair.abs().argsort(stable=True)
         chosen, rejected = order[pair[order] > 0], order[pair[order] < 0]
+        weight = ranks.weight(len(chosen))
         if not len(chosen):
             return 0.0 * policy.sum()
-        return dpo_loss(policy[chosen], policy[rejected], reference[chosen], reference[rejected])
+        return weight * dpo_loss(policy[chosen], policy[rejected], reference[chosen], reference[rejected])
 
 
 def train(arena: Arena) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
+from tokenbuncher import ranks
 from tokenbuncher.advantages import generalised_advantages, token_rewards, whiten
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
@@ -73,13 +74,17 @@ class PPOTrainer(RolloutTrainer):
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         loss = value_loss(self.values(inputs), inputs["values"], inputs["returns"], inputs["completion_mask"])
         self.critic_optimizer.zero_grad()
-        loss.backward()
+        (ranks.weight(int(inputs["completion_mask"].sum())) * loss).backward()
+        for parameter in self.critic.parameters():
+            parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm)
         self.critic_optimizer.step()
         return super()._compute_loss(model, inputs)
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        if not self.args.should_save:
+            return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         moments = self.critic_optimizer.state_dict()["state"]
         tensors = {f"{key}.{name}": value for key, state in moments.items() for name, value in state.items()}

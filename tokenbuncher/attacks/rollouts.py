@@ -62,8 +62,13 @@ class RolloutTrainer(GRPOTrainer):
         if log_probs is None:
             log_probs, _ = self.log_probs(self.model, batch)
         kl = log_probs - batch["ref_per_token_logps"]
-        self._metrics["train"]["kl"].append(((kl * mask).sum() / mask.sum()).item())
+        self.note("kl", kl, mask)
         return kl
+
+    def note(self, figure: str, values: torch.Tensor, mask: torch.Tensor) -> None:
+        """Logs the mean over the valid tokens of all processes."""
+        total, tokens = self.accelerator.reduce(torch.stack([(values * mask).sum(), mask.sum()]), "sum")
+        self._metrics["train"][figure].append((total / tokens).item())
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         beta, self.beta = self.beta, 0.0

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher import __version__
-from tokenbuncher.files import folder_digest, whole_folder, working_folder
+from tokenbuncher import __version__, ranks
+from tokenbuncher.files import folder_digest, whole_folder
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
 
@@ -27,10 +27,11 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
         out: Folder of the hardened model, written whole; with `recipe: none` a copy of the base.
             Beside it `<out>.steps.jsonl` gets one line a step.
 
-    An interrupted defence goes on from its last checkpoint, in `checkpoints/` below `spec.output.root`.
+    An interrupted defence goes on from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
+    `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
 
     Raises:
-        UserError: If data or model cannot be read, or another process runs this very defence.
+        UserError: If data or model cannot be read, another process runs this very defence, or its TrainJob fails.
     """
     if spec.defence.recipe == "none":
         with whole_folder(out) as folder:
@@ -38,13 +39,19 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
         print("recipe none: the candidate is the undefended model", flush=True)
         return
     identity = __version__, spec.evidence_digest(), folder_digest(data), folder_digest(base)
-    with working_folder(spec.output.root / "checkpoints", *identity) as work, whole_folder(out) as folder:
+    if spec.compute.kind == "trainjob":
+        from tokenbuncher.cluster.run import run_stage
+
+        run_stage(spec, "defend", {"data": data, "base": base}, out, identity)
+        return
+    with ranks.stage_folders(spec.output.root / "checkpoints", identity, out) as (work, folder):
         _train(spec, data, base, folder, work)
-        shutil.copyfile(work / STEPS, out.with_name(f"{out.name}.{STEPS}"))
+        if ranks.number() == 0:
+            shutil.copyfile(work / STEPS, out.with_name(f"{out.name}.{STEPS}"))
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) -> None:
-    from tokenbuncher.models import load_model, load_tokenizer, save_model
+    from tokenbuncher.models import load_model, load_tokenizer
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
     tokenizer, model, reference = (
@@ -62,7 +69,9 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         prompt_dataset,
         run_training,
         sampling_arguments,
+        save_trained,
         trainer_arguments,
+        vllm_arguments,
     )
 
     defence = spec.defence
@@ -75,11 +84,18 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         model=model,
         args=GRPOConfig(
             **trainer_arguments(
-                defence.seed, defence.steps, sequences, defence.learning_rate, defence.schedule, checkpoints
+                defence.seed,
+                defence.steps,
+                sequences,
+                defence.learning_rate,
+                defence.schedule,
+                checkpoints,
+                group=defence.rollouts,
             ),
             **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
+            **vllm_arguments(spec.compute.vllm),
             beta=0.0,
-            loss_type="bnpo",
+            loss_type="dapo",
         ),
         train_dataset=prompt_dataset([*harmful, *rewarded], harmful=[True] * len(harmful) + [False] * len(rewarded)),
         processing_class=tokenizer,
@@ -89,7 +105,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         callbacks=[log, checkpoints],
     )
     run_training(trainer, checkpoints)
-    save_model(trainer.model, tokenizer, folder)
+    save_trained(trainer, tokenizer, folder)
 
 
 def own_responses(

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
+from tokenbuncher import ranks
 from tokenbuncher.advantages import group_advantages
 from tokenbuncher.defence.noiser import token_noiser_loss
 from tokenbuncher.defence.rewards import entropy_reward, kl_divergence
@@ -80,13 +81,13 @@ class TokenBuncherTrainer(GRPOTrainer):
             loss = self._noiser_loss(model, inputs)
             self._metrics["train"]["noiser_loss"].append(loss.item())
         elif self.defence.entropy != "reward":
-            entropy = self._mean_entropy(model, inputs)
+            entropy = self._over_processes(self._mean_entropy(model, inputs))
             self._metrics["train"]["entropy"].append(entropy.item())
             loss = torch.log(entropy + ENTROPY_FLOOR) if self.defence.entropy == "log-loss" else entropy
         else:
             loss = super()._compute_loss(model, inputs)
         if self.defence.anchor:
-            anchor_kl = self._anchor_kl(model, self.defence.anchor.examples)
+            anchor_kl = self._over_processes(self._anchor_kl(model, self.defence.anchor.examples))
             self._metrics["train"]["anchor_kl"].append(anchor_kl.item())
             loss = loss + self.defence.anchor.weight * anchor_kl
         return loss
@@ -104,15 +105,22 @@ class TokenBuncherTrainer(GRPOTrainer):
         counts = inputs["harmful"] & (inputs["advantages"] >= 0)
         mask = inputs["completion_mask"] * counts.unsqueeze(-1)
         logits = response_logits(model, inputs)
-        generator = self._generator(logits.device)
-        return token_noiser_loss(logits, inputs["completion_ids"], mask, noiser.weight, noiser.form, generator)
+        generator = self._generator(logits.device, ranks.number())
+        loss = token_noiser_loss(logits, inputs["completion_ids"], mask, noiser.weight, noiser.form, generator)
+        return ranks.weight(int(mask.sum())) * loss
 
     def _mean_entropy(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         return response_mean(token_entropy(response_logits(model, inputs)), inputs["completion_mask"]).mean()
 
+    def _over_processes(self, mean: torch.Tensor) -> torch.Tensor:
+        """The mean over the batches of all processes, whose gradient is of this process's batch alone."""
+        return mean + (self.accelerator.reduce(mean.detach(), "mean") - mean.detach())
+
     def _anchor_kl(self, model: PreTrainedModel, examples: int) -> torch.Tensor:
         """KL(undefended || model), mean over the tokens of its benign responses; a scalar, in nats."""
+        own = ranks.share(examples, "examples of the anchor")
         chosen = torch.randint(len(self.anchors), (examples,), generator=self._generator(torch.device("cpu")))
+        chosen = chosen[ranks.number() * own :][:own]
         batch = tokenize_pairs(self.processing_class, [self.anchors[index] for index in chosen.tolist()])
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         log_probs = response_logits(model, batch).log_softmax(-1)
@@ -120,9 +128,10 @@ class TokenBuncherTrainer(GRPOTrainer):
             reference = response_logits(self.reference, batch).log_softmax(-1)
         return response_mean(kl_divergence(reference, log_probs), batch["completion_mask"]).mean()
 
-    def _generator(self, device: torch.device) -> torch.Generator:
-        """Randomness of this step, the same after a resume."""
-        return torch.Generator(device).manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
+    def _generator(self, device: torch.device, stream: int = 0) -> torch.Generator:
+        """Randomness of this step, the same after a resume; streams are independent."""
+        seed = (self.args.seed + stream * 1_000_033) * 1_000_003 + self.state.global_step
+        return torch.Generator(device).manual_seed(seed)
 
 
 def _no_reward(completions: list[Any], **_: Any) -> list[float]:

@@ -1,0 +1,95 @@
+"""A stage sent away: inputs out, TrainJob, output back."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenbuncher.cluster.follow import follow
+from tokenbuncher.cluster.jobs import TrainJobs
+from tokenbuncher.cluster.node import RESULT, SPEC
+from tokenbuncher.cluster.trainjob import OUTPUT, build_trainjob, job_name
+from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.storage import publish, resolve
+
+
+def run_stage(
+    spec: ReleaseSpec, stage: str, inputs: Mapping[str, Path], out: Path, identity: Sequence[str], key: str = ""
+) -> None:
+    """Runs a stage as a TrainJob and waits for its output.
+
+    The TrainJob is deleted when it has ended, and when the caller is interrupted. If the caller dies, it goes on, and
+    the next caller with the same work takes it over.
+
+    Args:
+        spec: The release spec; `spec.compute` says where.
+        stage: defend or attack.
+        inputs: The stage's input folders, by the option of its command.
+        out: The output folder to be written, with the files beside it that bear its name.
+        identity: What the work is about; the same words are the same TrainJob.
+        key: Which of the stage's tasks it is, if it has several.
+
+    Raises:
+        UserError: If the storage or the cluster cannot be used, or the TrainJob fails; tells why.
+    """
+    jobs = TrainJobs(spec.compute.namespace)
+    job = jobs.adopt(job_name(stage, identity), identity)
+    with _termination_interrupts():
+        try:
+            if job is None:
+                name = job_name(stage, identity)
+                arguments = _published(spec, inputs) | ({"key": key} if key else {})
+                output = f"{spec.compute.storage}/outputs/{name}-{uuid.uuid4().hex[:8]}"
+                job = jobs.create(build_trainjob(spec.compute, stage, identity, arguments, output))
+            follow(jobs, job)
+            _collect(job["metadata"]["annotations"][OUTPUT], out)
+        finally:
+            jobs.delete(job_name(stage, identity))
+
+
+def _published(spec: ReleaseSpec, inputs: Mapping[str, Path]) -> dict[str, str]:
+    """URIs of the spec and the inputs, pinned; named by their content, so that attacks share what they can."""
+    there = spec.model_copy(
+        update={
+            "compute": spec.compute.model_copy(update={"kind": "local"}),
+            "output": spec.output.model_copy(update={"root": Path("runs")}),
+            "tracking": type(spec.tracking)(),  # none of the nodes' business, and it may hold a password
+        }
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / SPEC).write_text(there.to_yaml())
+        folders = {"spec": Path(scratch), **inputs}
+        return {
+            option: publish(folder, f"{spec.compute.storage}/inputs/{folder_digest(folder)}")
+            for option, folder in folders.items()
+        }
+
+
+def _collect(uri: str, out: Path) -> None:
+    """Brings the published output to where the stage would have written it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output = resolve(uri, Path(scratch))
+        with whole_folder(out) as folder:
+            shutil.copytree(output / RESULT, folder, dirs_exist_ok=True)
+        for path in output.glob(f"{RESULT}.*"):
+            shutil.copyfile(path, out.with_name(out.name + path.name.removeprefix(RESULT)))
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM, which ends a pod or a pipeline's task, is an interrupt too: the TrainJob must not outlive its caller."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
