@@ -521,6 +521,8 @@ class ReleaseSpec(Strict):
             shared["defence.anchor.examples"] = self.defence.anchor.examples
         for attack in self.attacks.suite:
             shared[f"prompts_per_step of attack {attack.name}"] = attack.prompts_per_step
+            if attack.warm_up:
+                shared[f"warm_up.examples of attack {attack.name}"] = attack.warm_up.examples
         for name, number in shared.items():
             if number % processes:
                 raise ValueError(f"{name} ({number}) must be a multiple of the {processes} processes of compute")
