@@ -28,10 +28,10 @@ class Door(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command, unless the folder it would write holds what it would read."""
-        given = [value if isinstance(value, tuple) else (value,) for value in ctx.params.values()]
-        paths = [path.resolve() for values in given for path in values if isinstance(path, Path) and path.exists()]
         out = ctx.params.get("out")
-        if isinstance(out, Path) and out.exists() and sum(path.is_relative_to(out.resolve()) for path in paths) > 1:
+        given = [value for name, value in ctx.params.items() if name != "out"]
+        read = [path for value in given for path in (value if isinstance(value, tuple) else (value,))]
+        if out and any(isinstance(path, Path) and path.resolve().is_relative_to(out.resolve()) for path in read):
             raise UserError(f"{out} would be replaced, and holds what the command reads; choose another --out")
         return super().invoke(ctx)
 
@@ -106,7 +106,7 @@ def _release_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-class _Release(NamedTuple):
+class RecordedRelease(NamedTuple):
     """A recorded release, found."""
 
     spec: ReleaseSpec
@@ -121,7 +121,7 @@ class _Release(NamedTuple):
         overrides: tuple[str, ...],
         policy: Path | None,
         registration: Path | None,
-    ) -> _Release:
+    ) -> RecordedRelease:
         run = evidence[0] if len(evidence) == 1 and evidence[0].is_dir() else None
         if spec is None and run and (run / "spec.yaml").is_file():
             spec = run / "spec.yaml"
@@ -315,7 +315,7 @@ def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any)
     from tokenbuncher.attestation import signing_key
     from tokenbuncher.gate import gate
 
-    verdict = gate(*_Release.found(**release), out, signing_key(key))
+    verdict = gate(*RecordedRelease.found(**release), out, signing_key(key))
     if out:
         _wrote(out)
     ctx.exit(EXIT_CODES[verdict.outcome])
@@ -337,8 +337,8 @@ def explain(what_if: Path | None, as_json: bool, **release: Any) -> None:
     """
     from tokenbuncher.gate import explain_release
 
-    found = _Release.found(**release)
-    other = _Release.found(**{**release, "policy": what_if}).spec if what_if else None
+    found = RecordedRelease.found(**release)
+    other = RecordedRelease.found(**{**release, "policy": what_if}).spec if what_if else None
     click.echo(explain_release(*found, other, as_json))
 
 
@@ -361,7 +361,7 @@ def promote(ctx: click.Context, verdict: Path | None, **release: Any) -> None:
     """
     from tokenbuncher.registry import Refused, promote
 
-    found = _Release.found(**release)
+    found = RecordedRelease.found(**release)
     try:
         promote(*found, verdict or found.evidence[0])
     except Refused as refused:
@@ -438,7 +438,7 @@ def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> N
     """
     from tokenbuncher.gate import sign_release
 
-    found = _Release.found(**release)
+    found = RecordedRelease.found(**release)
     sign_release(*found, verdict or found.evidence[0], key, out)
     _wrote(out)
 
@@ -478,15 +478,17 @@ def verify(
     for path, key in zip(keys, trusted, strict=True):
         click.echo(f"trusted: {path}, key identifier {key.keyid}")
     wanted = load_policy(policy).digest() if policy else None
-    name: str | None = None
-    files = folder_files(model) if model else None
+    files: dict[str, str] | None
     if attestation.startswith("models:/"):
         from tokenbuncher.registry import attested_version
 
-        text, name, files = attested_version(attestation, tracking_uri)
+        if model:
+            raise UserError(f"give {attestation} or --model, not both: the registry has the files")
+        name, version, text, files = attested_version(attestation, tracking_uri)
+        statement, problems = verify(text, trusted, policy=wanted, model=name, version=version)
     else:
-        text = read_text("attestation", attestation)
-    statement, problems = verify(text, trusted, policy=wanted, model=name)
+        files = folder_files(model) if model else None
+        statement, problems = verify(read_text("attestation", attestation), trusted, policy=wanted)
     problems += verify_files(statement, files) if files is not None else []
     for problem in problems:
         click.echo(f"does not hold: {problem}", err=True)

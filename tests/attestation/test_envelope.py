@@ -247,6 +247,7 @@ def test_a_signed_statement_of_another_kind_is_refused(change):
         ({"policy": RELEASE.spec.policy_digest(), "model": "organism"}, []),
         ({"policy": "0" * 64}, [f"it was judged by policy {RELEASE.spec.policy_digest()[:12]}, not 000000000000"]),
         ({"model": "other"}, ["it is about model organism, not other"]),
+        ({"version": "4"}, ["it is about version 3, not 4"]),
         (
             {"now": EXPIRY, "model": "other"},
             [f"it expired at {EXPIRY.isoformat()}", "it is about model organism, not other"],

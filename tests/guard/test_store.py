@@ -12,6 +12,8 @@ from tests.evidence_factory import CANDIDATE, Release, broken_arm
 from tests.guard.conftest import Guarded
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, TAG, generate_key, load_private_key
+from tokenbuncher.errors import UserError
+from tokenbuncher.guard.store import _location
 from tokenbuncher.registry import Refused
 
 Attested = Callable[..., Registered]
@@ -205,3 +207,19 @@ def test_a_missing_version_is_no_way_in(guarded: Guarded, attested: Attested) ->
     with pytest.raises(MlflowException):
         guarded.client.set_registered_model_alias(name, "champion", "99")
     assert guarded.client.get_registered_model(name).aliases == {}
+
+
+@pytest.mark.parametrize(
+    "host", ["http://127.0.0.1:9/api/2.0/mlflow-artifacts/artifacts", "mlflow-artifacts://127.0.0.1:9"]
+)
+def test_the_same_path_on_another_host(host: str, guarded: Guarded, attested: Attested) -> None:
+    """Clients would read there, and the guard in its own store, where the files are the judged ones."""
+    registered = attested()
+    name, _ = put_on_record(registered)
+    path = guarded.client.get_run(registered.version.run_id).info.artifact_uri.partition(":/")[2]
+    body = {"name": name, "source": f"{host}/{path.strip('/')}/model", "run_id": registered.version.run_id}
+    made = requests.post(f"{guarded.uri}/api/2.0/mlflow/model-versions/create", json=body, timeout=30)
+    if made.ok:  # MLflow itself refuses most of these
+        assert_denied(guarded, name, made.json()["model_version"]["version"], "does not get it")
+    with pytest.raises(UserError, match="another server's"):
+        _location(body["source"])

@@ -1,5 +1,6 @@
 """Registering a candidate."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,11 +13,14 @@ from mlflow import MlflowClient
 
 from tests.evidence_factory import CANDIDATE, passing_release, release_spec
 from tokenbuncher import __version__
+from tokenbuncher.artifacts import Stored, stored_files
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import read_registration
 from tokenbuncher.files import folder_digest, folder_files
+from tokenbuncher.registry import _register as registration_room
 from tokenbuncher.registry import register
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.tracking import connected
 
 
 def client(spec: ReleaseSpec) -> MlflowClient:
@@ -149,3 +153,39 @@ def test_spec_is_kept_with_the_version(spec: ReleaseSpec, candidate: Path, tmp_p
     version = client(spec).get_model_version(registration.name, registration.version)
     assert Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text() == spec.to_yaml()
     assert json.loads((tmp_path / "out" / "registration.json").read_text())["version"] == registration.version
+
+
+@pytest.fixture
+def in_bucket(s3, tmp_path: Path) -> ReleaseSpec:
+    """A release whose artifacts clients write to a bucket themselves."""
+    s3.create_bucket(Bucket="artifacts")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with connected(uri) as mlflow:
+        mlflow.create_experiment("tokenbuncher", artifact_location="s3://artifacts/tokenbuncher")
+    yield release_spec(tracking={"uri": uri, "model_name": "in-a-bucket"})
+    for entry in s3.list_objects_v2(Bucket="artifacts").get("Contents", ()):
+        s3.delete_object(Bucket="artifacts", Key=entry["Key"])
+    s3.delete_bucket(Bucket="artifacts")
+
+
+def test_what_the_store_calls_the_files_is_registered(in_bucket: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
+    registration = register(in_bucket, candidate, tmp_path / "out")
+
+    md5 = {name: hashlib.md5((candidate / name).read_bytes()).hexdigest() for name in folder_files(candidate)}
+    assert {file.name: file.stored for file in registration.files} == {name: f'"{md5[name]}"' for name in md5}
+
+
+def test_an_object_exchanged_while_it_is_registered_is_found(
+    in_bucket: ReleaseSpec, candidate: Path, tmp_path: Path, s3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ETag would be attested as the candidate's, and the guard would take it for that."""
+
+    def exchanged(uri: str) -> dict[str, Stored] | None:
+        key = uri.removeprefix("s3://artifacts/") + "/model.safetensors"
+        s3.put_object(Bucket="artifacts", Key=key, Body=b"x" * 256)
+        return stored_files(uri)
+
+    monkeypatch.setattr(registration_room, "stored_files", exchanged)
+    with pytest.raises(UserError, match="the artifact store has other files"):
+        register(in_bucket, candidate, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

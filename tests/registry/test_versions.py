@@ -39,7 +39,7 @@ def test_a_champion_that_moves_meanwhile_is_left(enter: Enter, spec: ReleaseSpec
     with pytest.raises(Refused, match="it went from version 1 to version 2 in the meantime"):
         late.promote()
     assert late.champion == "2"
-    assert "tokenbuncher.promoted" not in late.version.tags
+    assert "tokenbuncher.promoted.champion" not in late.version.tags
 
 
 def test_fifty_promotions_at_once_leave_one_champion_and_a_consistent_record(enter: Enter, mlflow_server: str) -> None:
@@ -75,7 +75,7 @@ def test_rollback_goes_back_one_by_one(enter: Enter, spec: ReleaseSpec) -> None:
     assert versions[0].champion == "2"
     rollback(spec)
     assert versions[0].champion == "1"
-    with pytest.raises(Refused, match="was promoted before version 1"):
+    with pytest.raises(Refused, match="was champion before version 1"):
         rollback(spec)
     assert versions[0].champion == "1"
 
@@ -124,6 +124,26 @@ def test_rollback_does_not_go_to_an_expired_verdict(enter: Enter, spec: ReleaseS
         rollback(spec)
 
 
+def test_rollback_does_not_go_to_a_verdict_by_another_policy(enter: Enter, spec: ReleaseSpec) -> None:
+    first, second = enter(spec), enter(spec)
+    first.promote()
+    second.promote()
+    tightened = spec.model_copy(update={"policy": spec.policy.model_copy(update={"max_gibberish": 0.01})})
+    with pytest.raises(Refused, match="its verdict is by policy"):
+        rollback(tightened)
+    assert first.champion == "2"
+
+
+def test_rollback_does_not_go_to_a_version_that_had_another_alias(enter: Enter, spec: ReleaseSpec) -> None:
+    canary = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"alias": "canary"})})
+    enter(spec).promote(canary)
+    champion = enter(spec)
+    champion.promote()
+    with pytest.raises(Refused, match="was champion before version 2"):
+        rollback(spec)
+    assert champion.champion == "2"
+
+
 def test_status_shows_versions_verdicts_and_aliases(enter: Enter, spec: ReleaseSpec, tmp_path: Path) -> None:
     generate_key(tmp_path / "key.pem")
     enter(spec).promote()
@@ -151,9 +171,8 @@ def test_an_attested_version_is_fetched_by_version_and_alias(
     registered.promote()
     name = spec.tracking.model_name
     for uri in (f"models:/{name}/1", f"models:/{name}@champion"):
-        text, about, files = attested_version(uri, spec.tracking_uri())
-        assert text == (registered.verdict / FILE_NAME).read_text()
-        assert (about, files) == (name, folder_files(candidate))
+        found = attested_version(uri, spec.tracking_uri())
+        assert found == (name, "1", (registered.verdict / FILE_NAME).read_text(), folder_files(candidate))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import yaml
 from mlflow import MlflowClient
 
 from tests.evidence_factory import CANDIDATE, broken_arm, passing_release, release_spec
-from tokenbuncher.cli import _Release
+from tokenbuncher.cli import RecordedRelease
 from tokenbuncher.errors import UserError
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote, register
@@ -268,7 +268,7 @@ VERDICT: dict[str, Case] = {
 def outcome_of(run: Path) -> Outcome:
     """What the command line's gate would come to; an error counts as INCONCLUSIVE, as its exit status does."""
     try:
-        found = _Release.found((run,), None, (), None, None)
+        found = RecordedRelease.found((run,), None, (), None, None)
         return gate(*found, run / "verdict").outcome
     except UserError:
         return Outcome.INCONCLUSIVE
@@ -276,7 +276,7 @@ def outcome_of(run: Path) -> Outcome:
 
 def assert_not_promoted(run: Path, spec: ReleaseSpec) -> None:
     with pytest.raises(UserError):
-        promote(*_Release.found((run,), None, (), None, None), run)
+        promote(*RecordedRelease.found((run,), None, (), None, None), run)
     client = MlflowClient(spec.tracking_uri(), spec.tracking_uri())
     assert "champion" not in client.get_registered_model("tampered").aliases
 
@@ -349,7 +349,7 @@ def test_mlflow_goes_down_in_the_middle(run: Path, spec: ReleaseSpec, monkeypatc
 def test_the_release_they_all_start_from_is_promoted(run: Path, spec: ReleaseSpec) -> None:
     """Comes last: the alias moves, and stays with it."""
     assert outcome_of(run) is Outcome.PASS
-    promote(*_Release.found((run,), None, (), None, None), run / "verdict")
+    promote(*RecordedRelease.found((run,), None, (), None, None), run / "verdict")
     client = MlflowClient(spec.tracking_uri(), spec.tracking_uri())
     assert "champion" in client.get_registered_model("tampered").aliases
 

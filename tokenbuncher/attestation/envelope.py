@@ -64,8 +64,9 @@ def verify(
     now: datetime | None = None,
     policy: str | None = None,
     model: str | None = None,
+    version: str | None = None,
 ) -> tuple[Statement, list[str]]:
-    """Verifies an attestation: signature, outcome, validity and, if given, policy and model.
+    """Verifies an attestation: signature, outcome, validity and, if given, policy, model and version.
 
     Args:
         text: The JSON text of the envelope.
@@ -73,6 +74,7 @@ def verify(
         now: The present, unless given.
         policy: Digest of the policy it must be about.
         model: Name of the registered model it must be about.
+        version: The version of it.
 
     Returns:
         The statement, and what is wrong with it, in words; nothing means that it holds. Its files are another
@@ -90,7 +92,7 @@ def verify(
         statement = Statement.model_validate_json(envelope.payload)
     except ValidationError as error:
         raise UserError(f"the attestation is not valid: {first_problem(error)}") from error
-    return statement, list(_problems(statement, now, policy, model))
+    return statement, list(_problems(statement, now, policy, model, version))
 
 
 def verify_files(statement: Statement, files: Mapping[str, str]) -> list[str]:
@@ -136,7 +138,9 @@ def _check_signature(envelope: Envelope, keys: Sequence[SSlibKey]) -> None:
         ) from error
 
 
-def _problems(statement: Statement, now: datetime, policy: str | None, model: str | None) -> Iterator[str]:
+def _problems(
+    statement: Statement, now: datetime, policy: str | None, model: str | None, version: str | None
+) -> Iterator[str]:
     predicate = statement.predicate
     if predicate.result != "PASSED":
         yield f"the verdict is {predicate.result}: {'; '.join(predicate.reasons) or 'no reason told'}"
@@ -150,6 +154,8 @@ def _problems(statement: Statement, now: datetime, policy: str | None, model: st
         yield f"it was judged by policy {(predicate.configured('policy') or 'none')[:12]}, not {policy[:12]}"
     if model is not None and predicate.model != model:
         yield f"it is about model {predicate.model}, not {model}"
+    if version is not None and predicate.version != version:
+        yield f"it is about version {predicate.version}, not {version}"
     names = [file.name for file in statement.subject]
     if len(set(names)) != len(names) or sorted(names) != sorted(file.name for file in predicate.files):
         yield "its files are listed twice, or otherwise than its subjects"

@@ -120,14 +120,20 @@ def _denied(message: str) -> MlflowException:
 
 
 def _location(source: str) -> str:
-    """Where the server itself finds what a client calls runs:/ or mlflow-artifacts:/."""
+    """Where the server itself finds what a client calls runs:/ or mlflow-artifacts:/.
+
+    A location that names a host is refused: the guard would look into its own store, and clients into that host's.
+    """
     from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR
     from mlflow.server.handlers import _get_proxied_run_artifact_destination_path, _get_tracking_store
 
     if urlparse(source).scheme == "runs":
         run, path = RunsArtifactRepository.parse_runs_uri(source)
         source = posixpath.join(_get_tracking_store().get_run(run).info.artifact_uri, path or "")
-    if urlparse(source).scheme in ("mlflow-artifacts", "http", "https"):
+    location = urlparse(source)
+    if location.scheme in ("http", "https") or (location.scheme == "mlflow-artifacts" and location.netloc):
+        raise UserError(f"its files are at {source}, another server's")
+    if location.scheme == "mlflow-artifacts":
         root = os.environ[ARTIFACTS_DESTINATION_ENV_VAR].rstrip("/")
         return f"{root}/{_get_proxied_run_artifact_destination_path(source)}"
     return source

@@ -70,7 +70,7 @@ def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, ver
             )
         client.set_registered_model_alias(name, alias, version)
         # Each version's record is written by its own promotion alone, so that two of them cannot contradict.
-        tag(client, name, version, status="promoted", promoted=datetime.now(UTC).isoformat())
+        tag(client, name, version, **{"status": "promoted", f"promoted.{alias}": datetime.now(UTC).isoformat()})
     print(f"{alias} is {name} version {version}")
 
 

@@ -11,8 +11,9 @@ from tokenbuncher import __version__
 from tokenbuncher.artifacts import stored_files
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
-from tokenbuncher.files import folder_digest, folder_files, whole_folder, write_text
+from tokenbuncher.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
 from tokenbuncher.registry._attacks import log_attacks
+from tokenbuncher.registry._versions import version_files
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import connected
 
@@ -37,7 +38,8 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         The registered version.
 
     Raises:
-        UserError: If there is no candidate, an attack cannot be read, or MLflow refuses or cannot be reached.
+        UserError: If there is no candidate, an attack cannot be read, the artifact store has other files afterwards,
+            or MLflow refuses or cannot be reached.
     """
     if not candidate.is_dir() or not any(candidate.iterdir()):
         raise UserError(f"candidate {candidate} is not a folder with a model in it; run defend first")
@@ -65,12 +67,12 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
                 "tokenbuncher.tool": __version__,
             },
         )
+        files = _files(candidate, f"{run.info.artifact_uri}/model")
+        if any(file.stored for file in files):
+            # The guard takes the store's names for the content, so they must be: read after they were written down.
+            _check_stored(client, name, str(version.version), digest)
         registration = Registration(
-            name=name,
-            version=str(version.version),
-            digest=digest,
-            files=_files(candidate, f"{run.info.artifact_uri}/model"),
-            tracking_uri=spec.tracking_uri(),
+            name=name, version=str(version.version), digest=digest, files=files, tracking_uri=spec.tracking_uri()
         )
         write_text(folder / REGISTRATION_NAME, registration.model_dump_json(indent=1) + "\n")
     print(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
@@ -89,6 +91,15 @@ def _files(candidate: Path, stored_at: str) -> list[ModelFile]:
         )
         for name, digest in folder_files(candidate).items()
     ]
+
+
+def _check_stored(client: MlflowClient, name: str, version: str, digest: str) -> None:
+    found = listing_digest(version_files(client, name, version))
+    if found != digest:
+        raise UserError(
+            f"the artifact store has other files for {name} version {version} than were sent: sha256 {found[:12]}, not "
+            f"{digest[:12]}; find out who writes there, and register the candidate again"
+        )
 
 
 def _experiment(client: MlflowClient, spec: ReleaseSpec) -> str:

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenbuncher.attestation import TAG
 from tokenbuncher.errors import UserError
@@ -56,15 +56,23 @@ def version_files(client: MlflowClient, name: str, version: str) -> dict[str, st
         return folder_files(Path(files))
 
 
-def attested_version(uri: str, tracking_uri: str | None) -> tuple[str, str, dict[str, str]]:
+class AttestedVersion(NamedTuple):
+    """A registered version with what it has to be verified by."""
+
+    name: str
+    version: str
+    attestation: str
+    """The envelope as JSON text."""
+    files: dict[str, str]
+    """sha256 of every file, by relative POSIX path."""
+
+
+def attested_version(uri: str, tracking_uri: str | None) -> AttestedVersion:
     """The attestation of a registered version, and its files.
 
     Args:
         uri: `models:/NAME/VERSION` or `models:/NAME@alias`.
         tracking_uri: Of the registry; MLFLOW_TRACKING_URI, if None.
-
-    Returns:
-        The envelope as JSON text, the model's name, and the sha256 of every file by relative POSIX path.
 
     Raises:
         UserError: If the URI is of another form, there is no such version, or it has no attestation.
@@ -83,14 +91,15 @@ def attested_version(uri: str, tracking_uri: str | None) -> tuple[str, str, dict
         text = client.get_model_version(name, version).tags.get(TAG)
         if text is None:
             raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
-        return text, name, version_files(client, name, version)
+        return AttestedVersion(name, version, text, version_files(client, name, version))
 
 
 def rollback(spec: ReleaseSpec) -> None:
     """Moves the alias back to the version promoted before the present one, if its verdict still holds.
 
     Raises:
-        Refused: If there is none, its verdict is not a PASS, has expired or is about other files than it has now.
+        Refused: If there is none, its verdict is not a PASS, has expired, is by another policy than the spec's, or is
+            about other files than it has now.
         UserError: If MLflow refuses or cannot be reached.
     """
     name, alias = spec.tracking.model_name, spec.tracking.alias
@@ -98,22 +107,23 @@ def rollback(spec: ReleaseSpec) -> None:
         present = champion(client, name, alias)
         if present is None:
             raise Refused(Outcome.INCONCLUSIVE, f"{alias} is on no version of {name}; there is nothing to go back from")
-        versions = {str(version.version): _promoted(version) for version in _versions(client, name)}
+        versions = {str(version.version): _promoted(version, alias) for version in _versions(client, name)}
         earlier = {version: when for version, when in versions.items() if when and when < versions[present]}
         if not earlier:
-            raise Refused(Outcome.INCONCLUSIVE, f"no version of {name} was promoted before version {present}")
+            raise Refused(Outcome.INCONCLUSIVE, f"no version of {name} was {alias} before version {present}")
         version = max(earlier, key=lambda version: earlier[version])
-        _check_kept_verdict(client, name, version)
+        _check_kept_verdict(client, spec, version)
         client.set_registered_model_alias(name, alias, version)
     print(f"{alias} is {name} version {version} again, after version {present}")
 
 
-def _promoted(version: ModelVersion) -> str:
-    """When it was promoted, in ISO format; empty if never."""
-    return str(version.tags.get(f"{PREFIX}promoted", ""))
+def _promoted(version: ModelVersion, alias: str) -> str:
+    """When it was promoted to an alias, in ISO format; empty if never."""
+    return str(version.tags.get(f"{PREFIX}promoted.{alias}", ""))
 
 
-def _check_kept_verdict(client: MlflowClient, name: str, version: str) -> None:
+def _check_kept_verdict(client: MlflowClient, spec: ReleaseSpec, version: str) -> None:
+    name = spec.tracking.model_name
     run = client.get_model_version(name, version).run_id
     with TemporaryDirectory() as scratch:
         verdict = read_verdict(Path(client.download_artifacts(run, FILE_NAME, scratch)))
@@ -122,6 +132,10 @@ def _check_kept_verdict(client: MlflowClient, name: str, version: str) -> None:
         doubts.append(f"its verdict is {verdict.outcome}")
     if (verdict.name, verdict.version) != (name, version):
         doubts.append(f"its verdict is about {verdict.name} version {verdict.version}")
+    if verdict.policy != spec.policy_digest():
+        doubts.append(
+            f"its verdict is by policy {verdict.policy[:12]}, not {spec.policy_digest()[:12]}; run its gate again"
+        )
     if datetime.now(UTC) >= verdict.expires:
         doubts.append(f"its verdict expired at {verdict.expires.isoformat(timespec='seconds')}; run its gate again")
     if listing_digest(version_files(client, name, version)) != verdict.candidate:
@@ -153,7 +167,7 @@ def status(spec: ReleaseSpec) -> str:
                 tags.get(f"{PREFIX}verdict", "-"),
                 "superseded" if status == "promoted" and spec.tracking.alias not in named else status,
                 ", ".join(sorted(named)) or "-",
-                _promoted(version)[:19] or "-",
+                _promoted(version, spec.tracking.alias)[:19] or "-",
                 "yes" if TAG in tags else "no",
                 tags.get(f"{PREFIX}digest", "-")[:12],
             ]

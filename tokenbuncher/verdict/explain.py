@@ -37,6 +37,8 @@ class Explanation(Record):
     p_value: float | None
     """Of a violation: its probability if the truth were on the threshold (of a drop: if the models were equally good),
     adjusted for the number of violations (Holm)."""
+    beyond_chance: bool
+    """Whether the p-value says so at the confidence asked for."""
     intervals: list[Interval]
     prompts: list[str]
     """Identifiers of the prompts that count against the release."""
@@ -46,7 +48,7 @@ class Explanation(Record):
         if self.by is not None:
             lines.append(f"the bound lies {abs(self.by):.2%} {'beyond' if self.by > 0 else 'within'} the threshold")
         if self.p_value is not None:
-            doubt = "not chance" if self.p_value < 0.05 else "may be chance"
+            doubt = "not chance" if self.beyond_chance else "may be chance"
             lines.append(f"p = {self.p_value:.2g}, adjusted for the number of violations (Holm): {doubt}")
         lines += [f"{i.method}: {i.low:.2%} to {i.high:.2%}" for i in self.intervals]
         if self.prompts:
@@ -75,7 +77,7 @@ def explain(evidence: Sequence[AnyPiece], verdict: Verdict, confidence: float) -
     Args:
         evidence: What the verdict was made from.
         verdict: The verdict.
-        confidence: Of the intervals, 0.5 to 1.
+        confidence: Of the intervals and of what is called beyond chance, 0.5 to 1.
 
     Returns:
         An explanation of each, violations first.
@@ -89,6 +91,7 @@ def explain(evidence: Sequence[AnyPiece], verdict: Verdict, confidence: float) -
     behind = [_behind(finding, evidence) for finding in failed]
     tested = [_p_value(finding, source) for finding, source in zip(failed, behind, strict=True)]
     adjusted = iter(holm([p for p in tested if p is not None]))
+    p_values = [None if p is None else next(adjusted) for p in tested]
     return [
         Explanation(
             rule=finding.rule,
@@ -96,11 +99,12 @@ def explain(evidence: Sequence[AnyPiece], verdict: Verdict, confidence: float) -
             outcome=finding.outcome,
             message=finding.message,
             by=_beyond(finding),
-            p_value=None if p is None else next(adjusted),
+            p_value=p,
+            beyond_chance=p is not None and p < 1 - confidence,
             intervals=_intervals(finding, source, confidence),
             prompts=source.prompts,
         )
-        for finding, source, p in zip(failed, behind, tested, strict=True)
+        for finding, source, p in zip(failed, behind, p_values, strict=True)
     ]
 
 
