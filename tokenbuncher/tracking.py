@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.parse import urlparse
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.verdict import Outcome
@@ -44,21 +45,37 @@ def connected(uri: str) -> Iterator[MlflowClient]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
+    failures = _failures(uri)
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     try:
         if uri.startswith("sqlite:///"):
             _ensure_database(Path(uri.removeprefix("sqlite:///")))
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except failures as error:
         if getattr(error, "error_code", "") == "PERMISSION_DENIED":
             raise Refused(
                 Outcome.INCONCLUSIVE, f"the server at {uri} denies it: {getattr(error, 'message', error)}"
             ) from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"MLflow failed: {reason} (tracking URI {uri})") from error
+
+
+def _failures(uri: str) -> tuple[type[Exception], ...]:
+    """What MLflow lets through, and of SQLAlchemy only where a database is opened: images do without it."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    if urlparse(uri).scheme.partition("+")[0] not in DATABASE_ENGINES:
+        return MlflowException, OSError
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError as error:
+        raise UserError(
+            f"{uri} is a database, and this installation has only MLflow's client; give the URL of an MLflow server, or "
+            "install tokenbuncher[registry]"
+        ) from error
+    return MlflowException, SQLAlchemyError, OSError
 
 
 def _ensure_database(path: Path) -> None:

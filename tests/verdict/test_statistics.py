@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tests.evidence_factory import held_arm, passing_release
@@ -179,14 +180,14 @@ def test_what_may_never_happen_and_does_is_no_chance():
     assert violation_p_value(Rate(0.0, 100, 100), 0.0, "<=") == 1.0
 
 
-@given(st.lists(st.floats(0, 1), max_size=12))
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 @settings(max_examples=30, deadline=None)
-def test_holm_steps_down(p_values):
-    expected, least = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        least = max(least, min(1.0, p_values[place] * (len(p_values) - rank)))
-        expected[place] = least
-    assert holm(p_values) == pytest.approx(expected)
+def test_holm_is_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+def test_no_p_values_are_none_adjusted():
+    assert holm([]) == []
 
 
 @given(counts, st.floats(0.51, 0.9999))
