@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import json
 import os
 import shutil
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,3 +99,59 @@ def containers(template: Document) -> list[Document]:
     """The containers of a pod, with those that run before."""
     spec = template["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def moved(documents: list[Document], namespace: str) -> list[Document]:
+    """The same objects in another namespace; those of no namespace stay."""
+    documents = copy.deepcopy(documents)
+    for document in documents:
+        if document["kind"] == "Namespace":
+            document["metadata"]["name"] = namespace
+        elif "namespace" in document["metadata"]:
+            document["metadata"]["namespace"] = namespace
+        for subject in document.get("subjects", []):
+            subject["namespace"] = namespace
+    return documents
+
+
+def supply(namespace: str, keys: Path, artifact_store: dict[str, str] | None = None) -> None:
+    """Creates what secrets.example.md asks for; the database is a file in MLflow's pod.
+
+    Args:
+        namespace: Where.
+        keys: Folder of release.pem and release.pub.
+        artifact_store: Credentials of the server of artifacts.
+    """
+    secrets = {
+        "signing-key": {"release.pem": (keys / "release.pem").read_text()},
+        "mlflow-database": {"uri": "sqlite:////tmp/mlflow.db"},
+        "mlflow-artifact-store": artifact_store or {"AWS_ACCESS_KEY_ID": "none"},
+        "webhook": {"secret": "x" * 32, "encryption-key": base64.urlsafe_b64encode(bytes(32)).decode()},
+    }
+    documents: list[Document] = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
+        for name, values in secrets.items()
+    ]
+    public = {"release.pub": (keys / "release.pub").read_text()}
+    documents.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "release-keys"}, "data": public})
+    apply(documents, namespace)
+
+
+def apply(documents: list[Document], namespace: str) -> None:
+    """Applies objects to a namespace."""
+    answer = kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(documents))
+    assert answer.returncode == 0, answer.stderr
+
+
+def ended(namespace: str, name: str, within: float = 120) -> Document:
+    """The status of a pod when it has ended; skips if the cluster cannot have its image."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        status = json.loads(kubectl("get", "pod", name, "-n", namespace, "-o", "json").stdout)["status"]
+        if status["phase"] in ("Succeeded", "Failed"):
+            return status
+        for container_status in status.get("containerStatuses", []):
+            if "Image" in container_status["state"].get("waiting", {}).get("reason", ""):
+                pytest.skip(f"needs the image {container_status['image']} in the cluster")
+        time.sleep(1)
+    return status

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import re
-import time
 import uuid
 from typing import NamedTuple
 
 import pytest
 import yaml
 
-from tests.manifests.conftest import OVERLAYS, kubectl, named, pods, render
+from tests.manifests.conftest import OVERLAYS, ended, kubectl, moved, named, pods, render, supply
 from tokenbuncher.attestation import generate_key
 
 pytestmark = pytest.mark.cluster
@@ -44,19 +42,6 @@ def applied(request, cluster):
     assert answer.returncode == 0, answer.stderr
     yield Applied(namespace, documents, known, {document["kind"] for document in documents if document not in known})
     kubectl("delete", "namespace", namespace, "--wait=false")
-
-
-def moved(documents, namespace):
-    """The same objects in another namespace; those of no namespace stay."""
-    documents = copy.deepcopy(documents)
-    for document in documents:
-        if document["kind"] == "Namespace":
-            document["metadata"]["name"] = namespace
-        elif "namespace" in document["metadata"]:
-            document["metadata"]["namespace"] = namespace
-        for subject in document.get("subjects", []):
-            subject["namespace"] = namespace
-    return documents
 
 
 def test_the_server_has_what_was_applied(applied):
@@ -289,7 +274,6 @@ def test_the_server_refuses_a_privileged_pod(applied, cluster):
     assert "violates PodSecurity" in answer.stderr
 
 
-FERNET = base64.urlsafe_b64encode(bytes(32)).decode()
 READ_GUARD = """
 from pathlib import Path
 from tokenbuncher.guard import load_guard
@@ -302,20 +286,7 @@ def supplied(applied, tmp_path_factory):
     """The overlay with what secrets.example.md asks for; the database is a file in the pod."""
     folder = tmp_path_factory.mktemp("keys")
     generate_key(folder / "release.pem")
-    for made in (
-        ["configmap", "release-keys", f"--from-file={folder / 'release.pub'}"],
-        ["secret", "generic", "mlflow-database", "--from-literal=uri=sqlite:////tmp/mlflow.db"],
-        ["secret", "generic", "mlflow-artifact-store", "--from-literal=AWS_ACCESS_KEY_ID=none"],
-        [
-            "secret",
-            "generic",
-            "webhook",
-            f"--from-literal=secret={'x' * 32}",
-            f"--from-literal=encryption-key={FERNET}",
-        ],
-    ):
-        answer = kubectl("create", *made, "-n", applied.namespace)
-        assert answer.returncode == 0, answer.stderr
+    supply(applied.namespace, folder)
     return applied
 
 
@@ -342,17 +313,3 @@ def test_a_server_becomes_ready(supplied, server):
         if "ErrImage" in found or "ImagePullBackOff" in found:
             pytest.skip("needs our images in the cluster")
         pytest.fail(found + kubectl("logs", f"deployment/{server}", "-n", supplied.namespace).stdout)
-
-
-def ended(namespace, name):
-    """The status of a pod when it has ended; skips if the cluster cannot have its image."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        status = json.loads(kubectl("get", "pod", name, "-n", namespace, "-o", "json").stdout)["status"]
-        if status["phase"] in ("Succeeded", "Failed"):
-            return status
-        for container_status in status.get("containerStatuses", []):
-            if "Image" in container_status["state"].get("waiting", {}).get("reason", ""):
-                pytest.skip(f"needs the image {container_status['image']} in the cluster")
-        time.sleep(1)
-    return status

@@ -50,22 +50,25 @@ def run_release(spec: ReleaseSpec, place: Place, folder: Path, run: Callable[[Ta
         spec: The release spec.
         place: Says where each task runs; of that kfp.local itself knows only image and environment.
         folder: For the artifacts.
-        run: Runs a task and returns its exit status. Takes the place of kfp's own function, which reads a container
-            that has vanished as one that succeeded (kubeflow/pipelines#13332).
+        run: Runs a task and returns its exit status. Takes the place of kfp's own way, which reads a container that
+            has vanished as one that succeeded (kubeflow/pipelines#13332).
 
     Raises:
         RuntimeError: If a task fails.
     """
     from kfp import local
-    from kfp.local import docker_task_handler
+    from kfp.local.docker_task_handler import DockerTaskHandler
+    from kfp.local.status import Status
 
-    def container(client: Any, image: str, command: list[str], **more: Any) -> int:
+    def run_task(handler: DockerTaskHandler) -> Status:
+        command = handler.full_command
         stage = command[command.index("--function_to_execute") + 1].replace("_", "-")
-        return run(Task(stage, image, command, more.get("environment", {}), folder))
+        status = run(Task(stage, handler.image, command, handler.env_vars, folder))
+        return Status.SUCCESS if status == 0 else Status.FAILURE
 
     with pytest.MonkeyPatch.context() as patch, anyone_may_write():
         folder.mkdir()
-        patch.setattr(docker_task_handler, "run_docker_container", container)
+        patch.setattr(DockerTaskHandler, "run", run_task)
         local.init(local.DockerRunner(), pipeline_root=str(folder))
         release_pipeline(place)(spec=spec.to_yaml())
 
