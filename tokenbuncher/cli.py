@@ -449,6 +449,7 @@ def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> N
 @click.option("--model", type=_FOLDER, help="Folder of the model, whose files are hashed.")
 @click.option("--policy", type=_FILE, help="Policy that it must have been judged by.")
 @click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
+@click.option("--out", type=_NEW, help="Folder for the files of models:/, which is made only if all of it holds.")
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -457,6 +458,7 @@ def verify(
     model: Path | None,
     policy: Path | None,
     tracking_uri: str | None,
+    out: Path | None,
 ) -> None:
     """Verify an attestation, and the files of a model against it. Offline, but for models:/.
 
@@ -467,7 +469,8 @@ def verify(
     \b
     Examples:
       tokenbuncher verify work/verdict/attestation.json --key keys/release.pub --model work/candidate
-      tokenbuncher verify models:/organism@champion --key keys/release.pub --tracking-uri http://mlflow:5000
+      tokenbuncher verify models:/organism@champion --key keys/release.pub --tracking-uri http://mlflow:5000 \\
+          --out model
     """
     from tokenbuncher.attestation import load_public_key, verify, verify_files
     from tokenbuncher.documents import read_text
@@ -478,23 +481,23 @@ def verify(
     for path, key in zip(keys, trusted, strict=True):
         click.echo(f"trusted: {path}, key identifier {key.keyid}")
     wanted = load_policy(policy).digest() if policy else None
-    files: dict[str, str] | None
     if attestation.startswith("models:/"):
-        from tokenbuncher.registry import attested_version
+        from tokenbuncher.registry import verify_version
 
         if model:
             raise UserError(f"give {attestation} or --model, not both: the registry has the files")
-        name, version, text, files = attested_version(attestation, tracking_uri)
-        statement, problems = verify(text, trusted, policy=wanted, model=name, version=version)
+        statement, problems = verify_version(attestation, trusted, tracking_uri, wanted, out)
     else:
-        files = folder_files(model) if model else None
+        if out:
+            raise UserError("--out is for models:/; the files of another model are where --model says")
         statement, problems = verify(read_text("attestation", attestation), trusted, policy=wanted)
-    problems += verify_files(statement, files) if files is not None else []
+        problems += verify_files(statement, folder_files(model)) if model else []
     for problem in problems:
         click.echo(f"does not hold: {problem}", err=True)
     if problems:
         ctx.exit(1)
-    what = f"{len(statement.subject)} files of it are these" if files is not None else "no files were compared"
+    compared = model or attestation.startswith("models:/")
+    what = f"{len(statement.subject)} files of it are these" if compared else "no files were compared"
     click.echo(
         f"holds: {statement.predicate.model} version {statement.predicate.version} passed, {what}; "
         f"valid until {statement.predicate.expires:%Y-%m-%d %H:%M %Z}"

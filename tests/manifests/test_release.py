@@ -243,6 +243,38 @@ def test_nobody_passes_the_guard_in_the_cluster(site: Site) -> None:
     assert denied.strip() == "PERMISSION_DENIED"
 
 
+@pytest.mark.parametrize("exchanged", [False, True], ids=["as it was judged", "exchanged"])
+def test_the_serving_example_starts_with_nothing_but_the_judged_files(site: Site, exchanged: bool) -> None:
+    """Its own pod, but for the server, which looks whether there is a model instead."""
+    if exchanged:
+        (weights,) = [key for key in site.store.keys("artifacts") if key.endswith("model/model.safetensors")]
+        site.store.client.put_object(Bucket=site.store.name, Key=weights, Body=b"another model")
+    name = f"serving-{'exchanged' if exchanged else 'judged'}"
+    template = copy.deepcopy(named(render("examples/serving"), "Deployment", "organism")["spec"]["template"])
+    own = template["spec"]
+    own["restartPolicy"] = "Never"
+    own["hostAliases"] = [{"ip": site.mlflow, "hostnames": ["mlflow.tokenbuncher"]}]
+    (server,) = own["containers"]
+    server |= {
+        "image": own["initContainers"][0]["image"],
+        "command": ["test", "-s", "/model/organism/model.safetensors"],
+    }
+    for unwanted in ("args", "resources", "startupProbe", "readinessProbe", "livenessProbe"):
+        del server[unwanted]
+    policy = {"policy.yaml": guard_files(site.spec)["policy.yaml"]}
+    apply(
+        [
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "policy"}, "data": policy},
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **template["metadata"]}, "spec": own},
+        ],
+        site.namespace,
+    )
+    status = ended(site.namespace, name)
+    log = kubectl("logs", name, "--container=verify", "-n", site.namespace).stdout
+    assert status["phase"] == ("Failed" if exchanged else "Succeeded"), log
+    assert ("file model.safetensors" if exchanged else "holds: organism version 1 passed") in log
+
+
 def ask_mlflow(site: Site, code: str) -> str:
     """What a piece of Python beside the server prints; it has a client of it."""
     opened = "from mlflow import MlflowClient\nuri = 'http://localhost:5000'\nclient = MlflowClient(uri, uri)\n"

@@ -12,10 +12,8 @@ import pytest
 
 from tests.evidence_factory import CANDIDATE, Release, broken_arm, release_spec
 from tests.registry.conftest import Registered
-from tokenbuncher.attestation import FILE_NAME, generate_key, load_private_key
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files
-from tokenbuncher.registry import Refused, attested_version, rollback, status
+from tokenbuncher.attestation import generate_key, load_private_key
+from tokenbuncher.registry import Refused, rollback, status
 from tokenbuncher.registry import _promote as promotion
 from tokenbuncher.settings import ReleaseSpec
 
@@ -161,36 +159,3 @@ def test_status_shows_versions_verdicts_and_aliases(enter: Enter, spec: ReleaseS
         ["1", "PASS", "superseded", "-"],
     ]
     assert [row[-2] for row in cells] == ["no", "no", "yes", "no"]
-
-
-def test_an_attested_version_is_fetched_by_version_and_alias(
-    enter: Enter, spec: ReleaseSpec, candidate: Path, tmp_path: Path
-) -> None:
-    generate_key(tmp_path / "key.pem")
-    registered = enter(spec, signer=load_private_key(tmp_path / "key.pem"))
-    registered.promote()
-    name = spec.tracking.model_name
-    for uri in (f"models:/{name}/1", f"models:/{name}@champion"):
-        found = attested_version(uri, spec.tracking_uri())
-        assert found == (name, "1", (registered.verdict / FILE_NAME).read_text(), folder_files(candidate))
-
-
-@pytest.mark.parametrize(
-    ("uri", "telling"),
-    [
-        ("models:/{name}", "is neither models:/NAME/VERSION nor models:/NAME@alias"),
-        ("models:/{name}@best", "has no version with alias best"),
-        ("models:/{name}/1", "has no attestation"),
-        ("models:/{name}/9", "MLflow failed"),
-    ],
-)
-def test_what_is_not_attested(uri: str, telling: str, enter: Enter, spec: ReleaseSpec) -> None:
-    enter(spec)
-    with pytest.raises(UserError, match=telling):
-        attested_version(uri.format(name=spec.tracking.model_name), spec.tracking_uri())
-
-
-def test_where_the_registry_is_must_be_told(monkeypatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match="Give --tracking-uri"):
-        attested_version("models:/organism@champion", None)

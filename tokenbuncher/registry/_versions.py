@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tokenbuncher.attestation import TAG
-from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files, listing_digest
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import Refused, connected
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 PREFIX = "tokenbuncher."
-_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
 
 def champion(client: MlflowClient, name: str, alias: str) -> str | None:
@@ -45,53 +41,19 @@ def tag(client: MlflowClient, name: str, version: str, **tags: str | None) -> No
                 client.set_model_version_tag(name, version, PREFIX + key, value)
 
 
-def version_files(client: MlflowClient, name: str, version: str) -> dict[str, str]:
-    """sha256 of every file of a version, which are downloaded for it, by relative POSIX path."""
+def download(client: MlflowClient, name: str, version: str, scratch: Path) -> Path:
+    """The folder with the files of a version, below a folder for it."""
     from mlflow.artifacts import download_artifacts
 
+    uri = client.tracking_uri
     source = client.get_model_version_download_uri(name, version)
+    return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri, registry_uri=uri))
+
+
+def version_files(client: MlflowClient, name: str, version: str) -> dict[str, str]:
+    """sha256 of every file of a version, which are downloaded for it, by relative POSIX path."""
     with TemporaryDirectory() as scratch:
-        uri = client.tracking_uri
-        files = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=uri, registry_uri=uri)
-        return folder_files(Path(files))
-
-
-class AttestedVersion(NamedTuple):
-    """A registered version with what it has to be verified by."""
-
-    name: str
-    version: str
-    attestation: str
-    """The envelope as JSON text."""
-    files: dict[str, str]
-    """sha256 of every file, by relative POSIX path."""
-
-
-def attested_version(uri: str, tracking_uri: str | None) -> AttestedVersion:
-    """The attestation of a registered version, and its files.
-
-    Args:
-        uri: `models:/NAME/VERSION` or `models:/NAME@alias`.
-        tracking_uri: Of the registry; MLFLOW_TRACKING_URI, if None.
-
-    Raises:
-        UserError: If the URI is of another form, there is no such version, or it has no attestation.
-    """
-    match = _MODEL_URI.fullmatch(uri)
-    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if match is None:
-        raise UserError(f"{uri} is neither models:/NAME/VERSION nor models:/NAME@alias")
-    if tracking_uri is None:
-        raise UserError(f"where is {uri}? Give --tracking-uri or set MLFLOW_TRACKING_URI")
-    name = match["name"]
-    with connected(tracking_uri) as client:
-        version = match["version"] or champion(client, name, match["alias"])
-        if version is None:
-            raise UserError(f"{name} has no version with alias {match['alias']}")
-        text = client.get_model_version(name, version).tags.get(TAG)
-        if text is None:
-            raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
-        return AttestedVersion(name, version, text, version_files(client, name, version))
+        return folder_files(download(client, name, version, Path(scratch)))
 
 
 def rollback(spec: ReleaseSpec) -> None:

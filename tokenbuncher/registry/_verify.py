@@ -1,0 +1,66 @@
+"""Verifying a registered version, and getting just the files that were verified."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from tokenbuncher.attestation import TAG, Statement, verify, verify_files
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_files
+from tokenbuncher.registry._versions import champion, download
+from tokenbuncher.tracking import connected
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey
+
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
+
+
+def verify_version(
+    uri: str, trusted: Sequence[SSlibKey], tracking_uri: str | None, policy: str | None = None, out: Path | None = None
+) -> tuple[Statement, list[str]]:
+    """Verifies the attestation of a registered version and every file of it.
+
+    Args:
+        uri: `models:/NAME/VERSION` or `models:/NAME@alias`.
+        trusted: The public keys that are trusted.
+        tracking_uri: Of the registry; MLFLOW_TRACKING_URI, if None.
+        policy: Digest of the policy it must have been judged by.
+        out: Folder for the files, the very ones that were verified; made, or made anew, only if all holds.
+
+    Returns:
+        The statement, and what is wrong, in words; nothing means that it holds.
+
+    Raises:
+        UserError: If the URI is of another form, there is no such version, it has no attestation, or none of the keys
+            signed that.
+    """
+    match = _MODEL_URI.fullmatch(uri)
+    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if match is None:
+        raise UserError(f"{uri} is neither models:/NAME/VERSION nor models:/NAME@alias")
+    if tracking_uri is None:
+        raise UserError(f"where is {uri}? Give --tracking-uri or set MLFLOW_TRACKING_URI")
+    name = match["name"]
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with connected(tracking_uri) as client, TemporaryDirectory(dir=out and out.parent) as scratch:
+        version = match["version"] or champion(client, name, match["alias"])
+        if version is None:
+            raise UserError(f"{name} has no version with alias {match['alias']}")
+        text = client.get_model_version(name, version).tags.get(TAG)
+        if text is None:
+            raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
+        statement, problems = verify(text, trusted, policy=policy, model=name, version=version)
+        folder = download(client, name, version, Path(scratch))
+        problems += verify_files(statement, folder_files(folder))
+        if out and not problems:
+            shutil.rmtree(out, ignore_errors=True)
+            os.replace(folder, out)
+    return statement, problems
