@@ -37,11 +37,11 @@ images:  ## Build the container images
 	  -f images/$$image/Dockerfile -t tokenbuncher/$$image:$(VERSION) . || exit; done
 
 .PHONY: test-docker
-test-docker: $(INSTALLED) images  ## Test the container images; needs a Docker engine
+test-docker: $(INSTALLED) images  ## Test the images: Docker, and for the release TEST_S3
 	@TEST_DOCKER=1 $(BIN)/pytest -m docker
 
 .PHONY: test-cluster
-test-cluster: $(INSTALLED)  ## Test the manifests on the cluster that KUBECONFIG names
+test-cluster: $(INSTALLED)  ## Test the manifests: KUBECONFIG, and for the release TEST_S3
 	@TEST_CLUSTER=1 $(BIN)/pytest -m cluster
 
 .PHONY: lint

@@ -76,6 +76,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, path_type=Path)
 _NEW = click.Path(path_type=Path)
 
+_own_policy = click.option("--policy", type=_FILE, help="A policy file, instead of the policy in the spec.")
 _data = click.option("--data", required=True, type=_FOLDER, help="Folder written by prepare-data.")
 _base = click.option("--base", required=True, type=_FOLDER, help="Model folder written by fetch-model.")
 _candidate = click.option("--candidate", required=True, type=_FOLDER, help="Model folder written by defend.")
@@ -89,7 +90,7 @@ def _release_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What makes a recorded release: a run's folder alone, or its parts one by one."""
     for option in (
         click.option("--registration", type=_EXISTING, help="Folder written by register; else below the evidence."),
-        click.option("--policy", type=_FILE, help="A policy file, instead of the policy in the spec."),
+        _own_policy,
         click.option(
             "--set", "overrides", multiple=True, metavar="FIELD.PATH=VALUE", help="Change a field of the spec."
         ),
@@ -533,8 +534,9 @@ def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | 
 
 @main.command()
 @_spec_options
+@_own_policy
 @click.pass_context
-def run_local(ctx: click.Context, spec: Path, overrides: tuple[str, ...]) -> None:
+def run_local(ctx: click.Context, spec: Path, overrides: tuple[str, ...], policy: Path | None) -> None:
     """Run the whole pipeline on this machine.
 
     Needs the extras registry, pipelines and trainer. Leaves everything in the folder of the spec's name under
@@ -549,7 +551,7 @@ def run_local(ctx: click.Context, spec: Path, overrides: tuple[str, ...]) -> Non
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup it stays ignored
             signal.signal(number, signal.default_int_handler)
-    ctx.exit(EXIT_CODES[run_local(load_spec(spec, overrides)).outcome])
+    ctx.exit(EXIT_CODES[run_local(load_spec(spec, overrides, policy)).outcome])
 
 
 @main.command()
@@ -579,7 +581,7 @@ def compile(output: Path | None, placement: Path | None) -> None:
 
 @main.command()
 @_spec_options
-@click.option("--policy", type=_FILE, help="A policy file, instead of the policy in the spec.")
+@_own_policy
 @click.option("--host", required=True, help="URL of Kubeflow Pipelines.")
 @click.option("--token-file", type=_FILE, help="File with the token that the server asks for.")
 @click.option("--namespace", help="Whose run it is, on a server of several users.")

@@ -72,8 +72,8 @@ def _failures(uri: str) -> tuple[type[Exception], ...]:
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
         raise UserError(
-            f"{uri} is a database, and this installation has only MLflow's client; give the URL of an MLflow server, or "
-            "install tokenbuncher[registry]"
+            f"{uri} is a database, and this installation has only MLflow's client; give the URL of an MLflow server, "
+            "or install tokenbuncher[registry]"
         ) from error
     return MlflowException, SQLAlchemyError, OSError
 

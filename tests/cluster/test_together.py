@@ -16,7 +16,7 @@ from tokenbuncher.settings import parse_spec
 from tokenbuncher.training import trainer_arguments
 
 SCRIPT = Path(__file__).with_name("train_together.py")
-ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "sft"]
+ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
