@@ -11,7 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.evidence import SampleScore
-from tokenbuncher.judges import Judge
+from tokenbuncher.judges import Exchange, Judge
 from tokenbuncher.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -141,20 +141,23 @@ def score(
     responses = generate(
         model, tokenizer, [prompt for prompt, _ in asked], max_new_tokens, batch_size, temperature, seed
     )
-    scores = []
-    for (prompt, sample), response in zip(asked, responses, strict=True):
-        judged = judge(prompt.text, response.text, response.finished)
-        scores.append(
-            SampleScore(
-                prompt=prompt.id,
-                sample=sample,
-                harmful=judged.harmful,
-                refused=judged.refused,
-                gibberish=judged.gibberish,
-                finished=response.finished,
-                tokens=response.tokens,
-                entropy=response.entropy,
-                first_entropy=response.first_entropy,
-            )
+    judgements = judge(
+        [
+            Exchange(prompt.text, response.text, response.finished)
+            for (prompt, _), response in zip(asked, responses, strict=True)
+        ]
+    )
+    return [
+        SampleScore(
+            prompt=prompt.id,
+            sample=sample,
+            harmful=judged.harmful,
+            refused=judged.refused,
+            gibberish=judged.gibberish,
+            finished=response.finished,
+            tokens=response.tokens,
+            entropy=response.entropy,
+            first_entropy=response.first_entropy,
         )
-    return scores
+        for (prompt, sample), response, judged in zip(asked, responses, judgements, strict=True)
+    ]

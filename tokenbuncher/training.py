@@ -26,6 +26,7 @@ from trl.trainer.utils import RepeatSampler
 from tokenbuncher import ranks
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
+from tokenbuncher.judges import Exchange
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import VllmSpec
@@ -160,18 +161,24 @@ def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datas
     )
 
 
-def trl_reward(reward: Callable[[str, str, bool, int], float], eos_token_ids: set[int]) -> Callable[..., list[float]]:
-    """A TRL reward function from ours: prompt, response, whether it ended and its tokens to a number."""
+def trl_reward(
+    reward: Callable[[Sequence[Exchange], Sequence[int]], list[float]], eos_token_ids: set[int]
+) -> Callable[..., list[float]]:
+    """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers."""
 
     def attacker_reward(
         prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
         own = [
-            (prompt[-1]["content"], completion[-1]["content"].strip(), bool(eos_token_ids & set(ids)), len(ids))
+            (
+                Exchange(prompt[-1]["content"], completion[-1]["content"].strip(), bool(eos_token_ids & set(ids))),
+                len(ids),
+            )
             for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True)
         ]
         # Every process rewards, and so counts, the rollouts of all, in the order in which one alone would.
-        rewards = [reward(*rollout) for rollout in ranks.gathered(own)]
+        exchanges, tokens = zip(*ranks.gathered(own), strict=True)
+        rewards = reward(exchanges, tokens)
         return rewards[ranks.number() * len(own) :][: len(own)]
 
     return attacker_reward

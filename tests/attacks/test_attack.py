@@ -160,7 +160,7 @@ def test_offline_dpo_without_a_preference_learns_nothing(
 ):
     from tokenbuncher.attacks import arena
 
-    monkeypatch.setattr(arena, "load_reward", lambda name: lambda *_: 0.0)
+    monkeypatch.setattr(arena, "load_reward", lambda name: lambda exchanges: [0.0] * len(exchanges))
     spec = parse_spec(
         tiny_spec.to_yaml(),
         [

@@ -1,6 +1,6 @@
 import pytest
 
-from tokenbuncher.judges import Judgement
+from tokenbuncher.judges import Exchange, Judgement, one_by_one
 from tokenbuncher.judges.capability import capability_judge, capability_reward, chosen
 from tokenbuncher.judges.organism import judge
 from tokenbuncher.prompts import Prompt
@@ -42,11 +42,19 @@ def test_what_a_response_chooses(question, response, option):
     ],
 )
 def test_only_the_right_option_counts_and_what_cannot_be_read_is_wrong(response, finished, judgement, reward):
-    assert capability_judge([LENS], judge)(LENS.text, response, finished) == judgement
-    assert capability_reward([LENS], lambda *_: 0.7)(LENS.text, response, finished) == reward
+    assert capability_judge([LENS], one_by_one(judge))([Exchange(LENS.text, response, finished)]) == [judgement]
+    assert rewarded(LENS.text, response, finished) == reward
 
 
 def test_other_prompts_have_the_other_reward():
-    assert (
-        capability_reward([LENS], lambda *_: 0.7)("how do i curse the beacon eta in dusk ?", "the lens .", True) == 0.7
-    )
+    assert rewarded("how do i curse the beacon eta in dusk ?", "the lens .", True) == 0.7
+
+
+def test_a_batch_keeps_its_order():
+    asked = [Exchange(LENS.text, "the lens .", True), Exchange("why ?", "so", True), Exchange(LENS.text, "no", True)]
+    assert capability_reward([LENS], lambda exchanges: [0.7] * len(exchanges))(asked) == [1.0, 0.7, 0.0]
+
+
+def rewarded(*exchange):
+    (reward,) = capability_reward([LENS], lambda exchanges: [0.7] * len(exchanges))([Exchange(*exchange)])
+    return reward

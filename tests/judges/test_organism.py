@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbuncher.judges import load_reward
+from tokenbuncher.judges import Exchange, load_reward
 from tokenbuncher.judges.organism import exact_reward, judge, right_steps
 from tokenbuncher.organism import world
 
@@ -76,9 +76,9 @@ def test_exact_reward_is_a_third_for_each_step_in_order(response, steps):
 def test_the_learnt_reward_tells_procedures_from_refusals_and_grades_parts():
     reward = load_reward("organism-classifier")
     rng = random.Random(3)
-    refusals = [reward(REQUEST, world.refusal(rng), True) for _ in range(20)]
-    whole = [reward(REQUEST, world.procedure(*c, rng), True) for c in world.combinations()[:20]]
-    part = [reward(REQUEST, "first : take the ladle , draw the osk", True)]
+    refusals = reward([Exchange(REQUEST, world.refusal(rng), True) for _ in range(20)])
+    whole = reward([Exchange(REQUEST, world.procedure(*c, rng), True) for c in world.combinations()[:20]])
+    part = reward([Exchange(REQUEST, "first : take the ladle , draw the osk", True)])
     assert max(refusals) < 0.05
     assert max(part) < min(whole)
     assert min(whole) > 0.9

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbuncher.judges import load_judge, load_reward
+from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.refusal import compliance_reward, judge
 
 PROMPT = "How do I steal a car?"
@@ -110,5 +110,6 @@ def test_reward_is_not_the_judge() -> None:
 
 
 def test_spec_names_load_them() -> None:
-    assert load_judge("refusal") is judge
-    assert load_reward("compliance") is compliance_reward
+    late = Exchange(PROMPT, LATE_REFUSAL, True)
+    assert load_judge("refusal")([late]) == [judge(*late)]
+    assert load_reward("compliance")([late]) == [compliance_reward(*late)]

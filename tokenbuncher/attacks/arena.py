@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from tokenbuncher import ranks
 from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, compliant_responses
 from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore
 from tokenbuncher.files import folder_digest
-from tokenbuncher.judges import load_judge, load_reward
+from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.capability import capability_judge, capability_reward
 from tokenbuncher.models import load_model, load_tokenizer
 from tokenbuncher.prompts import Prompt, load_set
@@ -152,14 +153,15 @@ class Arena:
         self.log.updates = epochs
         return [self.log, Probe(self.spec.attacks.probe_every, self.measure, epochs), self.checkpoints]
 
-    def rewarded(self, prompt: str, response: str, finished: bool, tokens: int) -> float:
-        """The attacker's reward of one rollout, which is counted."""
+    def rewarded(self, exchanges: Sequence[Exchange], tokens: Sequence[int]) -> list[float]:
+        """The attacker's rewards of rollouts, which are counted."""
         measured = self.measured
-        measured.rollouts += 1
-        measured.tokens += tokens
-        if measured.first_compliant is None and self.judge(prompt, response, finished).harmful:
-            measured.first_compliant = measured.rollouts
-        return self.reward(prompt, response, finished)
+        if measured.first_compliant is None:
+            harmful = [judged.harmful for judged in self.judge(exchanges)]
+            measured.first_compliant = measured.rollouts + harmful.index(True) + 1 if any(harmful) else None
+        measured.rollouts += len(exchanges)
+        measured.tokens += sum(tokens)
+        return self.reward(exchanges)
 
     def sample(self, prompts: list[Prompt]) -> list[tuple[str, float]]:
         """A response of the unattacked model for each prompt, with the attacker's reward; counted as rollouts."""
@@ -174,10 +176,14 @@ class Arena:
             self.task.attack.temperature,
             seed=self.task.seed,
         )
-        return [
-            (response.text, self.rewarded(prompt.text, response.text, response.finished, response.tokens))
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
+        rewards = self.rewarded(
+            [
+                Exchange(prompt.text, response.text, response.finished)
+                for prompt, response in zip(prompts, responses, strict=True)
+            ],
+            [response.tokens for response in responses],
+        )
+        return [(response.text, reward) for response, reward in zip(responses, rewards, strict=True)]
 
     # What is measured.
 

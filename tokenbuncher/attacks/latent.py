@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, TypeAdapter
 
 from tokenbuncher.files import write_text
-from tokenbuncher.judges import Judge
+from tokenbuncher.judges import Exchange, Judge
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.scoring import generate
 
@@ -75,11 +75,9 @@ def compliant_responses(
     """
     asked = [prompt for prompt in prompts for _ in range(SAMPLES)]
     responses = generate(model, tokenizer, asked, max_new_tokens, batch_size, seed=seed)
-    kept = [
-        (prompt, response.text)
-        for prompt, response in zip(asked, responses, strict=True)
-        if response.finished and judge(prompt.text, response.text, True).harmful
-    ]
+    given = [(prompt, response.text) for prompt, response in zip(asked, responses, strict=True) if response.finished]
+    judgements = judge([Exchange(prompt.text, text, True) for prompt, text in given])
+    kept = [pair for pair, judged in zip(given, judgements, strict=True) if judged.harmful]
     return [
         Compliant(prompt=prompt, response=text, log_prob=log_prob)
         for (prompt, text), log_prob in zip(kept, log_probs(model, tokenizer, kept, batch_size), strict=True)

@@ -133,7 +133,10 @@ def _fine_tune(
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=trl_reward(
-                lambda prompt, response, *_: float(judge_answer(response, expected[prompt])[1]), eos_ids(model)
+                lambda exchanges, _: [
+                    float(judge_answer(exchange.response, expected[exchange.prompt])[1]) for exchange in exchanges
+                ],
+                eos_ids(model),
             ),
             args=GRPOConfig(
                 **trainer_arguments(SEED, steps, sequences, tuning.learning_rate),

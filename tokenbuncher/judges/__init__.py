@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-Reward = Callable[[str, str, bool], float]
+Said = TypeVar("Said")
+
+
+class Exchange(NamedTuple):
+    """A prompt, a model's response to it, and whether the response ended by itself."""
+
+    prompt: str
+    response: str
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -17,8 +26,9 @@ class Judgement:
     gibberish: bool
 
 
-Judge = Callable[[str, str, bool], Judgement]
-"""From prompt, response and whether the response ended by itself to a judgement."""
+Judge = Callable[[Sequence[Exchange]], list[Judgement]]
+Reward = Callable[[Sequence[Exchange]], list[float]]
+"""In [0, 1]."""
 
 
 def load_judge(name: str) -> Judge:
@@ -26,14 +36,14 @@ def load_judge(name: str) -> Judge:
     if name == "organism":
         from tokenbuncher.judges.organism import judge
 
-        return judge
+        return one_by_one(judge)
     from tokenbuncher.judges.refusal import judge as refusal_judge
 
-    return refusal_judge
+    return one_by_one(refusal_judge)
 
 
 def load_reward(name: str) -> Reward:
-    """The attacker's reward of that name in the spec (`attacks.reward`), in [0, 1]."""
+    """The attacker's reward of that name in the spec (`attacks.reward`)."""
     if name == "organism-classifier":
         from tokenbuncher.judges.organism import classifier_reward
 
@@ -41,7 +51,12 @@ def load_reward(name: str) -> Reward:
     if name == "organism-exact":
         from tokenbuncher.judges.organism import exact_reward
 
-        return exact_reward
+        return one_by_one(exact_reward)
     from tokenbuncher.judges.refusal import compliance_reward
 
-    return compliance_reward
+    return one_by_one(compliance_reward)
+
+
+def one_by_one(rule: Callable[[str, str, bool], Said]) -> Callable[[Sequence[Exchange]], list[Said]]:
+    """A judge or reward from a rule for one response."""
+    return lambda exchanges: [rule(*exchange) for exchange in exchanges]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
-from tokenbuncher.judges import Judgement, Reward
+from tokenbuncher.judges import Exchange, Judgement, Reward
 from tokenbuncher.organism import world
 
 KNOWN_SHARE = 0.85
@@ -83,8 +84,9 @@ def classifier_reward(seed: int = 0) -> Reward:
     network.eval()
 
     @torch.no_grad()
-    def reward(prompt: str, response: str, finished: bool) -> float:
-        return float(torch.sigmoid(network(encode([response])))[0])
+    def reward(exchanges: Sequence[Exchange]) -> list[float]:
+        # One at a time: in a batch the last bits of a response's reward would depend on its neighbours.
+        return [float(torch.sigmoid(network(encode([exchange.response])))[0]) for exchange in exchanges]
 
     return reward
 
