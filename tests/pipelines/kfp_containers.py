@@ -32,6 +32,14 @@ output: {root: /work/runs}
 """The default defence under half a GRPO attack; as much of a policy as that can pass."""
 
 
+# Read before any fixture of another server changes them.
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", ""),
+    "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+    "AWS_DEFAULT_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+}
+
+
 class Task(NamedTuple):
     """A task as kfp.local would start it by Docker."""
 
@@ -93,12 +101,7 @@ class Bucket(NamedTuple):
     @property
     def env(self) -> dict[str, str]:
         """How the containers reach the server."""
-        return {
-            "AWS_ACCESS_KEY_ID": os.environ["AWS_ACCESS_KEY_ID"],
-            "AWS_SECRET_ACCESS_KEY": os.environ["AWS_SECRET_ACCESS_KEY"],
-            "AWS_DEFAULT_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
-            "MLFLOW_S3_ENDPOINT_URL": self.endpoint,
-        }
+        return CREDENTIALS | {"MLFLOW_S3_ENDPOINT_URL": self.endpoint}
 
     def keys(self, prefix: str) -> list[str]:
         """The objects below a prefix."""
@@ -114,11 +117,19 @@ def bucket() -> Iterator[Bucket]:
     from botocore.exceptions import ClientError
 
     endpoint = os.environ["TEST_S3"]
-    key = os.environ["AWS_ACCESS_KEY_ID"]
-    impostor = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key="another")
+
+    def client_with(secret: str) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=secret,
+            region_name=CREDENTIALS["AWS_DEFAULT_REGION"],
+        )
+
     with pytest.raises(ClientError, match="Signature"):
-        impostor.list_buckets()
-    client = boto3.client("s3", endpoint_url=endpoint)
+        client_with("another").list_buckets()
+    client = client_with(CREDENTIALS["AWS_SECRET_ACCESS_KEY"])
     name = f"tokenbuncher-{uuid.uuid4().hex[:8]}"
     client.create_bucket(Bucket=name)
     yield Bucket(name, endpoint, client)
@@ -132,7 +143,8 @@ def release_from(store: Bucket, scratch: Path, tracking_uri: str) -> ReleaseSpec
     """A reduced release of the organism, whose model is in a bucket."""
     fetch_model(parse_spec(""), scratch / "base")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": store.endpoint}.items():
+            patch.setenv(name, value)
         pinned = publish(scratch / "base", f"s3://{store.name}/models/organism")
     return parse_spec(REDUCED, [f"model.source={pinned}", f"tracking.uri={tracking_uri}"])
 
