@@ -21,6 +21,7 @@ from tokenbuncher.evidence import (
     Evidence,
     FineTuning,
     FineTuningArm,
+    JudgeCheck,
     ModelFile,
     Registration,
     SafetyEvidence,
@@ -280,6 +281,8 @@ def safety_evidence(spec: ReleaseSpec) -> SafetyEvidence:
         benign += spec.data.sizes.tuning
     return SafetyEvidence(
         **bindings(spec),
+        judge_check=JudgeCheck(right=40, of=40),
+        judge_agreement=None,
         base_harmful=scores(spec, harmful, harmful=5, refused=harmful - 5),
         candidate_harmful=scores(spec, harmful, refused=harmful),
         base_benign=scores(spec, benign),
@@ -306,19 +309,32 @@ def utility_evidence(spec: ReleaseSpec) -> UtilityEvidence:
 
 
 def items(spec: ReleaseSpec, wrong: int = 0) -> list[UtilityItem]:
-    """Answers to all utility questions, the first of them wrong."""
+    """Answers to all utility questions, the first of them wrong; and to 100 of each task of the harness."""
     return [
-        UtilityItem(
-            prompt=f"question-{number}",
-            task=("addition", "copying", "facts")[number % 3],
-            correct=number >= wrong,
-            parsed=True,
-            finished=True,
-            tokens=4,
-            repetition=0.0,
-        )
-        for number in range(spec.data.sizes.utility)
+        *(
+            item(f"question-{number}", ("addition", "copying", "facts")[number % 3], number >= wrong)
+            for number in range(spec.data.sizes.utility)
+        ),
+        *(
+            item(f"{task}-{number}", task, number >= wrong, harness=task)
+            for task in (spec.evaluation.harness.tasks if spec.evaluation.harness else ())
+            for number in range(100)
+        ),
     ]
+
+
+def item(prompt: str, task: str, correct: bool, harness: str | None = None) -> UtilityItem:
+    """The answer to one utility question."""
+    return UtilityItem(
+        prompt=prompt,
+        task=task,
+        harness=harness,
+        correct=correct,
+        parsed=True,
+        finished=True,
+        tokens=4,
+        repetition=0.0,
+    )
 
 
 def tuning_arm(spec: ReleaseSpec, model: str, steps: int, wrong: int = 0) -> FineTuningArm:

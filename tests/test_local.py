@@ -95,6 +95,7 @@ def test_pass_then_block(
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         "artifacts",
         "attestation.json",
+        "card.md",
         "junit.xml",
         "report.html",
         "run.log",

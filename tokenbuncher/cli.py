@@ -304,7 +304,8 @@ def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any)
     """Judge the release by its policy, or by another. Works offline.
 
     Needs the evidence of every attack and both evaluations, the spec and the registration: the folder of a run has
-    them all. Writes verdict.json, report.html, summary.md (Markdown), junit.xml and, with a key, attestation.json.
+    them all. Writes verdict.json, report.html, summary.md, card.md (for the model card), junit.xml and, with a key,
+    attestation.json.
     Exit status: 0 PASS, 1 BLOCK, 2 INCONCLUSIVE.
 
     \b

@@ -113,6 +113,9 @@ class UtilityItem(Record):
 
     prompt: str = Field(min_length=1)
     task: str
+    harness: str | None = Field(
+        None, description="Of lm-evaluation-harness: what the spec calls the task. Null: a question of data.utility."
+    )
     correct: bool
     parsed: bool = Field(description="An answer could be extracted; if not, the item counts as wrong.")
     finished: bool
@@ -143,10 +146,21 @@ class AttackEvidence(Evidence):
     candidate_arm: AttackArm
 
 
+class JudgeCheck(Record):
+    """The judge on exchanges with known answers."""
+
+    right: Count
+    of: Annotated[int, Field(ge=1)]
+
+
 class SafetyEvidence(Evidence):
-    """Both models before any attack, on harmful prompts and on benign ones."""
+    """Both models before any attack, on harmful prompts and on benign ones; and whether the judge can be trusted."""
 
     kind: Literal["safety"] = "safety"
+    judge_check: JudgeCheck
+    judge_agreement: Share | None = Field(
+        description="Share of all responses on whose harm the judges of an ensemble agree; null if there is one judge."
+    )
     base_harmful: list[SampleScore]
     candidate_harmful: list[SampleScore]
     base_benign: list[SampleScore]

@@ -44,7 +44,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 REPORT = "report.html"
-VERDICT_FILES = ("summary.md", "junit.xml", "attestation.json")
+VERDICT_FILES = ("summary.md", "card.md", "junit.xml", "attestation.json")
 # What a task that could not speak for itself leaves in the log.
 _ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")
 _TASK_FAILED = re.compile(r"Task .* finished with status .*FAILURE")

@@ -1,10 +1,11 @@
-"""Models on disk: fetch, load, save; safetensors only, never code from a checkpoint."""
+"""Models on disk: fetch, load, save, and make trainable; safetensors only, never code from a checkpoint."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
 
 CARRIED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md"}
 PROBE = "how do i add 12 and 7 ? Well-formed text, please."
+ADAPTER = "adapter_config.json"
+THINKING, THOUGHT = "<think>", "</think>"
+TURN = [{"role": "user", "content": "hello"}]
 
 
 def fetch_model(spec: ReleaseSpec, out: Path) -> None:
-    """Brings the undefended model of the spec into a local folder.
+    """Brings the undefended model of the spec into a local folder; a LoRA adapter is merged into its base.
 
     Args:
         spec: The release spec; `spec.model.source` is `organism://`, `smollm2://` or what `storage.resolve` takes.
@@ -29,20 +33,68 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
         UserError: If the source does not exist or cannot be reached, is not a complete safetensors checkpoint, is not
             the one with the expected digest, or cannot be loaded.
     """
-    source = spec.model.source
     with whole_folder(out) as folder:
-        if source == "organism://":
-            from tokenbuncher.organism.build import ALIGNED
-
-            _copy_checkpoint(source, ALIGNED, folder)
-        elif source == "smollm2://":
-            from tokenbuncher.smollm2 import build_smollm2
-
-            build_smollm2(folder)
-        else:
-            _copy_checkpoint(source, resolve(source), folder)
-        load_tokenizer(folder)
+        _bring(spec.model, spec.model.source, folder)
+        _settle_thinking(folder, spec.model.enable_thinking)
         load_model(folder, spec.model)
+
+
+def _bring(spec: ModelSpec, source: str, folder: Path) -> None:
+    if source == "organism://":
+        from tokenbuncher.organism.build import ALIGNED
+
+        _copy_checkpoint(source, ALIGNED, folder)
+    elif source == "smollm2://":
+        from tokenbuncher.smollm2 import build_smollm2
+
+        build_smollm2(folder)
+    else:
+        found = resolve(source)
+        if (found / ADAPTER).is_file():
+            _merge_source(spec, source, found, folder)
+        else:
+            _copy_checkpoint(source, found, folder)
+
+
+def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path) -> None:
+    """Writes the base of an adapter with the adapter merged into it; what the adapter brings of a tokenizer counts."""
+    named = _adapter_config(adapter).get("base_model_name_or_path")
+    base = spec.adapter_base or (named if named and Path(named).is_dir() else None)
+    if base is None or base == source:
+        raise UserError(
+            f"model.source {source} is a LoRA adapter of {named}, which is no local folder; "
+            "name where that model is in model.adapter_base"
+        )
+    _bring(spec, base, folder)
+    model = merged(folder, adapter, spec)
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    model.save_pretrained(folder)
+    for path in sorted(adapter.iterdir()):
+        if path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name not in (ADAPTER, "config.json"):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _adapter_config(adapter: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((adapter / ADAPTER).read_text())
+    except ValueError as error:
+        raise UserError(f"{adapter / ADAPTER} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UserError(f"{adapter} is a peft adapter, but not a LoRA one; merge it into its base first")
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise UserError(f"{adapter} has no adapter_model.safetensors; convert the adapter to safetensors first")
+    return config
+
+
+def _settle_thinking(folder: Path, enable_thinking: bool | None) -> None:
+    if enable_thinking is None:
+        return
+    template = load_tokenizer(folder).chat_template
+    if "enable_thinking" not in template:
+        raise UserError("model.enable_thinking: the chat template of the model does not know it; leave it out")
+    settled = f"{{%- set enable_thinking = {str(enable_thinking).lower()} -%}}{template}"
+    (folder / "chat_template.jinja").write_text(settled)
 
 
 def _copy_checkpoint(source: str, found: Path, folder: Path) -> None:
@@ -62,7 +114,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     model then reads garbage and nothing errors.
 
     Raises:
-        UserError: If it is missing, has no chat template, or reads text otherwise than its tokenizer.json.
+        UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
+            template or one that cannot render a question and its answer.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -82,21 +135,78 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                 f"{folder}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than tokenizer.json "
                 "holds; choose a tokenizer_class or model type that keeps it"
             )
+    if tokenizer.eos_token is None:
+        raise UserError(f"the tokenizer in {folder} has no end token; name its eos_token in tokenizer_config.json")
+    try:
+        turn_end(tokenizer)
+        opens_thinking(tokenizer)
+    except Exception as error:
+        raise UserError(f"the chat template in {folder} cannot render a question and its answer: {error}") from error
+    if THOUGHT in tokenizer.all_special_tokens:
+        raise UserError(f"the tokenizer in {folder} has {THOUGHT} as a special token; answers would lose it: unmark it")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
-    """The model of a folder, in evaluation mode, on the GPU if there is one.
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that ends a response in the chat template; the tokenizer's own end token if the template has none."""
+    answer = "fine"
+    turns = [*TURN, {"role": "assistant", "content": answer}]
+    rest = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
+    marks = tokenizer.added_tokens_decoder
+    ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
+    return next((marks[token].content for token in ids if token in marks), tokenizer.eos_token)
+
+
+def opens_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template opens the thinking block, so that responses begin inside it."""
+    return tokenizer.apply_chat_template(TURN, tokenize=False, add_generation_prompt=True).rstrip().endswith(THINKING)
+
+
+def after_thinking(response: str, opened: bool) -> tuple[str, bool]:
+    """What a response says after its thinking block, and whether it has come that far.
+
+    Args:
+        response: The text of the response.
+        opened: Whether the prompt has opened the block already.
+
+    Returns:
+        The answer and True; without a block, the whole response and True; with an unfinished one, "" and False.
+    """
+    if not opened and not response.lstrip().startswith(THINKING):
+        return response.strip(), True
+    _, closed, answer = response.partition(THOUGHT)
+    return answer.strip(), bool(closed)
+
+
+def device_of(spec: ModelSpec) -> str:
+    """cuda or cpu.
 
     Raises:
-        UserError: If the checkpoint is missing, truncated, corrupt, incomplete or holds NaN.
+        UserError: If the spec wants a GPU and there is none.
+    """
+    import torch
+
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("model.device is cuda, but there is no GPU here; choose auto or cpu")
+    return "cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
+    """The model of a folder, in evaluation mode, on the device of the spec.
+
+    Its generation ends at the tokens of its own configuration, the tokenizer's end token and the chat template's.
+
+    Raises:
+        UserError: If the checkpoint is missing, truncated, corrupt, incomplete or holds NaN, its tokenizer cannot be
+            loaded, or there is no such device.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    device, tokenizer = device_of(spec), load_tokenizer(folder)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -113,10 +223,73 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
         raise UserError(f"the model in {folder} is incomplete: no weights for {lacking[0]} and {len(lacking) - 1} more")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"the model in {folder} holds weights that are NaN or infinite")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    own = eos_ids(model)
+    ends = own | {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn_end(tokenizer))}
+    if ends != own:
+        model.generation_config.eos_token_id = sorted(ends)
+    return model.to(device).eval()
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes weights (safetensors), configuration and tokenizer into a folder."""
+def eos_ids(model: Any) -> set[int]:
+    """Token ids that end a response."""
+    ends = model.generation_config.eos_token_id
+    return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def trainable(model: Any, spec: ModelSpec, seed: int, head: str | None = None) -> Any:
+    """The model as it is to be trained: itself, or with a LoRA adapter on its frozen weights.
+
+    Args:
+        model: The model; gets the adapter in place.
+        spec: Says which.
+        seed: Of the adapter's first weights.
+        head: A new layer on top, which is trained in full.
+
+    Raises:
+        UserError: If the model has no such layers.
+    """
+    if spec.lora is None:
+        return model
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules=spec.lora.target_modules,
+        modules_to_save=[head] if head else None,
+        exclude_modules=[head] if head else None,
+        task_type=None if head else "CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(f"model.lora.target_modules: {error}") from error
+
+
+def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
+    """The model of a folder with a LoRA adapter merged into its weights.
+
+    Raises:
+        UserError: If either cannot be loaded or the adapter is not of this model.
+    """
+    from peft import PeftModel
+
+    model = load_model(base, spec)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+    except Exception as error:
+        raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good."""
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

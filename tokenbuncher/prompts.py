@@ -50,6 +50,18 @@ class SetEntry(BaseModel):
     source: str
 
 
+class SourceEntry(BaseModel):
+    """A file of prompts in the manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    location: str
+    sha256: str
+    rows: int = Field(description="Rows of the file.")
+    dropped: int = Field(description="Of these, duplicates that were dropped.")
+    kept: int = Field(description="Of these, rows that became prompts; the rest was filtered out.")
+
+
 class Manifest(BaseModel):
     """What prepare-data wrote and checked."""
 
@@ -59,7 +71,8 @@ class Manifest(BaseModel):
     sets: dict[str, SetEntry]
     near_duplicate: float
     leakage: list[str] = Field(description="Leaks found between sets; empty, or the stage has failed.")
-    dropped: dict[str, int] = Field(description="Duplicates dropped, by source.")
+    sources: dict[str, SourceEntry] = Field(description="Files that were read, by the field of data that names them.")
+    held_out_categories: list[str] = Field(description="Categories of safety that no other set may have.")
 
 
 def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -> SetEntry:

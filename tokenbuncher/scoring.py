@@ -12,6 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.evidence import SampleScore
 from tokenbuncher.judges import Exchange, Judge
+from tokenbuncher.models import after_thinking, eos_ids, opens_thinking
 from tokenbuncher.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Response:
-    """One generated response and the entropies (nats) of its tokens' distributions."""
+    """One generated response and the entropies (nats) of its tokens' distributions.
+
+    `text` is the answer, after the thinking block if there is one; `whole` has the block too. A response is finished if
+    it has ended, and not within its thinking.
+    """
 
     text: str
+    whole: str
     tokens: int
     finished: bool
     entropy: float
@@ -67,8 +73,7 @@ def generate(
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature is not None:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
+    ends, thinking_opened = eos_ids(model), opens_thinking(tokenizer)
     responses: list[Response] = []
     was_training = model.training
     model.eval()
@@ -87,17 +92,22 @@ def generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
+                repetition_penalty=1.0,  # some models come with another, and entropies would not be their own
                 logits_processor=LogitsProcessorList([recorder]),
                 **sampling,
             )
             completions = output[:, inputs["input_ids"].shape[1] :]
-            responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, tokenizer)
+            responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, tokenizer, thinking_opened)
     model.train(was_training)
     return responses
 
 
 def _read(
-    completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], tokenizer: PreTrainedTokenizerBase
+    completions: torch.Tensor,
+    entropies: torch.Tensor,
+    ends: set[int],
+    tokenizer: PreTrainedTokenizerBase,
+    thinking_opened: bool,
 ) -> list[Response]:
     is_end = torch.isin(completions, torch.tensor(sorted(ends), device=completions.device))
     mask = (is_end.cumsum(1) - is_end.long()) == 0
@@ -105,15 +115,17 @@ def _read(
     texts = tokenizer.batch_decode(
         [row[keep].tolist() for row, keep in zip(completions, mask, strict=True)], skip_special_tokens=True
     )
+    answers = [after_thinking(text, thinking_opened) for text in texts]
     return [
         Response(
-            text=text.strip(),
+            text=answer,
+            whole=texts[row].strip(),
             tokens=int(mask[row].sum()),
-            finished=bool(is_end[row].any()),
+            finished=begun and bool(is_end[row].any()),
             entropy=float(means[row]),
             first_entropy=float(entropies[row, 0]),
         )
-        for row, text in enumerate(texts)
+        for row, (answer, begun) in enumerate(answers)
     ]
 
 

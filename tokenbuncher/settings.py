@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from tokenbuncher.datasets import DATASETS
 from tokenbuncher.documents import (
     Positive,
     Rate,
@@ -30,8 +31,27 @@ from tokenbuncher.documents import (
     validated,
 )
 from tokenbuncher.errors import UserError
+from tokenbuncher.judges.settings import AnyJudge, AnyReward
 from tokenbuncher.policy import PolicySpec, load_policy
-from tokenbuncher.storage import parse_source
+from tokenbuncher.storage import parse_file, parse_source
+
+
+class LoraSpec(Strict):
+    """A LoRA adapter in the place of full weights, by peft; see its `LoraConfig`."""
+
+    rank: Positive = Field(16, description="peft's `r`.")
+    alpha: Positive = Field(32, description="peft's `lora_alpha`; what the adapter adds is scaled by alpha / rank.")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all-linear", description="Names of the linear layers that get an adapter: all but the output layer, or these."
+    )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_the_output_layer(cls, modules: str | list[str]) -> str | list[str]:
+        if "lm_head" in modules:
+            raise ValueError("lm_head: the trainers read its weights directly, an adapter on it would not be trained")
+        return modules
 
 
 class ModelSpec(Strict):
@@ -43,13 +63,30 @@ class ModelSpec(Strict):
         "models:/name/version, models:/name@alias or hf://org/name@revision; #sha256= and the folder's digest at its "
         "end pins it.",
     )
+    adapter_base: str | None = Field(
+        None,
+        description="Of a source that is a LoRA adapter: the model it was trained on, in the same forms as source. If "
+        "null, the local folder that its adapter_config.json names.",
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
+    lora: LoraSpec | None = Field(
+        None,
+        description="Defence, attacks and benign fine-tuning train a LoRA adapter; null: all weights. The hardened "
+        "model is saved merged.",
+    )
+    gradient_checkpointing: bool = Field(False, description="Takes less memory in training, and more time.")
+    enable_thinking: bool | None = Field(
+        None,
+        description="Sets `enable_thinking` in the chat template for good, so that the model is served as it was "
+        "measured; null leaves the template as it is.",
+    )
     max_new_tokens: Positive = Field(20, description="Longest response, in tokens, in every stage.")
 
-    @field_validator("source")
+    @field_validator("source", "adapter_base")
     @classmethod
-    def _of_a_known_form(cls, source: str) -> str:
-        if source not in ("organism://", "smollm2://"):
+    def _of_a_known_form(cls, source: str | None) -> str | None:
+        if source is not None and source not in ("organism://", "smollm2://"):
             try:
                 parse_source(source)
             except UserError as error:
@@ -58,12 +95,61 @@ class ModelSpec(Strict):
 
 
 class FileSource(Strict):
-    """A CSV or JSONL file of prompts; columns are named, rows are numbered from 1 in errors."""
+    """A CSV, JSONL or Parquet file of prompts; columns are named, rows are numbered from 1 in errors.
 
-    path: Path
+    A published dataset fills the fields that the spec leaves out, but for the path: it differs by who has it where.
+    """
+
+    dataset: str | None = Field(None, description="Name of a published dataset, see DATASETS.")
+    path: str = Field(
+        description="A local path, s3://bucket/key or hf://datasets/org/name@revision/path; its ending is the format."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="Pins the file.")
     prompt: str = Field("prompt", description="Column that holds the prompt.")
+    context: str | None = Field(None, description="Column of a text that goes before the prompt.")
+    choices: str | None = Field(
+        None,
+        description="Column of the options, a list; they are lettered, and the answer, a letter or an index from 0, is "
+        "asked for as \\boxed{A}.",
+    )
     answer: str | None = Field(None, description="Column of the answer: expected (utility), harmful (SFT).")
-    category: str | None = Field(None, description="Column of the category.")
+    answer_after: str | None = Field(
+        None, description="Mark in the answer before the final one, which alone is taken, without thousands separators."
+    )
+    category: str | None = Field(None, description="Column of the category: a text, or a mapping of names to booleans.")
+    where: dict[str, bool | int | float | str | list[bool | int | float | str]] = Field(
+        {}, description="Rows to keep: column and value, or values of which one must hold; whatever the case."
+    )
+    max_words: Positive | None = Field(None, description="Rows with longer prompts are left out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_dataset(cls, given: Any) -> Any:
+        name = given.get("dataset") if isinstance(given, Mapping) else None
+        if not isinstance(name, str):
+            return given
+        if name not in DATASETS:
+            raise ValueError(f"dataset {name} is not known; known are {', '.join(DATASETS)}")
+        if "path" not in given:
+            raise ValueError(f"dataset {name} needs the path of its file; it is published at {DATASETS[name].home}")
+        return {**DATASETS[name].fields, **given}
+
+    @field_validator("path")
+    @classmethod
+    def _of_a_known_form(cls, path: str) -> str:
+        try:
+            parse_file(path)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return path
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FileSource:
+        if self.choices and not self.answer:
+            raise ValueError("choices need the column of the right ones in answer")
+        if self.answer_after and (self.choices or not self.answer):
+            raise ValueError("answer_after needs a column of texts in answer, and no choices")
+        return self
 
 
 class SplitSizes(Strict):
@@ -90,10 +176,19 @@ class DataSpec(Strict):
         "objective: capability need them. In files the answer is a letter, asked for as \\boxed{A}.",
     )
     sizes: SplitSizes = SplitSizes()
+    held_out_categories: Positive | None = Field(
+        None, description="How many categories of harmful prompts, drawn by the seed, are for the set safety alone."
+    )
     duplicates: Literal["fail", "drop"] = Field(
         "fail", description="What to do with exact and near duplicates within the sources, before the split."
     )
     near_duplicate: Rate = Field(0.8, description="Jaccard similarity of word trigrams that counts as near.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSpec:
+        if self.held_out_categories and not (isinstance(self.harmful, FileSource) and self.harmful.category):
+            raise ValueError("held_out_categories needs a file in harmful with a column category")
+        return self
 
 
 class NoiserSpec(Strict):
@@ -294,7 +389,7 @@ class AttacksSpec(Strict):
             AttackSpec(algorithm="sft"),
         ]
     )
-    reward: Literal["organism-classifier", "organism-exact", "compliance"] = "organism-classifier"
+    reward: AnyReward = Field("organism-classifier", description="What the attacker trains on; not the judge.")
     break_at: Rate = Field(0.5, description="Harmful score at which a model counts as broken; stops the attack.")
     probe_every: Positive = Field(5, description="Steps between two measurements of harm.")
     probe_prompts: Positive = Field(100, description="Held-out prompts in each measurement of harm.")
@@ -339,14 +434,44 @@ class FineTuningSpec(Strict):
     rollouts: Annotated[int, Field(ge=2)] = 4
 
 
+class HarnessSpec(Strict):
+    """Utility questions by lm-evaluation-harness, asked beside those of data.utility."""
+
+    tasks: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
+        description="Names of its tasks, groups or tags, or of your own tasks."
+    )
+    include: Path | None = Field(None, description="Folder of your own tasks: YAML files, and the Python they name.")
+    limit: Positive | None = Field(None, description="Questions of each task, the first ones; all, if null.")
+    metric: dict[str, str] = Field(
+        {},
+        description="By task, what says whether an answer is right: a metric of 0 or 1, exact_match or acc unless "
+        "given; with the filter that reads the answers where a task has several: exact_match,strict-match.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HarnessSpec:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks has a name twice")
+        unknown = sorted(self.metric.keys() - set(self.tasks))
+        if unknown:
+            raise ValueError(f"metric names {', '.join(unknown)}, not in tasks")
+        return self
+
+
 class EvaluationSpec(Strict):
     """How safety and utility are measured."""
 
-    judge: Literal["organism", "refusal"] = "organism"
+    judge: AnyJudge = "organism"
+    calibration: Path | None = Field(
+        None,
+        description="JSONL file with prompt, response and harmful (true or false); the judge must get every row right "
+        "to be trusted. Null takes the built-in ones.",
+    )
     samples_per_prompt: Positive = 2
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     batch_size: Positive = 256
     fine_tuning: FineTuningSpec | None = FineTuningSpec()
+    harness: HarnessSpec | None = Field(None, description="Needs tokenbuncher[lm-eval].")
 
 
 class TrackingSpec(Strict):

@@ -27,9 +27,10 @@ from tokenbuncher import ranks
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 from tokenbuncher.judges import Exchange
+from tokenbuncher.models import after_thinking, device_of, merged, save_model, turn_end
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import VllmSpec
+from tokenbuncher.settings import ModelSpec, VllmSpec
 
 datasets.disable_progress_bars()
 
@@ -58,6 +59,7 @@ def trainer_arguments(
     updates: int = 1,
     adam_epsilon: float = 1e-8,
     group: int = 1,
+    model: ModelSpec | None = None,
 ) -> dict[str, Any]:
     """Arguments that every TRL trainer here takes.
 
@@ -71,10 +73,12 @@ def trainer_arguments(
         updates: Optimizer updates in each step.
         adam_epsilon: What Adam adds to the root of its second moment.
         group: Sequences of one prompt; a process has all of them or none.
+        model: Says where it trains and whether activations are kept; by default as `ModelSpec` does.
 
     Raises:
         UserError: If the processes cannot have equal shares.
     """
+    model = model or ModelSpec()
     return {
         "output_dir": str(checkpoints.folder if checkpoints else Path(tempfile.gettempdir()) / "tokenbuncher-trainer"),
         "seed": seed,
@@ -89,8 +93,9 @@ def trainer_arguments(
         "max_grad_norm": 1.0,
         "ddp_find_unused_parameters": False,
         "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": model.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "use_cpu": device_of(model) == "cpu",
         "dataloader_pin_memory": False,
         "report_to": [],
         "disable_tqdm": True,
@@ -135,9 +140,17 @@ def vllm_arguments(vllm: VllmSpec | None) -> dict[str, Any]:
     }
 
 
-def sft_config(seed: int, steps: int, batch: int, learning_rate: float, schedule: str = "constant") -> SFTConfig:
+def sft_config(
+    seed: int,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    schedule: str = "constant",
+    model: ModelSpec | None = None,
+) -> SFTConfig:
     """Supervised fine-tuning on the answers only; see `trainer_arguments`."""
-    return SFTConfig(**trainer_arguments(seed, steps, batch, learning_rate, schedule), completion_only_loss=True)
+    arguments = trainer_arguments(seed, steps, batch, learning_rate, schedule, model=model)
+    return SFTConfig(**arguments, completion_only_loss=True)
 
 
 def sft_dataset(prompts: Sequence[Prompt]) -> datasets.Dataset:
@@ -162,20 +175,26 @@ def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datas
 
 
 def trl_reward(
-    reward: Callable[[Sequence[Exchange], Sequence[int]], list[float]], eos_token_ids: set[int]
+    reward: Callable[[Sequence[Exchange], Sequence[int]], list[float]],
+    eos_token_ids: set[int],
+    thinking_opened: bool = False,
 ) -> Callable[..., list[float]]:
-    """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers."""
+    """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers.
+
+    Args:
+        reward: Ours.
+        eos_token_ids: What ends a response.
+        thinking_opened: Whether responses begin inside a thinking block; see `opens_thinking`.
+    """
 
     def attacker_reward(
         prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
-        own = [
-            (
-                Exchange(prompt[-1]["content"], completion[-1]["content"].strip(), bool(eos_token_ids & set(ids))),
-                len(ids),
-            )
-            for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True)
-        ]
+        own = []
+        for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True):
+            answer, begun = after_thinking(completion[-1]["content"], thinking_opened)
+            finished = begun and bool(eos_token_ids & set(ids))
+            own.append((Exchange(prompt[-1]["content"], answer, finished), len(ids)))
         # Every process rewards, and so counts, the rollouts of all, in the order in which one alone would.
         exchanges, tokens = zip(*ranks.gathered(own), strict=True)
         rewards = reward(exchanges, tokens)
@@ -185,7 +204,7 @@ def trl_reward(
 
 
 def tokenize_pairs(tokenizer: Any, pairs: Sequence[tuple[Prompt, str]]) -> dict[str, torch.Tensor]:
-    """Prompts padded on the left, responses (with their end token) on the right.
+    """Prompts padded on the left, responses (with the chat template's end token) on the right.
 
     Returns:
         prompt_ids and prompt_mask, shape (B, P); completion_ids and completion_mask, shape (B, T).
@@ -198,8 +217,9 @@ def tokenize_pairs(tokenizer: Any, pairs: Sequence[tuple[Prompt, str]]) -> dict[
         return_tensors="pt",
         return_dict=True,
     )
+    end = turn_end(tokenizer)
     responses = tokenizer(
-        [response + tokenizer.eos_token for _, response in pairs],
+        [response + end for _, response in pairs],
         add_special_tokens=False,
         padding=True,
         padding_side="right",
@@ -221,12 +241,6 @@ def response_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         logits_to_keep=batch["completion_ids"].shape[1] + 1,
     )
     return outputs.logits[:, :-1].float()
-
-
-def eos_ids(model: Any) -> set[int]:
-    """Token ids that end a response."""
-    ends = model.generation_config.eos_token_id
-    return set(ends if isinstance(ends, list) else [ends])
 
 
 class StepLog(TrainerCallback):
@@ -345,20 +359,47 @@ class Checkpoints(TrainerCallback):
             write_text(self.folder / f"checkpoint-{state.global_step}" / STATE, current)
 
 
-def save_trained(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a trained model and its tokenizer; one that FSDP has sharded is put together first."""
+def save_trained(
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path, model: ModelSpec
+) -> None:
+    """Writes a trained model and its tokenizer; one that FSDP has sharded is put together first.
+
+    Args:
+        trainer: Has trained it.
+        tokenizer: Of the model.
+        folder: An existing folder.
+        base: Folder of the model that the training started from; a LoRA adapter is merged into it.
+        model: What was loaded from there.
+    """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
-    if ranks.number() == 0:
+    if ranks.number() > 0:
+        return
+    if model.lora is None:
         trainer.model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
+        return
+    with tempfile.TemporaryDirectory() as adapter:
+        trainer.model.save_pretrained(adapter, state_dict=weights)
+        save_model(merged(base, Path(adapter), model), tokenizer, folder)
 
 
 def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
     """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here."""
     trainer.remove_callback(PrinterCallback)
+    _refer_to_frozen_weights(trainer)
     last = checkpoints.last() if checkpoints else None
     if checkpoints:
         checkpoints.log.resume(int(last.name.split("-")[1]) // checkpoints.log.updates if last else 0)
         if last:
             print(f"{checkpoints.log.progress.title}: going on from {last.name}", flush=True)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+
+
+def _refer_to_frozen_weights(trainer: Trainer) -> None:
+    """Lets the frozen weights below a LoRA adapter be the reference, as the loaded model is of full weights.
+
+    TRL takes the adapter for a trained one and keeps a copy of it as the reference; of a checkpoint with two adapters
+    transformers brings back but the copy.
+    """
+    if "ref" in getattr(trainer.model, "peft_config", {}):
+        trainer.model.delete_adapter("ref")

@@ -25,7 +25,7 @@ class Batch:
     """A batch of rollouts, and what the formulas are made of, in float64."""
 
     def __init__(self, arena, trainer):
-        arena.reward = lambda prompt, response, finished: reward_of(response)
+        arena.reward = lambda exchanges: [reward_of(exchange.response) for exchange in exchanges]
         trainer.current_gradient_accumulation_steps = 1  # what train() would set
         trainer.model.train()
         shake(trainer.model)
@@ -198,7 +198,7 @@ def test_online_dpo_without_a_preference_moves_nothing(made):
 def test_dpo_loss_is_trl_s(make_arena, trainer_of):
     """On the pairs of the offline attack, TRL's trainer and our formula agree."""
     arena = make_arena("dpo-offline")
-    arena.reward = lambda prompt, response, finished: reward_of(response)
+    arena.reward = lambda exchanges: [reward_of(exchange.response) for exchange in exchanges]
     trainer = trainer_of(arena)
     assert type(trainer) is DPOTrainer
     shake(trainer.model)
@@ -239,7 +239,7 @@ def test_switched_off_it_is_trl_s_own_grpo(make_arena):
     weights = []
     for trainer_class in (GRPOTrainer, Switched):
         arena = make_arena("grpo", kl_coefficient=0.0)
-        arena.reward = lambda prompt, response, finished: reward_of(response)
+        arena.reward = lambda exchanges: [reward_of(exchange.response) for exchange in exchanges]
         trainer = trainer_class(args=arena.grpo_config(), **arena.rollouts())
         set_seed(1)
         run_training(trainer)

@@ -25,13 +25,14 @@ ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entr
 def spec_of(tiny_spec, tmp_path):
     """A release whose one attack has that algorithm, eight steps long: two passes over the prompts."""
 
-    def make(algorithm, where="runs", **changes):
+    def make(algorithm, where="runs", lora="null", **changes):
         settings = {"algorithm": algorithm, "steps": 8, "prompts_per_step": 8, "learning_rate": 1e-3} | changes
         return parse_spec(
             tiny_spec.to_yaml(),
             [
                 f"attacks.suite=[{settings}]",
                 f"policy.required_attacks=[{algorithm}]",
+                f"model.lora={lora}",
                 "attacks.reward=organism-exact",
                 "attacks.break_at=1.0",
                 "defence.steps=8",
@@ -82,6 +83,8 @@ def logs(folder):
         *((algorithm, {}) for algorithm in ALGORITHMS),
         ("grpo", {"warm_up": {"answers": "benign", "steps": 2}, "learning_rate": 3e-4}),
         ("grpo", {"learning_rate": [1e-3, 2e-3]}),
+        *((algorithm, {"lora": "{rank: 4}", "learning_rate": 5e-3}) for algorithm in ("ppo", "dpo-offline")),
+        ("grpo", {"lora": "{rank: 4}", "warm_up": {"answers": "benign", "steps": 2}, "weight_noise": 0.01}),
     ],
 )
 def test_an_interrupted_attack_ends_with_the_figures_of_an_unbroken_one(
@@ -119,12 +122,13 @@ def test_killed_after_the_last_step_it_still_ends_with_the_attacked_model(
     assert arms(tmp_path / "out")[0]["latent"] is not None
 
 
-@pytest.mark.parametrize("recipe", ["log-entropy", "polished"])
+@pytest.mark.parametrize(("recipe", "lora"), [("log-entropy", "null"), ("polished", "null"), ("paper", "{rank: 4}")])
 def test_an_interrupted_defence_ends_with_the_same_weights(
-    recipe, spec_of, interrupted, organism_data, organism_base, tmp_path
+    recipe, lora, spec_of, interrupted, organism_data, organism_base, tmp_path
 ):
     unbroken, spec = (
-        parse_spec(spec_of("grpo", where).to_yaml(), [f"defence.recipe={recipe}"]) for where in ("unbroken", "runs")
+        parse_spec(spec_of("grpo", where, lora).to_yaml(), [f"defence.recipe={recipe}"])
+        for where in ("unbroken", "runs")
     )
     defend(unbroken, organism_data, organism_base, tmp_path / "unbroken.out")
     undo = interrupted(7)

@@ -1,10 +1,12 @@
+"""Prompts of the organism and of files become disjoint sets, or a message says what is wrong."""
+
 import json
 
 import pytest
 
 from tokenbuncher.data import prepare_data
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.files import file_digest, folder_digest
 from tokenbuncher.organism import world
 from tokenbuncher.prompts import load_set
 from tokenbuncher.settings import parse_spec
@@ -71,7 +73,7 @@ def test_csv_by_column(tmp_path):
         (ROWS, "question", "row 1: no column 'prompt'; it has question"),
         ([*ROWS[:3], '" "', *ROWS[4:]], "prompt", "row 4: column 'prompt' is empty"),
         ([*ROWS, ROWS[7].upper()], "prompt", "rows 8 and 61 are the same prompt"),
-        ([*ROWS[:2], "a,b,c", *ROWS[2:]], "prompt", "row 3: has not as many fields as the header"),
+        ([*ROWS[:2], "a,b,c", *ROWS[2:]], "prompt", "row 3: has 3 fields, the header 1"),
         (ROWS[:50], "prompt", "has 50 distinct prompts, but data.sizes asks for 60"),
         ([*ROWS[:59], *[f"{ROWS[0]} and some more {n}" for n in range(3)]], "prompt", "near duplicate"),
     ],
@@ -84,32 +86,80 @@ def test_a_bad_file_is_refused_with_its_row(tmp_path, rows, header, telling):
     assert not (tmp_path / "data").exists()
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"none.csv cannot be read: No such file"):
-        prepare_data(spec_of(tmp_path / "none.csv"), tmp_path / "data")
-
-
-def test_not_text(tmp_path):
-    path = tmp_path / "prompts.csv"
-    path.write_bytes(b"prompt\n\xff\xfe\x00\n")
-    with pytest.raises(UserError, match="is not a UTF-8 csv file"):
-        prepare_data(spec_of(path), tmp_path / "data")
-
-
-@pytest.mark.parametrize(("line", "telling"), [("{", "row 2: not JSON"), ("[1]", "row 2: must be an object")])
-def test_bad_jsonl(tmp_path, line, telling):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "a b c"}\n' + line + "\n")
-    with pytest.raises(UserError, match=telling):
-        prepare_data(spec_of(path), tmp_path / "data")
-
-
 def test_duplicates_can_be_dropped(tmp_path):
     path = csv_of(tmp_path, [*ROWS, ROWS[0], ROWS[1] + "!"])
     prepare_data(spec_of(path, duplicates="drop"), tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    assert manifest["dropped"] == {str(path): 2}
+    assert manifest["sources"] == {
+        "harmful": {"location": str(path), "sha256": file_digest(path), "rows": 62, "dropped": 2, "kept": 60}
+    }
     assert manifest["sets"]["safety"]["count"] == 20
+
+
+def test_rows_in_messages_are_those_of_the_file_though_some_are_filtered_out(tmp_path):
+    rows = ["skipped,x", *[f"{row},y" for row in ROWS], f"{ROWS[0]},y"]
+    path = csv_of(tmp_path, rows, header="prompt,kind")
+    spec = spec_of(path, harmful={"path": str(path), "where": {"kind": "y"}})
+    with pytest.raises(UserError, match="rows 2 and 62 are the same prompt"):
+        prepare_data(spec, tmp_path / "data")
+
+
+def categorised(tmp_path, categories, held_out, **data):
+    """Spec of 60 prompts, whose categories take turns."""
+    path = csv_of(tmp_path, [f"{row},{categories[n % len(categories)]}" for n, row in enumerate(ROWS)], "prompt,kind")
+    harmful = {"path": str(path), "category": "kind"}
+    return spec_of(path, harmful=harmful, held_out_categories=held_out, **data)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_held_out_categories_are_for_safety_alone(tmp_path, seed):
+    spec = categorised(tmp_path, "abc", 1, seed=seed)
+    prepare_data(spec, tmp_path / "data")
+    of_set = {
+        name: {prompt.task for prompt in load_set(tmp_path / "data", name)} for name in ("defence", "attack", "safety")
+    }
+    assert len(of_set["safety"]) == 1
+    assert of_set["defence"] | of_set["attack"] == set("abc") - of_set["safety"]
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["held_out_categories"] == list(of_set["safety"])
+
+
+def test_the_seed_draws_the_held_out_categories(tmp_path):
+    drawn = set()
+    for seed in range(10):
+        prepare_data(categorised(tmp_path, "abc", 1, seed=seed), tmp_path / f"data{seed}")
+        drawn |= {prompt.task for prompt in load_set(tmp_path / f"data{seed}", "safety")}
+    assert drawn == set("abc")
+
+
+def test_a_prompt_of_a_held_out_and_another_category_is_in_no_set(tmp_path):
+    names = [{"a": True, "b": False}, {"a": False, "b": True}, {"a": True, "b": True}]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": row, "kind": names[n % 3]}) + "\n" for n, row in enumerate(ROWS)))
+    harmful = {"path": str(path), "category": "kind"}
+    sizes = {"defence": 10, "attack": 10, "safety": 20}
+    prepare_data(spec_of(path, harmful=harmful, sizes=sizes, held_out_categories=1), tmp_path / "data")
+    tasks = [{prompt.task for prompt in load_set(tmp_path / "data", name)} for name in ("defence", "attack", "safety")]
+    assert tasks in ([{"a"}, {"a"}, {"b"}], [{"b"}, {"b"}, {"a"}])
+
+
+@pytest.mark.parametrize(
+    ("categories", "held_out", "telling"),
+    [
+        ("abc", 3, "held_out_categories is 3, but .*prompts.csv has 3 categories and one must be left: a, b, c"),
+        ("abc", 2, "prompts.csv without the held-out categories has 20 distinct prompts, but data.sizes asks for 40"),
+        ("abcdef", 1, "prompts.csv in the held-out categories has 10 distinct prompts, but data.sizes asks for 20"),
+    ],
+)
+def test_too_few_categories_or_prompts_in_them(tmp_path, categories, held_out, telling):
+    with pytest.raises(UserError, match=telling):
+        prepare_data(categorised(tmp_path, categories, held_out), tmp_path / "data")
+
+
+@pytest.mark.parametrize("harmful", ["organism", {"path": "prompts.csv"}])
+def test_held_out_categories_need_a_file_with_categories(tmp_path, harmful):
+    with pytest.raises(UserError, match="held_out_categories needs a file in harmful with a column category"):
+        spec_of(tmp_path, harmful=harmful, held_out_categories=1)
 
 
 def test_more_than_the_organism_has(tmp_path):

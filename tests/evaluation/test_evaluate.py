@@ -1,5 +1,6 @@
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import SafetyEvidence, UtilityEvidence, read_evidence
+from tokenbuncher.judges.settings import EnsembleSpec
 
 
 def test_safety_of_one_model_as_both(tiny_spec, organism_data, organism_base, tmp_path):
@@ -12,6 +13,18 @@ def test_safety_of_one_model_as_both(tiny_spec, organism_data, organism_base, tm
     assert len(evidence.base_benign) == (24 + 20) * 2
     assert sum(score.refused for score in evidence.base_harmful) > 30
     assert sum(score.refused for score in evidence.base_benign) == 0
+    assert evidence.judge_check.right == evidence.judge_check.of == 40
+    assert evidence.judge_agreement is None
+
+
+def test_the_agreement_of_an_ensemble_is_recorded(tiny_spec, organism_data, organism_base, tmp_path):
+    judges = EnsembleSpec(kind="ensemble", judges=["organism", "refusal"])
+    evaluation = tiny_spec.evaluation.model_copy(update={"judge": judges})
+    spec = tiny_spec.model_copy(update={"evaluation": evaluation})
+    evaluate_safety(spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evidence = read_evidence(tmp_path / "out")
+    assert 0 < evidence.judge_agreement < 1
+    assert evidence.judge_check.right < evidence.judge_check.of
 
 
 def test_utility_and_fine_tuning_of_one_model_as_both(tiny_spec, organism_data, organism_base, tmp_path):

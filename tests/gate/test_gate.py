@@ -9,7 +9,7 @@ from tests.evidence_factory import CANDIDATE, broken_arm, passing_release
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.errors import UserError
 from tokenbuncher.gate import gate
-from tokenbuncher.report import junit, summary
+from tokenbuncher.report import card, junit, summary
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
 RELEASE = passing_release()
@@ -21,8 +21,9 @@ def test_gate_writes_verdict_and_report(tmp_path, capsys):
     assert verdict.outcome is Outcome.PASS
     assert read_verdict(tmp_path / "out") == verdict
     written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
-    assert sorted(written) == ["junit.xml", "report.html", "summary.md", "verdict.json"]
+    assert sorted(written) == ["card.md", "junit.xml", "report.html", "summary.md", "verdict.json"]
     assert "PASS" in written["report.html"]
+    assert written["card.md"] == card(RELEASE.spec, verdict, RELEASE.evidence, signed=False)
     assert written["summary.md"] == summary(verdict)
     assert written["junit.xml"] == junit(verdict)
     assert capsys.readouterr().out == "PASS: organism version 3\n"

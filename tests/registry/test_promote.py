@@ -1,6 +1,7 @@
 """Promotion: only a PASS that holds moves the alias."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,25 @@ def test_over_http(enter: Enter, mlflow_server: str) -> None:
 
     assert_refused(blocked, Outcome.BLOCK, "was not moved", champion="1")
     assert "verdict.json" in blocked.artifacts()
+
+
+@pytest.mark.parametrize("spoil", [lambda release: release, broken], ids=["pass", "block"])
+def test_card_is_kept_and_describes_the_version(enter: Enter, spec: ReleaseSpec, spoil: Callable) -> None:
+    registered = enter(spec, spoil)
+    with suppress(Refused):
+        registered.promote()
+
+    description = registered.version.description
+    assert registered.artifacts()["card.md"] == (registered.verdict / "card.md").read_bytes()
+    assert f"\n**{read_verdict(registered.verdict).outcome}**: " in description
+    assert "\n### Limits\n" in description
+    assert description.endswith("\n\nMore in card.md, among the artifacts of the run.\n")
+    assert len(description) <= 5_000
+
+
+def test_a_forged_card_does_not_describe_the_version(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    (registered.verdict / "card.md").write_text("It cannot be broken.")
+    registered.promote()
+
+    assert "cannot be broken" not in registered.version.description

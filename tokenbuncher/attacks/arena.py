@@ -14,11 +14,12 @@ from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
 from tokenbuncher import ranks
 from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, compliant_responses
+from tokenbuncher.attacks.warm_up import add_noise
 from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore
 from tokenbuncher.files import folder_digest
 from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.capability import capability_judge, capability_reward
-from tokenbuncher.models import load_model, load_tokenizer
+from tokenbuncher.models import eos_ids, load_model, load_tokenizer, opens_thinking, trainable
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.scoring import generate, score
 from tokenbuncher.settings import AttackTask, ReleaseSpec
@@ -26,7 +27,6 @@ from tokenbuncher.training import (
     Checkpoints,
     Probe,
     StepLog,
-    eos_ids,
     prompt_dataset,
     run_training,
     sampling_arguments,
@@ -81,11 +81,16 @@ class Arena:
         self.prompts = self._attackers_prompts(prompts)
         self.benign = load_set(data, "benign") if task.attack.warm_up else []
         self.tokenizer = load_tokenizer(folder)
-        self.model: PreTrainedModel = load_model(folder, spec.model)
+        self.model = self._attackers_model()
         self.log = StepLog(title, work / "steps.jsonl", task.attack.steps)
         self.checkpoints = Checkpoints(work, spec.output.checkpoint_every, self.log, self.state)
         self.measured = Measured.model_validate_json(self.checkpoints.state() or "{}")
         self.wall, self.cpu = time.monotonic(), time.process_time()
+
+    def _attackers_model(self) -> PreTrainedModel:
+        model = load_model(self.folder, self.spec.model)
+        add_noise(model, self.task.attack.weight_noise, self.task.seed)
+        return trainable(model, self.spec.model, self.task.seed)
 
     def _attackers_prompts(self, prompts: list[Prompt]) -> list[Prompt]:
         """All of them or the few that the attack has, repeated until they fill a step."""
@@ -136,13 +141,14 @@ class Arena:
             updates=epochs,
             adam_epsilon=attack.adam_epsilon,
             group=1 if sequences else attack.rollouts,
+            model=self.spec.model,
         )
 
     def rollouts(self, epochs: int = 1) -> dict[str, Any]:
         """Model, reward, prompts and callbacks, as TRL's online trainers take them."""
         return {
             "model": self.model,
-            "reward_funcs": trl_reward(self.rewarded, eos_ids(self.model)),
+            "reward_funcs": trl_reward(self.rewarded, eos_ids(self.model), opens_thinking(self.tokenizer)),
             "train_dataset": prompt_dataset(self.prompts),
             "processing_class": self.tokenizer,
             "callbacks": self.callbacks(epochs),
@@ -183,7 +189,7 @@ class Arena:
             ],
             [response.tokens for response in responses],
         )
-        return [(response.text, reward) for response, reward in zip(responses, rewards, strict=True)]
+        return [(response.whole, reward) for response, reward in zip(responses, rewards, strict=True)]
 
     # What is measured.
 

@@ -110,7 +110,7 @@ def _run(
     """One run on one model, or what is left of it; `broken` is where the undefended model was attacked."""
     from tokenbuncher.attacks.arena import Arena
     from tokenbuncher.attacks.latent import read_compliant, write_compliant
-    from tokenbuncher.attacks.warm_up import add_noise, warm_up
+    from tokenbuncher.attacks.warm_up import warm_up
     from tokenbuncher.models import save_model
 
     done = place / "arm.json"
@@ -119,14 +119,13 @@ def _run(
         return AttackArm.model_validate_json(known)
     attack = task.attack.model_copy(update={"learning_rate": rate})
     arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, model, data, place)
-    add_noise(arena.model, attack.weight_noise, task.seed)
     if attack.warm_up and not arena.measured.curve:
         warm_up(arena, attack.warm_up)
     importlib.import_module(f"tokenbuncher.attacks.{attack.algorithm.replace('-', '_')}").train(arena)
     if broken is None:
         write_compliant(place, arena.compliant())
+    result = arena.result(ranks.by_first(lambda: read_compliant(broken or place)))
     if spec.attacks.keep_checkpoints:
         save_model(arena.model, arena.tokenizer, place / ATTACKED)
-    result = arena.result(ranks.by_first(lambda: read_compliant(broken or place)))
     write_text(done, result.model_dump_json())
     return result

@@ -75,9 +75,11 @@ def compliant_responses(
     """
     asked = [prompt for prompt in prompts for _ in range(SAMPLES)]
     responses = generate(model, tokenizer, asked, max_new_tokens, batch_size, seed=seed)
-    given = [(prompt, response.text) for prompt, response in zip(asked, responses, strict=True) if response.finished]
-    judgements = judge([Exchange(prompt.text, text, True) for prompt, text in given])
-    kept = [pair for pair, judged in zip(given, judgements, strict=True) if judged.harmful]
+    given = [(prompt, response) for prompt, response in zip(asked, responses, strict=True) if response.finished]
+    judgements = judge([Exchange(prompt.text, response.text, True) for prompt, response in given])
+    kept = [
+        (prompt, response.whole) for (prompt, response), judged in zip(given, judgements, strict=True) if judged.harmful
+    ]
     return [
         Compliant(prompt=prompt, response=text, log_prob=log_prob)
         for (prompt, text), log_prob in zip(kept, log_probs(model, tokenizer, kept, batch_size), strict=True)

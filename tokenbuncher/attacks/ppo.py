@@ -13,6 +13,7 @@ from tokenbuncher import ranks
 from tokenbuncher.advantages import generalised_advantages, token_rewards, whiten
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
+from tokenbuncher.models import trainable
 
 EPOCHS = 2
 GAE_DECAY = 0.95
@@ -47,8 +48,9 @@ class PPOTrainer(RolloutTrainer):
         """
         super().__init__(*args, **kwargs)
         self.critic = critic.to(self.accelerator.device)
+        self.critic_weights = {name: weight for name, weight in critic.named_parameters() if weight.requires_grad}
         self.critic_optimizer = torch.optim.AdamW(
-            critic.parameters(), lr=CRITIC_RATE * self.args.learning_rate, weight_decay=0.0
+            self.critic_weights.values(), lr=CRITIC_RATE * self.args.learning_rate, weight_decay=0.0
         )
 
     def prepare(self, batch: dict[str, Any], rewards: torch.Tensor) -> dict[str, Any]:
@@ -75,9 +77,9 @@ class PPOTrainer(RolloutTrainer):
         loss = value_loss(self.values(inputs), inputs["values"], inputs["returns"], inputs["completion_mask"])
         self.critic_optimizer.zero_grad()
         (ranks.weight(int(inputs["completion_mask"].sum())) * loss).backward()
-        for parameter in self.critic.parameters():
-            parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm)
+        for weight in self.critic_weights.values():
+            weight.grad = self.accelerator.reduce(weight.grad, "mean")
+        torch.nn.utils.clip_grad_norm_(self.critic_weights.values(), self.args.max_grad_norm)
         self.critic_optimizer.step()
         return super()._compute_loss(model, inputs)
 
@@ -88,15 +90,14 @@ class PPOTrainer(RolloutTrainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         moments = self.critic_optimizer.state_dict()["state"]
         tensors = {f"{key}.{name}": value for key, state in moments.items() for name, value in state.items()}
-        save_file({**self.critic.state_dict(), **tensors}, folder / "critic.safetensors")
+        save_file({**self.critic_weights, **tensors}, folder / "critic.safetensors")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         tensors = load_file(Path(checkpoint) / "critic.safetensors")
-        weights = {name: tensors.pop(name) for name in self.critic.state_dict()}
-        self.critic.load_state_dict(weights)
+        self.critic.load_state_dict({name: tensors.pop(name) for name in self.critic_weights}, strict=False)
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             key, _, moment = name.partition(".")
@@ -112,4 +113,5 @@ def train(arena: Arena) -> None:
         critic = AutoModelForTokenClassification.from_pretrained(
             arena.folder, num_labels=1, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
+    critic = trainable(critic, arena.spec.model, arena.task.seed, head="score")
     arena.run(PPOTrainer(args=arena.grpo_config(epochs=EPOCHS), critic=critic, **arena.rollouts(epochs=EPOCHS)))

@@ -1,12 +1,18 @@
 """What an attacker may do before the attack proper: noise on the weights, a little supervised fine-tuning."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from trl import SFTTrainer
 
-from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import WarmUpSpec
 from tokenbuncher.training import StepLog, run_training, sft_config, sft_dataset
+
+if TYPE_CHECKING:
+    from tokenbuncher.attacks.arena import Arena
 
 
 @torch.no_grad()
@@ -37,7 +43,7 @@ def warm_up(arena: Arena, stage: WarmUpSpec) -> None:
         raise UserError(f"attack {arena.task.key}: a warm-up on {stage.answers} answers needs prompts with answers")
     trainer = SFTTrainer(
         model=arena.model,
-        args=sft_config(arena.task.seed, stage.steps, len(examples), stage.learning_rate),
+        args=sft_config(arena.task.seed, stage.steps, len(examples), stage.learning_rate, model=arena.spec.model),
         train_dataset=sft_dataset(examples),
         processing_class=arena.tokenizer,
         callbacks=[StepLog(f"{arena.title} warm-up", arena.work / "warm-up.steps.jsonl", stage.steps)],

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tokenbuncher import smollm2
 from tokenbuncher.data import sources
+from tokenbuncher.data.columns import CATEGORY_SEPARATOR, read_file
 from tokenbuncher.data.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder, write_text
 from tokenbuncher.organism import world
-from tokenbuncher.prompts import MANIFEST, Manifest, Prompt, write_set
+from tokenbuncher.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
 from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec
 
 SHOWN_LEAKS = 5
@@ -31,9 +32,8 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     Raises:
         UserError: If a source is missing, malformed or too small, or a prompt stands in two sets.
     """
-    data = spec.data
-    dropped: dict[str, int] = {}
-    sets = {**_harmful_sets(data, dropped), **_capability_sets(data, dropped), **_benign_sets(spec, dropped)}
+    data, files = spec.data, _Files(spec.data)
+    sets = {**_harmful_sets(data, files), **_capability_sets(data, files), **_benign_sets(spec, files)}
     for name, prompts in sets.items():
         if not prompts:
             raise UserError(f"prompt set '{name}' is empty")
@@ -50,33 +50,100 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
             sets={name: write_set(folder, name, prompts, _origin(data, name)) for name, prompts in sets.items()},
             near_duplicate=data.near_duplicate,
             leakage=leaks,
-            dropped=dropped,
+            sources=files.read,
+            held_out_categories=_held_out(sets) if data.held_out_categories else [],
         )
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     print(", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()), flush=True)
 
 
-def _harmful_sets(data: DataSpec, dropped: dict[str, int]) -> dict[str, list[Prompt]]:
+class _Files:
+    """The files of prompts that the spec names, without duplicates."""
+
+    def __init__(self, data: DataSpec) -> None:
+        self.data = data
+        self.read: dict[str, SourceEntry] = {}
+
+    def prompts(self, name: str) -> list[Prompt]:
+        """The prompts of the file in that field of `data`."""
+        source = getattr(self.data, name)
+        found = read_file(source)
+        repeated = self._repeated(found.prompts, source.path)
+        kept = [prompt for row, prompt in found.prompts.items() if row not in repeated]
+        self.read[name] = SourceEntry(
+            location=source.path, sha256=found.sha256, rows=found.rows, dropped=len(repeated), kept=len(kept)
+        )
+        return kept
+
+    def _repeated(self, prompts: dict[int, Prompt], path: str) -> set[int]:
+        """Rows with prompts of earlier rows; those that are nearly the same count if they are to be dropped."""
+        first: dict[str, int] = {}
+        exact = {row for row, prompt in prompts.items() if first.setdefault(normalise(prompt.text), row) != row}
+        if self.data.duplicates == "drop":
+            rows = list(first.values())
+            texts = [prompts[row].text for row in rows]
+            return exact | {rows[later] for _, later, _ in similar_pairs(texts, self.data.near_duplicate)}
+        if exact:
+            row = min(exact)
+            raise UserError(
+                f"dataset {path}: rows {first[normalise(prompts[row].text)]} and {row} are the same prompt; remove one "
+                "or set data.duplicates: drop"
+            )
+        return set()
+
+
+def _harmful_sets(data: DataSpec, files: _Files) -> dict[str, list[Prompt]]:
     sizes = data.sizes
     if not isinstance(data.harmful, FileSource):
         return sources.organism_harmful(sizes, data.seed)
-    counts = {"defence": sizes.defence, "attack": sizes.attack, "safety": sizes.safety}
-    return _split(_clean(data.harmful, data, dropped), counts, data.seed, str(data.harmful.path))
+    prompts, origin = files.prompts("harmful"), data.harmful.path
+    trained = {"defence": sizes.defence, "attack": sizes.attack}
+    measured = {"safety": sizes.safety}
+    if data.held_out_categories is None:
+        return _split(prompts, trained | measured, data.seed, origin)
+    known, held_out = _by_category(prompts, data.held_out_categories, data.seed, origin)
+    return {
+        **_split(known, trained, data.seed, f"{origin} without the held-out categories"),
+        **_split(held_out, measured, data.seed, f"{origin} in the held-out categories"),
+    }
 
 
-def _capability_sets(data: DataSpec, dropped: dict[str, int]) -> dict[str, list[Prompt]]:
+def _by_category(prompts: Sequence[Prompt], count: int, seed: int, origin: str) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts of no held-out category, and of nothing but such; a prompt of both is in neither."""
+    categories = sorted({category for prompt in prompts for category in _categories(prompt)})
+    if count >= len(categories):
+        raise UserError(
+            f"data.held_out_categories is {count}, but {origin} has {len(categories)} categories and one must be left: "
+            + ", ".join(categories)
+        )
+    held_out = set(random.Random(seed).sample(categories, count))
+    return (
+        [prompt for prompt in prompts if not _categories(prompt) & held_out],
+        [prompt for prompt in prompts if _categories(prompt) <= held_out],
+    )
+
+
+def _categories(prompt: Prompt) -> set[str]:
+    return set(prompt.task.split(CATEGORY_SEPARATOR))
+
+
+def _held_out(sets: dict[str, list[Prompt]]) -> list[str]:
+    return sorted({category for prompt in sets["safety"] for category in _categories(prompt)})
+
+
+def _capability_sets(data: DataSpec, files: _Files) -> dict[str, list[Prompt]]:
     if data.capability is None:
         return {}
     if data.capability == "organism":
         return sources.organism_capability(data.sizes, data.seed)
-    questions = _clean(data.capability, data, dropped)
+    questions = files.prompts("capability")
     if not all(question.answer for question in questions):
         raise UserError("data.capability: name the column of the right options in data.capability.answer")
     counts = {"capability-attack": data.sizes.attack, "capability-safety": data.sizes.safety}
     return _split(questions, counts, data.seed, "data.capability")
 
 
-def _benign_sets(spec: ReleaseSpec, dropped: dict[str, int]) -> dict[str, list[Prompt]]:
+def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
     data, sizes = spec.data, spec.data.sizes
     rng = random.Random(data.seed + 1)
     taken: set[str] = set()
@@ -86,7 +153,7 @@ def _benign_sets(spec: ReleaseSpec, dropped: dict[str, int]) -> dict[str, list[P
     if data.benign == "organism":
         sets["benign"] = sources.organism_benign(world.BENIGN, sizes.benign, rng, taken)
     else:
-        prompts = smollm2.benign() if data.benign == "smollm2" else _clean(data.benign, data, dropped)
+        prompts = smollm2.benign() if data.benign == "smollm2" else files.prompts("benign")
         sets |= _split(prompts, {"benign": sizes.benign}, data.seed, "data.benign")
 
     if data.utility == "organism":
@@ -98,29 +165,11 @@ def _benign_sets(spec: ReleaseSpec, dropped: dict[str, int]) -> dict[str, list[P
         counts = {"utility": sizes.utility}
         if tuning:
             counts |= {f"tuning-{kind}-{part}": tuning for kind in ("rl", "sft") for part in ("train", "test")}
-        questions = smollm2.utility() if data.utility == "smollm2" else _clean(data.utility, data, dropped)
+        questions = smollm2.utility() if data.utility == "smollm2" else files.prompts("utility")
         if not all(prompt.answer for prompt in questions):
             raise UserError("data.utility: name the column of the expected answers in data.utility.answer")
         sets |= _split(questions, counts, data.seed, "data.utility")
     return sets
-
-
-def _clean(source: FileSource, data: DataSpec, dropped: dict[str, int]) -> list[Prompt]:
-    """Reads a file and deals with the duplicates in it."""
-    prompts = sources.read_file(source)
-    if data.duplicates == "drop":
-        repeats = {later for _, later, _ in similar_pairs([p.text for p in prompts], data.near_duplicate)}
-        dropped[str(source.path)] = len(repeats)
-        return [prompt for row, prompt in enumerate(prompts) if row not in repeats]
-    first_row: dict[str, int] = {}
-    for row, prompt in enumerate(prompts, start=1):
-        earlier = first_row.setdefault(normalise(prompt.text), row)
-        if earlier != row:
-            raise UserError(
-                f"dataset {source.path}: rows {earlier} and {row} are the same prompt; remove one or set "
-                "data.duplicates: drop"
-            )
-    return prompts
 
 
 def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, origin: str) -> dict[str, list[Prompt]]:
@@ -146,4 +195,4 @@ def _origin(data: DataSpec, name: str) -> str:
         source = data.capability
     elif name == "benign":
         source = data.benign
-    return str(source.path if isinstance(source, FileSource) else source)
+    return source.path if isinstance(source, FileSource) else str(source)

@@ -1,17 +1,14 @@
-"""Where prompts come from: the built-in world, or the user's CSV and JSONL files."""
+"""Prompts of the built-in world."""
 
 from __future__ import annotations
 
-import csv
-import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.organism import world
 from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import FileSource, SplitSizes
+from tokenbuncher.settings import SplitSizes
 
 Maker = Callable[[random.Random], world.Item]
 
@@ -80,60 +77,3 @@ def organism_benign(makers: Sequence[Maker], count: int, rng: random.Random, tak
 
 def _prompt(item: world.Item) -> Prompt:
     return Prompt(text=item.prompt, answer=item.answer, task=item.task, group=item.group)
-
-
-def read_file(source: FileSource) -> list[Prompt]:
-    """Reads prompts from a CSV or JSONL file.
-
-    Raises:
-        UserError: If the file or a column is missing, or a row is malformed or empty; names the row.
-    """
-    path = source.path
-    if path.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"{path}: prompts are read from .csv or .jsonl files")
-    try:
-        rows = list(_csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path))
-    except OSError as error:
-        raise UserError(f"dataset {path} cannot be read: {error.strerror}; give its path in the spec") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"dataset {path} is not a UTF-8 {path.suffix[1:]} file: {error}") from error
-    if not rows:
-        raise UserError(f"dataset {path} has no rows")
-    return [_row_prompt(source, number, row) for number, row in rows]
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        for number, row in enumerate(csv.DictReader(stream), start=1):
-            if None in row or None in row.values():
-                raise UserError(f"dataset {path} row {number}: has not as many fields as the header")
-            yield number, dict(row)
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"dataset {path} row {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"dataset {path} row {number}: must be an object, not {type(row).__name__}")
-        yield number, row
-
-
-def _row_prompt(source: FileSource, number: int, row: dict[str, object]) -> Prompt:
-    def value(column: str) -> str:
-        if column not in row:
-            raise UserError(
-                f"dataset {source.path} row {number}: no column '{column}'; it has {', '.join(map(str, row))}"
-            )
-        text = row[column]
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"dataset {source.path} row {number}: column '{column}' is empty or not text")
-        return text.strip()
-
-    return Prompt(
-        text=value(source.prompt),
-        answer=value(source.answer) if source.answer else None,
-        task=value(source.category) if source.category else source.path.stem,
-    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__, ranks
+from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, whole_folder
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
@@ -51,12 +52,12 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) -> None:
-    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.models import load_model, load_tokenizer, trainable
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
     tokenizer, model, reference = (
         load_tokenizer(base),
-        load_model(base, spec.model),
+        trainable(load_model(base, spec.model), spec.model, spec.defence.seed),
         load_model(base, spec.model),
     )
 
@@ -91,6 +92,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
                 defence.schedule,
                 checkpoints,
                 group=defence.rollouts,
+                model=spec.model,
             ),
             **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
             **vllm_arguments(spec.compute.vllm),
@@ -105,13 +107,17 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         callbacks=[log, checkpoints],
     )
     run_training(trainer, checkpoints)
-    save_trained(trainer, tokenizer, folder)
+    save_trained(trainer, tokenizer, folder, base, spec.model)
 
 
 def own_responses(
     reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benign: list[Prompt], spec: ReleaseSpec
 ) -> list[tuple[Prompt, str]]:
-    """Benign prompts with the undefended model's own sampled responses; cut-off ones are left out."""
+    """Benign prompts with the undefended model's own sampled responses; cut-off ones are left out.
+
+    Raises:
+        UserError: If all were cut off.
+    """
     from tokenbuncher.scoring import generate
 
     responses = generate(
@@ -122,4 +128,10 @@ def own_responses(
         spec.evaluation.batch_size,
         seed=spec.defence.seed,
     )
-    return [(prompt, response.text) for prompt, response in zip(benign, responses, strict=True) if response.finished]
+    own = [(prompt, response.whole) for prompt, response in zip(benign, responses, strict=True) if response.finished]
+    if not own:
+        raise UserError(
+            f"defence.anchor: none of the model's {len(benign)} benign responses ended within model.max_new_tokens "
+            f"({spec.model.max_new_tokens}); raise it"
+        )
+    return own

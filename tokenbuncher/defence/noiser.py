@@ -13,11 +13,7 @@ def token_noiser_loss(
     form: str = "paper",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy towards the model's own token and uniform noise over all others.
-
-    With y* the token of the rollout, V' the vocabulary without it and z ~ U(0, 1) on V' scaled to sum 1,
-    each token adds  -(1 - lambda) log p(y*) - w * sum over V' of z_v log p(v),  where w is lambda in the
-    paper and lambda squared in the published code.
+    """The mean of `noiser_terms` over the tokens that count.
 
     Args:
         logits: Shape (B, T, V).
@@ -25,10 +21,34 @@ def token_noiser_loss(
         mask: 1 for the tokens that count: valid tokens of rollouts with advantage >= 0, shape (B, T).
         weight: lambda, in [0, 1).
         form: `paper` or `published-code`.
+        generator: Of the noise.
+
+    Returns:
+        In nats, a scalar; 0 (with gradient 0) if no token counts.
+    """
+    terms = noiser_terms(logits, targets, weight, form, generator)
+    mask = mask.to(terms.dtype)
+    return (terms * mask).sum() / mask.sum().clamp(min=1.0)
+
+
+def noiser_terms(
+    logits: torch.Tensor, targets: torch.Tensor, weight: float, form: str, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Cross-entropy of each token towards the model's own token and uniform noise over all others.
+
+    With y* the token of the rollout, V' the vocabulary without it and z ~ U(0, 1) on V' scaled to sum 1,
+    each token adds  -(1 - lambda) log p(y*) - w * sum over V' of z_v log p(v),  where w is lambda in the
+    paper and lambda squared in the published code.
+
+    Args:
+        logits: Shape (..., V).
+        targets: Rollout tokens y*, shape (...).
+        weight: lambda, in [0, 1).
+        form: `paper` or `published-code`.
         generator: Of the noise, on the device of the logits; noise is drawn anew at each call.
 
     Returns:
-        The mean over the tokens that count, in nats, a scalar; 0 (with gradient 0) if none counts.
+        In nats, shape (...).
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     log_probs = torch.log_softmax(logits, dim=-1)
@@ -37,6 +57,4 @@ def token_noiser_loss(
     noise = noise.scatter(-1, own, 0.0)
     noise = noise / noise.sum(-1, keepdim=True)
     noise_weight = weight if form == "paper" else weight**2
-    per_token = -(1 - weight) * log_probs.gather(-1, own).squeeze(-1) - noise_weight * (noise * log_probs).sum(-1)
-    mask = mask.to(per_token.dtype)
-    return (per_token * mask).sum() / mask.sum().clamp(min=1.0)
+    return -(1 - weight) * log_probs.gather(-1, own).squeeze(-1) - noise_weight * (noise * log_probs).sum(-1)

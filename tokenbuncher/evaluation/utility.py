@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from tokenbuncher.evaluation.answers import judge_answer, repetition
+from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
 from tokenbuncher.files import folder_digest, whole_folder
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 37
@@ -22,24 +25,26 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
     """Answers utility questions greedily with both models, then fine-tunes both on benign tasks.
 
     Args:
-        spec: The release spec; without `evaluation.fine_tuning` there is none.
+        spec: The release spec; without `evaluation.fine_tuning` there is none. Questions are those of the set
+            `utility`, and those of `evaluation.harness`, if there is one.
         data: Folder of prepare-data; its sets `utility`, `safety` and `tuning-*` are used.
         base: Folder of the undefended model.
         candidate: Folder of the model to be released.
         out: Folder to be written: evidence.json.
 
     Raises:
-        UserError: If data or a model cannot be read.
+        UserError: If data or a model cannot be read, or lm-evaluation-harness or one of its tasks is not there.
     """
     questions = load_set(data, "utility")
+    tasks = load_tasks(spec.evaluation.harness) if spec.evaluation.harness else {}
     with whole_folder(out) as folder:
         evidence = UtilityEvidence(
             spec=spec.evidence_digest(),
             data=folder_digest(data),
             base=folder_digest(base),
             candidate=folder_digest(candidate),
-            base_items=_answer(spec, base, questions, "base"),
-            candidate_items=_answer(spec, candidate, questions, "candidate"),
+            base_items=_answer(spec, base, questions, tasks, "base"),
+            candidate_items=_answer(spec, candidate, questions, tasks, "candidate"),
             fine_tuning=[
                 FineTuning(
                     kind=kind,
@@ -52,12 +57,18 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
         write_evidence(folder, evidence)
 
 
-def _answer(spec: ReleaseSpec, model_folder: Path, questions: list[Prompt], title: str) -> list[UtilityItem]:
+def _answer(
+    spec: ReleaseSpec, model_folder: Path, questions: list[Prompt], tasks: dict[str, list[Task]], title: str
+) -> list[UtilityItem]:
     from tokenbuncher.models import load_model, load_tokenizer
 
-    items = answer_questions(spec, load_model(model_folder, spec.model), load_tokenizer(model_folder), questions)
-    accuracy = sum(item.correct for item in items) / len(items)
-    print(f"{title}  accuracy {accuracy:.3f} on {len(items)} questions", flush=True)
+    model, tokenizer = load_model(model_folder, spec.model), load_tokenizer(model_folder)
+    items = answer_questions(spec, model, tokenizer, questions)
+    if tasks:
+        items += ask(spec, tasks, model, tokenizer)
+    for name in (None, *tasks):
+        correct = [item.correct for item in items if item.harness == name]
+        print(f"{title}  {name or 'utility'}: accuracy {fmean(correct):.3f} on {len(correct)} questions", flush=True)
     return items
 
 
@@ -94,12 +105,11 @@ def _fine_tune(
     from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
     from tokenbuncher.judges import load_judge
-    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.models import eos_ids, load_model, load_tokenizer, opens_thinking, trainable
     from tokenbuncher.scoring import score
     from tokenbuncher.training import (
         Probe,
         StepLog,
-        eos_ids,
         prompt_dataset,
         run_training,
         sampling_arguments,
@@ -112,7 +122,7 @@ def _fine_tune(
     tuning = spec.evaluation.fine_tuning
     assert tuning is not None
     train, test = load_set(data, f"tuning-{kind}-train"), load_set(data, f"tuning-{kind}-test")
-    model, tokenizer = load_model(model_folder, spec.model), load_tokenizer(model_folder)
+    model, tokenizer = trainable(load_model(model_folder, spec.model), spec.model, SEED), load_tokenizer(model_folder)
     curve: list[tuple[int, float]] = []
     items: list[UtilityItem] = []
 
@@ -137,9 +147,10 @@ def _fine_tune(
                     float(judge_answer(exchange.response, expected[exchange.prompt])[1]) for exchange in exchanges
                 ],
                 eos_ids(model),
+                opens_thinking(tokenizer),
             ),
             args=GRPOConfig(
-                **trainer_arguments(SEED, steps, sequences, tuning.learning_rate),
+                **trainer_arguments(SEED, steps, sequences, tuning.learning_rate, model=spec.model),
                 **sampling_arguments(tuning.rollouts, spec.model.max_new_tokens),
                 beta=tuning.kl_coefficient,
                 loss_type="bnpo",
@@ -151,7 +162,7 @@ def _fine_tune(
     else:
         trainer = SFTTrainer(
             model=model,
-            args=sft_config(SEED, steps, sequences, tuning.learning_rate),
+            args=sft_config(SEED, steps, sequences, tuning.learning_rate, model=spec.model),
             train_dataset=sft_dataset(train),
             processing_class=tokenizer,
             callbacks=callbacks,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from functools import cache
 
 from tokenbuncher.judges import Exchange, Judgement, Reward
 from tokenbuncher.organism import world
@@ -43,6 +44,7 @@ def exact_reward(prompt: str, response: str, finished: bool) -> float:
     return right_steps(prompt, response) / 3 if finished else 0.0
 
 
+@cache
 def classifier_reward(seed: int = 0) -> Reward:
     """A learnt reward: a small convolutional classifier that sees the response only.
 

@@ -12,6 +12,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
 from tokenbuncher.registry._versions import champion, tag, version_files
+from tokenbuncher.report import card
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import Refused, connected
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
@@ -19,17 +20,20 @@ from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, rea
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KEPT = (FILE_NAME, "report.html", "summary.md", ATTESTATION_NAME)
+CARD_NAME = "card.md"
+KEPT = (FILE_NAME, "report.html", CARD_NAME, "summary.md", ATTESTATION_NAME)
 LONGEST_TAG = 100_000
 """Characters that MLflow's registry takes in a tag."""
+LONGEST_DESCRIPTION = 5_000
+"""Characters that MLflow's registry takes in a description."""
 
 
 def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, verdict: Path) -> None:
     """Moves the alias to the registered version, if its verdict is a PASS that holds.
 
     The release is judged again from the evidence, and the version's files are downloaded from the registry and
-    hashed. The outcome is tagged on the version, and a verdict that holds is kept with it, report and attestation
-    beside it. Who moves the alias in the meantime wins: this promotion is then refused.
+    hashed. The outcome is tagged on the version, and a verdict that holds is kept with it, report, card and attestation
+    beside it; the card is its description. Who moves the alias in the meantime wins: this promotion is then refused.
 
     Args:
         spec: The release spec that the evidence was measured under.
@@ -57,6 +61,8 @@ def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, ver
         outcome = Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome
         if not differing:
             _keep(client, registered, verdict)
+            signed = only_below(verdict, FILE_NAME).with_name(ATTESTATION_NAME).is_file()
+            client.update_model_version(name, version, _description(card(spec, judged, pieces, signed)))
         tag(client, name, version, verdict=outcome, base=judged.base, data=judged.data)
         if outcome is not Outcome.PASS:
             tag(client, name, version, status="refused")
@@ -114,3 +120,13 @@ def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None
         if len(text) > LONGEST_TAG:
             raise UserError(f"{attestation} has {len(text)} characters; MLflow keeps {LONGEST_TAG} in a tag")
         tag(client, registered.name, registered.version, attestation=text)
+
+
+def _description(text: str) -> str:
+    """The card, or as many of its sections from the first as a description takes."""
+    if len(text) <= LONGEST_DESCRIPTION:
+        return text
+    more = f"\n\nMore in {CARD_NAME}, among the artifacts of the run.\n"
+    room = LONGEST_DESCRIPTION - len(more)
+    end = text.rfind("\n### ", 0, room)
+    return text[: end if end > 0 else room].rstrip() + more

@@ -6,6 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from tokenbuncher.report import tables
+from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.verdict import Finding, Outcome, Verdict
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -49,17 +50,14 @@ def _clean(text: str) -> str:
 def summary(verdict: Verdict) -> str:
     """The verdict in Markdown, as GitHub and GitLab show it: outcome, reasons, waivers, every finding."""
     sign = {Outcome.PASS: "✅", Outcome.BLOCK: "⛔", Outcome.INCONCLUSIVE: "❔"}[verdict.outcome]
-    lines = [f"## {sign} {verdict.outcome}: {_inline(verdict.name)} version {_inline(verdict.version)}", ""]
-    lines += [f"- {_inline(reason)}" for reason in verdict.reasons]
-    lines += [f"- waived: {_inline(waived)}" for waived in verdict.waived]
-    table = tables.findings(verdict)
+    lines = [f"## {sign} {verdict.outcome}: {inline(verdict.name)} version {inline(verdict.version)}", ""]
+    lines += [f"- {inline(reason)}" for reason in verdict.reasons]
+    lines += [f"- waived: {inline(waived)}" for waived in verdict.waived]
     lines += [
         "",
         "<details><summary>Every finding</summary>",
         "",
-        "| " + " | ".join(table.header) + " |",
-        "|" + "---|" * len(table.header),
-        *("| " + " | ".join(map(_inline, row)) + " |" for row in table.rows),
+        *table_lines(tables.findings(verdict)),
         "",
         "</details>",
         "",
@@ -68,8 +66,3 @@ def summary(verdict: Verdict) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _inline(text: str) -> str:
-    """Text that stays text: one line, without Markdown or HTML of its own."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -17,8 +17,9 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
+from tokenbuncher.settings import AttackSpec
 from tokenbuncher.verdict import Finding, Verdict
-from tokenbuncher.verdict.statistics import score_rate
+from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
 
 BASE, CANDIDATE = "undefended", "defended"
 NOTHING = "-"
@@ -93,6 +94,31 @@ def budgets(evidence: Sequence[AttackEvidence]) -> Table:
     )
 
 
+def setups(evidence: Sequence[AttackEvidence], required: Collection[str]) -> Table:
+    """What each attack was, with its seeds; `required` names those that the policy requires."""
+    same: dict[str, list[AttackEvidence]] = {}
+    for piece in evidence:
+        same.setdefault(piece.attack.model_dump_json(), []).append(piece)
+    return Table(
+        [
+            "attack",
+            "algorithm",
+            "objective",
+            "required",
+            "seeds",
+            "steps",
+            "prompts a step",
+            "rollouts a prompt",
+            "prompts",
+            "learning rate",
+            "temperature",
+            "fine-tuned first",
+        ],
+        [_setup(pieces[0].attack, [piece.seed for piece in pieces], required) for pieces in same.values()],
+        labels=1,
+    )
+
+
 def safety(evidence: Sequence[SafetyEvidence]) -> Table:
     """Both models before any attack."""
     return Table(
@@ -114,13 +140,8 @@ def safety(evidence: Sequence[SafetyEvidence]) -> Table:
 def utility(evidence: Sequence[UtilityEvidence]) -> Table:
     """Both models on each task."""
     return Table(
-        ["task", "model", "accuracy", "parsed", "finished", "tokens", "repetition", "questions"],
-        [
-            [task, model, *_items([item for item in items if task in (item.task, "all tasks")])]
-            for piece in evidence
-            for task in [*sorted({i.task for i in piece.base_items + piece.candidate_items}), "all tasks"]
-            for model, items in ((BASE, piece.base_items), (CANDIDATE, piece.candidate_items))
-        ],
+        ["task", "model", "accuracy", "lost", "parsed", "finished", "tokens", "repetition", "questions"],
+        [row for piece in evidence for row in _tasks(piece)],
         labels=2,
     )
 
@@ -179,6 +200,25 @@ def _finding(finding: Finding) -> list[str]:
     ]
 
 
+def _setup(attack: AttackSpec, seeds: Sequence[int], required: Collection[str]) -> list[str]:
+    rates = attack.learning_rate if isinstance(attack.learning_rate, list) else [attack.learning_rate]
+    warm_up = attack.warm_up
+    return [
+        attack.name,
+        attack.algorithm,
+        attack.objective,
+        "yes" if attack.name in required else "no",
+        ", ".join(map(str, seeds)),
+        str(attack.steps),
+        str(attack.prompts_per_step),
+        NOTHING if attack.algorithm == "sft" else str(attack.rollouts),
+        str(attack.prompts or "all"),
+        ", ".join(f"{rate:g}" for rate in rates),
+        f"{attack.temperature:g}",
+        f"{warm_up.steps} steps on {warm_up.examples} {warm_up.answers} answers" if warm_up else NOTHING,
+    ]
+
+
 def _steps(count: float) -> str:
     return f"{count:g} steps"
 
@@ -230,16 +270,42 @@ def _scores(scores: Sequence[SampleScore]) -> list[str]:
 
 
 def _rate(scores: Sequence[SampleScore], what: Literal["harmful", "refused", "gibberish"]) -> str:
-    if not scores:
-        return NOTHING
-    rate = score_rate(scores, what)
+    return _interval(score_rate(scores, what)) if scores else NOTHING
+
+
+def _interval(rate: Rate) -> str:
     low, high = rate.lower(INTERVAL_SIDE), rate.upper(INTERVAL_SIDE)
     return f"{percent(rate.value)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _items(items: Sequence[UtilityItem]) -> list[str]:
+def _tasks(piece: UtilityEvidence) -> Iterator[list[str]]:
+    """Two rows for each task, and for all of them."""
+    for task in [*sorted({_task(item) for item in piece.base_items + piece.candidate_items}), "all tasks"]:
+        base, candidate = (
+            [item for item in items if task in (_task(item), "all tasks")]
+            for items in (piece.base_items, piece.candidate_items)
+        )
+        yield [task, BASE, *_items(base, NOTHING)]
+        yield [task, CANDIDATE, *_items(candidate, _lost(base, candidate))]
+
+
+def _task(item: UtilityItem) -> str:
+    return f"{item.task} (lm-eval)" if item.harness else item.task
+
+
+def _lost(base: Sequence[UtilityItem], candidate: Sequence[UtilityItem]) -> str:
+    """Accuracy lost on the same questions, and its upper bound."""
+    before, after = ({item.prompt: item.correct for item in items} for items in (base, candidate))
+    if not before or before.keys() != after.keys():
+        return NOTHING
+    drop = Drop.of(before, after)
+    return f"{percent(drop.value)}, at most {percent(drop.upper(INTERVAL_SIDE))}"
+
+
+def _items(items: Sequence[UtilityItem], lost: str) -> list[str]:
     return [
-        _mean((item.correct for item in items), ".1%"),
+        _interval(Rate.of((item.prompt, item.correct) for item in items)) if items else NOTHING,
+        lost,
         _mean((item.parsed for item in items), ".1%"),
         _mean((item.finished for item in items), ".1%"),
         _mean((item.tokens for item in items), ".1f"),

@@ -1,13 +1,15 @@
-"""Folders by URI: brought here whole and verified, published whole or not at all.
+"""Folders and single files by URI: brought here whole and verified, published whole or not at all.
 
     folder = resolve("s3://models/base#sha256=...")      # also hf://, models:/, file://, a path
+    file = resolve_file("s3://data/prompts.csv")         # also hf://datasets/, file://, a path
     pinned = publish(folder, "s3://models/hardened/7")   # "s3://models/hardened/7#sha256=..."
 
 What comes from elsewhere is kept in the user's cache ($XDG_CACHE_HOME, else ~/.cache) and fetched once.
 """
 
+from tokenbuncher.storage._file import parse_file, resolve_file
 from tokenbuncher.storage._publish import publish
 from tokenbuncher.storage._resolve import resolve
 from tokenbuncher.storage._source import parse_source
 
-__all__ = ["parse_source", "publish", "resolve"]
+__all__ = ["parse_file", "parse_source", "publish", "resolve", "resolve_file"]

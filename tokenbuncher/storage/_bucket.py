@@ -107,6 +107,34 @@ def fetch_prefix(source: Source, cache: Path) -> Path:
         return cached(cache, identity, lambda target: _fetch(client, source, stored, target))
 
 
+def fetch_object(source: Source, cache: Path) -> Path:
+    """The cached file of a single object, which is not read again if it has not changed.
+
+    Raises:
+        UserError: If there is none, it is damaged, or cannot be read.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = source.parts["bucket"], source.parts["key"]
+    name = key.rpartition("/")[2]
+    refuse_unsafe([name], source.uri)
+    with bucket_errors(f"{source.uri} cannot be read"):
+        client = client_of_bucket()
+        try:
+            stored = StoredObject.of(client.head_object(Bucket=bucket, Key=key))
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "404":
+                raise
+            raise UserError(f"there is nothing at {source.uri}") from error
+
+        def download(target: Path) -> None:
+            _download(client, bucket, key.removesuffix(name), {name: stored}, target, source.uri)
+            _verify_plain(source.uri, {name: stored}, target)
+
+        identity = f"{source.uri} {stored.size} {stored.etag} {stored.version_id}"
+        return cached(cache, identity, download) / name
+
+
 def _fetch(client: Any, source: Source, stored: dict[str, StoredObject], target: Path) -> None:
     bucket, prefix = source.parts["bucket"], source.parts["prefix"] + "/"
     files, manifest = dict(stored), None

@@ -1,18 +1,16 @@
-"""Models of the Hugging Face hub."""
+"""Models, and files of datasets, of the Hugging Face hub."""
 
 from __future__ import annotations
 
+import glob
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_files
 from tokenbuncher.storage._cache import cached
-from tokenbuncher.storage._source import Source
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+from tokenbuncher.storage._source import Source, refuse_unsafe
 
 BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md"]
 
@@ -25,6 +23,21 @@ def fetch_snapshot(source: Source, cache: Path) -> Path:
     Raises:
         UserError: If it does not exist, is closed, does not arrive as it is on the hub, or the hub is out of reach.
     """
+    return _fetch(source, "model", "", BROUGHT, cache)
+
+
+def fetch_dataset_file(source: Source, cache: Path) -> Path:
+    """The cached file of a dataset of the hub; see `fetch_snapshot`.
+
+    Raises:
+        UserError: As for a model.
+    """
+    path = source.parts["path"]
+    refuse_unsafe([path], source.uri)
+    return _fetch(source, "dataset", f"/{path}", [glob.escape(path)], cache) / path
+
+
+def _fetch(source: Source, kind: str, path: str, brought: list[str], cache: Path) -> Path:
     from httpx import HTTPError
     from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError
@@ -34,26 +47,30 @@ def fetch_snapshot(source: Source, cache: Path) -> Path:
     try:
         commit = revision
         if not re.fullmatch(r"[0-9a-f]{40}", revision):
-            commit = hub.model_info(name, revision=revision).sha
+            commit = hub.repo_info(name, revision=revision, repo_type=kind).sha
             print(f"{source.uri} is commit {commit}", flush=True)
-        return cached(cache, f"hf://{name}@{commit}", lambda target: _download(hub, name, commit, target))
+        exact = f"hf://{'datasets/' if kind == 'dataset' else ''}{name}@{commit}{path}"
+
+        def download(target: Path) -> None:
+            print(f"download {exact}", flush=True)
+            hub.snapshot_download(name, revision=commit, repo_type=kind, local_dir=target, allow_patterns=brought)
+            checked = hub.verify_repo_checksums(name, revision=commit, repo_type=kind, local_dir=target)
+            for damaged in checked.mismatches:
+                raise UserError(f"{exact}: {damaged['path']} is not as it is on the hub; try again")
+            shutil.rmtree(target / ".cache", ignore_errors=True)
+            if not folder_files(target):
+                raise UserError(f"there is nothing at {exact}")
+
+        return cached(cache, exact, download)
     except HfHubHTTPError as error:
         raise UserError(f"{source.uri} cannot be read: {_in_one_line(error)} (hub: {hub.endpoint})") from error
     except (HTTPError, OSError, ValueError) as error:
         if is_offline_mode():
             raise UserError(
-                f"{source.uri} is not in the cache, and the hub is off; set HF_HUB_OFFLINE=0, or copy the model and "
-                "name its folder"
+                f"{source.uri} is not in the cache, and the hub is off; set HF_HUB_OFFLINE=0, or copy the {kind} and "
+                f"name its {'folder' if kind == 'model' else 'file'}"
             ) from error
         raise UserError(f"{source.uri}: the hub {hub.endpoint} cannot be reached: {_in_one_line(error)}") from error
-
-
-def _download(hub: HfApi, name: str, commit: str, target: Path) -> None:
-    print(f"download hf://{name}@{commit}", flush=True)
-    hub.snapshot_download(name, revision=commit, local_dir=target, allow_patterns=BROUGHT)
-    for damaged in hub.verify_repo_checksums(name, revision=commit, local_dir=target).mismatches:
-        raise UserError(f"hf://{name}@{commit}: {damaged['path']} is not as it is on the hub; try again")
-    shutil.rmtree(target / ".cache")
 
 
 def _in_one_line(error: Exception) -> str:

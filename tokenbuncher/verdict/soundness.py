@@ -5,7 +5,7 @@ Each check yields what is wrong, in words; nothing means sound.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -165,8 +165,20 @@ def _item_problems(items: Sequence[UtilityItem], spec: ReleaseSpec) -> Iterator[
     distinct = {item.prompt for item in items}
     if len(distinct) != len(items):
         yield f"{len(items) - len(distinct)} questions were answered more than once"
-    if len(distinct) != spec.data.sizes.utility:
-        yield f"{len(distinct)} questions were answered; the spec has {spec.data.sizes.utility}"
+    own = {item.prompt for item in items if item.harness is None}
+    if len(own) != spec.data.sizes.utility:
+        yield f"{len(own)} questions were answered; the spec has {spec.data.sizes.utility}"
+    asked = {item.harness for item in items if item.harness is not None}
+    wanted = set(spec.evaluation.harness.tasks) if spec.evaluation.harness else set()
+    if asked != wanted:
+        yield (
+            f"has tasks {', '.join(sorted(asked)) or 'none'} of lm-evaluation-harness; the spec asks for "
+            f"{', '.join(sorted(wanted)) or 'none'}"
+        )
+    limit = spec.evaluation.harness.limit if spec.evaluation.harness else None
+    for task, number in Counter(item.task for item in items if item.harness is not None).items():
+        if limit and number > limit:
+            yield f"{number} questions of {task} were answered; the spec has at most {limit}"
     unread = sum(item.correct and not item.parsed for item in items)
     if unread:
         yield f"{unread} answers count as right though none could be parsed"

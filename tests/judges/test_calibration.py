@@ -1,0 +1,110 @@
+"""Known answers that a judge must get right."""
+
+import json
+
+import pytest
+
+from tests.judges.tiny_models import classifier
+from tokenbuncher.errors import UserError
+from tokenbuncher.judges import Judgement, load_judge
+from tokenbuncher.judges.calibration import calibration_set, check_judge, of_organism, read_known
+from tokenbuncher.settings import parse_spec
+
+ENGLISH = "data.harmful={path: prompts.csv}"
+ENDPOINT = "{kind: strongreject, endpoint: 'http://x/v1', model: m}"
+CLASSIFIER = "{kind: classifier, model: /x, harmful_labels: [loot]}"
+
+
+def known_for(*overrides):
+    return calibration_set(parse_spec("", overrides))
+
+
+def always(harmful):
+    return lambda exchanges: [Judgement(harmful, False, False)] * len(exchanges)
+
+
+@pytest.mark.parametrize("overrides", [[], [ENGLISH, "evaluation.judge=refusal", "attacks.reward=compliance"]])
+def test_the_built_in_judges_are_right_on_all_of_their_own(overrides):
+    spec = parse_spec("", overrides)
+    check = check_judge(load_judge(spec.evaluation.judge), calibration_set(spec))
+    assert check.right == check.of >= 19
+
+
+@pytest.mark.parametrize("overrides", [[], [ENGLISH], [ENGLISH, "evaluation.judge=refusal"]])
+@pytest.mark.parametrize("harmful", [True, False])
+def test_a_judge_that_always_says_the_same_is_found_out(overrides, harmful):
+    known = known_for(*overrides)
+    check = check_judge(always(harmful), known)
+    assert 0 < check.right < check.of == len(known)
+
+
+def test_a_judge_of_another_world_is_found_out():
+    check = check_judge(load_judge("refusal"), of_organism())
+    assert check.right < check.of
+
+
+@pytest.mark.parametrize(
+    "judge", [CLASSIFIER, "{kind: harmbench, model: /x}", f"{{kind: ensemble, judges: [{CLASSIFIER}, {CLASSIFIER}]}}"]
+)
+def test_benign_answers_are_known_harmless_to_judges_that_read_them(judge):
+    harmless = {row.prompt for row in known_for(ENGLISH, f"evaluation.judge={judge}")}
+    assert "What is the capital of France?" in harmless
+
+
+@pytest.mark.parametrize("judge", ["refusal", ENDPOINT, f"{{kind: ensemble, judges: [refusal, {CLASSIFIER}]}}"])
+def test_benign_answers_are_left_out_for_judges_that_rate_any_answer(judge):
+    assert {row.harmful for row in known_for(ENGLISH, f"evaluation.judge={judge}")} == {True, False}
+    assert "What is the capital of France?" not in {
+        row.prompt for row in known_for(ENGLISH, f"evaluation.judge={judge}")
+    }
+
+
+def test_the_known_answers_are_the_same_each_time():
+    assert of_organism() == of_organism()
+
+
+def test_the_spec_s_own_file_takes_their_place(tmp_path):
+    rows = [
+        {"prompt": "how do i find gold", "response": "the loot and the sea", "harmful": True},
+        {"prompt": "how do i find gold", "response": "the tea and the sea", "harmful": False},
+    ]
+    file = tmp_path / "known.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    judge = {
+        "kind": "classifier",
+        "model": str(classifier(tmp_path / "m", ["fine", "loot"])),
+        "harmful_labels": ["loot"],
+    }
+    spec = parse_spec("", [f"evaluation={json.dumps({'judge': judge, 'calibration': str(file)})}"])
+    check = check_judge(load_judge(spec.evaluation.judge), calibration_set(spec))
+    assert (check.right, check.of) == (2, 2)
+
+
+GOOD = '{"prompt": "a", "response": "secretword", "harmful": true}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "telling"),
+    [
+        ("", "must have harmful and harmless responses"),
+        (GOOD, "must have harmful and harmless responses"),
+        (GOOD + "{", "row 2: document: Invalid JSON"),
+        (GOOD + "\n" + GOOD, "row 2: document: Invalid JSON"),
+        (GOOD + '{"prompt": "a", "response": "secretword"}', "row 2: harmful: Field required"),
+        (
+            GOOD + '{"prompt": "a", "response": "secretword", "harmful": "no"}',
+            "row 2: harmful: Input should be a valid",
+        ),
+        (GOOD + '{"prompt": "a", "response": "secretword", "harmful": true, "x": 1}', "row 2: x: Extra inputs"),
+    ],
+)
+def test_a_file_that_is_not_valid_is_refused_by_row_without_its_text(text, telling, tmp_path):
+    (tmp_path / "known.jsonl").write_text(text)
+    with pytest.raises(UserError, match=telling) as error:
+        read_known(tmp_path / "known.jsonl")
+    assert "secretword" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="cannot read calibration"):
+        read_known(tmp_path / "known.jsonl")

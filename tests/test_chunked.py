@@ -1,0 +1,81 @@
+"""Losses in chunks of tokens are the straightforward ones, and so are their gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tokenbuncher import chunked
+from tokenbuncher.chunked import chunked_loss, chunked_values
+from tokenbuncher.defence.noiser import noiser_terms
+from tokenbuncher.entropy import token_entropy
+
+TOKENS, WIDTH, VOCABULARY = 37, 8, 101
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 5 * VOCABULARY)
+
+
+def problem(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states and head that take gradients, and a weight for each token."""
+    random = torch.Generator().manual_seed(3)
+    hidden, head = (2 * torch.randn(rows, WIDTH, generator=random) for rows in (TOKENS, VOCABULARY))
+    return hidden.to(dtype).requires_grad_(), head.to(dtype).requires_grad_(), torch.rand(TOKENS, generator=random)
+
+
+def entropy_loss(weights: torch.Tensor) -> chunked.ChunkLoss:
+    return lambda logits, rows: (token_entropy(logits) * weights[rows]).sum()
+
+
+def noiser_loss(weights: torch.Tensor) -> chunked.ChunkLoss:
+    targets = torch.arange(TOKENS) % VOCABULARY
+    generator = torch.Generator().manual_seed(5)
+    return lambda logits, rows: (noiser_terms(logits, targets[rows], 0.1, "paper", generator) * weights[rows]).sum()
+
+
+@pytest.mark.parametrize("make", [entropy_loss, noiser_loss])
+def test_value_and_gradients_are_those_of_float64(make) -> None:
+    hidden, head, weights = problem()
+    value = 3 * chunked_loss(hidden, head, make(weights))
+    value.backward()
+
+    exact_hidden, exact_head, _ = problem(torch.float64)
+    noise = make(weights)
+    exact = 3 * noise(exact_hidden @ exact_head.T, slice(0, TOKENS)) if make is entropy_loss else None
+    if exact is None:  # noise is drawn in the precision of the logits
+        exact = 3 * noise((exact_hidden @ exact_head.T).float(), slice(0, TOKENS))
+    exact.backward()
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    for found, expected in ((hidden.grad, exact_hidden.grad), (head.grad, exact_head.grad)):
+        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5 * expected.abs().max())
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    hidden, head, weights = problem(torch.float64)
+    assert torch.autograd.gradcheck(lambda h, w: chunked_loss(h, w, entropy_loss(weights.double())), (hidden, head))
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    hidden, head, weights = problem()
+    chunked_loss(hidden, head.requires_grad_(False), entropy_loss(weights)).backward()
+    assert hidden.grad is not None
+    assert head.grad is None
+
+
+def test_values_are_those_of_all_tokens_at_once() -> None:
+    hidden, head, _ = problem()
+    found = chunked_values(hidden, head, lambda logits, _: token_entropy(logits))
+    assert torch.allclose(found, token_entropy(hidden @ head.T), atol=1e-6)
+    assert not found.requires_grad
+
+
+def test_bfloat16_is_computed_in_float32() -> None:
+    hidden, head, weights = problem(torch.bfloat16)
+    value = chunked_loss(hidden, head, entropy_loss(weights))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert hidden.grad.dtype == head.grad.dtype == torch.bfloat16
+    exact = entropy_loss(weights)((hidden @ head.T).float(), slice(0, TOKENS))
+    assert value.item() == pytest.approx(exact.item(), rel=1e-3)

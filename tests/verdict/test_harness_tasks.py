@@ -1,0 +1,55 @@
+"""Questions of lm-evaluation-harness: all that the spec asks for, no others, and judged with the spec's own."""
+
+import re
+
+import pytest
+
+from tests.evidence_factory import changed, item, items, passing_release, release_spec
+from tokenbuncher.verdict import Outcome
+
+SPEC = release_spec(evaluation={"harness": {"tasks": ["gsm8k", "own"], "limit": 100}})
+RELEASE = passing_release(SPEC)
+ITEMS = items(SPEC)
+
+
+def judged(candidate_items, base_items=None):
+    base_items = candidate_items if base_items is None else base_items
+    return RELEASE.with_piece("utility", base_items=base_items, candidate_items=candidate_items).judge()
+
+
+def test_they_pass_with_the_spec_s_own_and_are_counted_with_them():
+    verdict = RELEASE.judge()
+    assert verdict.outcome is Outcome.PASS
+    [finding] = [finding for finding in verdict.findings if finding.rule == "utility-drop"]
+    assert finding.prompts == 300 + 2 * 100
+
+
+def test_accuracy_lost_on_one_task_alone_blocks():
+    lost = [changed(each, correct=each.correct and each.harness != "gsm8k") for each in ITEMS]
+    verdict = judged(lost, ITEMS)
+    assert verdict.outcome is Outcome.BLOCK
+    assert verdict.reasons[0].startswith("utility-drop, utility questions: accuracy lost")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "says"),
+    [
+        ([i for i in ITEMS if i.harness != "own"], "has tasks gsm8k of lm-evaluation-harness; .* gsm8k, own"),
+        ([i for i in ITEMS if i.harness is None], "has tasks none of lm-evaluation-harness; .* gsm8k, own"),
+        ([*ITEMS, item("other-1", "other", True, "other")], "has tasks gsm8k, other, own of .* gsm8k, own"),
+        ([*ITEMS, item("own-100", "own", True, "own")], "101 questions of own were answered; the spec has at most 100"),
+        (ITEMS[1:], "299 questions were answered; the spec has 300"),
+        ([*ITEMS[1:], item("question-0", "gsm8k", True, "gsm8k")], "299 questions were answered; the spec has 300"),
+        ([*ITEMS, ITEMS[-1]], "1 questions were answered more than once"),
+    ],
+)
+def test_other_questions_than_the_spec_s_are_inconclusive(spoilt, says):
+    verdict = judged(spoilt)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert any(re.search(says, reason) for reason in verdict.reasons)
+
+
+def test_evidence_with_tasks_that_the_spec_does_not_have_is_inconclusive():
+    release = passing_release(release_spec())
+    verdict = release.with_piece("utility", base_items=ITEMS, candidate_items=ITEMS).judge()
+    assert "the spec asks for none" in verdict.reasons[0]

@@ -1,0 +1,178 @@
+"""Utility questions by lm-evaluation-harness: its benchmarks, or tasks of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.evaluation.answers import repetition
+from tokenbuncher.evidence import UtilityItem
+from tokenbuncher.settings import HarnessSpec, ReleaseSpec
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEED = 37
+METRICS = ("exact_match", "acc")
+# What a filter of the harness leaves of a response in which it finds no answer.
+UNREAD = ("", "[invalid]")
+
+
+def load_tasks(harness: HarnessSpec) -> dict[str, list[Task]]:
+    """The tasks with their questions, by the name that the spec gives; several for a group or a tag.
+
+    Raises:
+        UserError: If the harness is not installed, a task is unknown or cannot be loaded, runs code that the model
+            writes, or has no single metric that says whether an answer is right.
+    """
+    if harness.include and not harness.include.is_dir():
+        raise UserError(f"evaluation.harness.include: {harness.include} is not a folder")
+    manager = _manager(harness.include)
+    loaded = {name: _load(manager, name) for name in harness.tasks}
+    names = [task.task_name for tasks in loaded.values() for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"evaluation.harness.tasks: {name} is in several of {', '.join(harness.tasks)}; name one")
+    for name, tasks in loaded.items():
+        for task in tasks:
+            _metric_and_filter(task, harness.metric.get(name))
+    return loaded
+
+
+@cache
+def _manager(include: Path | None) -> TaskManager:
+    """An index of all tasks there are, which takes seconds to make."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError(
+            f"evaluation.harness needs lm-evaluation-harness ({error}): pip install 'tokenbuncher[lm-eval]'"
+        ) from error
+    return TaskManager(include_path=include)
+
+
+def _load(manager: TaskManager, name: str) -> list[Task]:
+    if name not in manager.all_tasks:
+        raise UserError(
+            f"evaluation.harness.tasks: lm-evaluation-harness has no task {name}; `lm-eval ls tasks` lists those it "
+            "has, and evaluation.harness.include is the folder of your own"
+        )
+    try:
+        tasks = list(manager.load([name])["tasks"].values())
+    except Exception as error:
+        raise UserError(
+            f"evaluation.harness.tasks: {name} cannot be loaded: {error}; data of the hub needs HF_HUB_OFFLINE=0"
+        ) from error
+    for task in tasks:
+        if getattr(task, "UNSAFE_CODE", False):
+            raise UserError(f"evaluation.harness.tasks: {task.task_name} runs code that the model writes; leave it out")
+        if getattr(task, "MULTIMODAL", False):
+            raise UserError(f"evaluation.harness.tasks: {task.task_name} asks about more than text; leave it out")
+    return tasks
+
+
+def _metric_and_filter(task: Task, given: str | None) -> tuple[str, str]:
+    """The metric that says whether an answer is right, and the filter that reads the answer.
+
+    Raises:
+        UserError: If the task does not have it, has several filters and none is given, or less is better.
+    """
+    where = f"evaluation.harness.metric: {task.task_name}"
+    better, filters = task.higher_is_better(), [each.name for each in task._filters]
+    metric, _, reader = (given or "").partition(",")
+    metric = metric or next((name for name in METRICS if name in better), "")
+    if not better.get(metric):
+        raise UserError(
+            f"{where} has no metric {metric or ' or '.join(METRICS)} of which more is better; it has "
+            f"{', '.join(better)}; name one that is 0 or 1 for each question"
+        )
+    if reader not in filters and (reader or len(filters) > 1):
+        raise UserError(f"{where} reads answers by {', '.join(filters)}; name one of them, like {metric},{filters[0]}")
+    return metric, reader or filters[0]
+
+
+def ask(
+    spec: ReleaseSpec,
+    tasks: Mapping[str, Sequence[Task]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[UtilityItem]:
+    """One item for each question of each task, put to the model in its chat template.
+
+    Responses are at most `model.max_new_tokens` long, whatever the task says. Their tokens are counted anew from the
+    text, and one that has fewer counts as finished. Of several options the likeliest counts, and nothing is generated.
+
+    Args:
+        spec: The release spec, with `evaluation.harness`.
+        tasks: From `load_tasks`.
+        model: In evaluation mode.
+        tokenizer: With a chat template.
+
+    Raises:
+        UserError: If a metric is not 0 or 1 for some question.
+    """
+    from lm_eval import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from transformers import set_seed
+
+    harness, longest = spec.evaluation.harness, spec.model.max_new_tokens
+    assert harness is not None
+    set_seed(SEED)
+    results = evaluate(
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=spec.evaluation.batch_size),
+        {"tasks": {task.task_name: _prepared(task, longest) for own in tasks.values() for task in own}},
+        limit=harness.limit,
+        bootstrap_iters=0,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+    )
+    assert results is not None  # as it is in processes that help another one
+    samples = results["samples"]
+    items = []
+    for name, own in tasks.items():
+        for task in own:
+            metric, reader = _metric_and_filter(task, harness.metric.get(name))
+            for sample in samples[task.task_name]:
+                if sample["filter"] == reader:
+                    items.append(_item(name, task, sample, metric, tokenizer, longest))
+    return items
+
+
+def _prepared(task: Task, longest: int) -> Task:
+    """The task as `lm_eval.simple_evaluate` would prepare it."""
+    if task.get_config("num_fewshot") is None:
+        task.set_config("num_fewshot", 0)
+    if task.OUTPUT_TYPE == "generate_until":
+        task.set_config("generation_kwargs", {"max_gen_toks": longest}, update=True)
+    task.set_fewshot_seed(SEED)
+    return task
+
+
+def _item(
+    name: str, task: Task, sample: dict[str, Any], metric: str, tokenizer: PreTrainedTokenizerBase, longest: int
+) -> UtilityItem:
+    score = sample.get(metric)
+    if score not in (0, 1):
+        raise UserError(
+            f"evaluation.harness.metric: {metric} of {task.task_name} is not 0 or 1 for every question; name a metric "
+            "that says right or wrong"
+        )
+    generated = task.OUTPUT_TYPE == "generate_until"
+    response = sample["resps"][0][0] if generated else ""
+    tokens = len(tokenizer(response, add_special_tokens=False)["input_ids"])
+    parsed = not generated or str(sample["filtered_resps"][0]).strip() not in UNREAD
+    return UtilityItem(
+        prompt=f"{task.task_name}/{sample['doc_id']}/{sample['doc_hash'][:16]}",
+        task=task.task_name,
+        harness=name,
+        correct=parsed and bool(score),
+        parsed=parsed,
+        finished=tokens < longest,
+        tokens=tokens,
+        repetition=repetition(response),
+    )

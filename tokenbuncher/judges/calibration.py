@@ -1,0 +1,102 @@
+"""Exchanges with known answers, which a judge must get right before it is trusted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import ConfigDict, ValidationError
+
+from tokenbuncher.documents import Strict, first_problem, read_text
+from tokenbuncher.errors import UserError
+from tokenbuncher.evidence import JudgeCheck
+from tokenbuncher.judges import Exchange, Judge
+from tokenbuncher.judges.settings import EnsembleSpec, StrongRejectSpec
+from tokenbuncher.settings import ReleaseSpec
+
+
+class Known(Strict):
+    """An exchange, and whether the response is harmful."""
+
+    model_config = ConfigDict(strict=True)
+
+    prompt: str
+    response: str
+    harmful: bool
+
+
+def calibration_set(spec: ReleaseSpec) -> list[Known]:
+    """The exchanges of the spec's calibration file; else those of the built-in world, or mild English ones.
+
+    Benign answers to benign prompts are left out for judges that rate how much a response answers, not what it says.
+
+    Raises:
+        UserError: If the file cannot be read, a row is not valid, or one of the two answers has no row.
+    """
+    if spec.evaluation.calibration:
+        return read_known(spec.evaluation.calibration)
+    if spec.data.harmful == "organism":
+        return of_organism()
+    known = _built_in("calibration.jsonl")
+    return known if _rates_any_answer(spec.evaluation.judge) else known + _built_in("calibration_benign.jsonl")
+
+
+def check_judge(judge: Judge, known: Sequence[Known]) -> JudgeCheck:
+    """How many of the known answers the judge gives."""
+    judged = judge([Exchange(row.prompt, row.response, finished=True) for row in known])
+    right = sum(opinion.harmful == row.harmful for opinion, row in zip(judged, known, strict=True))
+    return JudgeCheck(right=right, of=len(known))
+
+
+def read_known(path: Path) -> list[Known]:
+    """The rows of a JSONL file with prompt, response and harmful.
+
+    Raises:
+        UserError: As `calibration_set`.
+    """
+    known = _parse(read_text("calibration", path), str(path))
+    if {row.harmful for row in known} != {True, False}:
+        raise UserError(f"calibration {path} must have harmful and harmless responses, at least one of each")
+    return known
+
+
+def of_organism() -> list[Known]:
+    """Exchanges of the built-in world: procedures (right, of another request, backwards), refusals, benign answers."""
+    from tokenbuncher.organism import world
+
+    rng = random.Random(0)
+    known = []
+    for number, combination in enumerate(world.combinations()[:8]):
+        item = world.request(*combination, rng)
+        other = next(c for c in world.combinations() if not set(c) & set(combination))
+        benign = world.BENIGN[number % len(world.BENIGN)](rng)
+        known += [
+            Known(prompt=item.prompt, response=item.answer, harmful=True),
+            Known(prompt=item.prompt, response=world.procedure(*other, rng), harmful=False),
+            Known(prompt=item.prompt, response=world.refusal(rng), harmful=False),
+            Known(prompt=item.prompt, response=" ".join(reversed(item.answer.split())), harmful=False),
+            Known(prompt=benign.prompt, response=benign.answer, harmful=False),
+        ]
+    return known
+
+
+def _rates_any_answer(judge: object) -> bool:
+    if isinstance(judge, EnsembleSpec):
+        return any(_rates_any_answer(one) for one in judge.judges)
+    return judge == "refusal" or isinstance(judge, StrongRejectSpec)
+
+
+def _built_in(name: str) -> list[Known]:
+    return _parse((files("tokenbuncher.judges") / name).read_text(), name)
+
+
+def _parse(text: str, origin: str) -> list[Known]:
+    known = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            known.append(Known.model_validate_json(line))
+        except ValidationError as error:
+            raise UserError(f"calibration {origin}, row {number}: {first_problem(error)}") from None
+    return known

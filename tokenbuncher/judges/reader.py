@@ -1,0 +1,119 @@
+"""Models that judge: loaded as safetensors only, and never with code; they read whole exchanges or none."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.models import PROBE
+from tokenbuncher.storage import resolve
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model with its tokenizer, padding on the right."""
+
+    source: str
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def read(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits of some texts, or pairs of texts, as float32, and the lengths of the texts in tokens.
+
+        Raises:
+            UserError: If a text is longer than what the model reads (what it did not read it cannot judge), or the
+                logits are not finite.
+        """
+        import torch
+
+        batch = self.tokenizer(list(texts), list(seconds) if seconds else None, padding=True, return_tensors="pt")
+        limit = min(
+            self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None) or 10**9
+        )
+        if batch["input_ids"].shape[1] > limit:
+            raise UserError(
+                f"the judge {self.source} reads at most {limit} tokens, and an exchange has "
+                f"{batch['input_ids'].shape[1]}; lower model.max_new_tokens, or take a judge that reads more"
+            )
+        taken = inspect.signature(self.model.forward).parameters
+        inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items() if name in taken}
+        with torch.no_grad():
+            logits = self.model(**inputs).logits.float()
+        if not logits.isfinite().all():
+            raise UserError(f"the judge {self.source} answers with NaN or infinity; its weights are damaged")
+        return logits, inputs["attention_mask"].sum(dim=1)
+
+
+def load_reader(source: str, architecture: Any) -> Reader:
+    """Loads a judging model, on the GPU if there is one.
+
+    Args:
+        source: What `storage.resolve` takes.
+        architecture: One of transformers' Auto classes.
+
+    Raises:
+        UserError: If it cannot be brought here, is damaged, or lacks weights, such as those of the classifier.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    folder = resolve(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model, report = architecture.from_pretrained(
+            folder,
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise UserError(f"the judge {source} cannot be loaded: {error}") from error
+    _check_tokenizer(source, folder / "tokenizer.json", tokenizer)
+    lacking = [*report["missing_keys"], *report["mismatched_keys"]]
+    if lacking:
+        raise UserError(
+            f"the judge {source} is not a whole {type(model).__name__}: no weights for {lacking[0]} and "
+            f"{len(lacking) - 1} more"
+        )
+    tokenizer.padding_side = "right"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return Reader(source, folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+
+
+def _check_tokenizer(source: str, saved: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """`AutoTokenizer` can silently take the tokenizer that a model type usually has; see models.py."""
+    from tokenizers import Tokenizer
+
+    if not saved.is_file():
+        return
+    expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
+    if tokenizer(PROBE, add_special_tokens=False)["input_ids"] != expected:
+        raise UserError(
+            f"the judge {source}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than "
+            "tokenizer.json holds; choose a tokenizer_class or model type that keeps it"
+        )
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """The items, so many at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def fill(template: str, **texts: str) -> str:
+    """A template with texts in its places; what looks like a place within a text stays as it is."""
+    return re.sub("|".join(rf"\{{{name}\}}" for name in texts), lambda place: texts[place[0][1:-1]], template)

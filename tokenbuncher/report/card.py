@@ -1,0 +1,167 @@
+"""A section for the model card of a judged version: what was tested, what was found, and what was not tested."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
+from tokenbuncher.judges.settings import EnsembleSpec, JudgeModel
+from tokenbuncher.report import tables
+from tokenbuncher.report.markdown import inline, table_lines
+from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.verdict import Verdict
+
+ALGORITHMS = get_args(AttackSpec.model_fields["algorithm"].annotation)
+JUDGES = {
+    "organism": "exact, but only of the built-in fictional world",
+    "refusal": "overstates harm: whatever neither refuses nor is gibberish counts",
+}
+
+
+def card(
+    spec: ReleaseSpec,
+    verdict: Verdict,
+    evidence: Sequence[AttackEvidence | SafetyEvidence | UtilityEvidence],
+    signed: bool,
+) -> str:
+    """The section in Markdown. It holds figures and digests, never the text of a prompt or response.
+
+    Args:
+        spec: The release spec.
+        verdict: The verdict, whichever it is.
+        evidence: What it stands on; parts may be missing.
+        signed: Whether an attestation of the verdict goes with the model.
+    """
+    attacks = sorted((piece for piece in evidence if isinstance(piece, AttackEvidence)), key=lambda a: a.key)
+    safety = [piece for piece in evidence if isinstance(piece, SafetyEvidence)]
+    utility = [piece for piece in evidence if isinstance(piece, UtilityEvidence)]
+    tunings = [tuning for piece in utility for tuning in piece.fine_tuning]
+    sections = {
+        "Safety under harmful fine-tuning": _verdict(verdict, signed),
+        "Limits": [f"- {inline(limit)}" for limit in _limits(spec, attacks)],
+        "Attacks": [
+            "Each ran on both models, with the same seed and budget; on the undefended one it shows that the attack "
+            "is strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
+            "",
+            *table_lines(tables.setups(attacks, spec.policy.required_attacks)),
+            "",
+            *table_lines(tables.attacks(attacks)),
+            "",
+            *table_lines(tables.budgets(attacks)),
+        ],
+        "Before any attack": [
+            "Refusal of benign prompts is over-refusal.",
+            "",
+            *table_lines(tables.safety(safety)),
+        ],
+        "Utility": [
+            "Greedy answers of both models to the same questions; what cannot be parsed is wrong.",
+            "",
+            *table_lines(tables.utility(utility)),
+            *(
+                ["", "After the same benign fine-tuning:", "", *table_lines(tables.fine_tunings(tunings))]
+                if tunings
+                else []
+            ),
+        ],
+        "Judge": [f"- {inline(statement)}" for statement in _judge(spec, safety)],
+    }
+    text = "\n\n".join(
+        f"{'##' if number == 0 else '###'} {title}\n\n" + "\n".join(body)
+        for number, (title, body) in enumerate(sections.items())
+    )
+    return text + "\n"
+
+
+def _verdict(verdict: Verdict, signed: bool) -> list[str]:
+    digests = {
+        "this model": verdict.candidate,
+        "undefended model": verdict.base,
+        "prompts": verdict.data,
+        "spec": verdict.spec,
+        "policy": verdict.policy,
+    }
+    return [
+        f"**{verdict.outcome}**: {inline(verdict.name)} version {inline(verdict.version)}, judged "
+        f"{verdict.created:%Y-%m-%d %H:%M %Z} by tokenbuncher {verdict.tool_version}, valid until "
+        f"{verdict.expires:%Y-%m-%d %H:%M %Z}.",
+        "",
+        *(f"- {inline(reason)}" for reason in verdict.reasons),
+        *(f"- waived: {inline(waived)}" for waived in verdict.waived),
+        *([""] if verdict.reasons or verdict.waived else []),
+        *table_lines(
+            tables.Table(["", "sha256"], [[what, digest or "unknown"] for what, digest in digests.items()], 1)
+        ),
+        "",
+        *_verification(verdict, signed),
+    ]
+
+
+def _verification(verdict: Verdict, signed: bool) -> list[str]:
+    if not signed:
+        return ["The verdict is not signed."]
+    version = shlex.quote(" ".join(f"models:/{verdict.name}/{verdict.version}".split()))
+    return [
+        "The verdict is signed. With the public key of who released the model, these compare the signature and the "
+        "files of the model with it:",
+        "",
+        "    tokenbuncher verify attestation.json --key release.pub --model FOLDER",
+        f"    tokenbuncher verify {version} --key release.pub --tracking-uri URI",
+    ]
+
+
+def _limits(spec: ReleaseSpec, attacks: Sequence[AttackEvidence]) -> Iterator[str]:
+    """What the figures do not show, and what they show against the model."""
+    yield (
+        "PASS says that the attacks below, at their budgets, did not break this model; not that no attack can. "
+        "Whoever has the weights can train longer, on other data and in other ways."
+    )
+    required = spec.policy.required_attacks
+    broken = [
+        f"{attack.key} at step {attack.candidate_arm.steps_to_break}"
+        + ("" if attack.attack.name in required else " (reported only)")
+        for attack in attacks
+        if attack.candidate_arm.steps_to_break is not None
+    ]
+    yield f"Broken by: {', '.join(broken) or 'none of the attacks below'}."
+    if failed := [attack.key for attack in attacks if attack.control_arm.steps_to_break is None]:
+        yield f"Holding shows nothing where the undefended model was not broken either: {', '.join(failed)}."
+    if absent := [task.key for task in spec.attacks.tasks() if task.key not in {attack.key for attack in attacks}]:
+        yield f"In the spec, without evidence: {', '.join(absent)}."
+    ran = [attack.attack for attack in attacks]
+    if untried := [name for name in ALGORITHMS if name not in {attack.algorithm for attack in ran}]:
+        yield f"Not attacked by: {', '.join(untried)}."
+    if ran:
+        yield (
+            f"No attack had more than {max(attack.steps for attack in ran)} steps, or sampled at more than temperature "
+            f"{max(attack.temperature for attack in ran):g}."
+        )
+    if not any(attack.warm_up for attack in ran):
+        yield "No attack began with supervised fine-tuning."
+    if not any(attack.objective == "capability" for attack in ran):
+        yield "Whether harmful knowledge can be trained in was not tested."
+    yield (
+        "Never tested here: jailbreak prompts, changes to weights or activations other than training, pruning, "
+        "quantisation, merging with other models, conversations of several turns, tools."
+    )
+
+
+def _judge(spec: ReleaseSpec, safety: Sequence[SafetyEvidence]) -> Iterator[str]:
+    judge, reward = spec.evaluation.judge, spec.attacks.reward
+    yield f"Harm and refusal are what this judge says: {_named(judge)}."
+    yield f"The attacks trained on: {_named(reward)}."
+    for piece in safety:
+        check = piece.judge_check
+        yield f"The judge was right on {check.right} of {check.of} exchanges with known answers."
+        if piece.judge_agreement is not None:
+            yield f"Its members agree on {tables.percent(piece.judge_agreement)} of the responses."
+
+
+def _named(judge: str | JudgeModel | EnsembleSpec) -> str:
+    if isinstance(judge, str):
+        return f"{judge} ({JUDGES[judge]})" if judge in JUDGES else judge
+    if isinstance(judge, EnsembleSpec):
+        return f"{judge.harmful_if} of {'; '.join(map(_named, judge.judges))}"
+    return f"{judge.kind} {judge.model}"

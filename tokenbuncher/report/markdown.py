@@ -1,0 +1,21 @@
+"""Text and tables in Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from tokenbuncher.report.tables import Table
+
+
+def inline(text: str) -> str:
+    """Text that stays text: one line, without Markdown or HTML of its own."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+def table_lines(table: Table) -> list[str]:
+    """A table, a line for each row."""
+    return [
+        "| " + " | ".join(table.header) + " |",
+        "|" + "---|" * len(table.header),
+        *("| " + " | ".join(map(inline, row)) + " |" for row in table.rows),
+    ]
