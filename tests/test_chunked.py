@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokenbuncher import chunked
-from tokenbuncher.chunked import chunked_loss, chunked_values
+from tokenbuncher.chunked import Distributions, chunked_loss
 from tokenbuncher.defence.noiser import noiser_terms
 from tokenbuncher.entropy import token_entropy
 
@@ -25,11 +25,11 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Ten
     return hidden.to(dtype).requires_grad_(), head.to(dtype).requires_grad_(), torch.rand(TOKENS, generator=random)
 
 
-def entropy_loss(weights: torch.Tensor) -> chunked.ChunkLoss:
+def entropy_loss(weights: torch.Tensor) -> chunked.OfTokens:
     return lambda logits, rows: (token_entropy(logits) * weights[rows]).sum()
 
 
-def noiser_loss(weights: torch.Tensor) -> chunked.ChunkLoss:
+def noiser_loss(weights: torch.Tensor) -> chunked.OfTokens:
     targets = torch.arange(TOKENS) % VOCABULARY
     generator = torch.Generator().manual_seed(5)
     return lambda logits, rows: (noiser_terms(logits, targets[rows], 0.1, "paper", generator) * weights[rows]).sum()
@@ -66,9 +66,20 @@ def test_a_frozen_head_gets_no_gradient() -> None:
 
 def test_values_are_those_of_all_tokens_at_once() -> None:
     hidden, head, _ = problem()
-    found = chunked_values(hidden, head, lambda logits, _: token_entropy(logits))
-    assert torch.allclose(found, token_entropy(hidden @ head.T), atol=1e-6)
+    found = Distributions(hidden[None], head).values(lambda logits, _: token_entropy(logits))
+    assert torch.allclose(found, token_entropy(hidden @ head.T)[None], atol=1e-6)
     assert not found.requires_grad
+
+
+def test_the_mean_over_responses_is_the_same_by_hidden_states_and_by_logits() -> None:
+    hidden, head, _ = problem()
+    states = hidden[:36].view(4, 9, WIDTH)
+    mask = (torch.arange(9) < torch.tensor([[9], [5], [1], [0]])).long()
+    by_states, by_logits = (
+        distributions.mean(lambda logits, _: token_entropy(logits), mask)
+        for distributions in (Distributions(states, head), Distributions(states @ head.T))
+    )
+    assert by_states.item() == pytest.approx(by_logits.item(), rel=1e-6)
 
 
 def test_bfloat16_is_computed_in_float32() -> None:

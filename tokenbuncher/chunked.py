@@ -1,6 +1,6 @@
-"""Losses of the next-token distribution over large vocabularies, without ever holding all logits.
+"""Next-token distributions over large vocabularies, whose losses never hold all logits.
 
-    loss = chunked_loss(hidden, head, lambda logits, rows: (token_entropy(logits) * weights[rows]).sum())
+    loss = Distributions(hidden, head).mean(lambda logits, rows: token_entropy(logits), mask)
 
 The straightforward form keeps logits of shape (N, V) and several tensors like it for the gradient: at V = 152,000 and
 N = 2,048 over a gigabyte each. Here the tokens go through head and loss a few at a time, and each chunk's gradient is
@@ -11,18 +11,73 @@ that a loss draws is never stored.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from tokenbuncher.entropy import response_mean
+
 CHUNK_ELEMENTS = 2**24
 """Logits at a time: 64 MB in float32."""
 
-ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
-"""From logits of some tokens, shape (n, V), float32 or better, and which tokens they are to their part of the loss."""
+OfTokens = Callable[[torch.Tensor, slice], torch.Tensor]
+"""From logits of some tokens, shape (n, V), float32 or better, and which tokens they are to what is asked of them."""
 
 
-def chunked_loss(hidden: torch.Tensor, head: torch.Tensor, loss: ChunkLoss) -> torch.Tensor:
+@dataclass(frozen=True)
+class Distributions:
+    """Next-token distributions of B responses of up to T tokens: as hidden states before the head, or as logits."""
+
+    states: torch.Tensor
+    """Hidden states, shape (B, T, d); or logits, shape (B, T, V)."""
+    head: torch.Tensor | None = None
+    """Weights of the output layer, shape (V, d); None if the states are logits."""
+
+    def mean(self, value: OfTokens, mask: torch.Tensor) -> torch.Tensor:
+        """The mean over the responses of the mean over their tokens of a value, such as the entropy; a scalar.
+
+        Args:
+            value: From logits, shape (n, V), to a value of each token, shape (n,).
+            mask: 1 for the tokens that count, shape (B, T).
+        """
+        if self.head is None:
+            return response_mean(value(_precise(self._flat), slice(None)).view(mask.shape), mask).mean()
+        weights = mask / mask.sum(-1, keepdim=True).clamp(min=1) / len(mask)
+        return self.weighted(value, weights)
+
+    def weighted(self, value: OfTokens, weights: torch.Tensor) -> torch.Tensor:
+        """The sum over all tokens of a value and a weight, shape (B, T); a scalar that can be differentiated once."""
+        weights = weights.flatten()
+
+        def part(logits: torch.Tensor, rows: slice) -> torch.Tensor:
+            return (value(logits, rows) * weights[rows]).sum()
+
+        if self.head is None:
+            return part(_precise(self._flat), slice(None))
+        return chunked_loss(self._flat, self.head, part)
+
+    @torch.no_grad()
+    def values(self, value: OfTokens) -> torch.Tensor:
+        """Values of each token, without a gradient: shape (n, ...) of n tokens, shape (B, T, ...) of all."""
+        found = [value(self.logits(rows), rows) for rows in self._chunks]
+        return torch.cat(found).unflatten(0, self.states.shape[:2])
+
+    @torch.no_grad()
+    def logits(self, rows: slice) -> torch.Tensor:
+        """Logits of some tokens, in float32 or better, without a gradient."""
+        return _precise(self._flat[rows]) if self.head is None else _logits(self._flat[rows], self.head)
+
+    @property
+    def _flat(self) -> torch.Tensor:
+        return self.states.flatten(0, 1)
+
+    @property
+    def _chunks(self) -> list[slice]:
+        return [slice(None)] if self.head is None else _chunks(self._flat, self.head)
+
+
+def chunked_loss(hidden: torch.Tensor, head: torch.Tensor, loss: OfTokens) -> torch.Tensor:
     """A loss that is a sum over tokens, and its exact gradient by the hidden states and the head.
 
     Args:
@@ -38,26 +93,9 @@ def chunked_loss(hidden: torch.Tensor, head: torch.Tensor, loss: ChunkLoss) -> t
     return total
 
 
-def chunked_values(
-    hidden: torch.Tensor, head: torch.Tensor, value: Callable[[torch.Tensor, slice], torch.Tensor]
-) -> torch.Tensor:
-    """A value of each token's distribution, such as its entropy, without a gradient.
-
-    Args:
-        hidden: Shape (N, d).
-        head: Shape (V, d).
-        value: From logits of some tokens, shape (n, V), and which they are, to a value of each, shape (n,).
-
-    Returns:
-        Shape (N,).
-    """
-    with torch.no_grad():
-        return torch.cat([value(_logits(hidden[rows], head), rows) for rows in _chunks(hidden, head)])
-
-
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, loss: ChunkLoss) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, loss: OfTokens) -> torch.Tensor:
         wants_hidden, wants_head, _ = ctx.needs_input_grad
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
@@ -83,7 +121,10 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    logits = hidden.detach() @ head.detach().T
+    return _precise(hidden.detach() @ head.detach().T)
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import torch
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -24,6 +25,7 @@ from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
 from tokenbuncher import ranks
+from tokenbuncher.chunked import Distributions
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 from tokenbuncher.judges import Exchange
@@ -35,6 +37,16 @@ from tokenbuncher.settings import ModelSpec, VllmSpec
 datasets.disable_progress_bars()
 
 STATE = "tokenbuncher.json"
+
+LARGE_VOCABULARY = 16_384
+LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "output_multiplier",
+    "lm_head_multiplier",
+)
+"""What some architectures do to logits after the head, by its name in their configuration."""
 
 # One name for each figure, whatever the trainer calls it, so that curves of all attacks overlay.
 METRICS = {
@@ -241,6 +253,33 @@ def response_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         logits_to_keep=batch["completion_ids"].shape[1] + 1,
     )
     return outputs.logits[:, :-1].float()
+
+
+def response_distributions(model: Any, batch: dict[str, Any]) -> Distributions:
+    """Next-token distributions at the completion tokens of a batch, without their logits where these would be large."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not _has_large_plain_head(plain):
+        return Distributions(response_logits(model, batch))
+    outputs = plain.base_model(
+        input_ids=torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+        attention_mask=torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+        use_cache=False,
+    )
+    width = batch["completion_ids"].shape[1]
+    return Distributions(outputs.last_hidden_state[:, -width - 1 : -1], plain.get_output_embeddings().weight)
+
+
+def _has_large_plain_head(model: Any) -> bool:
+    """Whether logits are just hidden states times a matrix, of a vocabulary that makes them large."""
+    if not isinstance(model, PreTrainedModel):  # one part of a model that is spread over processes
+        return False
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    return (
+        isinstance(head, torch.nn.Linear)
+        and head.bias is None
+        and config.vocab_size >= LARGE_VOCABULARY
+        and not any(getattr(config, name, None) for name in LOGIT_CHANGES)
+    )
 
 
 class StepLog(TrainerCallback):

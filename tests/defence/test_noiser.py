@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tokenbuncher.defence.noiser import token_noiser_loss
+from tokenbuncher.chunked import Distributions
+from tokenbuncher.defence.noiser import noiser_terms
 
 B, T, V = 3, 5, 11
 
@@ -15,6 +16,13 @@ def batch(seed=0):
     targets = torch.randint(V, (B, T), generator=generator)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
     return logits, targets, mask
+
+
+def token_noiser_loss(logits, targets, mask, weight, form="paper", generator=None):
+    def terms(logits, rows):
+        return noiser_terms(logits, targets.flatten()[rows], weight, form, generator)
+
+    return Distributions(logits).weighted(terms, mask / mask.sum().clamp(min=1))
 
 
 def written_out(logits, targets, mask, weight, form, noise):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tokenbuncher.chunked import Distributions
 from tokenbuncher.defence.rewards import entropy_reward
 
 B, T, V = 4, 6, 9
@@ -22,10 +23,14 @@ def batch(seed):
     return logits, reference, tokens, mask, harmful
 
 
+def reward(logits, reference, *rest, **more):
+    return entropy_reward(Distributions(logits), Distributions(reference), *rest, **more)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_the_formula(seed):
     logits, reference, tokens, mask, harmful = batch(seed)
-    rewards = entropy_reward(logits, reference, tokens, mask, harmful, kl_coefficient=0.01)
+    rewards = reward(logits, reference, tokens, mask, harmful, kl_coefficient=0.01)
     for row in range(B):
         valid = int(mask[row].sum())
         p = [log_softmax(logits[row, t].numpy()) for t in range(valid)]
@@ -42,7 +47,7 @@ def test_agrees_with_the_formula(seed):
 def test_padding_does_not_count():
     logits, reference, tokens, mask, harmful = batch(0)
     changed = logits.masked_fill((mask == 0).unsqueeze(-1), 3.0)
-    before, after = (entropy_reward(x, reference, tokens, mask, harmful, 0.01) for x in (logits, changed))
+    before, after = (reward(x, reference, tokens, mask, harmful, 0.01) for x in (logits, changed))
     torch.testing.assert_close(before, after)
 
 
@@ -50,5 +55,5 @@ def test_a_certain_response_has_the_highest_reward():
     logits, reference, tokens, mask, _ = batch(0)
     certain = torch.full_like(logits, -50.0).scatter(-1, tokens.unsqueeze(-1), 50.0)
     harmful = torch.ones(B, dtype=torch.bool)
-    assert (entropy_reward(certain, reference, tokens, mask, harmful, 0.0).abs() < 1e-12).all()
-    assert (entropy_reward(logits, reference, tokens, mask, harmful, 0.0) < 0).all()
+    assert (reward(certain, reference, tokens, mask, harmful, 0.0).abs() < 1e-12).all()
+    assert (reward(logits, reference, tokens, mask, harmful, 0.0) < 0).all()

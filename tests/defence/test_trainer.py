@@ -3,6 +3,8 @@ import torch
 from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
+from tokenbuncher import chunked as chunks
+from tokenbuncher import training
 from tokenbuncher.defence.trainer import TokenBuncherTrainer
 from tokenbuncher.models import load_model, load_tokenizer
 from tokenbuncher.prompts import load_set
@@ -82,6 +84,30 @@ def test_noiser_counts_tokens_of_rollouts_with_advantage_at_least_zero(make_trai
     assert loss.item() == pytest.approx(trainer._noiser_loss(trainer.model, half).item(), rel=0.05)
     batch["advantages"][:] = -1.0
     assert trainer._noiser_loss(trainer.model, batch).item() == 0.0
+
+
+@pytest.mark.parametrize("recipe", ["log-entropy", "published-code"])
+def test_without_whole_logits_loss_rewards_and_gradients_are_the_same(make_trainer, recipe, monkeypatch):
+    """As if the organism's vocabulary were large, in chunks of a few tokens; published-code begins with the noiser."""
+    noiser = {"noiser": {"start": 0.0, "every": 1}} if recipe == "published-code" else {}
+    trainer = make_trainer(defence(recipe, prompts_per_step=8, **noiser))
+    trainer.model.train()
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+    def step():
+        trainer.model.zero_grad()
+        loss = trainer._compute_loss(trainer.model, batch)
+        loss.backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
+        return loss.item(), gradients, trainer.rewards(batch)
+
+    loss, gradients, rewards = step()
+    monkeypatch.setattr(training, "LARGE_VOCABULARY", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 7 * trainer.model.config.vocab_size)
+    chunked_loss, chunked_gradients, chunked_rewards = step()
+    assert chunked_loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    torch.testing.assert_close(chunked_gradients, gradients, rtol=1e-4, atol=1e-5 * gradients.abs().max().item())
+    torch.testing.assert_close(chunked_rewards, rewards, rtol=1e-4, atol=1e-6)
 
 
 def test_anchor_of_an_unchanged_model_is_zero(make_trainer):

@@ -5,32 +5,6 @@ from __future__ import annotations
 import torch
 
 
-def token_noiser_loss(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    mask: torch.Tensor,
-    weight: float,
-    form: str = "paper",
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """The mean of `noiser_terms` over the tokens that count.
-
-    Args:
-        logits: Shape (B, T, V).
-        targets: Rollout tokens y*, shape (B, T).
-        mask: 1 for the tokens that count: valid tokens of rollouts with advantage >= 0, shape (B, T).
-        weight: lambda, in [0, 1).
-        form: `paper` or `published-code`.
-        generator: Of the noise.
-
-    Returns:
-        In nats, a scalar; 0 (with gradient 0) if no token counts.
-    """
-    terms = noiser_terms(logits, targets, weight, form, generator)
-    mask = mask.to(terms.dtype)
-    return (terms * mask).sum() / mask.sum().clamp(min=1.0)
-
-
 def noiser_terms(
     logits: torch.Tensor, targets: torch.Tensor, weight: float, form: str, generator: torch.Generator | None
 ) -> torch.Tensor:

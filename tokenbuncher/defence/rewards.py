@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from tokenbuncher.chunked import Distributions
 from tokenbuncher.entropy import response_mean, token_entropy
 
 
 def entropy_reward(
-    logits: torch.Tensor,
-    reference_logits: torch.Tensor,
+    model: Distributions,
+    reference: Distributions,
     tokens: torch.Tensor,
     mask: torch.Tensor,
     harmful: torch.Tensor,
@@ -22,8 +23,8 @@ def entropy_reward(
     KL(model || reference), mean over the tokens.
 
     Args:
-        logits: Of the model, shape (B, T, V).
-        reference_logits: Of the undefended model, shape (B, T, V).
+        model: Distributions of the model, of B rollouts of T tokens.
+        reference: Those of the undefended model.
         tokens: Sampled tokens, shape (B, T).
         mask: 1 for valid tokens (EOS included), 0 for padding, shape (B, T).
         harmful: Whether the prompt is harmful, shape (B,).
@@ -32,10 +33,15 @@ def entropy_reward(
     Returns:
         Shape (B,), in nats.
     """
-    log_probs, reference = logits.log_softmax(-1), reference_logits.log_softmax(-1)
-    log_ratio = (log_probs - reference).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    of_harmful = -response_mean(token_entropy(logits), mask) - kl_coefficient * (log_ratio * mask).sum(-1)
-    return torch.where(harmful, of_harmful, -response_mean(kl_divergence(log_probs, reference), mask))
+
+    def terms(logits: torch.Tensor, rows: slice) -> torch.Tensor:
+        log_probs, other = logits.log_softmax(-1), reference.logits(rows).log_softmax(-1)
+        log_ratio = (log_probs - other).gather(-1, tokens.flatten()[rows, None]).squeeze(-1)
+        return torch.stack([token_entropy(logits), log_ratio, kl_divergence(log_probs, other)], dim=-1)
+
+    entropy, log_ratio, kl = model.values(terms).unbind(-1)
+    of_harmful = -response_mean(entropy, mask) - kl_coefficient * (log_ratio * mask).sum(-1)
+    return torch.where(harmful, of_harmful, -response_mean(kl, mask))
 
 
 def kl_divergence(log_probs: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

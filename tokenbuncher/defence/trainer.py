@@ -11,12 +11,12 @@ from trl import GRPOTrainer
 
 from tokenbuncher import ranks
 from tokenbuncher.advantages import group_advantages
-from tokenbuncher.defence.noiser import token_noiser_loss
+from tokenbuncher.defence.noiser import noiser_terms
 from tokenbuncher.defence.rewards import entropy_reward, kl_divergence
-from tokenbuncher.entropy import response_mean, token_entropy
+from tokenbuncher.entropy import token_entropy
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import DefenceSpec
-from tokenbuncher.training import response_logits, tokenize_pairs
+from tokenbuncher.training import response_distributions, tokenize_pairs
 
 ENTROPY_FLOOR = 1e-12
 """Keeps the logarithm finite, in nats; a response this certain needs no further push."""
@@ -68,8 +68,8 @@ class TokenBuncherTrainer(GRPOTrainer):
     def rewards(self, batch: dict[str, Any]) -> torch.Tensor:
         """The reward of each rollout, shape (B,); see `entropy_reward`."""
         return entropy_reward(
-            response_logits(self.model, batch),
-            response_logits(self.reference, batch),
+            response_distributions(self.model, batch),
+            response_distributions(self.reference, batch),
             batch["completion_ids"],
             batch["completion_mask"],
             batch["harmful"],
@@ -104,13 +104,17 @@ class TokenBuncherTrainer(GRPOTrainer):
         assert noiser is not None
         counts = inputs["harmful"] & (inputs["advantages"] >= 0)
         mask = inputs["completion_mask"] * counts.unsqueeze(-1)
-        logits = response_logits(model, inputs)
-        generator = self._generator(logits.device, ranks.number())
-        loss = token_noiser_loss(logits, inputs["completion_ids"], mask, noiser.weight, noiser.form, generator)
+        tokens = inputs["completion_ids"].flatten()
+        generator = self._generator(mask.device, ranks.number())
+        loss = response_distributions(model, inputs).weighted(
+            lambda logits, rows: noiser_terms(logits, tokens[rows], noiser.weight, noiser.form, generator),
+            mask / mask.sum().clamp(min=1),
+        )
         return ranks.weight(int(mask.sum())) * loss
 
     def _mean_entropy(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
-        return response_mean(token_entropy(response_logits(model, inputs)), inputs["completion_mask"]).mean()
+        distributions = response_distributions(model, inputs)
+        return distributions.mean(lambda logits, _: token_entropy(logits), inputs["completion_mask"])
 
     def _over_processes(self, mean: torch.Tensor) -> torch.Tensor:
         """The mean over the batches of all processes, whose gradient is of this process's batch alone."""
@@ -123,10 +127,12 @@ class TokenBuncherTrainer(GRPOTrainer):
         chosen = chosen[ranks.number() * own :][:own]
         batch = tokenize_pairs(self.processing_class, [self.anchors[index] for index in chosen.tolist()])
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-        log_probs = response_logits(model, batch).log_softmax(-1)
         with torch.no_grad():
-            reference = response_logits(self.reference, batch).log_softmax(-1)
-        return response_mean(kl_divergence(reference, log_probs), batch["completion_mask"]).mean()
+            reference = response_distributions(self.reference, batch)
+        return response_distributions(model, batch).mean(
+            lambda logits, rows: kl_divergence(reference.logits(rows).log_softmax(-1), logits.log_softmax(-1)),
+            batch["completion_mask"],
+        )
 
     def _generator(self, device: torch.device, stream: int = 0) -> torch.Generator:
         """Randomness of this step, the same after a resume; streams are independent."""
