@@ -1,0 +1,116 @@
+"""A step of each defence recipe against a step of TRL's plain GRPO: same model, prompts, rollouts and lengths.
+
+    .venv/bin/python benchmarks/step.py [--times 5] [--steps 10]
+
+The trainers take turns in one process. A step is sampling, rewards, loss and update; set-up is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tokenbuncher.environment import quiet_libraries
+
+RECIPES = ["log-entropy", "direct", "polished", "paper", "entropy-reward"]
+
+
+def main() -> None:
+    """Measures and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10)
+    given = parser.parse_args()
+    quiet_libraries()
+    seconds: dict[str, list[float]] = {name: [] for name in ["TRL GRPO", *RECIPES, "log-entropy, no anchor"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        makers = trainers(Path(scratch), given.steps)
+        for _ in range(given.times):
+            for name, make in makers.items():
+                seconds[name].append(seconds_of_a_step(make))
+    plain = seconds["TRL GRPO"]
+    print("| step | ms, median | ratio, median (lowest to highest) |\n|---|---|---|")
+    for name, own in seconds.items():
+        ratios = [one / other for one, other in zip(own, plain, strict=True)]
+        print(
+            f"| {name} | {1000 * statistics.median(own):.0f} | {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+
+
+def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
+    """Makes each trainer, by its name."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    from tokenbuncher.data import prepare_data
+    from tokenbuncher.defence.defend import own_responses
+    from tokenbuncher.defence.trainer import TokenBuncherTrainer
+    from tokenbuncher.models import fetch_model, load_model, load_tokenizer
+    from tokenbuncher.prompts import load_set
+    from tokenbuncher.settings import DefenceSpec, parse_spec
+    from tokenbuncher.training import prompt_dataset, sampling_arguments, trainer_arguments
+
+    spec = parse_spec("")
+    with contextlib.redirect_stdout(io.StringIO()):
+        fetch_model(spec, folder / "base")
+        prepare_data(spec, folder / "data")
+    tokenizer, reference = load_tokenizer(folder / "base"), load_model(folder / "base", spec.model)
+    harmful, benign = load_set(folder / "data", "defence"), load_set(folder / "data", "benign")
+    anchors = own_responses(reference, tokenizer, benign, spec)
+
+    def arguments(**more: Any) -> GRPOConfig:
+        sampling = sampling_arguments(spec.defence.rollouts, spec.model.max_new_tokens)
+        return GRPOConfig(**trainer_arguments(0, steps, 64, 1e-6), **sampling, **more)
+
+    def plain() -> GRPOTrainer:
+        return GRPOTrainer(
+            model=load_model(folder / "base", spec.model),
+            reward_funcs=lambda completion_ids, **_: [float(len(ids)) for ids in completion_ids],
+            args=arguments(beta=1e-3),
+            train_dataset=prompt_dataset(harmful),
+            processing_class=tokenizer,
+        )
+
+    def ours(recipe: str, **changes: Any) -> TokenBuncherTrainer:
+        defence = DefenceSpec.model_validate({"recipe": recipe, "steps": steps, **changes})
+        return TokenBuncherTrainer(
+            model=load_model(folder / "base", spec.model),
+            args=arguments(beta=0.0, loss_type="dapo"),
+            train_dataset=prompt_dataset(harmful, harmful=[True] * len(harmful)),
+            processing_class=tokenizer,
+            defence=defence,
+            reference=reference,
+            anchors=anchors,
+        )
+
+    made = {recipe: (lambda recipe=recipe: ours(recipe)) for recipe in RECIPES}
+    return {"TRL GRPO": plain, **made, "log-entropy, no anchor": lambda: ours("log-entropy", anchor=None)}
+
+
+def seconds_of_a_step(make: Callable[[], Any]) -> float:
+    """Of the steps after the first, the mean."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.ticks: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.ticks.append(time.monotonic())
+
+    clock, trainer = Clock(), make()
+    trainer.add_callback(clock)
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer.train()
+    return (clock.ticks[-1] - clock.ticks[0]) / (len(clock.ticks) - 1)
+
+
+if __name__ == "__main__":
+    main()
