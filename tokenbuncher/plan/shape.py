@@ -1,0 +1,123 @@
+"""The size of a model, from its config.json or as given; weights are never read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenbuncher import organism
+from tokenbuncher.errors import UserError
+from tokenbuncher.settings import LoraSpec, ReleaseSpec
+from tokenbuncher.storage import parse_source, resolve
+
+ORGANISM = Path(organism.__file__).parent / "aligned" / "config.json"
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+# What a model is taken for of which only the four figures are given: today's usual proportions.
+INNER, GROUPED = 4.0, 0.25
+
+
+class Shape(NamedTuple):
+    """What time and memory of a decoder depend on."""
+
+    parameters: float
+    layers: int
+    hidden: int
+    vocabulary: int
+    inner: float
+    """Width inside the gated MLP."""
+    keys: float
+    """Width of the keys, and of the values."""
+    body: float
+    """Parameters of the layers, which every token passes; the output layer only sees responses."""
+
+    @property
+    def head(self) -> float:
+        """Parameters of the output layer."""
+        return self.vocabulary * self.hidden
+
+    def adapter(self, lora: LoraSpec) -> float:
+        """Parameters of an adapter on all linear layers, the most that it can have."""
+        attention = 4 * self.hidden + 2 * (self.hidden + self.keys)
+        return lora.rank * self.layers * (attention + 3 * (self.hidden + self.inner))
+
+
+def shape_of(
+    spec: ReleaseSpec,
+    parameters: float | None = None,
+    layers: int | None = None,
+    hidden: int | None = None,
+    vocabulary: int | None = None,
+) -> Shape:
+    """The shape of the spec's model.
+
+    Args:
+        spec: The release spec.
+        parameters: How many, if given; without, they are counted from the configuration.
+        layers: Of a model whose configuration is not at hand; also `hidden` and `vocabulary`.
+        hidden: Width of the hidden states.
+        vocabulary: Tokens in the vocabulary.
+
+    Raises:
+        UserError: If the configuration is not at hand or of no known form, and the figures are not given.
+    """
+    if parameters and layers and hidden and vocabulary:
+        body = max(parameters - 2 * vocabulary * hidden, 0.0)
+        return Shape(parameters, layers, hidden, vocabulary, INNER * hidden, GROUPED * hidden, body)
+    if layers or hidden or vocabulary:
+        raise UserError("give --parameters, --layers, --hidden and --vocabulary together")
+    counted = _counted(_configuration(spec), spec.model.source)
+    return counted._replace(parameters=parameters) if parameters else counted
+
+
+def _configuration(spec: ReleaseSpec) -> dict[str, Any]:
+    source = spec.model.source
+    if source == "smollm2://":
+        return SMOLLM2
+    path = ORGANISM if source == "organism://" else _local(source) / "config.json"
+    if not path.is_file() and spec.model.adapter_base:
+        path = _local(spec.model.adapter_base) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the configuration of the model: {error}; {_FIGURES}") from error
+
+
+_FIGURES = "give --parameters, --layers, --hidden and --vocabulary (its config.json has them)"
+
+
+def _local(source: str) -> Path:
+    if parse_source(source).scheme != "file":
+        raise UserError(f"model.source {source} is not on this machine, and is not fetched for a plan; {_FIGURES}")
+    return resolve(source)
+
+
+def _counted(config: dict[str, Any], source: str) -> Shape:
+    try:
+        hidden, layers, vocabulary, inner, heads = (
+            int(config[key])
+            for key in (
+                "hidden_size",
+                "num_hidden_layers",
+                "vocab_size",
+                "intermediate_size",
+                "num_attention_heads",
+            )
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"model.source {source}: its config.json has no usable {error}; {_FIGURES}") from error
+    if config.get("num_experts") or config.get("num_local_experts"):
+        raise UserError(f"model.source {source} is a mixture of experts; {_FIGURES}, parameters that one token uses")
+    width = config.get("head_dim") or hidden // heads
+    keys = width * (config.get("num_key_value_heads") or heads)
+    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
+    layer = 2 * hidden * (width * heads + keys) + 3 * hidden * inner + 2 * hidden
+    return Shape(embeddings + layers * layer + hidden, layers, hidden, vocabulary, inner, keys, layers * layer)
