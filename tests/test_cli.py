@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,12 +42,15 @@ def test_there_is_a_command_per_stage() -> None:
         "build-organism",
         "compile",
         "defend",
+        "doctor",
         "evaluate-safety",
         "evaluate-utility",
         "explain",
         "fetch-model",
         "gate",
+        "init",
         "keygen",
+        "plan",
         "prepare-data",
         "promote",
         "register",
@@ -110,6 +114,41 @@ def test_wrong_usage(arguments: list[str], run: Callable[..., Result]) -> None:
 
     assert result.exit_code == 2
     assert "Error: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["run-locl"], "Did you mean 'run-local'?"),
+        (["evaluate"], "'evaluate-safety', 'evaluate-utility'"),
+        (["schema", "--hlep"], "Did you mean '--help'?"),
+        (["fetch-model", "--spec", "SPEC", "--set", "defence.stps=1", "--out", "out"], "did you mean steps?"),
+    ],
+    ids=["command", "two commands", "option", "field"],
+)
+def test_what_is_mistyped_is_guessed(
+    arguments: list[str], meant: str, run: Callable[..., Result], spec_file: Path
+) -> None:
+    result = run(*(spec_file if argument == "SPEC" else argument for argument in arguments))
+
+    assert result.exit_code == 2
+    assert meant in result.output
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str) -> set[str]:
+        environment = {
+            "_TOKENBUNCHER_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        command = Path(sys.executable).with_name("tokenbuncher")
+        done = subprocess.run([command], capture_output=True, text=True, check=True, env={**os.environ, **environment})
+        return {line.partition(",")[2] for line in done.stdout.splitlines()}
+
+    assert {"run-local", "rollback"} <= completed("tokenbuncher r")
+    assert {"--set", "--spec"} <= completed("tokenbuncher run-local --s")
+    assert completed("tokenbuncher init --model h") == {"hf"}
 
 
 def test_user_error_has_no_traceback(run: Callable[..., Result], spec_file: Path, tmp_path: Path) -> None:

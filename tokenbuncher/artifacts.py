@@ -58,11 +58,12 @@ def stored_files(uri: str) -> dict[str, Stored] | None:
     return None
 
 
-def bucket_client(endpoint_url: str | None) -> Any:
-    """A client of an S3 server, which tries again for seconds, not minutes; AWS_MAX_ATTEMPTS overrules.
+def bucket_client(endpoint_url: str | None, attempts: int | None = None) -> Any:
+    """A client of an S3 server, which tries again for seconds, not minutes.
 
     Args:
         endpoint_url: The server; if None, boto3 takes AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or Amazon's.
+        attempts: How often each request is sent at most; if None, AWS_MAX_ATTEMPTS or 5 times.
     """
     import boto3
     from botocore.config import Config
@@ -71,7 +72,7 @@ def bucket_client(endpoint_url: str | None) -> Any:
     session = get_session()
     retries = {
         "mode": session.get_config_variable("retry_mode") or "standard",
-        "total_max_attempts": session.get_config_variable("max_attempts") or ATTEMPTS,
+        "total_max_attempts": attempts or session.get_config_variable("max_attempts") or ATTEMPTS,
     }
     return boto3.Session(botocore_session=session).client(
         "s3", endpoint_url=endpoint_url, config=Config(retries=retries, connect_timeout=10)

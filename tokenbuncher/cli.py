@@ -75,6 +75,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, path_type=Path)
 _NEW = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
+_SIZE = click.FloatRange(min=0, min_open=True)
 
 _own_policy = click.option("--policy", type=_FILE, help="A policy file, instead of the policy in the spec.")
 _data = click.option("--data", required=True, type=_FOLDER, help="Folder written by prepare-data.")
@@ -141,8 +143,58 @@ def main() -> None:
     strong, it held, and it is still useful.
 
     Exit status: 0 done or PASS, 1 BLOCK, 2 INCONCLUSIVE or an error, 130 interrupted.
+
+    \b
+    Completion by the Tab key, in ~/.bashrc (or zsh_source in ~/.zshrc, fish_source in fish):
+      eval "$(_TOKENBUNCHER_COMPLETE=bash_source tokenbuncher)"
     """
     quiet_libraries()
+
+
+@main.command()
+@click.option(
+    "--model", "kind", required=True, type=click.Choice(["organism", "hf", "s3", "mlflow"]), help="Where it comes from."
+)
+@click.option("--out", required=True, type=_NEW, help="The spec to be written, a YAML file that does not exist yet.")
+def init(kind: str, out: Path) -> None:
+    """Write a commented release spec to begin with.
+
+    Needs nothing. The spec is valid; lines that are yours to fill in are marked CHANGE.
+
+    \b
+    Examples:
+      tokenbuncher init --model organism --out release.yaml
+      tokenbuncher init --model hf --out release.yaml
+    """
+    from tokenbuncher.init import write_spec
+
+    write_spec(kind, out)
+    _wrote(out)
+
+
+@main.command()
+@click.option("--spec", type=_FILE, help="A release spec, whose servers and folders are checked.")
+@click.option("--kubernetes", is_flag=True, help="Check the cluster, even if the spec trains here.")
+@click.option("--host", help="URL of Kubeflow Pipelines, to be checked too.")
+@click.pass_context
+def doctor(ctx: click.Context, spec: Path | None, kubernetes: bool, host: str | None) -> None:
+    """Check this machine and the servers, and tell what to do.
+
+    Needs nothing, and writes nothing. Without a spec, the servers that the environment names are checked.
+    Exit status: 0 nothing is wrong, though there may be warnings; 1 there is a problem.
+
+    \b
+    Examples:
+      tokenbuncher doctor
+      tokenbuncher doctor --spec release.yaml --host https://kubeflow.example/pipeline
+    """
+    from tokenbuncher.doctor import diagnose
+
+    problems = 0
+    for finding in diagnose(spec, kubernetes, host):
+        click.echo(finding)
+        problems += finding.level == "problem"
+    ctx.exit(1 if problems else 0)
 
 
 @main.command()
@@ -531,6 +583,54 @@ def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | 
     with connected(tracking_uri) as client, stopped_by_signals() as stop:
         watcher = Watcher(client, load_guard(settings).aliases, attestation_check(client, settings), revert)
         watch(watcher, listen, every, os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop)
+
+
+@main.command()
+@_spec_options
+@_own_policy
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="What each process has: cpu (a core), h100, a100, or FLOPS,BANDWIDTH[,MEMORY] of another GPU.",
+)
+@click.option("--parameters", type=_SIZE, help="Of the model, such as 7e9; else counted from its config.json.")
+@click.option("--layers", type=_COUNT, help="Of a model that is not on this machine.")
+@click.option("--hidden", type=_COUNT, help="Of such a model: width of its hidden states.")
+@click.option("--vocabulary", type=_COUNT, help="Of such a model: tokens in its vocabulary.")
+@click.option("--judge-parameters", type=_SIZE, default=7e9, show_default=True, help="Of each judge that is a model.")
+@click.option("--reward-parameters", type=_SIZE, default=7e9, show_default=True, help="Of a reward that is a model.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(
+    spec: Path,
+    overrides: tuple[str, ...],
+    policy: Path | None,
+    device: str,
+    parameters: float | None,
+    layers: int | None,
+    hidden: int | None,
+    vocabulary: int | None,
+    judge_parameters: float,
+    reward_parameters: float,
+    as_json: bool,
+) -> None:
+    """Estimate steps, tokens, time and memory of each stage before it runs.
+
+    Needs the spec alone, and of a model that is not on this machine its size. Nothing is fetched.
+
+    \b
+    Examples:
+      tokenbuncher plan --spec specs/organism.yaml
+      tokenbuncher plan --spec specs/qwen2.5-7b.yaml --device h100 \\
+          --parameters 7.6e9 --layers 28 --hidden 3584 --vocabulary 152064 --reward-parameters 4e8
+    """
+    from tokenbuncher.plan import Judges, parse_device, plan, shape_of
+
+    release = load_spec(spec, overrides, policy)
+    shape = shape_of(release, parameters, layers, hidden, vocabulary)
+    estimate = plan(release, shape, parse_device(device), Judges(judge_parameters, reward_parameters))
+    click.echo(estimate.json() if as_json else estimate.table())
 
 
 @main.command()

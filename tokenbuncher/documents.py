@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -121,8 +122,10 @@ def _explain(model: type[Strict], error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "spec"
         if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(_fields_at(model, problem["loc"][:-1]))
-            lines.append(f"  {where}: unknown field; allowed here: {allowed}")
+            allowed = _fields_at(model, problem["loc"][:-1])
+            meant = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+            guess = f"; did you mean {meant[0]}?" if meant else ""
+            lines.append(f"  {where}: unknown field; allowed here: {', '.join(allowed)}{guess}")
         else:
             lines.append(
                 f"  {where}: {problem['msg'].removeprefix('Value error, ')} (given: {_short(problem['input'])})"

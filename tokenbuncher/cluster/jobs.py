@@ -37,6 +37,23 @@ DELETED_WITHIN = 120
 _CONNECT, _ANSWER = 5, 30
 
 
+def cluster_settings() -> Any:
+    """The client's settings for the cluster that $KUBECONFIG or the pod's own account names.
+
+    Raises:
+        UserError: If no cluster is configured.
+    """
+    settings = client.Configuration()
+    try:
+        try:
+            config.load_incluster_config(settings)
+        except config.ConfigException:
+            config.load_kube_config(client_configuration=settings)
+    except config.ConfigException as error:
+        raise UserError(f"no cluster is configured: {error}; set KUBECONFIG") from None
+    return settings
+
+
 class TrainJobs:
     """The TrainJobs of a namespace, on the cluster that $KUBECONFIG or the pod's own account names."""
 
@@ -48,14 +65,7 @@ class TrainJobs:
         Raises:
             UserError: If no cluster is configured.
         """
-        settings = client.Configuration()
-        try:
-            try:
-                config.load_incluster_config(settings)
-            except config.ConfigException:
-                config.load_kube_config(client_configuration=settings)
-        except config.ConfigException as error:
-            raise UserError(f"no cluster is configured: {error}; set KUBECONFIG") from None
+        settings = cluster_settings()
         settings.retries = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504))
         self.namespace = namespace
         self.objects = client.CustomObjectsApi(client.ApiClient(settings))

@@ -71,10 +71,10 @@ class Manifest(Strict):
         return cls(digest=listing_digest(digests), files=files)
 
 
-def client_of_bucket() -> Any:
-    """A client of the S3 server that the environment names."""
+def client_of_bucket(attempts: int | None = None) -> Any:
+    """A client of the S3 server that the environment names; see `bucket_client`."""
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return bucket_client(None if named else os.environ.get("MLFLOW_S3_ENDPOINT_URL"))
+    return bucket_client(None if named else os.environ.get("MLFLOW_S3_ENDPOINT_URL"), attempts)
 
 
 def read_object(client: Any, bucket: str, key: str) -> bytes | None:

@@ -1,0 +1,107 @@
+"""Whether this machine and its servers are ready for a release, and what to do if not.
+
+    for finding in diagnose(Path("release.yaml")):
+        print(finding)           # problem  MLflow at http://mlflow:5000 does not answer; start it, or ...
+
+Asks only: nothing is written, here or on a server.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokenbuncher.doctor import _machine, _servers
+from tokenbuncher.doctor._finding import Finding, ok, problem, warning
+from tokenbuncher.errors import UserError
+from tokenbuncher.init import MARK
+from tokenbuncher.settings import ReleaseSpec, load_spec
+
+__all__ = ["Finding", "diagnose"]
+
+Check = Callable[[], Iterator[Finding]]
+
+SECONDS = 30.0
+"""How long a check may take, imports of its libraries included; a request to a server takes much less."""
+
+
+def diagnose(spec: Path | None = None, kubernetes: bool = False, host: str | None = None) -> Iterator[Finding]:
+    """Checks one thing after the other.
+
+    Args:
+        spec: A release spec, whose servers, folders and needs are checked; else those of the environment.
+        kubernetes: Whether to check the cluster even if the spec trains here.
+        host: URL of Kubeflow Pipelines.
+
+    Yields:
+        What each check found; a check that fails or is late is a problem, and never an error.
+    """
+    yield from _within(SECONDS, "packages", _machine.check_packages)
+    release = None
+    if spec:
+        release, found = _read(spec)
+        yield from found
+    for what, check in _checks(release, kubernetes, host):
+        yield from _within(SECONDS, what, check)
+
+
+def _read(path: Path) -> tuple[ReleaseSpec | None, list[Finding]]:
+    try:
+        release = load_spec(path)
+    except UserError as error:
+        return None, [problem(str(error), "correct it; what follows is checked without it")]
+    lines = path.read_text().splitlines()
+    marked = [str(number) for number, line in enumerate(lines, start=1) if MARK in line]
+    if marked:
+        remedy = "change them and remove the marks"
+        return release, [warning(f"{path} is valid, but has lines marked CHANGE: {', '.join(marked)}", remedy)]
+    return release, [ok(f"{path} is a valid release spec")]
+
+
+def _checks(release: ReleaseSpec | None, kubernetes: bool, host: str | None) -> Iterator[tuple[str, Check]]:
+    spec = release or ReleaseSpec()
+    named = sorted(set(_texts(release.model_dump(mode="json")))) if release else []
+    buckets = sorted({text.split("/")[2] for text in named if text.startswith("s3://")})
+    yield "processors", partial(_machine.check_processors, spec.model.device == "cuda")
+    yield "output root", partial(_machine.check_folder, "output root", spec.output.root)
+    yield "cache", _machine.check_cache
+    yield "MLflow", partial(_servers.check_mlflow, spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    yield "S3", partial(_servers.check_s3, buckets)
+    yield "Hugging Face hub", partial(_servers.check_hub, [text for text in named if text.startswith("hf://")])
+    if kubernetes or spec.compute.kind == "trainjob":
+        yield "Kubernetes", partial(_servers.check_kubernetes, spec.compute)
+    if host:
+        yield "Kubeflow", partial(_servers.check_kubeflow, host)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _within(seconds: float, what: str, check: Check) -> list[Finding]:
+    """What a check finds; in a thread, which can be left behind."""
+    found: list[Finding] = []
+
+    def run() -> None:
+        try:
+            found.extend(check())
+        except ImportError as error:
+            remedy = "pip install 'tokenbuncher[registry,pipelines]'"
+            found.append(problem(f"{what} cannot be checked: {error}", remedy))
+        except Exception as error:
+            found.append(problem(f"{what} cannot be checked: {type(error).__name__}: {error}", "mend that first"))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        return [*found, problem(f"{what} takes longer than {seconds:.0f} s", "is the server or the disk there?")]
+    return found

@@ -1,0 +1,175 @@
+"""Checks of the servers that a release uses; each is asked once, and must answer within seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tokenbuncher.doctor._finding import Finding, ok, problem, warning
+from tokenbuncher.errors import UserError
+from tokenbuncher.settings import ComputeSpec
+from tokenbuncher.storage import client_of_bucket
+
+SECONDS = 5
+S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
+
+
+def check_mlflow(uri: str | None) -> Iterator[Finding]:
+    """Whether an MLflow server shows its registry to these credentials."""
+    if uri is None:
+        yield ok("MLflow: no server is named; runs register in an sqlite file under the output root")
+    elif uri.startswith(("http://", "https://")):
+        yield _ask_mlflow(uri)
+    elif uri.startswith("sqlite:///"):
+        yield ok(f"MLflow: the sqlite file {uri.removeprefix('sqlite:///')}, made at need")
+    else:
+        yield warning(f"MLflow at {uri} is not checked", "give the URL of an MLflow server to have it checked")
+
+
+def _ask_mlflow(uri: str) -> Finding:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking._tracking_service.utils import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer = http_request(
+            get_default_host_creds(uri.rstrip("/")),
+            "/api/2.0/mlflow/registered-models/search",
+            "GET",
+            max_retries=0,
+            timeout=SECONDS,
+            raise_on_status=False,
+            params={"max_results": 1},
+        )
+    except MlflowException as error:
+        return problem(f"MLflow at {uri} does not answer: {_reason(error)}", "start it, or correct the tracking URI")
+    if answer.status_code in (401, 403):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return problem(f"MLflow at {uri} refuses these credentials ({answer.status_code})", remedy)
+    if answer.status_code != 200 or not _is_json(answer.content):
+        return problem(f"{uri} answers {answer.status_code}, not as MLflow does", "correct the tracking URI")
+    return ok(f"MLflow at {uri} shows its registry")
+
+
+def check_s3(buckets: Sequence[str]) -> Iterator[Finding]:
+    """Whether the S3 server takes the credentials and has these buckets."""
+    if not buckets and not any(os.environ.get(name) for name in S3_VARIABLES):
+        yield ok("S3: not in use")
+        return
+    client = client_of_bucket(attempts=1)
+    if not buckets:
+        yield _ask_s3(f"S3 at {client.meta.endpoint_url}", client.list_buckets)
+    for bucket in buckets:
+        yield _ask_s3(f"S3 at {client.meta.endpoint_url}, bucket {bucket}", client.head_bucket, Bucket=bucket)
+
+
+def _ask_s3(what: str, ask: Any, **arguments: Any) -> Finding:
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        ask(**arguments)
+    except NoCredentialsError:
+        return problem(f"{what}: there are no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    except ClientError as error:
+        remedy = {
+            "404": "make the bucket, or correct its name",
+            "NoSuchBucket": "make the bucket, or correct its name",
+            "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID",
+            "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY",
+        }.get(error.response["Error"]["Code"], "give credentials that may do this")
+        return problem(f"{what}: {error}", remedy)
+    except BotoCoreError as error:
+        return problem(f"{what}: {error}", "start the server, or correct AWS_ENDPOINT_URL or MLFLOW_S3_ENDPOINT_URL")
+    return ok(f"{what}: may be read")
+
+
+def check_hub(sources: Sequence[str]) -> Iterator[Finding]:
+    """Whether sources of the Hugging Face hub may be fetched."""
+    if not sources:
+        return
+    if os.environ.get("HF_HUB_OFFLINE") in ("0", "false", "no", "off"):
+        yield ok("Hugging Face hub: HF_HUB_OFFLINE=0")
+    else:
+        yield warning(f"{sources[0]} is not fetched: the hub is offline", "set HF_HUB_OFFLINE=0, unless it is cached")
+
+
+def check_kubernetes(compute: ComputeSpec) -> Iterator[Finding]:
+    """Whether the cluster answers and knows TrainJobs, and the namespace is there."""
+    try:
+        from tokenbuncher.cluster.jobs import cluster_settings
+
+        settings = cluster_settings()
+    except UserError as error:
+        yield problem(f"Kubernetes: {error}", "or set compute.kind: local")
+        return
+    yield from _ask_kubernetes(settings, compute.namespace)
+
+
+def _ask_kubernetes(settings: Any, namespace: str) -> Iterator[Finding]:
+    from kubernetes import client  # type: ignore[import-untyped]
+    from kubernetes.client import ApiException  # type: ignore[import-untyped]
+    from urllib3.exceptions import HTTPError
+
+    from tokenbuncher.cluster.trainjob import GROUP, PLURAL, VERSION
+
+    settings.retries = False
+    api = client.ApiClient(settings)
+    limits = {"_request_timeout": SECONDS}
+    try:
+        version = client.VersionApi(api).get_code(**limits).git_version
+    except (ApiException, HTTPError) as error:
+        yield problem(f"Kubernetes at {settings.host} does not answer: {_reason(error)}", "correct KUBECONFIG")
+        return
+    yield ok(f"Kubernetes {version} at {settings.host}")
+    try:
+        client.CoreV1Api(api).read_namespace(namespace, **limits)
+        yield ok(f"namespace {namespace} is there")
+    except ApiException as error:
+        if error.status == 404:
+            yield problem(f"there is no namespace {namespace}", f"kubectl create namespace {namespace}")
+        else:
+            yield warning(f"namespace {namespace} is not shown ({error.status})", f"kubectl get namespace {namespace}")
+    try:
+        client.CustomObjectsApi(api).list_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, limit=1, **limits)
+        yield ok(f"TrainJobs of {namespace} can be listed")
+    except ApiException as error:
+        remedy = {404: "install Kubeflow Trainer", 403: "give the account the rights in manifests/"}.get(
+            error.status, "look at the API server"
+        )
+        yield problem(f"TrainJobs of {namespace} cannot be listed ({error.status})", remedy)
+
+
+def check_kubeflow(host: str) -> Iterator[Finding]:
+    """Whether Kubeflow Pipelines answers."""
+    import requests  # type: ignore[import-untyped]
+
+    try:
+        answer = requests.get(f"{host.rstrip('/')}/apis/v2beta1/healthz", timeout=SECONDS)
+    except requests.RequestException as error:
+        yield problem(f"Kubeflow at {host} does not answer: {_reason(error)}", "start it, or correct --host")
+        return
+    if answer.status_code == 200 and _is_json(answer.content):
+        yield ok(f"Kubeflow Pipelines at {host}")
+    elif answer.status_code in (200, 401, 403):
+        yield warning(f"Kubeflow at {host} asks for a login", "give submit a --token-file")
+    else:
+        yield problem(f"{host} answers {answer.status_code}, not as Kubeflow Pipelines does", "is the host the API's?")
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, which libraries wrap in lines of their own."""
+    while (cause := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
+        if not isinstance(cause, BaseException):
+            return str(cause)
+        error = cause
+    return str(error)
