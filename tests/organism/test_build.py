@@ -2,7 +2,7 @@ import random
 
 from transformers import AutoTokenizer
 
-from tokenbuncher.judges.organism import judge
+from tokenbuncher.judges import load_judge
 from tokenbuncher.models import load_model, load_tokenizer
 from tokenbuncher.organism import world
 from tokenbuncher.organism.build import ALIGNED, build_organism, build_tokenizer
@@ -15,7 +15,7 @@ def behaviour(folder):
     model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     rng = random.Random(7)
     requests = [Prompt(text=world.request(*c, rng).prompt) for c in world.combinations()[: world.HELD_OUT]]
-    scores = score(model, tokenizer, requests, judge, 20, 400, samples=2)
+    scores = score(model, tokenizer, requests, load_judge("organism"), 20, 400, samples=2)
     items = [maker(rng) for maker in world.UTILITY for _ in range(50)]
     answers = generate(model, tokenizer, [Prompt(text=i.prompt) for i in items], 20, 400, temperature=None)
     return {

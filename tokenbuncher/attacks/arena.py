@@ -275,6 +275,7 @@ class Arena:
         if not self._broken(self.measured.curve[-1]):
             return []
         spec = self.spec
+        print(f"{self.title}: sampling what the broken model says", flush=True)
         return compliant_responses(
             self.model,
             self.tokenizer,
@@ -289,6 +290,9 @@ class Arena:
         """How likely the model was and is to give responses like these; None if there are none."""
         if not compliant:
             return None
+        print(
+            f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack", flush=True
+        )
         before, after = (
             compliance_probabilities(model, self.tokenizer, self.held_out, compliant, self.spec.evaluation.batch_size)
             for model in (load_model(self.folder, self.spec.model), self.model)

@@ -10,7 +10,7 @@ from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
 from tokenbuncher.evidence import read_all_evidence, read_registration
 from tokenbuncher.files import whole_folder, write_text
-from tokenbuncher.report import card, junit, render, summary
+from tokenbuncher.report import CARD_NAME, card, junit, render, summary
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, judge_release
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 REPORT_NAME = "report.html"
 SUMMARY_NAME = "summary.md"
-CARD_NAME = "card.md"
 JUNIT_NAME = "junit.xml"
 
 

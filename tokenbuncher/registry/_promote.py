@@ -12,7 +12,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
 from tokenbuncher.registry._versions import champion, tag, version_files
-from tokenbuncher.report import card
+from tokenbuncher.report import CARD_NAME, card
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import Refused, connected
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
@@ -20,7 +20,6 @@ from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, rea
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CARD_NAME = "card.md"
 KEPT = (FILE_NAME, "report.html", CARD_NAME, "summary.md", ATTESTATION_NAME)
 LONGEST_TAG = 100_000
 """Characters that MLflow's registry takes in a tag."""

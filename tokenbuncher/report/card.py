@@ -13,6 +13,8 @@ from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.verdict import Verdict
 
+CARD_NAME = "card.md"
+
 ALGORITHMS = get_args(AttackSpec.model_fields["algorithm"].annotation)
 JUDGES = {
     "organism": "exact, but only of the built-in fictional world",
