@@ -18,8 +18,9 @@ import torch
 
 from tokenbuncher.entropy import response_mean
 
-CHUNK_ELEMENTS = 2**24
-"""Logits at a time: 64 MB in float32."""
+CHUNK_ELEMENTS, TILE_ELEMENTS = 2**26, 2**22
+"""Logits at a time: 256 MB in float32 for the matrix products, which small chunks slow down; 16 MB for a loss, which
+needs several tensors like them."""
 
 OfTokens = Callable[[torch.Tensor, slice], torch.Tensor]
 """From logits of some tokens, shape (n, V), float32 or better, and which tokens they are to what is asked of them."""
@@ -74,7 +75,7 @@ class Distributions:
 
     @property
     def _chunks(self) -> list[slice]:
-        return [slice(None)] if self.head is None else _chunks(self._flat, self.head)
+        return [slice(None)] if self.head is None else _chunks(len(self._flat), self.head, CHUNK_ELEMENTS // 4)
 
 
 def chunked_loss(hidden: torch.Tensor, head: torch.Tensor, loss: OfTokens) -> torch.Tensor:
@@ -100,24 +101,29 @@ class _ChunkedLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
         head_gradient = torch.zeros_like(head) if wants_head else None
-        for rows in _chunks(hidden, head):
+        for rows in _chunks(len(hidden), head, CHUNK_ELEMENTS):
             logits = _logits(hidden[rows], head)
-            with torch.enable_grad():
-                part = loss(logits.requires_grad_(), rows)
-            (gradient,) = torch.autograd.grad(part, logits)
-            gradient = gradient.to(hidden.dtype)
+            for tile in _chunks(len(logits), head, TILE_ELEMENTS):
+                with torch.enable_grad():
+                    own = logits[tile].requires_grad_()
+                    part = loss(own, slice(rows.start + tile.start, rows.start + tile.stop))
+                (logits[tile],) = torch.autograd.grad(part, own)  # which no one needs any more
+                total += part.detach()
+            gradient = logits.to(hidden.dtype)
             if hidden_gradient is not None:
                 torch.mm(gradient, head, out=hidden_gradient[rows])
             if head_gradient is not None:
                 head_gradient.addmm_(gradient.T, hidden[rows])
-            total += part.detach()
         ctx.gradients = hidden_gradient, head_gradient
         return total.to(hidden.dtype if hidden.dtype == torch.float64 else torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # In place: a head's gradient is a gigabyte.
-        return *(None if own is None else own.mul_(gradients[0]) for own in ctx.gradients), None
+        # In place, and let go: a head's gradient is a gigabyte, which autograd copies if anybody else has it.
+        held, ctx.gradients = ctx.gradients, ()
+        if not held:
+            raise RuntimeError("this loss has been differentiated already, and keeps its gradients for one time only")
+        return *(None if own is None else own.mul_(gradients[0]) for own in held), None
 
 
 def _logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
@@ -128,6 +134,6 @@ def _precise(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _chunks(hidden: torch.Tensor, head: torch.Tensor) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // head.shape[0])
-    return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
+def _chunks(tokens: int, head: torch.Tensor, elements: int) -> list[slice]:
+    size = max(1, elements // head.shape[0])
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -103,7 +103,8 @@ def test_without_whole_logits_loss_rewards_and_gradients_are_the_same(make_train
 
     loss, gradients, rewards = step()
     monkeypatch.setattr(training, "LARGE_VOCABULARY", 1)
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 7 * trainer.model.config.vocab_size)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 50 * trainer.model.config.vocab_size)
+    monkeypatch.setattr(chunks, "TILE_ELEMENTS", 7 * trainer.model.config.vocab_size)
     chunked_loss, chunked_gradients, chunked_rewards = step()
     assert chunked_loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
     torch.testing.assert_close(chunked_gradients, gradients, rtol=1e-4, atol=1e-5 * gradients.abs().max().item())
