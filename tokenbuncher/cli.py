@@ -503,7 +503,7 @@ def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> N
 @click.option("--model", type=_FOLDER, help="Folder of the model, whose files are hashed.")
 @click.option("--policy", type=_FILE, help="Policy that it must have been judged by.")
 @click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
-@click.option("--out", type=_NEW, help="Folder for the files of models:/, which is made only if all of it holds.")
+@click.option("--out", type=_NEW, help="Folder for the files of models:/; made, or replaced, only if all holds.")
 @click.pass_context
 def verify(
     ctx: click.Context,

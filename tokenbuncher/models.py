@@ -110,14 +110,10 @@ def _copy_checkpoint(source: str, found: Path, folder: Path) -> None:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, padding on the left, checked against its own file.
 
-    `AutoTokenizer` can silently replace a saved tokenizer by the one its model type usually has; the
-    model then reads garbage and nothing errors.
-
     Raises:
         UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
             template or one that cannot render a question and its answer.
     """
-    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
     try:
@@ -126,15 +122,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
-    saved = folder / "tokenizer.json"
-    if saved.is_file():
-        expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
-        found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-        if found != expected:
-            raise UserError(
-                f"{folder}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than tokenizer.json "
-                "holds; choose a tokenizer_class or model type that keeps it"
-            )
+    check_own_tokenizer(folder, tokenizer)
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer in {folder} has no end token; name its eos_token in tokenizer_config.json")
     try:
@@ -148,6 +136,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """`AutoTokenizer` can silently replace a saved tokenizer by the one its model type usually has.
+
+    Raises:
+        UserError: If it reads text otherwise than the folder's tokenizer.json, if there is one.
+    """
+    from tokenizers import Tokenizer
+
+    saved = folder / "tokenizer.json"
+    if not saved.is_file():
+        return
+    expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
+    if tokenizer(PROBE, add_special_tokens=False)["input_ids"] != expected:
+        raise UserError(
+            f"{folder}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than tokenizer.json "
+            "holds; choose a tokenizer_class or model type that keeps it"
+        )
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:

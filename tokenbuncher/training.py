@@ -11,7 +11,6 @@ from typing import Any
 import datasets
 import torch
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -271,7 +270,7 @@ def response_distributions(model: Any, batch: dict[str, Any]) -> Distributions:
 
 def _has_large_plain_head(model: Any) -> bool:
     """Whether logits are just hidden states times a matrix, of a vocabulary that makes them large."""
-    if not isinstance(model, PreTrainedModel):  # one part of a model that is spread over processes
+    if ranks.count() > 1:  # its parts may lie with other processes, which only its own forward brings together
         return False
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     return (

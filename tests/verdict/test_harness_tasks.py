@@ -17,18 +17,30 @@ def judged(candidate_items, base_items=None):
     return RELEASE.with_piece("utility", base_items=base_items, candidate_items=candidate_items).judge()
 
 
-def test_they_pass_with_the_spec_s_own_and_are_counted_with_them():
+def test_the_spec_s_own_are_judged_alone_and_with_them():
     verdict = RELEASE.judge()
     assert verdict.outcome is Outcome.PASS
-    [finding] = [finding for finding in verdict.findings if finding.rule == "utility-drop"]
-    assert finding.prompts == 300 + 2 * 100
+    drops = [finding for finding in verdict.findings if finding.rule == "utility-drop"]
+    assert [(finding.subject, finding.prompts) for finding in drops] == [
+        ("utility questions", 300),
+        ("utility questions with those of the harness", 500),
+    ]
 
 
 def test_accuracy_lost_on_one_task_alone_blocks():
     lost = [changed(each, correct=each.correct and each.harness != "gsm8k") for each in ITEMS]
     verdict = judged(lost, ITEMS)
     assert verdict.outcome is Outcome.BLOCK
-    assert verdict.reasons[0].startswith("utility-drop, utility questions: accuracy lost")
+    assert verdict.reasons[0].startswith("utility-drop, utility questions with those of the harness: accuracy lost")
+
+
+def test_many_easy_questions_do_not_hide_what_the_spec_s_own_lose():
+    spec = release_spec(evaluation={"harness": {"tasks": ["own"]}})
+    easy = [item(f"own-{number}", "own", True, "own") for number in range(100_000)]
+    lost = [*items(spec, wrong=60)[: spec.data.sizes.utility], *easy]
+    base = [*items(spec)[: spec.data.sizes.utility], *easy]
+    release = passing_release(spec).with_piece("utility", base_items=base, candidate_items=lost)
+    assert release.judge().outcome is Outcome.BLOCK
 
 
 @pytest.mark.parametrize(

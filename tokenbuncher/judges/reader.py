@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.models import PROBE
+from tokenbuncher.models import check_own_tokenizer
 from tokenbuncher.storage import resolve
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def load_reader(source: str, architecture: Any) -> Reader:
         )
     except Exception as error:
         raise UserError(f"the judge {source} cannot be loaded: {error}") from error
-    _check_tokenizer(source, folder / "tokenizer.json", tokenizer)
+    check_own_tokenizer(folder, tokenizer)
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
     if lacking:
         raise UserError(
@@ -93,20 +93,6 @@ def load_reader(source: str, architecture: Any) -> Reader:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     return Reader(source, folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
-
-
-def _check_tokenizer(source: str, saved: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """`AutoTokenizer` can silently take the tokenizer that a model type usually has; see models.py."""
-    from tokenizers import Tokenizer
-
-    if not saved.is_file():
-        return
-    expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
-    if tokenizer(PROBE, add_special_tokens=False)["input_ids"] != expected:
-        raise UserError(
-            f"the judge {source}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than "
-            "tokenizer.json holds; choose a tokenizer_class or model type that keeps it"
-        )
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -32,7 +32,7 @@ def verify_version(
         trusted: The public keys that are trusted.
         tracking_uri: Of the registry; MLFLOW_TRACKING_URI, if None.
         policy: Digest of the policy it must have been judged by.
-        out: Folder for the files, the very ones that were verified; made, or made anew, only if all holds.
+        out: Folder for the files, the very ones that were verified; made, or replaced, only if all holds.
 
     Returns:
         The statement, and what is wrong, in words; nothing means that it holds.
@@ -50,17 +50,19 @@ def verify_version(
     name = match["name"]
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-    with connected(tracking_uri) as client, TemporaryDirectory(dir=out and out.parent) as scratch:
-        version = match["version"] or champion(client, name, match["alias"])
-        if version is None:
-            raise UserError(f"{name} has no version with alias {match['alias']}")
-        text = client.get_model_version(name, version).tags.get(TAG)
-        if text is None:
-            raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
-        statement, problems = verify(text, trusted, policy=policy, model=name, version=version)
-        folder = download(client, name, version, Path(scratch))
+    with TemporaryDirectory(dir=out and out.parent) as scratch:
+        with connected(tracking_uri) as client:
+            version = match["version"] or champion(client, name, match["alias"])
+            if version is None:
+                raise UserError(f"{name} has no version with alias {match['alias']}")
+            text = client.get_model_version(name, version).tags.get(TAG)
+            if text is None:
+                raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
+            statement, problems = verify(text, trusted, policy=policy, model=name, version=version)
+            folder = download(client, name, version, Path(scratch))
         problems += verify_files(statement, folder_files(folder))
         if out and not problems:
-            shutil.rmtree(out, ignore_errors=True)
+            if out.exists():
+                shutil.rmtree(out)
             os.replace(folder, out)
     return statement, problems

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tokenbuncher.evidence import AttackEvidence, Record, SafetyEvidence, SampleScore, UtilityEvidence
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict
 from tokenbuncher.verdict.judge import AnyPiece
+from tokenbuncher.verdict.rules import answers
 from tokenbuncher.verdict.statistics import Drop, Rate, Scored, cluster_bootstrap, holm, violation_p_value, wilson
 
 SHOWN = 10
@@ -183,8 +184,7 @@ def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
 
 def _behind_drop(finding: Finding, piece: UtilityEvidence) -> _Behind:
     if finding.rule == "utility-drop":
-        base = {item.prompt: item.correct for item in piece.base_items}
-        candidate = {item.prompt: item.correct for item in piece.candidate_items}
+        base, candidate = answers(piece.base_items, finding.subject), answers(piece.candidate_items, finding.subject)
     else:
         tuning = next(tuning for tuning in piece.fine_tuning if tuning.kind == finding.subject)
         base, candidate = tuning.base.correct, tuning.candidate.correct
