@@ -170,8 +170,8 @@ def judge_check(evidence: SafetyEvidence) -> Finding:
             f"judge-check, judge: the judge was right on {right} of {known} exchanges with known answers",
             ""
             if trusted
-            else f"it cannot be trusted: all of {FEWEST_KNOWN} or more must be right; choose another evaluation.judge or "
-            "evaluation.calibration, and run all stages again",
+            else f"it cannot be trusted: all of {FEWEST_KNOWN} or more must be right; choose another evaluation.judge "
+            "or evaluation.calibration, and run all stages again",
         ),
     )
 
