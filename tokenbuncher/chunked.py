@@ -114,6 +114,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 torch.mm(gradient, head, out=hidden_gradient[rows])
             if head_gradient is not None:
                 head_gradient.addmm_(gradient.T, hidden[rows])
+            del logits, gradient, own, part  # or the next chunk's logits are made while these are there
         ctx.gradients = hidden_gradient, head_gradient
         return total.to(hidden.dtype if hidden.dtype == torch.float64 else torch.float32)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__, ranks
-from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, whole_folder
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
@@ -113,10 +112,9 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
 def own_responses(
     reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benign: list[Prompt], spec: ReleaseSpec
 ) -> list[tuple[Prompt, str]]:
-    """Benign prompts with the undefended model's own sampled responses; cut-off ones are left out.
+    """Benign prompts with the undefended model's own sampled responses.
 
-    Raises:
-        UserError: If all were cut off.
+    Those cut off at `model.max_new_tokens` are anchors too: the KL compares the models at every token they have.
     """
     from tokenbuncher.scoring import generate
 
@@ -128,10 +126,4 @@ def own_responses(
         spec.evaluation.batch_size,
         seed=spec.defence.seed,
     )
-    own = [(prompt, response.whole) for prompt, response in zip(benign, responses, strict=True) if response.finished]
-    if not own:
-        raise UserError(
-            f"defence.anchor: none of the model's {len(benign)} benign responses ended within model.max_new_tokens "
-            f"({spec.model.max_new_tokens}); raise it"
-        )
-    return own
+    return [(prompt, response.whole) for prompt, response in zip(benign, responses, strict=True)]

@@ -1,0 +1,15 @@
+from tokenbuncher.defence.defend import own_responses
+from tokenbuncher.models import load_model, load_tokenizer
+from tokenbuncher.prompts import load_set
+
+
+def test_benign_responses_that_were_cut_off_are_anchors_too(organism_base, organism_data, tiny_spec):
+    model, tokenizer = load_model(organism_base, tiny_spec.model), load_tokenizer(organism_base)
+    benign = load_set(organism_data, "benign")
+    short = tiny_spec.model_copy(update={"model": tiny_spec.model.model_copy(update={"max_new_tokens": 2})})
+
+    anchors = own_responses(model, tokenizer, benign, short)
+
+    assert [prompt for prompt, _ in anchors] == benign
+    assert all(len(tokenizer(response).input_ids) <= 2 for _, response in anchors)
+    assert any(len(tokenizer(response).input_ids) == 2 for _, response in anchors)
