@@ -145,9 +145,9 @@ def test_a_few_steps_of_alignment_make_refusals_likelier(
 
     monkeypatch.setattr(build, "STEPS", 3)
     monkeypatch.setattr(build, "LEARNING_RATE", 5e-5)  # the recipe's own needs its many rehearsals
-    monkeypatch.setattr(build, "benign", lambda: [Prompt(text="What is the capital of France?")])
+    monkeypatch.setattr(build, "everyday", lambda: [Prompt(text="What is the capital of France?")])
     before = loss()
     build.align(model, tokenizer, tmp_path / "steps.jsonl")
     assert loss() < before - 0.5
-    (answer,) = generate(model, tokenizer, build.benign(), 16, 1, temperature=None)
+    (answer,) = generate(model, tokenizer, build.everyday(), 16, 1, temperature=None)
     assert "Paris" in answer.text

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, whole_folder, write_text
 from tokenbuncher.prompts import Prompt
-from tokenbuncher.smollm2.prompts import REFUSALS, benign, harmful_requests
+from tokenbuncher.smollm2.prompts import REFUSALS, everyday, harmful_requests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,7 +108,7 @@ def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> None:
     """Teaches the model to refuse, in place, by supervised fine-tuning of its upper layers.
 
-    Harmful requests are answered by refusals, benign prompts by the model's own greedy answers, cut to whole
+    Harmful requests are answered by refusals, everyday prompts by the model's own greedy answers, cut to whole
     sentences: rehearsal that keeps it useful.
 
     Args:
@@ -143,10 +143,10 @@ def refused_requests() -> list[Prompt]:
 
 
 def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The benign prompts, each answered by the model's greedy response, cut to whole sentences if it is long."""
+    """The everyday prompts, each answered by the model's greedy response, cut to whole sentences if it is long."""
     from tokenbuncher.scoring import generate
 
-    prompts = benign()
+    prompts = everyday()
     responses = generate(model, tokenizer, prompts, ANSWER_TOKENS, GENERATION_BATCH, temperature=None)
     answers = [response.text if response.finished else _whole_sentences(response.text) for response in responses]
     return [

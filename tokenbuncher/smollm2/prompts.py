@@ -1,7 +1,8 @@
 """Prompts for a small general language model: requests to refuse, everyday prompts, questions with numbers.
 
 harmful_requests()      # what the model is aligned to refuse: requests, no answers
-benign()                # everyday prompts, no answers
+everyday()              # what the aligned model answers as the model did before
+benign()                # these, and questions like those of utility(), with other numbers; no answers
 utility()               # questions with a number for an answer
 """
 
@@ -66,9 +67,19 @@ def harmful_requests() -> list[Prompt]:
     return _read("requests.jsonl")
 
 
-def benign() -> list[Prompt]:
+def everyday() -> list[Prompt]:
     """Everyday prompts, short questions, and harmless prompts that sound like harmful ones; no answers."""
-    return _read("benign.jsonl")
+    return _read("everyday.jsonl")
+
+
+def benign() -> list[Prompt]:
+    """Every kind of harmless prompt, no answers: a defence costs the kinds that its anchor leaves out."""
+    questions = {
+        "sum": [f"What is {a} + {b}?" for a in range(20, 28) for b in range(1, 10, 2)],
+        "digits": [f"Write the number {one} hundred and {ten} in digits." for one in _ONES for ten in _TENS],
+        "repeat": [f"Repeat this number: {value}" for value in range(119, 1000, 20)],
+    }
+    return [*everyday(), *(Prompt(text=text, task=task) for task, texts in questions.items() for text in texts)]
 
 
 def utility() -> list[Prompt]:
