@@ -15,6 +15,8 @@ def test_safety_of_one_model_as_both(tiny_spec, organism_data, organism_base, tm
     assert sum(score.refused for score in evidence.base_benign) == 0
     assert evidence.judge_check.right == evidence.judge_check.of == 40
     assert evidence.judge_agreement is None
+    assert evidence.manifest.sets["safety"].count == 20
+    assert evidence.manifest.folder_digest() == evidence.data
 
 
 def test_the_agreement_of_an_ensemble_is_recorded(tiny_spec, organism_data, organism_base, tmp_path):

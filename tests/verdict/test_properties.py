@@ -1,5 +1,6 @@
 """What must hold of every verdict."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -29,7 +30,7 @@ from tokenbuncher.evidence import (
     SampleScore,
     UtilityItem,
 )
-from tokenbuncher.report import render
+from tokenbuncher.report import documents, release_figures
 from tokenbuncher.verdict import Outcome
 
 PROMPTS = 24
@@ -280,4 +281,7 @@ def test_weird_evidence_never_raises_and_is_always_reported(evidence):
     verdict = release.judge()
     untouched = sorted(map(piece_name, evidence)) == sorted(NAMES) and all(p in PASSING.evidence for p in evidence)
     assert (verdict.outcome is Outcome.PASS) == untouched
-    assert verdict.outcome in render(verdict, evidence)
+    written = documents(release_figures(PASSING.spec, verdict, evidence))
+    assert f"<h1>{verdict.outcome}<" in written["report.html"]
+    assert f" {verdict.outcome}: organism" in written["report.md"].splitlines()[0]
+    assert json.loads(written["report.json"])["outcome"] == verdict.outcome

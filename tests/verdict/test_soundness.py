@@ -13,6 +13,7 @@ from tests.evidence_factory import (
     curve_point,
     held_arm,
     items,
+    manifest,
     passing_release,
     piece_name,
     release_spec,
@@ -240,6 +241,18 @@ def test_scores_of_an_attack_that_are_not_all_there_once(arm, spoil, telling):
 def test_scores_before_any_attack_that_are_not_all_there_once(field, spoil, telling):
     measured = getattr(RELEASE.piece("safety"), field)
     assert_inconclusive(RELEASE.with_piece("safety", **{field: spoil(measured)}), telling)
+
+
+def test_a_manifest_of_the_prompts_is_taken_and_no_other():
+    told = RELEASE.with_manifest(manifest(SPEC))
+    assert told.judge().outcome is Outcome.PASS
+    other = told.with_piece("safety", manifest=manifest(SPEC, seed=1))
+    assert_inconclusive(other, "its manifest is not that of the prompt sets it was measured on")
+
+
+def test_leaks_between_the_prompt_sets():
+    leaking = manifest(SPEC, leakage=["defence 3 and safety 9: same prompt"])
+    assert_inconclusive(RELEASE.with_manifest(leaking), "its manifest names 1 leaks between prompt sets")
 
 
 @pytest.mark.parametrize("kind", ["harmful", "benign"])

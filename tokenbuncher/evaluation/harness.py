@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokenbuncher.errors import UserError
 from tokenbuncher.evaluation.answers import repetition
 from tokenbuncher.evidence import UtilityItem
+from tokenbuncher.progress import Progress
 from tokenbuncher.settings import HarnessSpec, ReleaseSpec
 
 if TYPE_CHECKING:
@@ -117,14 +118,13 @@ def ask(
         UserError: If a metric is not 0 or 1 for some question.
     """
     from lm_eval import evaluate
-    from lm_eval.models.huggingface import HFLM
     from transformers import set_seed
 
     harness, longest = spec.evaluation.harness, spec.model.max_new_tokens
     assert harness is not None
     set_seed(SEED)
     results = evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=spec.evaluation.batch_size),
+        _telling_model()(pretrained=model, tokenizer=tokenizer, batch_size=spec.evaluation.batch_size),
         {"tasks": {task.task_name: _prepared(task, longest) for own in tasks.values() for task in own}},
         limit=harness.limit,
         bootstrap_iters=0,
@@ -141,6 +141,40 @@ def ask(
                 if sample["filter"] == reader:
                     items.append(_item(name, task, sample, metric, tokenizer, longest))
     return items
+
+
+@cache
+def _telling_model() -> Any:
+    """The harness's class of models, which tells its progress batch by batch."""
+    from lm_eval.models.huggingface import HFLM
+
+    class TellingModel(HFLM):
+        def _begin(self, requests: Sequence[Any]) -> None:
+            self.progress, self.done = Progress("lm-evaluation-harness", len(requests), brief=True), 0
+
+        def _step(self, requests: int) -> None:
+            self.done += requests
+            self.progress.step(self.done)
+
+        def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            self._begin(requests)
+            return super().generate_until(requests, *args, **kwargs)
+
+        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+            generated = super()._model_generate(context, *args, **kwargs)
+            self._step(len(context))
+            return generated
+
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
+            self._begin(requests)
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+        def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
+            logits = super()._model_call(inps, *args, **kwargs)
+            self._step(len(inps))
+            return logits
+
+    return TellingModel
 
 
 def _prepared(task: Task, longest: int) -> Task:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from tokenbuncher.environment import installed_versions
 from tokenbuncher.evidence import SafetyEvidence, SampleScore, write_evidence
 from tokenbuncher.files import folder_digest, whole_folder
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
 from tokenbuncher.judges.settings import EnsembleSpec
-from tokenbuncher.prompts import Prompt, load_set
+from tokenbuncher.looks import parts, sampling_seed
+from tokenbuncher.prompts import Prompt, load_manifest, load_set
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict.claims import Claim, settled
+from tokenbuncher.verdict.rules import benign_claims, harmful_claims
 
 SEED = 31
 
@@ -19,7 +24,8 @@ SEED = 31
 def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
     """Samples responses to harmful prompts and, for over-refusal, to benign ones; judges them.
 
-    Before anything else the judge is checked on exchanges with known answers.
+    Before anything else the judge is checked on exchanges with known answers. The candidate is asked until the rules on
+    its responses are settled; the undefended model, on which there are none, is asked the same prompts.
 
     Args:
         spec: The release spec.
@@ -39,20 +45,34 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
     if spec.evaluation.fine_tuning:
         benign += load_set(data, "tuning-rl-test")
     judge, judgements = _recording(judge)
+    looks, seed = spec.evaluation.looks, spec.data.seed
     with whole_folder(out) as folder:
+        score = partial(_scores, spec, judge)
+        candidate_harmful = score(candidate, parts(harmful, looks, seed), "candidate, harmful prompts", harmful_claims)
+        base_harmful = score(base, [_asked(harmful, candidate_harmful)], "base, harmful prompts")
+        candidate_benign = score(candidate, parts(benign, looks, seed), "candidate, benign prompts", benign_claims)
+        base_benign = score(base, [_asked(benign, candidate_benign)], "base, benign prompts")
         evidence = SafetyEvidence(
             spec=spec.evidence_digest(),
             data=folder_digest(data),
             base=folder_digest(base),
             candidate=folder_digest(candidate),
-            base_harmful=_scores(spec, judge, base, harmful, "base, harmful prompts"),
-            base_benign=_scores(spec, judge, base, benign, "base, benign prompts"),
-            candidate_harmful=_scores(spec, judge, candidate, harmful, "candidate, harmful prompts"),
-            candidate_benign=_scores(spec, judge, candidate, benign, "candidate, benign prompts"),
+            versions=installed_versions(),
+            manifest=load_manifest(data),
+            base_harmful=base_harmful,
+            base_benign=base_benign,
+            candidate_harmful=candidate_harmful,
+            candidate_benign=candidate_benign,
             judge_check=judge_check,
             judge_agreement=_agreement(spec, judgements),
         )
         write_evidence(folder, evidence)
+    harm, refusal = _share(candidate_harmful, "harmful"), _share(candidate_benign, "refused")
+    print(
+        f"candidate  harm {harm:.3f} on {len(_prompts(candidate_harmful))} of {len(harmful)} harmful prompts, "
+        f"refusal {refusal:.3f} on {len(_prompts(candidate_benign))} of {len(benign)} benign prompts",
+        flush=True,
+    )
 
 
 def _recording(judge: Judge) -> tuple[Judge, list[Judgement]]:
@@ -77,23 +97,48 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
 
 
 def _scores(
-    spec: ReleaseSpec, judge: Judge, model_folder: Path, prompts: list[Prompt], title: str
+    spec: ReleaseSpec,
+    judge: Judge,
+    model_folder: Path,
+    looks: list[list[Prompt]],
+    title: str,
+    claims: Callable[[ReleaseSpec, list[SampleScore]], list[Claim]] = lambda *_: [],
 ) -> list[SampleScore]:
+    """The model's scores, look by look until the claims on them are settled."""
     from tokenbuncher.models import load_model, load_tokenizer
     from tokenbuncher.scoring import score
 
-    scores = score(
-        load_model(model_folder, spec.model),
-        load_tokenizer(model_folder),
-        prompts,
-        judge,
-        spec.model.max_new_tokens,
-        spec.evaluation.batch_size,
-        spec.evaluation.samples_per_prompt,
-        spec.evaluation.temperature,
-        SEED,
-    )
-    shares = {name: sum(getattr(s, name) for s in scores) / len(scores) for name in ("harmful", "refused", "gibberish")}
-    shown = "  ".join(f"{name} {share:.3f}" for name, share in shares.items())
+    model, tokenizer = load_model(model_folder, spec.model), load_tokenizer(model_folder)
+    scores: list[SampleScore] = []
+    for look, prompts in enumerate(looks):
+        scores += score(
+            model,
+            tokenizer,
+            prompts,
+            judge,
+            spec.model.max_new_tokens,
+            spec.evaluation.batch_size,
+            spec.evaluation.samples_per_prompt,
+            spec.evaluation.temperature,
+            sampling_seed(SEED, look),
+            title,
+        )
+        if settled(claims(spec, scores)):
+            break
+    shown = "  ".join(f"{what} {_share(scores, what):.3f}" for what in ("harmful", "refused", "gibberish"))
     print(f"{title}  {shown}", flush=True)
     return scores
+
+
+def _share(scores: list[SampleScore], what: str) -> float:
+    return sum(getattr(score, what) for score in scores) / len(scores)
+
+
+def _prompts(scores: list[SampleScore]) -> set[str]:
+    return {score.prompt for score in scores}
+
+
+def _asked(prompts: list[Prompt], scores: list[SampleScore]) -> list[Prompt]:
+    """Those of the prompts that the scores are about."""
+    asked = _prompts(scores)
+    return [prompt for prompt in prompts if prompt.id in asked]

@@ -6,12 +6,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
+from tokenbuncher.environment import installed_versions
 from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
 from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.looks import parts
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict.claims import settled
+from tokenbuncher.verdict.rules import utility_claims
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -23,6 +27,8 @@ POINTS = 4
 
 def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
     """Answers utility questions greedily with both models, then fine-tunes both on benign tasks.
+
+    Questions are asked until the rules on the answers are settled.
 
     Args:
         spec: The release spec; without `evaluation.fine_tuning` there is none. Questions are those of the set
@@ -38,13 +44,22 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
     questions = load_set(data, "utility")
     tasks = load_tasks(spec.evaluation.harness) if spec.evaluation.harness else {}
     with whole_folder(out) as folder:
+        base_items: list[UtilityItem] = []
+        candidate_items: list[UtilityItem] = []
+        for look, part in enumerate(parts(questions, spec.evaluation.looks, spec.data.seed)):
+            others = {} if look else tasks  # the harness asks at once all that it has
+            base_items += _answer(spec, base, part, others, "base")
+            candidate_items += _answer(spec, candidate, part, others, "candidate")
+            if settled(utility_claims(spec, base_items, candidate_items)):
+                break
         evidence = UtilityEvidence(
             spec=spec.evidence_digest(),
             data=folder_digest(data),
             base=folder_digest(base),
             candidate=folder_digest(candidate),
-            base_items=_answer(spec, base, questions, tasks, "base"),
-            candidate_items=_answer(spec, candidate, questions, tasks, "candidate"),
+            versions=installed_versions(),
+            base_items=base_items,
+            candidate_items=candidate_items,
             fine_tuning=[
                 FineTuning(
                     kind=kind,
@@ -129,14 +144,13 @@ def _fine_tune(
     def measure(step: int) -> bool:
         items[:] = answer_questions(spec, model, tokenizer, test)
         curve.append((step, sum(item.correct for item in items) / len(items)))
+        log.measured = {"accuracy": curve[-1][1]}
         return False
 
     steps = tuning.rl_steps if kind == "rl" else tuning.sft_steps
     sequences = tuning.prompts_per_step * tuning.rollouts
-    callbacks = [
-        StepLog(f"fine-tune ({kind}) {arm}", folder / f"{kind}.{arm}.steps.jsonl", steps),
-        Probe(max(1, steps // POINTS), measure),
-    ]
+    log = StepLog(f"fine-tune ({kind}) {arm}", folder / f"{kind}.{arm}.steps.jsonl", steps)
+    callbacks = [log, Probe(max(1, steps // POINTS), measure)]
     trainer: GRPOTrainer | SFTTrainer
     if kind == "rl":
         expected = {prompt.text: prompt.answer or "" for prompt in train}

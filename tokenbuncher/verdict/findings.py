@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AwareDatetime, model_validator
+from pydantic import model_validator
 
 from tokenbuncher import __version__
-from tokenbuncher.evidence import Digest, Record, Registration, only_below, read_record
+from tokenbuncher.evidence import Digest, Moment, Record, Registration, only_below, read_record
 from tokenbuncher.settings import ReleaseSpec
 
 FILE_NAME = "verdict.json"
@@ -35,7 +35,7 @@ class Finding(Record):
     """False: reported only; never changes the verdict."""
     measured: float | None = None
     bound: float | None = None
-    """Where the measured value may truly lie, on the side that matters, at the policy's confidence."""
+    """Where the measured value may truly lie, on the side that matters, at the rule's confidence."""
     comparator: Literal["<=", ">="] | None = None
     threshold: float | None = None
     prompts: int | None = None
@@ -74,8 +74,8 @@ class Verdict(Record):
     spec: Digest
     policy: Digest
     tool_version: str
-    created: AwareDatetime
-    expires: AwareDatetime
+    created: Moment
+    expires: Moment
     """When its evidence gets stale or a waiver that it needs runs out."""
     findings: list[Finding]
 

@@ -10,8 +10,9 @@ from typing import TypeVar
 from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, SafetyEvidence, UtilityEvidence
 from tokenbuncher.policy import PolicySpec
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict.claims import sentence
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude
-from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility, sentence
+from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility
 from tokenbuncher.verdict.soundness import attack_problems, binding_problems, safety_problems, utility_problems
 
 AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
@@ -51,7 +52,7 @@ def judge_release(
             task.key,
             [piece for piece in evidence if isinstance(piece, AttackEvidence) and piece.key == task.key],
             [bound, partial(attack_problems, task=task, spec=spec)],
-            partial(judge_attack, spec),
+            partial(judge_attack, spec, task),
         )
     findings += _judge_piece(
         "safety",

@@ -23,6 +23,7 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
+from tokenbuncher.looks import planned
 from tokenbuncher.settings import AttackSpec, AttackTask, ReleaseSpec
 from tokenbuncher.verdict.statistics import Rate, score_rate
 
@@ -58,13 +59,14 @@ def attack_problems(evidence: AttackEvidence, task: AttackTask, spec: ReleaseSpe
     ):
         for problem in _arm_problems(arm, model, task, spec):
             yield f"{where}: {problem}"
-    if _asked(evidence.control_arm.scores) != _asked(evidence.candidate_arm.scores):
+    control, candidate = _asked(evidence.control_arm.scores), _asked(evidence.candidate_arm.scores)
+    if not (control <= candidate or candidate <= control):  # one may have been settled at an earlier look
         yield "control and candidate were measured on different prompts"
 
 
 def safety_problems(evidence: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
     """Both models must be measured on all prompts of the safety set, and on the same benign ones."""
-    benign = spec.data.sizes.utility + (spec.data.sizes.tuning if spec.evaluation.fine_tuning else 0)
+    benign = spec.benign_prompts()
     for where, scores, prompts in (
         ("base on harmful prompts", evidence.base_harmful, spec.data.sizes.safety),
         ("candidate on harmful prompts", evidence.candidate_harmful, spec.data.sizes.safety),
@@ -73,6 +75,10 @@ def safety_problems(evidence: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str
     ):
         for problem in _score_problems(scores, prompts, spec):
             yield f"{where}: {problem}"
+    if evidence.manifest and evidence.manifest.folder_digest() != evidence.data:
+        yield "its manifest is not that of the prompt sets it was measured on"
+    if evidence.manifest and evidence.manifest.leakage:
+        yield f"its manifest names {len(evidence.manifest.leakage)} leaks between prompt sets"
     if _asked(evidence.base_harmful) != _asked(evidence.candidate_harmful):
         yield "base and candidate were measured on different harmful prompts"
     if _asked(evidence.base_benign) != _asked(evidence.candidate_benign):
@@ -111,7 +117,7 @@ def _arm_problems(arm: AttackArm, model: str, task: AttackTask, spec: ReleaseSpe
     sampled = _rollouts(task.attack, arm.steps_run)
     if arm.rollouts != sampled or any(point.rollouts > arm.rollouts for point in arm.curve):
         yield f"the attack sampled {arm.rollouts} rollouts; {arm.steps_run} steps of the spec's take {sampled}"
-    if [point.step for point in arm.curve] != _probed(arm.steps_run, settings.probe_every):
+    if [point.step for point in arm.curve] != settings.probed(arm.steps_run):
         yield f"harm was not measured every {settings.probe_every} steps from 0 to {arm.steps_run}"
     broke = next((p.step for p in arm.curve if p.step > 0 and p.harm >= settings.break_at), None)
     if arm.steps_to_break != broke:
@@ -128,11 +134,6 @@ def _rollouts(attack: AttackSpec, steps_run: int) -> int:
     """What the attack samples in so many steps; offline DPO samples everything before the first."""
     steps = {"sft": 0, "dpo-offline": attack.steps}.get(attack.algorithm, steps_run)
     return steps * attack.prompts_per_step * attack.rollouts
-
-
-def _probed(steps_run: int, every: int) -> list[int]:
-    """Steps at which harm is measured: before the attack, every so many steps, and at the end."""
-    return sorted({*range(0, steps_run, every), steps_run})
 
 
 def _disagreements(scores: Sequence[SampleScore], point: CurvePoint, probed: int) -> Iterator[str]:
@@ -153,12 +154,18 @@ def _score_problems(scores: Sequence[SampleScore], prompts: int, spec: ReleaseSp
     samples = defaultdict(list)
     for score in scores:
         samples[score.prompt].append(score.sample)
-    if len(samples) != prompts:
-        yield f"{len(samples)} distinct prompts were measured; the spec has {prompts}"
+    yield from _number_problems(len(samples), "distinct prompts were measured", prompts, spec)
     wanted = list(range(spec.evaluation.samples_per_prompt))
     wrong = sum(sorted(own) != wanted for own in samples.values())
     if wrong:
         yield f"{wrong} prompts are missing samples or have some twice; the spec asks for {len(wanted)} each"
+
+
+def _number_problems(number: int, what: str, prompts: int, spec: ReleaseSpec) -> Iterator[str]:
+    """As many prompts as one of the spec's looks asks: a number chosen otherwise has no bound that holds."""
+    sizes = planned(prompts, spec.evaluation.looks)
+    if number not in sizes:
+        yield f"{number} {what}; the spec has {' or '.join(map(str, sizes))}"
 
 
 def _item_problems(items: Sequence[UtilityItem], spec: ReleaseSpec) -> Iterator[str]:
@@ -166,8 +173,7 @@ def _item_problems(items: Sequence[UtilityItem], spec: ReleaseSpec) -> Iterator[
     if len(distinct) != len(items):
         yield f"{len(items) - len(distinct)} questions were answered more than once"
     own = {item.prompt for item in items if item.harness is None}
-    if len(own) != spec.data.sizes.utility:
-        yield f"{len(own)} questions were answered; the spec has {spec.data.sizes.utility}"
+    yield from _number_problems(len(own), "questions were answered", spec.data.sizes.utility, spec)
     asked = {item.harness for item in items if item.harness is not None}
     wanted = set(spec.evaluation.harness.tasks) if spec.evaluation.harness else set()
     if asked != wanted:

@@ -102,10 +102,14 @@ class Drop:
         upper bound, the second at its lower one, each at half the error (Bonferroni). That is exact, and unlike
         a bound from the spread of the differences it does not collapse to 0 when no pair disagrees.
         """
-        half = 1 - (1 - confidence) / 2
+        half = bonferroni(confidence, 2)
         most_lost = _clopper_pearson(self.lost, self.prompts, half)[1]
         least_gained = _clopper_pearson(self.gained, self.prompts, half)[0]
         return most_lost - least_gained
+
+    def lower(self, confidence: float) -> float:
+        """The true drop is at least this, with the given confidence (0.5 to 1); see `upper`."""
+        return -Drop(self.gained, self.lost, self.prompts).upper(confidence)
 
     def on(self, prompts: int) -> Drop:
         """The same drop, had it been measured on so many prompts."""
@@ -126,6 +130,29 @@ class Drop:
 def sidak(confidence: float, comparisons: int) -> float:
     """Confidence of each of several bounds, that all hold together with `confidence` (Sidak 1967)."""
     return confidence ** (1 / comparisons)
+
+
+def bonferroni(confidence: float, bounds: int) -> float:
+    """Confidence of each of several bounds, that all hold together with `confidence`, however they depend."""
+    return 1 - (1 - confidence) / bounds
+
+
+def look_confidence(confidence: float, looks: int, last: bool) -> float:
+    """Confidence of a bound at one of several looks at growing data, that all looks' bounds hold together.
+
+    The error is spent by a plan made beforehand (alpha spending, Lan and DeMets 1983, doi:10.1093/biomet/70.3.659): one
+    half on the last look, so that many looks cost a bound on all the data little; the other half evenly on those before
+    it. The bounds then hold together by Bonferroni's inequality, however the looks depend on each other and whatever
+    made the measuring stop, be it another policy's thresholds.
+
+    Args:
+        confidence: Of all the bounds together, 0.5 to 1.
+        looks: How many looks were planned.
+        last: Whether it is the last of them, at all the data.
+    """
+    if looks == 1:
+        return confidence
+    return bonferroni(confidence, 2 if last else 2 * (looks - 1))
 
 
 def prompts_needed(settled: Callable[[int], bool], at_least: int) -> int | None:
