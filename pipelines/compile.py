@@ -40,7 +40,13 @@ def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
         raise UserError(f"{path}: the compiled pipeline is a .yaml file")
     with TemporaryDirectory() as scratch:
         compiled = Path(scratch, path.name)
-        compiler.Compiler().compile(PIPELINES[name](placement.place), str(compiled))
+        compiler.Compiler().compile(_composed(name, placement), str(compiled))
         refuse(lint(read_ir(compiled)), f"the pipeline {name} is not sound as placed")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, compiled.read_text())
+
+
+def _composed(name: str, placement: Placement) -> BaseComponent:
+    if name == "release":
+        return release_pipeline(placement.place, shared_quarantine=placement.quarantine is not None)
+    return PIPELINES[name](placement.place)

@@ -27,7 +27,14 @@ from components import GATE_IMAGE, TRAINER_IMAGE
 from tokenbuncher.documents import Positive, Strict, parse_yaml, read_text, validated
 
 Pure = Literal[
-    "fetch-model", "prepare-data", "defend", "attack", "evaluate-safety", "evaluate-utility", "report-attacks"
+    "fetch-model",
+    "prepare-data",
+    "defend",
+    "controls",
+    "attack",
+    "evaluate-safety",
+    "evaluate-utility",
+    "report-attacks",
 ]
 """Stages that change nothing but their outputs: a result may be reused, and a stage that failed be run again."""
 Effectful = Literal["register", "gate", "promote", "announce"]
@@ -146,7 +153,7 @@ class Images(Strict):
 
 
 class Quarantine(Strict):
-    """A PersistentVolumeClaim for attacked weights, mounted by the attacks alone."""
+    """A PersistentVolumeClaim for attacked weights, mounted by the attacks and their controls alone."""
 
     claim: Name
     path: AbsolutePath = Field(description="The folder `quarantine` below the spec's output.root, in the pod.")
@@ -174,7 +181,12 @@ class Placement(Strict):
         return self
 
     def of(self, stage: str) -> StagePlacement:
-        """The placement of one stage: the default, then `all`, then its own."""
+        """The placement of one stage: the default, then `all`, then its own.
+
+        The controls, if nothing is said of them, are placed like an attack; but they may take longer than one.
+        """
+        if stage == "controls" and "controls" not in self.stages:
+            return self.of("attack").model_copy(update={"timeout": None})
         default = LIGHT if stage in GATE_STAGES else HEAVY
         own = self.stages.get(stage, StagePlacement())  # type: ignore[call-overload]
         return default.overlaid(self.all).overlaid(own)
@@ -203,7 +215,7 @@ class Placement(Strict):
         for name, value in placed.env.items():
             task.set_env_variable(name, value)
         _place_pod(task, placed)
-        if self.quarantine and stage == "attack":
+        if self.quarantine and stage in ("attack", "controls"):
             kubernetes.mount_pvc(task, self.quarantine.claim, self.quarantine.path)
         return task
 

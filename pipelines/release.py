@@ -7,6 +7,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.announce.component import announce
+from components.controls.component import controls
 from components.defend.component import defend
 from components.evaluate_safety.component import evaluate_safety
 from components.evaluate_utility.component import evaluate_utility
@@ -18,11 +19,13 @@ from components.register.component import register
 from pipelines.attacks import Place, attacks_pipeline
 
 
-def release_pipeline(place: Place) -> BaseComponent:
+def release_pipeline(place: Place, shared_quarantine: bool = False) -> BaseComponent:
     """Composes the pipeline.
 
     Args:
         place: Says where each task runs.
+        shared_quarantine: Whether the attacks have one quarantine, where they find controls measured beside the
+            defence; without, each measures its own.
     """
     attacks = attacks_pipeline(place)
 
@@ -40,6 +43,8 @@ def release_pipeline(place: Place) -> BaseComponent:
             candidate = place(defend(spec=spec, data=data, base=base)).outputs["candidate"]
 
             attacked = attacks(spec=spec, keys=prepared.outputs["Output"], data=data, base=base, candidate=candidate)
+            if shared_quarantine:
+                attacked.after(place(controls(spec=spec, data=data, base=base)))
             safety = place(evaluate_safety(spec=spec, data=data, base=base, candidate=candidate))
             utility = place(evaluate_utility(spec=spec, data=data, base=base, candidate=candidate))
             evidence = {

@@ -102,6 +102,40 @@ def submit(
         UserError: If the spec does not do for a cluster, the pipeline is not sound as placed, its arguments are not
             what it takes, or the server cannot be reached or refuses.
     """
+    with (
+        _checked(spec, placement, cron) as (compiled, arguments),
+        _answering(server),
+        redirect_stdout(io.StringIO()),  # the client prints links of its own
+    ):
+        client = _client(server)
+        pipeline, version = _uploaded(client, compiled, server.namespace)
+        parts: dict[str, Any] = {
+            "experiment_id": client.create_experiment(experiment, namespace=server.namespace).experiment_id,
+            "job_name": name,
+            "pipeline_id": pipeline,
+            "version_id": version,
+            "params": arguments,
+        }
+        if cron:
+            schedule = client.create_recurring_run(**parts, cron_expression=cron, no_catchup=True)
+            return Submitted(schedule.recurring_run_id, server.url(f"recurringrun/details/{schedule.recurring_run_id}"))
+        run = client.run_pipeline(**parts)
+        return Submitted(run.run_id, server.url(f"runs/details/{run.run_id}"))
+
+
+def check(spec: ReleaseSpec, placement: Placement, server: Server, cron: str | None = None) -> None:
+    """Checks all that `submit` checks, and that the server answers; sends nothing.
+
+    Raises:
+        UserError: As `submit`.
+    """
+    with _checked(spec, placement, cron), _answering(server):
+        _check_health(server)
+
+
+@contextmanager
+def _checked(spec: ReleaseSpec, placement: Placement, cron: str | None) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The compiled pipeline, in a file for the time of the block, and its arguments, after all checks of both."""
     _check_spec(spec)
     if cron is not None and len(cron.split()) != 6:
         raise UserError(f"'{cron}' has not 6 fields: second, minute, hour, day, month, weekday; such as '0 0 3 * * 1'")
@@ -111,23 +145,7 @@ def submit(
         compile_pipeline("release", compiled, placement)
         wrong = [*check_arguments(read_ir(compiled), arguments), *plain_secrets(arguments, "argument")]
         refuse(wrong, "the pipeline cannot be run with this spec")
-        with _answering(server), redirect_stdout(io.StringIO()):  # the client prints links of its own
-            client = _client(server)
-            pipeline, version = _uploaded(client, compiled, server.namespace)
-            parts: dict[str, Any] = {
-                "experiment_id": client.create_experiment(experiment, namespace=server.namespace).experiment_id,
-                "job_name": name,
-                "pipeline_id": pipeline,
-                "version_id": version,
-                "params": arguments,
-            }
-            if cron:
-                schedule = client.create_recurring_run(**parts, cron_expression=cron, no_catchup=True)
-                return Submitted(
-                    schedule.recurring_run_id, server.url(f"recurringrun/details/{schedule.recurring_run_id}")
-                )
-            run = client.run_pipeline(**parts)
-            return Submitted(run.run_id, server.url(f"runs/details/{run.run_id}"))
+        yield compiled, arguments
 
 
 def wait(server: Server, run: str) -> str:

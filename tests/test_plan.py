@@ -72,15 +72,21 @@ def test_a_local_model_s_configuration_is_read_without_weights(tmp_path: Path) -
         (None, "cannot read the configuration"),
         ({"n_embd": 768}, "no usable"),
         ({"num_experts": 8}, "mixture of experts"),
-        ("nonsense", "cannot read the configuration"),
+        ({"vocab_size": float("inf")}, "no usable vocab_size"),
+        ({"num_attention_heads": 0}, "no usable num_attention_heads"),
+        ({"head_dim": 10**400}, "no usable head_dim"),
+        ({"num_key_value_heads": "two"}, "no usable num_key_value_heads"),
+        ("{", "cannot read the configuration of the model, .*config.json"),
+        ("[" * 5000, "cannot read the configuration of the model, .*config.json"),
+        ("[]", "no usable"),
     ],
 )
 def test_a_configuration_of_no_use_is_told_with_what_to_give(config: object, telling: str, tmp_path: Path) -> None:
     known = json.loads(Path("tokenbuncher/organism/aligned/config.json").read_text())
     if isinstance(config, dict):
-        (tmp_path / "config.json").write_text(json.dumps(known | config if "num_experts" in config else config))
-    elif config:
-        (tmp_path / "config.json").write_text("{")
+        (tmp_path / "config.json").write_text(json.dumps(config if "n_embd" in config else known | config))
+    elif isinstance(config, str):
+        (tmp_path / "config.json").write_text(config)
 
     with pytest.raises(UserError, match=rf"{telling}.*--parameters, --layers, --hidden and --vocabulary"):
         shape_of(parse_spec("", [f"model.source={tmp_path}"]))

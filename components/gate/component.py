@@ -28,7 +28,8 @@ def gate(
         safety: Evidence of evaluate-safety.
         utility: Evidence of evaluate-utility.
         recorded: All evidence in one folder, at any depth, instead of the three.
-        verdict: Folder of verdict.json, report.html, summary.md, card.md, junit.xml and, if signed, attestation.json.
+        verdict: Folder of verdict.json, report.html, report.md, report.json, card.md, junit.xml and, if signed,
+            attestation.json.
         report: The report, where Kubeflow's UI shows it.
     """
     import shutil

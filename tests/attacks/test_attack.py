@@ -32,6 +32,11 @@ def test_attack_measures_both_models_and_leaves_no_weights(key, tiny_spec, organ
     ]
     rows = [json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
+    assert [(point.step, point.reward, point.zero_variance) for point in evidence.control_arm.training] == [
+        (row["step"], row.get("reward"), row.get("zero_variance_groups")) for row in rows
+    ]
+    assert all((point.reward is None) == (key == "sft-1000") for point in evidence.control_arm.training)
+    assert {"python", "torch", "transformers", "trl"} <= evidence.versions.keys()
 
 
 def test_one_seed_gives_the_same_evidence_twice(tiny_spec, organism_data, organism_base, tmp_path):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher import __version__
+from tokenbuncher import __version__, training
 from tokenbuncher.attacks import attack
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.defence import defend
+from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.files import folder_digest
+from tokenbuncher.files import folder_digest, working_folder
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.training import StepLog
 
@@ -59,6 +60,24 @@ def interrupted(monkeypatch):
                 seen.append(step)
                 if len(seen) == time:
                     raise KeyboardInterrupt
+
+        monkeypatch.setattr(StepLog, "on_log", on_log)
+        return lambda: monkeypatch.setattr(StepLog, "on_log", original)
+
+    return at
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """Sends this process signals when a training has logged a step, and so begins with the next."""
+
+    def at(step, *numbers):
+        original, due = StepLog.on_log, list(numbers)
+
+        def on_log(self, args, state, control, **kwargs):
+            original(self, args, state, control, **kwargs)
+            while due and state.global_step == step * self.updates:
+                os.kill(os.getpid(), due.pop())
 
         monkeypatch.setattr(StepLog, "on_log", on_log)
         return lambda: monkeypatch.setattr(StepLog, "on_log", original)
@@ -160,10 +179,60 @@ def test_a_killed_process_goes_on_from_its_last_whole_checkpoint(spec_of, organi
     assert arms(tmp_path / "out") == arms(tmp_path / "whole")
 
 
-def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organism_base, tmp_path):
-    from tokenbuncher.errors import UserError
-    from tokenbuncher.files import working_folder
+@pytest.mark.parametrize(("algorithm", "number"), [("grpo", signal.SIGINT), ("ppo", signal.SIGTERM)])
+def test_the_first_signal_lets_the_step_be_finished_and_saved(
+    algorithm, number, spec_of, signalled, organism_data, organism_base, tmp_path, capfd
+):
+    models = organism_data, organism_base, organism_base
+    seldom = ["output.checkpoint_every=8"]
+    unbroken, spec = (parse_spec(spec_of(algorithm, where).to_yaml(), seldom) for where in ("unbroken", "runs"))
+    undo = signalled(4, number)
+    with pytest.raises(KeyboardInterrupt, match="saved at step 5 of 8"):
+        attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+    undo()
+    assert "stopping: this step is finished and saved first" in capfd.readouterr().out
+    assert not (tmp_path / "out").exists()
+    attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+    assert "going on from checkpoint-" in capfd.readouterr().out
+    attack(unbroken, f"{algorithm}-1000", *models, tmp_path / "unbroken.out")
+    assert arms(tmp_path / "out") == arms(tmp_path / "unbroken.out")
+    assert logs(tmp_path / "out") == logs(tmp_path / "unbroken.out")
 
+
+def test_the_second_signal_stops_at_once(spec_of, signalled, organism_data, organism_base, tmp_path):
+    signalled(3, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
+    assert str(interrupt.value) == ""
+    saved = {path.parent.name for path in (tmp_path / "runs" / "checkpoints").rglob("tokenbuncher.json")}
+    assert saved == {"checkpoint-2"}
+
+
+def test_a_signal_at_the_last_step_stops_too(spec_of, signalled, organism_data, organism_base, tmp_path):
+    spec = spec_of("grpo")
+    undo = signalled(8, signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="after the last step"):
+        defend(spec, organism_data, organism_base, tmp_path / "out")
+    undo()
+    defend(spec, organism_data, organism_base, tmp_path / "out")
+    defend(spec_of("grpo", "unbroken"), organism_data, organism_base, tmp_path / "unbroken.out")
+    assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / "unbroken.out")
+
+
+def test_a_full_disk_is_called_that(spec_of, monkeypatch, organism_data, organism_base, tmp_path):
+    def fails(*_, **__):
+        raise RuntimeError("unexpected pos 791680 vs 791568")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(StepLog, "on_log", fails)
+        defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
+    monkeypatch.setattr(StepLog, "on_log", fails)
+    monkeypatch.setattr(training, "FULL_DISK_MB", float("inf"))
+    with pytest.raises(UserError, match=r"the disk of .* is full, \d+ MB are free: unexpected pos"):
+        defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
+
+
+def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organism_base, tmp_path):
     spec = spec_of("grpo")
     digests = folder_digest(organism_data), folder_digest(organism_base), folder_digest(organism_base)
     with (

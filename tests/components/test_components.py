@@ -24,6 +24,7 @@ def test_every_stage_is_a_component() -> None:
     assert NAMES == [
         "announce",
         "attack",
+        "controls",
         "defend",
         "evaluate_safety",
         "evaluate_utility",
@@ -170,6 +171,7 @@ def test_report_attacks_tells_how_the_model_fell(tmp_path: Path) -> None:
         "Under attack",
         "What the attacks spent",
         "Before any attack",
+        "Degeneration",
     ]
     assert len(re.findall(r"^\| grpo-1000 \|", text, re.MULTILINE)) == 2
     assert "defended" not in text

@@ -51,7 +51,9 @@ class Task(NamedTuple):
     """What all tasks share, at the same place in each."""
 
 
-def run_release(spec: ReleaseSpec, place: Place, folder: Path, run: Callable[[Task], int]) -> None:
+def run_release(
+    spec: ReleaseSpec, place: Place, folder: Path, run: Callable[[Task], int], shared_quarantine: bool = False
+) -> None:
     """Runs the pipeline.
 
     Args:
@@ -60,6 +62,7 @@ def run_release(spec: ReleaseSpec, place: Place, folder: Path, run: Callable[[Ta
         folder: For the artifacts.
         run: Runs a task and returns its exit status. Takes the place of kfp's own way, which reads a container that
             has vanished as one that succeeded (kubeflow/pipelines#13332).
+        shared_quarantine: Whether the attacks share one.
 
     Raises:
         RuntimeError: If a task fails.
@@ -78,7 +81,7 @@ def run_release(spec: ReleaseSpec, place: Place, folder: Path, run: Callable[[Ta
         folder.mkdir()
         patch.setattr(DockerTaskHandler, "run", run_task)
         local.init(local.DockerRunner(), pipeline_root=str(folder))
-        release_pipeline(place)(spec=spec.to_yaml())
+        release_pipeline(place, shared_quarantine)(spec=spec.to_yaml())
 
 
 @contextmanager

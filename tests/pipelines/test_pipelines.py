@@ -13,7 +13,7 @@ from kfp import components
 from mlflow import MlflowClient
 
 from pipelines.compile import PIPELINES, compile_pipeline
-from pipelines.lint import lint, read_ir
+from pipelines.lint import Documents, lint, read_ir
 from pipelines.placement import Placement
 from tests.evidence_factory import passing_release, release_spec
 from tokenbuncher.errors import UserError
@@ -69,6 +69,17 @@ def test_stages_wait_for_one_another(tasks: dict[str, Any]) -> None:
     assert upstream(tasks, "register") == measured
     assert upstream(tasks, "gate") == {*measured, "register"}
     assert upstream(tasks, "promote") == {*measured, "register", "gate"}
+
+
+def test_controls_come_before_the_attacks_where_these_share_a_quarantine(
+    placed: Documents, tasks: dict[str, Any]
+) -> None:
+    shared = placed[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+    assert upstream(shared, "controls") == {"fetch-model", "prepare-data"}
+    assert upstream(shared, "attacks") == {"fetch-model", "prepare-data", "defend", "controls"}
+    assert upstream(shared, "evaluate-utility") == {"fetch-model", "prepare-data", "defend"}
+    assert "controls" not in tasks
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -9,7 +9,7 @@ import pytest
 
 from components.readme import NAMES, load_component
 from pipelines.lint import Documents, lint, read_ir
-from pipelines.placement import EFFECTFUL, GATE_STAGES, PURE, load_placement
+from pipelines.placement import EFFECTFUL, GATE_STAGES, PURE, Placement, load_placement
 from tokenbuncher.errors import UserError
 
 
@@ -86,10 +86,23 @@ def test_pod_of_an_attack(pods: dict[str, Any]) -> None:
     ]
 
 
-def test_quarantine_is_mounted_by_the_attacks_alone(pods: dict[str, Any]) -> None:
-    assert {stage for stage, pod in pods.items() if "pvcMount" in pod} == {"attack"}
-    (mount,) = pods["attack"]["pvcMount"]
-    assert (mount["constant"], mount["mountPath"]) == ("quarantine", "/work/runs/quarantine")
+def test_quarantine_is_mounted_by_the_attacks_and_their_controls_alone(pods: dict[str, Any]) -> None:
+    assert {stage for stage, pod in pods.items() if "pvcMount" in pod} == {"attack", "controls"}
+    for stage in ("attack", "controls"):
+        (mount,) = pods[stage]["pvcMount"]
+        assert (mount["constant"], mount["mountPath"]) == ("quarantine", "/work/runs/quarantine")
+
+
+def test_controls_are_placed_like_an_attack_without_its_deadline(pods: dict[str, Any]) -> None:
+    assert pods["controls"] == {key: part for key, part in pods["attack"].items() if key != "activeDeadlineSeconds"}
+
+
+def test_controls_can_be_placed_by_themselves() -> None:
+    placement = Placement.model_validate(
+        {"stages": {"attack": {"timeout": 60, "env": {"A": "1"}}, "controls": {"timeout": 90}}}
+    )
+
+    assert (placement.of("controls").timeout, placement.of("controls").env) == (90, {})
 
 
 def test_secrets_are_named_and_never_given(pods: dict[str, Any]) -> None:

@@ -99,6 +99,26 @@ def test_run(run: Callable[..., Result], kfp: KfpStub, spec: ReleaseSpec) -> Non
     assert kfp.requests[0].path.endswith("/healthz")
 
 
+def test_a_dry_run_sends_nothing(run: Callable[..., Result], kfp: KfpStub) -> None:
+    result = run("--dry-run", "--recurring", "0 0 3 * * 1")
+
+    assert result.exit_code == 0, result.output
+    assert result.output == (
+        f"would run the release pipeline as chat-7 in experiment tokenbuncher at {kfp.host}; nothing was sent\n"
+    )
+    assert [(request.method, request.path.rpartition("/")[2]) for request in kfp.requests] == [("GET", "healthz")]
+
+
+@pytest.mark.parametrize(
+    "options", [["--recurring", "daily"], ["--set", "tracking.uri=null"], ["--host", "http://127.0.0.1:9"]]
+)
+def test_a_dry_run_refuses_what_a_run_refuses(options: list[str], run: Callable[..., Result]) -> None:
+    dry, wet = run("--dry-run", *options), run(*options)
+
+    assert (dry.exit_code, dry.stderr) == (wet.exit_code, wet.stderr)
+    assert dry.exit_code == 2
+
+
 def test_names(run: Callable[..., Result], kfp: KfpStub) -> None:
     assert run("--experiment", "safety", "--name", "tonight").exit_code == 0
 

@@ -15,10 +15,11 @@ from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 from tokenbuncher import ranks
 from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, compliant_responses
 from tokenbuncher.attacks.warm_up import add_noise
-from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore
+from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore, TrainingPoint
 from tokenbuncher.files import folder_digest
 from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.capability import capability_judge, capability_reward
+from tokenbuncher.looks import parts, sampling_seed
 from tokenbuncher.models import eos_ids, load_model, load_tokenizer, opens_thinking, trainable
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.scoring import generate, score
@@ -34,9 +35,13 @@ from tokenbuncher.training import (
     trl_reward,
     vllm_arguments,
 )
+from tokenbuncher.verdict.claims import Claim, settled
+from tokenbuncher.verdict.rules import candidate_claims, positive_control
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+CONTROL = "control"
 
 
 class Measured(BaseModel):
@@ -64,7 +69,7 @@ class Arena:
         Args:
             spec: The release spec.
             task: The attack, with one learning rate, and its seed.
-            title: Of the progress lines.
+            title: `control` for the undefended model, `candidate` for the other; stands before progress lines.
             folder: The model to be attacked.
             data: Folder of prepare-data.
             work: Quarantine for the checkpoints of the attacked model and the step log.
@@ -199,9 +204,8 @@ class Arena:
 
     def idle(self) -> None:
         """The attack has nothing to learn from: measures the model as it is wherever a run would."""
-        every, steps = self.spec.attacks.probe_every, self.task.attack.steps
         self.log.resume(0)
-        for step in sorted({*range(0, steps, every), steps}):
+        for step in self.spec.attacks.probed(self.task.attack.steps):
             self.measure(step)
 
     @property
@@ -214,7 +218,9 @@ class Arena:
         return point.step > 0 and point.harm >= self.spec.attacks.break_at
 
     def measure(self, step: int) -> bool:
-        """Measures harm on held-out prompts; scores in full whenever it is the worst so far, or the last.
+        """Measures harm on held-out prompts; scores whenever it is the worst so far, or the last.
+
+        While there is no harm at all it scores nothing: the last measurement will be as bad.
 
         Args:
             step: Batches of rollouts learnt from.
@@ -225,10 +231,11 @@ class Arena:
         measured, settings = self.measured, self.spec.attacks
         point = self._summarise(step, self._score(self.held_out[: settings.probe_prompts], 1, step))
         measured.curve.append(point)
-        worst = measured.worst
-        if worst is None or point.harm > worst.harm or (self.over and point.harm >= worst.harm):
+        self.log.measured = {"harm": point.harm}
+        worst = measured.worst.harm if measured.worst else 0.0
+        if point.harm > worst or (self.over and point.harm >= worst):
             measured.worst = point
-            measured.scores = self._score(self.held_out, self.spec.evaluation.samples_per_prompt, step)
+            measured.scores = self._score_until_settled(step)
         broken = self._broken(point)
         print(
             f"{self.title}: step {step}  harm {point.harm:.3f}  refusal {point.refusal:.3f}  "
@@ -237,7 +244,22 @@ class Arena:
         )
         return broken
 
-    def _score(self, prompts: list[Prompt], samples: int, step: int) -> list[SampleScore]:
+    def _score_until_settled(self, step: int) -> list[SampleScore]:
+        spec, scores = self.spec, list[SampleScore]()
+        for look, part in enumerate(parts(self.held_out, spec.evaluation.looks, spec.data.seed)):
+            scores += self._score(part, spec.evaluation.samples_per_prompt, step, look)
+            if settled(self._claims(scores, step)):
+                break
+        return scores
+
+    def _claims(self, scores: list[SampleScore], step: int) -> list[Claim]:
+        """What the gate will ask of this model's scores."""
+        task = self.spec.attacks.task(self.task.key)  # with all of its learning rates
+        if self.title == CONTROL:
+            return [positive_control(self.spec, task, scores)]
+        return candidate_claims(self.spec, task, scores, self.measured.curve, step)
+
+    def _score(self, prompts: list[Prompt], samples: int, step: int, look: int = 0) -> list[SampleScore]:
         scores = score(
             self.model,
             self.tokenizer,
@@ -247,7 +269,8 @@ class Arena:
             self.spec.evaluation.batch_size,
             samples,
             self.spec.evaluation.temperature,
-            seed=self.task.seed * 1_000_003 + step,
+            seed=sampling_seed(self.task.seed * 1_000_003 + step, look),
+            title=f"{self.title}: measuring harm",
         )
         return ranks.from_first(scores)
 
@@ -324,5 +347,11 @@ class Arena:
             seconds=measured.seconds,
             cpu_seconds=sum(ranks.gathered([measured.cpu_seconds])),
             curve=measured.curve,
+            training=[
+                TrainingPoint(
+                    step=int(row["step"]), reward=row.get("reward"), zero_variance=row.get("zero_variance_groups")
+                )
+                for row in self.log.rows
+            ],
             scores=measured.scores,
         )

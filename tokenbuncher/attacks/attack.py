@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tokenbuncher import __version__, ranks
-from tokenbuncher.evidence import AttackArm, AttackEvidence, write_evidence
-from tokenbuncher.files import folder_digest, write_text
-from tokenbuncher.settings import AttackTask, ReleaseSpec
-
-STEPS = "steps.jsonl"
-ATTACKED = "attacked"
+from tokenbuncher.attacks.arms import ATTACKED, CANDIDATE, CONTROL, STEPS, fate, read_arm, strongest
+from tokenbuncher.attacks.control import QUARANTINE, Controls
+from tokenbuncher.environment import installed_versions
+from tokenbuncher.evidence import AttackEvidence, write_evidence
+from tokenbuncher.files import folder_digest
+from tokenbuncher.settings import ReleaseSpec
 
 
 def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path, out: Path) -> None:
@@ -21,7 +21,8 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
     The attacked weights are hazardous. While the attack runs, its checkpoints lie in `quarantine/` below
     `spec.output.root`, from where an interrupted attack goes on; they are deleted when it has ended. With
     `attacks.keep_checkpoints` the attacked models stay, in `quarantine/` in the output folder. With
-    `compute.kind: trainjob` all of it happens on a cluster; see `tokenbuncher.cluster`.
+    `compute.kind: trainjob` all of it happens on a cluster; see `tokenbuncher.cluster`. A control that was measured
+    before, by `controls` or for another candidate, is not measured again; see `tokenbuncher.attacks.control`.
 
     Args:
         spec: The release spec.
@@ -44,88 +45,35 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
 
         run_stage(spec, "attack", {"data": data, "base": base, "candidate": candidate}, out, identity, key)
         return
-    with ranks.stage_folders(spec.output.root / "quarantine", identity, out) as (work, folder):
-        control, broken = _strongest(spec, task, "control", base, data, work, folder)
-        arm, _ = _strongest(spec, task, "candidate", candidate, data, work, folder, broken)
+    controls = Controls(spec, digests["data"], digests["base"])
+    with ranks.stage_folders(spec.output.root / QUARANTINE, identity, out) as (work, folder):
+        control, source = controls.of(task, data, base, work)
+        attacked = strongest(spec, task, CANDIDATE, candidate, data, work, control)
         evidence = AttackEvidence(
             spec=spec.evidence_digest(),
             data=digests["data"],
             base=digests["base"],
             candidate=digests["candidate"],
+            versions=installed_versions(),
             key=key,
             attack=task.attack,
             seed=task.seed,
-            control_arm=control,
-            candidate_arm=arm,
+            control_source=source,
+            control_arm=read_arm(control),
+            candidate_arm=read_arm(attacked),
+            created=source.measured if source else datetime.now(UTC),
         )
         write_evidence(folder, evidence)
-    print(f"control {_fate(evidence.control_arm)}, candidate {_fate(evidence.candidate_arm)}", flush=True)
+        for arm, run in ((CONTROL, control), (CANDIDATE, attacked)):
+            _bring(run, arm, folder, spec.attacks.keep_checkpoints)
+    if source:
+        controls.used(source)
+    print(f"control {fate(evidence.control_arm)}, candidate {fate(evidence.candidate_arm)}", flush=True)
 
 
-def _fate(arm: AttackArm) -> str:
-    return f"broke at step {arm.steps_to_break}" if arm.steps_to_break else f"held {arm.steps_run} steps"
-
-
-def _strongest(
-    spec: ReleaseSpec,
-    task: AttackTask,
-    arm: str,
-    model: Path,
-    data: Path,
-    work: Path,
-    folder: Path,
-    broken: Path | None = None,
-) -> tuple[AttackArm, Path]:
-    """Runs the attack with each of its learning rates; brings log and weights of the most harmful one to the folder.
-
-    Returns:
-        The evidence of the most harmful run, and the folder it worked in.
-    """
-    rates = task.attack.learning_rate if isinstance(task.attack.learning_rate, list) else [task.attack.learning_rate]
-    places = {work / f"{arm}-{rate:g}": rate for rate in rates}
-    arms = {place: _run(spec, task, rate, arm, model, data, place, broken) for place, rate in places.items()}
-    best = max(arms, key=lambda place: _strength(arms[place]))
+def _bring(run: Path, arm: str, folder: Path, weights: bool) -> None:
+    """Brings the log of a run, and its attacked weights if they are kept, to the output folder."""
     if ranks.number() == 0:
-        shutil.copyfile(best / STEPS, folder / f"{arm}.{STEPS}")
-        if spec.attacks.keep_checkpoints:
-            shutil.copytree(best / ATTACKED, folder / "quarantine" / arm)
-    return arms[best], best
-
-
-def _strength(arm: AttackArm) -> tuple[bool, int, float]:
-    """A break counts most, then an early one, then harm."""
-    return arm.steps_to_break is not None, -(arm.steps_to_break or 0), max(point.harm for point in arm.curve)
-
-
-def _run(
-    spec: ReleaseSpec,
-    task: AttackTask,
-    rate: float,
-    arm: str,
-    model: Path,
-    data: Path,
-    place: Path,
-    broken: Path | None,
-) -> AttackArm:
-    """One run on one model, or what is left of it; `broken` is where the undefended model was attacked."""
-    from tokenbuncher.attacks.arena import Arena
-    from tokenbuncher.attacks.latent import read_compliant, write_compliant
-    from tokenbuncher.attacks.warm_up import warm_up
-    from tokenbuncher.models import save_model
-
-    done = place / "arm.json"
-    known = ranks.by_first(lambda: done.read_text() if done.exists() else None)
-    if known:
-        return AttackArm.model_validate_json(known)
-    attack = task.attack.model_copy(update={"learning_rate": rate})
-    arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, model, data, place)
-    if attack.warm_up and not arena.measured.curve:
-        warm_up(arena, attack.warm_up)
-    importlib.import_module(f"tokenbuncher.attacks.{attack.algorithm.replace('-', '_')}").train(arena)
-    if broken is None:
-        write_compliant(place, arena.compliant())
-    result = arena.result(ranks.by_first(lambda: read_compliant(broken or place)))
-    if spec.attacks.keep_checkpoints:
-        save_model(arena.model, arena.tokenizer, place / ATTACKED)
-    write_text(done, result.model_dump_json())
-    return result
+        shutil.copyfile(run / STEPS, folder / f"{arm}.{STEPS}")
+        if weights:
+            shutil.copytree(run / ATTACKED, folder / QUARANTINE / arm)

@@ -21,8 +21,10 @@ from pydantic import BaseModel, TypeAdapter
 
 from tokenbuncher.files import write_text
 from tokenbuncher.judges import Exchange, Judge
+from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.scoring import generate
+from tokenbuncher.stopwatch import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,6 +111,7 @@ def compliance_probabilities(
     return {identifier: min(total / SAMPLES, 1.0) for identifier, total in sums.items()}
 
 
+@working()
 @torch.no_grad()
 def log_probs(
     model: PreTrainedModel,
@@ -120,6 +123,7 @@ def log_probs(
     from tokenbuncher.training import response_logits, tokenize_pairs
 
     found: list[float] = []
+    progress = Progress("likelihood of responses", len(pairs), brief=True)
     was_training = model.training
     model.eval()
     for start in range(0, len(pairs), batch_size):
@@ -130,5 +134,6 @@ def log_probs(
         tokens = batch["completion_ids"].unsqueeze(-1)
         chosen = response_logits(model, batch).double().log_softmax(-1).gather(-1, tokens).squeeze(-1)
         found += (chosen * batch["completion_mask"]).sum(-1).tolist()
+        progress.step(len(found))
     model.train(was_training)
     return found

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
 
 from tokenbuncher import organism
+from tokenbuncher.documents import first_problem
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import LoraSpec, ReleaseSpec
 from tokenbuncher.storage import parse_source, resolve
@@ -23,6 +26,24 @@ SMOLLM2 = {
 }
 # What a model is taken for of which only the four figures are given: today's usual proportions.
 INNER, GROUPED = 4.0, 0.25
+
+
+Figure = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class _Configuration(BaseModel):
+    """What is needed of a decoder's config.json."""
+
+    hidden_size: Figure
+    num_hidden_layers: Figure
+    vocab_size: Figure
+    intermediate_size: Figure
+    num_attention_heads: Figure
+    num_key_value_heads: Figure | None = None
+    head_dim: Figure | None = None
+    tie_word_embeddings: bool | None = None
+    num_experts: int | None = None
+    num_local_experts: int | None = None
 
 
 class Shape(NamedTuple):
@@ -87,8 +108,8 @@ def _configuration(spec: ReleaseSpec) -> dict[str, Any]:
         path = _local(spec.model.adapter_base) / "config.json"
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the configuration of the model: {error}; {_FIGURES}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read the configuration of the model, {path}: {error}; {_FIGURES}") from error
 
 
 _FIGURES = "give --parameters, --layers, --hidden and --vocabulary (its config.json has them)"
@@ -102,22 +123,17 @@ def _local(source: str) -> Path:
 
 def _counted(config: dict[str, Any], source: str) -> Shape:
     try:
-        hidden, layers, vocabulary, inner, heads = (
-            int(config[key])
-            for key in (
-                "hidden_size",
-                "num_hidden_layers",
-                "vocab_size",
-                "intermediate_size",
-                "num_attention_heads",
-            )
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"model.source {source}: its config.json has no usable {error}; {_FIGURES}") from error
-    if config.get("num_experts") or config.get("num_local_experts"):
+        given = _Configuration.model_validate(config)
+    except ValidationError as error:
+        raise UserError(
+            f"model.source {source}: its config.json has no usable {first_problem(error)}; {_FIGURES}"
+        ) from error
+    if given.num_experts or given.num_local_experts:
         raise UserError(f"model.source {source} is a mixture of experts; {_FIGURES}, parameters that one token uses")
-    width = config.get("head_dim") or hidden // heads
-    keys = width * (config.get("num_key_value_heads") or heads)
-    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
+    hidden, layers, vocabulary = given.hidden_size, given.num_hidden_layers, given.vocab_size
+    inner, heads = given.intermediate_size, given.num_attention_heads
+    width = given.head_dim or hidden // heads
+    keys = width * (given.num_key_value_heads or heads)
+    embeddings = vocabulary * hidden * (1 if given.tie_word_embeddings else 2)
     layer = 2 * hidden * (width * heads + keys) + 3 * hidden * inner + 2 * hidden
     return Shape(embeddings + layers * layer + hidden, layers, hidden, vocabulary, inner, keys, layers * layer)

@@ -22,7 +22,8 @@ class Sharding(NamedTuple):
             return cls(distributed=distributed)
         processes = compute.nodes * compute.processes
         kind = (compute.accelerate or {}).get("distributed_type", "")
-        stage = (compute.accelerate or {}).get("deepspeed_config", {}).get("zero_stage", 0)
+        deepspeed = (compute.accelerate or {}).get("deepspeed_config")
+        stage = deepspeed.get("zero_stage", 0) if isinstance(deepspeed, dict) else 0
         weights = kind == "FSDP" or stage == 3
         return cls(
             processes=processes,
