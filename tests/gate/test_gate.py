@@ -9,7 +9,7 @@ from tests.evidence_factory import CANDIDATE, broken_arm, passing_release
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.errors import UserError
 from tokenbuncher.gate import gate
-from tokenbuncher.report import card, junit, summary
+from tokenbuncher.report import card, documents, junit, release_figures
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
 RELEASE = passing_release()
@@ -21,10 +21,16 @@ def test_gate_writes_verdict_and_report(tmp_path, capsys):
     assert verdict.outcome is Outcome.PASS
     assert read_verdict(tmp_path / "out") == verdict
     written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
-    assert sorted(written) == ["card.md", "junit.xml", "report.html", "summary.md", "verdict.json"]
-    assert "PASS" in written["report.html"]
+    assert sorted(written) == [
+        "card.md",
+        "junit.xml",
+        "report.html",
+        "report.json",
+        "report.md",
+        "verdict.json",
+    ]
+    assert documents(release_figures(RELEASE.spec, verdict, RELEASE.evidence)).items() <= written.items()
     assert written["card.md"] == card(RELEASE.spec, verdict, RELEASE.evidence, signed=False)
-    assert written["summary.md"] == summary(verdict)
     assert written["junit.xml"] == junit(verdict)
     assert capsys.readouterr().out == "PASS: organism version 3\n"
 
@@ -45,6 +51,15 @@ def test_gate_signs_whatever_the_verdict_is(tmp_path, left_out, outcome):
     assert verdict.outcome is outcome
     _, problems = verify((tmp_path / "out" / "attestation.json").read_text(), [load_public_key(public)])
     assert (problems == []) == (outcome is Outcome.PASS)
+
+
+def test_a_folder_may_have_any_name_that_the_system_takes(tmp_path):
+    evidence, registration = RELEASE.write(tmp_path / b"\xff".decode(errors="surrogateescape"))
+    (evidence[0] / "evidence.json").write_text("{")
+    verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert r"/\udcff/" in verdict.reasons[0]
+    assert read_verdict(tmp_path / "out") == verdict
 
 
 def test_gate_takes_files_or_their_folders(tmp_path):
@@ -144,7 +159,6 @@ import sys
 from pathlib import Path
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.gate import gate
-from tokenbuncher.report import junit, summary
 from tokenbuncher.settings import load_spec
 evidence = [Path(path) for path in {[str(path) for path in evidence]}]
 gate(load_spec({str(tmp_path / "spec.yaml")!r}), evidence, Path({str(registration)!r}), Path({str(tmp_path / "out")!r}))

@@ -81,9 +81,10 @@ def test_utility_is_told_by_task_with_what_was_lost():
     })  # fmt: skip
     release = passing_release(spec).with_piece("utility", candidate_items=items(spec, 3))
     utility = section(written(release), "Utility").replace("\\", "")
-    assert "| addition | defended | 99.0% [94.6, 100.0] | 1.0%, at most 6.2% | 100.0% | 100.0% |" in utility
-    assert "| addition (lm-eval) | defended | 97.0% [91.5, 99.4] | 3.0%, at most" in utility
-    assert "| all tasks | undefended | 100.0% [99.1, 100.0] | - |" in utility
+    assert "| addition | 100.0% [96.4, 100.0] | 99.0% [94.6, 100.0] | 1.0% [-4.3, 6.2] | 1 | 0 | 100 |" in utility
+    assert "| addition (lm-eval) | 100.0% [96.4, 100.0] | 97.0% [91.5, 99.4] | 3.0% [" in utility
+    assert "| all tasks | 100.0% [99.1, 100.0] | 98.5% [" in utility
+    assert "| addition | defended | - | 100.0% | 4.0 | 0.0% | 100.0% |" in section(written(release), "Degeneration")
     assert "fine-tuning" not in utility
 
 
@@ -153,6 +154,7 @@ def test_card_is_whole_when_evidence_is_missing(left):
         "Attacks",
         "Before any attack",
         "Utility",
+        "Degeneration",
         "Judge",
     ]
 

@@ -10,15 +10,13 @@ from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
 from tokenbuncher.evidence import read_all_evidence, read_registration
 from tokenbuncher.files import whole_folder, write_text
-from tokenbuncher.report import CARD_NAME, card, junit, render, summary
+from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, judge_release
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
-REPORT_NAME = "report.html"
-SUMMARY_NAME = "summary.md"
 JUNIT_NAME = "junit.xml"
 
 
@@ -37,8 +35,8 @@ def gate(
         spec: The release spec.
         evidence: Evidence files, or folders that hold them at any depth.
         registration: registration.json, or a folder that holds it at any depth.
-        out: Folder to be written: verdict.json, report.html, card.md, summary.md, junit.xml; and attestation.json, if
-            signed. Without it the verdict is told and nothing is written.
+        out: Folder to be written: verdict.json, report.html, report.md, report.json, card.md, junit.xml; and
+            attestation.json, if signed. Without it the verdict is told and nothing is written.
         signer: The private key that signs the attestation, whatever the verdict.
 
     Returns:
@@ -53,9 +51,9 @@ def gate(
     if out:
         with whole_folder(out) as folder:
             write_text(folder / FILE_NAME, verdict.model_dump_json(indent=1) + "\n")
-            write_text(folder / REPORT_NAME, render(verdict, pieces))
+            for name, text in documents(release_figures(spec, verdict, pieces)).items():
+                write_text(folder / name, text)
             write_text(folder / CARD_NAME, card(spec, verdict, pieces, signed=signer is not None))
-            write_text(folder / SUMMARY_NAME, summary(verdict))
             write_text(folder / JUNIT_NAME, junit(verdict))
             if signer:
                 write_text(folder / ATTESTATION_NAME, sign(spec, pieces, registered, verdict, signer, unreadable))

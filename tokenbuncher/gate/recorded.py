@@ -1,4 +1,4 @@
-"""What can be done with a recorded release after the gate: have it explained, have it signed."""
+"""What can be done with a recorded release after the gate: have it explained, signed, or set beside another."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 
 from tokenbuncher.attestation import SIGNING_KEY, sign, signing_key
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import read_all_evidence, read_registration
+from tokenbuncher.evidence import found_below, read_all_evidence, read_registration
 from tokenbuncher.files import write_text
+from tokenbuncher.report import ReleaseFigures, compare_report, release_figures
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.verdict import FILE_NAME as VERDICT_NAME
 from tokenbuncher.verdict import Finding, Verdict, judge_release, read_verdict
 from tokenbuncher.verdict.explain import explain
+
+RecordedAt = tuple[ReleaseSpec, Sequence[Path], Path]
+"""Spec, evidence and registration of a recorded release."""
 
 
 def sign_release(
@@ -36,6 +41,35 @@ def sign_release(
         raise UserError(f"no key: give --key or set {SIGNING_KEY}; `tokenbuncher keygen` makes one")
     pieces, unreadable = read_all_evidence(evidence)
     write_text(out, sign(spec, pieces, read_registration(registration), read_verdict(verdict), signer, unreadable))
+
+
+def compare_releases(first: RecordedAt, second: RecordedAt, out: Path) -> None:
+    """Writes two recorded releases side by side, as HTML.
+
+    Args:
+        first: Spec, evidence and registration of a release; see `sign_release`.
+        second: The same of another one.
+        out: The file to be written.
+
+    Raises:
+        UserError: If a registration or verdict cannot be read.
+    """
+    names = [", ".join(map(str, evidence)) for _, evidence, _ in (first, second)]
+    write_text(out, compare_report(_figures(*first), _figures(*second), names))
+
+
+def _figures(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path) -> ReleaseFigures:
+    """The figures of a recorded release, with the verdict beside its evidence; judged now, if there is none.
+
+    Another version of the tool judges no evidence but its own, and its verdict is what is compared.
+    """
+    pieces, unreadable = read_all_evidence(evidence)
+    recorded = [path for folder in evidence for path in found_below(folder, VERDICT_NAME) if path.exists()]
+    if recorded:
+        verdict = read_verdict(recorded[0])
+    else:
+        verdict = judge_release(spec, pieces, read_registration(registration), unreadable)
+    return release_figures(spec, verdict, pieces)
 
 
 def explain_release(

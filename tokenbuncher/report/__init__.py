@@ -1,8 +1,23 @@
-"""What people and CI/CD systems read of a verdict: an HTML file, a model card, a Markdown summary, JUnit XML."""
+"""What people and machines read of a release: HTML, Markdown, JSON, a model card, JUnit XML; and two side by side."""
 
 from tokenbuncher.report.card import CARD_NAME, card
-from tokenbuncher.report.ci import junit, summary
+from tokenbuncher.report.compare import compare_report
+from tokenbuncher.report.documents import HTML_NAME, JSON_NAME, MARKDOWN_NAME, documents
+from tokenbuncher.report.figures import ReleaseFigures, broken_figures, release_figures
+from tokenbuncher.report.junit import junit
 from tokenbuncher.report.red_team import red_team_report
-from tokenbuncher.report.render import render
 
-__all__ = ["CARD_NAME", "card", "junit", "red_team_report", "render", "summary"]
+__all__ = [
+    "CARD_NAME",
+    "HTML_NAME",
+    "JSON_NAME",
+    "MARKDOWN_NAME",
+    "ReleaseFigures",
+    "broken_figures",
+    "card",
+    "compare_report",
+    "documents",
+    "junit",
+    "red_team_report",
+    "release_figures",
+]

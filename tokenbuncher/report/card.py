@@ -9,6 +9,7 @@ from typing import get_args
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
 from tokenbuncher.judges.settings import EnsembleSpec, JudgeModel
 from tokenbuncher.report import tables
+from tokenbuncher.report.figures import AttackFigures, SafetyFigures, release_figures
 from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.verdict import Verdict
@@ -36,10 +37,8 @@ def card(
         evidence: What it stands on; parts may be missing.
         signed: Whether an attestation of the verdict goes with the model.
     """
-    attacks = sorted((piece for piece in evidence if isinstance(piece, AttackEvidence)), key=lambda a: a.key)
-    safety = [piece for piece in evidence if isinstance(piece, SafetyEvidence)]
-    utility = [piece for piece in evidence if isinstance(piece, UtilityEvidence)]
-    tunings = [tuning for piece in utility for tuning in piece.fine_tuning]
+    figures = release_figures(spec, verdict, evidence)
+    attacks = figures.attacks
     sections = {
         "Safety under harmful fine-tuning": _verdict(verdict, signed),
         "Limits": [f"- {inline(limit)}" for limit in _limits(spec, attacks)],
@@ -47,28 +46,33 @@ def card(
             "Each ran on both models, with the same seed and budget; on the undefended one it shows that the attack "
             "is strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
             "",
-            *table_lines(tables.setups(attacks, spec.policy.required_attacks)),
+            *table_lines(tables.setups(attacks)),
             "",
-            *table_lines(tables.attacks(attacks)),
+            *table_lines(tables.attacked(attacks)),
             "",
             *table_lines(tables.budgets(attacks)),
         ],
         "Before any attack": [
             "Refusal of benign prompts is over-refusal.",
             "",
-            *table_lines(tables.safety(safety)),
+            *table_lines(tables.safety(figures.safety)),
         ],
         "Utility": [
             "Greedy answers of both models to the same questions; what cannot be parsed is wrong.",
             "",
-            *table_lines(tables.utility(utility)),
+            *table_lines(tables.utility(figures.utility)),
             *(
-                ["", "After the same benign fine-tuning:", "", *table_lines(tables.fine_tunings(tunings))]
-                if tunings
+                ["", "After the same benign fine-tuning:", "", *table_lines(tables.fine_tunings(figures.fine_tuning))]
+                if figures.fine_tuning
                 else []
             ),
         ],
-        "Judge": [f"- {inline(statement)}" for statement in _judge(spec, safety)],
+        "Degeneration": [
+            "Gibberish, and how responses end; what greedy answers repeat, and how many could be parsed.",
+            "",
+            *table_lines(tables.degeneration(figures.safety, figures.utility, attacks)),
+        ],
+        "Judge": [f"- {inline(statement)}" for statement in _judge(spec, figures.safety)],
     }
     text = "\n\n".join(
         f"{'##' if number == 0 else '###'} {title}\n\n" + "\n".join(body)
@@ -114,21 +118,19 @@ def _verification(verdict: Verdict, signed: bool) -> list[str]:
     ]
 
 
-def _limits(spec: ReleaseSpec, attacks: Sequence[AttackEvidence]) -> Iterator[str]:
+def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str]:
     """What the figures do not show, and what they show against the model."""
     yield (
         "PASS says that the attacks below, at their budgets, did not break this model; not that no attack can. "
         "Whoever has the weights can train longer, on other data and in other ways."
     )
-    required = spec.policy.required_attacks
     broken = [
-        f"{attack.key} at step {attack.candidate_arm.steps_to_break}"
-        + ("" if attack.attack.name in required else " (reported only)")
+        f"{attack.key} at step {attack.defended.steps_to_break}" + ("" if attack.required else " (reported only)")
         for attack in attacks
-        if attack.candidate_arm.steps_to_break is not None
+        if attack.defended.steps_to_break is not None
     ]
     yield f"Broken by: {', '.join(broken) or 'none of the attacks below'}."
-    if failed := [attack.key for attack in attacks if attack.control_arm.steps_to_break is None]:
+    if failed := [attack.key for attack in attacks if attack.undefended.steps_to_break is None]:
         yield f"Holding shows nothing where the undefended model was not broken either: {', '.join(failed)}."
     if absent := [task.key for task in spec.attacks.tasks() if task.key not in {attack.key for attack in attacks}]:
         yield f"In the spec, without evidence: {', '.join(absent)}."
@@ -152,7 +154,7 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackEvidence]) -> Iterator[st
     )
 
 
-def _judge(spec: ReleaseSpec, safety: Sequence[SafetyEvidence]) -> Iterator[str]:
+def _judge(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
     judge, reward = spec.evaluation.judge, spec.attacks.reward
     yield f"Harm and refusal are what this judge says: {_named(judge)}."
     yield f"The attacks trained on: {_named(reward)}."

@@ -1,87 +1,140 @@
-"""Curves of shares by training step, as the geometry of an inline SVG."""
+"""The charts of a release: attacks by step, entropies, utility question by question, benign fine-tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenbuncher.evidence import AttackEvidence, FineTuning
-from tokenbuncher.report.tables import BASE, CANDIDATE
+from tokenbuncher.report.drawing import Chart, Series, by_bin, by_name, by_step
+from tokenbuncher.report.figures import (
+    ENTROPY_EDGES,
+    Attacked,
+    AttackFigures,
+    Both,
+    Responses,
+    SafetyFigures,
+    TaskFigures,
+    TuningFigures,
+)
+from tokenbuncher.report.tables import BASE, CANDIDATE, both, percent, responses_of
 
-WIDTH, HEIGHT = 340, 190
-LEFT, RIGHT, TOP, BOTTOM = 38, 78, 12, 34
-LABEL_HEIGHT = 14
+Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One line of a chart, in SVG units, labelled at its end."""
-
-    name: str
-    points: list[tuple[float, float]]
-    label_y: float
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart of shares, 0 to 1 upwards, by step."""
+class Measure:
+    """A figure of every attack that is measured by step."""
 
     title: str
-    y_axis: str
-    curves: list[Curve]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
+    of: Callable[[Attacked], Points]
+    text: Callable[[float], str]
+    is_share: bool = False
 
 
-def harm_chart(attack: AttackEvidence) -> Chart:
-    """Harm of both models while they were attacked."""
-    return _chart(
-        f"Attack {attack.key}",
-        "harm",
-        [(point.step, point.harm) for point in attack.control_arm.curve],
-        [(point.step, point.harm) for point in attack.candidate_arm.curve],
-    )
+def _short(value: float) -> str:
+    return f"{value:.3g}"
 
 
-def fine_tuning_chart(tuning: FineTuning) -> Chart:
+MEASURES = [
+    Measure("harm", lambda arm: [(point.step, point.harm) for point in arm.curve], percent, is_share=True),
+    Measure("reward", lambda arm: [(p.step, p.reward) for p in arm.training if p.reward is not None], _short),
+    Measure("entropy, nats", lambda arm: [(point.step, point.entropy) for point in arm.curve], _short),
+    Measure(
+        "zero-variance share",
+        lambda arm: [(p.step, p.zero_variance) for p in arm.training if p.zero_variance is not None],
+        percent,
+        is_share=True,
+    ),
+]
+
+
+def attack_charts(title: str, attacks: Sequence[AttackFigures]) -> list[Chart]:
+    """A chart for each of MEASURES, both models under all these attacks overlaid."""
+    # The dashed lines are drawn last: where curves coincide, both are seen.
+    arms = [(CANDIDATE, attack.defended) for attack in attacks] + [(BASE, attack.undefended) for attack in attacks]
+    return [arm_chart(title, measure, arms) for measure in MEASURES]
+
+
+def arm_chart(title: str, measure: Measure, arms: Sequence[tuple[str, Attacked]]) -> Chart:
+    """One measure of attacked models by step, overlaid; each with the name that says how it is drawn."""
+    series = [Series(model, measure.of(arm)) for model, arm in arms]
+    return by_step(title, measure.title, series, measure.text, measure.is_share)
+
+
+def fine_tuning_chart(tuning: TuningFigures) -> Chart:
     """Accuracy of both models while they were fine-tuned."""
-    return _chart(f"Benign fine-tuning, {tuning.kind}", "accuracy", tuning.base.curve, tuning.candidate.curve)
+    series = [Series(CANDIDATE, tuning.defended.curve), Series(BASE, tuning.undefended.curve)]
+    return by_step("Benign fine-tuning", f"accuracy, {tuning.kind}", series, percent, is_share=True)
 
 
-def _chart(title: str, y_axis: str, base: Sequence[tuple[int, float]], candidate: Sequence[tuple[int, float]]) -> Chart:
-    last = max([1, *(step for step, _ in [*base, *candidate])])
-    # The dashed line is drawn last: where the curves coincide, both are seen.
-    named = [(name, curve) for name, curve in ((CANDIDATE, candidate), (BASE, base)) if curve]
-    labels = _spread([_y(curve[-1][1]) for _, curve in named])
-    return Chart(
-        title,
-        y_axis,
+def entropy_charts(safety: Sequence[SafetyFigures], attacks: Sequence[AttackFigures]) -> list[Chart]:
+    """How many responses have which entropy: before any attack, and of all attacked models together."""
+    found = {
+        "Harmful prompts, before any attack": [piece.harmful for piece in safety],
+        "Benign prompts, before any attack": [piece.benign for piece in safety],
+        "Harmful prompts, attacked, at the most harmful step": [responses_of(attack) for attack in attacks],
+    }
+    return [_entropy_chart(title, pairs) for title, pairs in found.items()]
+
+
+def _entropy_chart(title: str, pairs: Sequence[Both[Responses | None]]) -> Chart:
+    counts: dict[str, list[int]] = {}
+    for model, responses in (one for pair in pairs for one in both(pair)):
+        if responses:
+            known = counts.get(model, [0] * len(responses.entropies))
+            counts[model] = [sum(pair) for pair in zip(known, responses.entropies, strict=True)]
+    edges = [f"{edge:g}" for edge in ENTROPY_EDGES]
+    told = [f"half of the {model} model's responses {_half(own, edges)} nats" for model, own in counts.items()]
+    return by_bin(title, ["less", *edges], edges[::3], counts, told)
+
+
+def _half(counts: Sequence[int], edges: Sequence[str]) -> str:
+    """Where at least half of the responses lie."""
+    for number, edge in enumerate(edges):
+        if sum(counts[: number + 1]) >= sum(counts) / 2:
+            return f"lie below {edge}"
+    return f"lie above {edges[-1]}"
+
+
+def accuracy_chart(tasks: Sequence[TaskFigures]) -> Chart:
+    """Accuracy of both models on each task, joined."""
+    known = [
+        (task.task, task.undefended.accuracy, task.defended.accuracy)
+        for task in tasks
+        if task.undefended and task.defended
+    ]
+    rows = list(enumerate(reversed(known)))
+    return by_name(
+        "Accuracy on the same questions",
+        [name for _, (name, *_) in rows],
         [
-            Curve(name, [(_x(step, last), _y(share)) for step, share in curve], label)
-            for (name, curve), label in zip(named, labels, strict=True)
+            *(
+                Series("joined", [(base.value, row), (candidate.value, row)], dots=False)
+                for row, (_, base, candidate) in rows
+            ),
+            Series(BASE, [(base.value, row) for row, (_, base, _) in rows], line=False),
+            Series(CANDIDATE, [(candidate.value, row) for row, (_, _, candidate) in rows], line=False),
         ],
-        x_ticks=[(_x(step, last), str(step)) for step in sorted({0, last // 2, last})],
-        y_ticks=[(_y(share), f"{share:.0%}") for share in (0.0, 0.5, 1.0)],
+        [
+            f"{name} {percent(base.value)} undefended, {percent(candidate.value)} defended"
+            for name, base, candidate in known
+        ],
     )
 
 
-def _x(step: int, last: int) -> float:
-    return round(LEFT + (WIDTH - LEFT - RIGHT) * step / last, 1)
-
-
-def _y(share: float) -> float:
-    return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)
-
-
-def _spread(heights: list[float]) -> list[float]:
-    """Moves two labels apart that would overlap."""
-    if len(heights) < 2 or abs(heights[0] - heights[1]) >= LABEL_HEIGHT:
-        return heights
-    upper = min(*heights, HEIGHT - BOTTOM - LABEL_HEIGHT)
-    first_is_upper = heights[0] <= heights[1]
-    return [upper, upper + LABEL_HEIGHT] if first_is_upper else [upper + LABEL_HEIGHT, upper]
+def loss_chart(tasks: Sequence[TaskFigures], most: float) -> Chart:
+    """Accuracy lost on each task with its interval, and the most that the policy allows."""
+    known = [(task.task, task.loss) for task in tasks if task.loss]
+    rows = list(enumerate(reversed(known)))
+    limit = Series("limit", [(most, -0.5), (most, len(known) - 0.5)], dots=False)
+    return by_name(
+        "Accuracy lost, question by question",
+        [name for _, (name, _) in rows],
+        [
+            *(Series("interval", [(loss.low, row), (loss.high, row)], dots=False) for row, (_, loss) in rows),
+            Series(CANDIDATE, [(loss.value, row) for row, (_, loss) in rows], line=False),
+            limit,
+        ],
+        [f"{name} {percent(loss.value)}, between {percent(loss.low)} and {percent(loss.high)}" for name, loss in known]
+        + [f"the policy allows {percent(most)}"],
+    )

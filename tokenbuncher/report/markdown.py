@@ -17,5 +17,5 @@ def table_lines(table: Table) -> list[str]:
     return [
         "| " + " | ".join(table.header) + " |",
         "|" + "---|" * len(table.header),
-        *("| " + " | ".join(map(inline, row)) + " |" for row in table.rows),
+        *("| " + " | ".join(inline(str(cell)) for cell in row) + " |" for row in table.rows),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
 from tokenbuncher.report import tables
+from tokenbuncher.report.figures import attack_figures, safety_figures
 
 
 def red_team_report(evidence: Sequence[AttackEvidence | SafetyEvidence | UtilityEvidence]) -> str:
@@ -14,17 +15,19 @@ def red_team_report(evidence: Sequence[AttackEvidence | SafetyEvidence | Utility
     Args:
         evidence: Of the attacks and of the safety evaluation.
     """
-    attacks = [piece for piece in evidence if isinstance(piece, AttackEvidence)]
+    attacks = [attack_figures(piece, required=()) for piece in evidence if isinstance(piece, AttackEvidence)]
+    safety = [safety_figures(piece) for piece in evidence if isinstance(piece, SafetyEvidence)]
     lines = ["# Red team report", ""]
     for attack in attacks:
-        step = attack.control_arm.steps_to_break
+        step = attack.undefended.steps_to_break
         lines.append(f"- {attack.key}: {'held' if step is None else f'broken at step {step}'}")
     for title, table in {
-        "Under attack": tables.attacks(attacks),
+        "Under attack": tables.attacked(attacks),
         "What the attacks spent": tables.budgets(attacks),
-        "Before any attack": tables.safety([piece for piece in evidence if isinstance(piece, SafetyEvidence)]),
+        "Before any attack": tables.safety(safety),
+        "Degeneration": tables.degeneration(safety, [], []),
     }.items():
         rows = [row for row in table.rows if row[1] == tables.BASE]
         cells = [table.header, ["---"] * len(table.header), *rows]
-        lines += ["", f"## {title}", "", *(f"| {' | '.join(row[:1] + row[2:])} |" for row in cells)]
+        lines += ["", f"## {title}", "", *(f"| {' | '.join(map(str, [*row[:1], *row[2:]]))} |" for row in cells)]
     return "\n".join(lines) + "\n"

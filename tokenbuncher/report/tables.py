@@ -1,30 +1,50 @@
-"""The figures of the report, as tables of text."""
+"""The figures of a release as tables of text, for HTML and Markdown alike."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Literal
+from typing import TypeVar
 
-from tokenbuncher.evidence import (
-    AttackArm,
-    AttackEvidence,
-    FineTuning,
-    FineTuningArm,
-    SafetyEvidence,
-    SampleScore,
-    UtilityEvidence,
-    UtilityItem,
+from tokenbuncher.evidence import CurvePoint, TrainingPoint
+from tokenbuncher.prompts import Manifest
+from tokenbuncher.report.figures import (
+    Answers,
+    Attacked,
+    AttackFigures,
+    Both,
+    Interval,
+    Loss,
+    PieceFigures,
+    Responses,
+    SafetyFigures,
+    TaskFigures,
+    TuningFigures,
+    in_steps,
 )
 from tokenbuncher.settings import AttackSpec
 from tokenbuncher.verdict import Finding, Verdict
-from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
+
+T = TypeVar("T")
 
 BASE, CANDIDATE = "undefended", "defended"
 NOTHING = "-"
-# Each end of the intervals shown; the rules have their own confidence.
-INTERVAL_SIDE = 0.975
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cell with an interval, which HTML draws beside the text: shares of the bar's length, 0 to 1."""
+
+    text: str
+    model: str
+    low: float
+    value: float
+    high: float
+    mark: float | None = None
+    """Where the policy draws its line."""
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -32,7 +52,7 @@ class Table:
     """A header and rows of as many cells; the first `labels` cells of a row say what it is about."""
 
     header: list[str]
-    rows: list[list[str]]
+    rows: Sequence[Sequence[str | Bar]]
     labels: int
 
 
@@ -47,7 +67,29 @@ def findings(verdict: Verdict) -> Table:
     )
 
 
-def attacks(evidence: Sequence[AttackEvidence]) -> Table:
+def duels(attacks: Sequence[AttackFigures], most_harm: float | None = None) -> Table:
+    """The defended model against the undefended one, a row for each attack.
+
+    Args:
+        attacks: The attacks.
+        most_harm: What the policy allows after an attack.
+    """
+    return Table(
+        ["attack", "outcome", "harm, undefended", "harm, defended", "broke, undefended", "broke, defended"],
+        [
+            [
+                attack.key,
+                outcome_of(attack),
+                *(_harm(model, arm, most_harm) for model, arm in both(attack)),
+                *(broke(arm) for _, arm in both(attack)),
+            ]
+            for attack in attacks
+        ],
+        labels=2,
+    )
+
+
+def attacked(attacks: Sequence[AttackFigures]) -> Table:
     """Both models under each attack."""
     return Table(
         [
@@ -60,16 +102,12 @@ def attacks(evidence: Sequence[AttackEvidence]) -> Table:
             "steps to break",
             "reward at end",
         ],
-        [
-            [attack.key, model, *_arm(arm)]
-            for attack in evidence
-            for model, arm in ((BASE, attack.control_arm), (CANDIDATE, attack.candidate_arm))
-        ],
+        [[attack.key, model, *_attacked(arm)] for attack in attacks for model, arm in both(attack)],
         labels=2,
     )
 
 
-def budgets(evidence: Sequence[AttackEvidence]) -> Table:
+def budgets(attacks: Sequence[AttackFigures]) -> Table:
     """What the attacks spent, and how far away compliance was."""
     return Table(
         [
@@ -85,20 +123,16 @@ def budgets(evidence: Sequence[AttackEvidence]) -> Table:
             "time",
             "CPU time",
         ],
-        [
-            [attack.key, model, *_budget(arm)]
-            for attack in evidence
-            for model, arm in ((BASE, attack.control_arm), (CANDIDATE, attack.candidate_arm))
-        ],
+        [[attack.key, model, *_budget(arm)] for attack in attacks for model, arm in both(attack)],
         labels=2,
     )
 
 
-def setups(evidence: Sequence[AttackEvidence], required: Collection[str]) -> Table:
-    """What each attack was, with its seeds; `required` names those that the policy requires."""
-    same: dict[str, list[AttackEvidence]] = {}
-    for piece in evidence:
-        same.setdefault(piece.attack.model_dump_json(), []).append(piece)
+def setups(attacks: Sequence[AttackFigures]) -> Table:
+    """What each attack was, with its seeds."""
+    same: dict[str, list[AttackFigures]] = {}
+    for attack in attacks:
+        same.setdefault(attack.attack.model_dump_json(), []).append(attack)
     return Table(
         [
             "attack",
@@ -114,59 +148,120 @@ def setups(evidence: Sequence[AttackEvidence], required: Collection[str]) -> Tab
             "temperature",
             "fine-tuned first",
         ],
-        [_setup(pieces[0].attack, [piece.seed for piece in pieces], required) for pieces in same.values()],
+        [_setup(runs[0].attack, runs[0].required, [run.seed for run in runs]) for runs in same.values()],
+        labels=4,
+    )
+
+
+def curves(attack: AttackFigures) -> Table:
+    """What was measured while both models were attacked, by step; reward and zero variance are of the step before."""
+    arms = [
+        ({point.step: point for point in arm.curve}, {point.step: point for point in arm.training})
+        for arm in (attack.undefended, attack.defended)
+    ]
+    titles = ["harm", "refusal", "gibberish", "entropy", "reward", "zero variance"]
+    rows = []
+    for step in sorted({step for curve, _ in arms for step in curve}):
+        undefended, defended = (_measured(curve.get(step), training.get(step)) for curve, training in arms)
+        rows.append([str(step), *(cell for pair in zip(undefended, defended, strict=True) for cell in pair)])
+    return Table(["step", *(f"{title}, {model}" for title in titles for model in (BASE, CANDIDATE))], rows, labels=1)
+
+
+def safety(pieces: Sequence[SafetyFigures]) -> Table:
+    """Both models before any attack."""
+    return Table(
+        ["prompts", "model", "harm", "refusal", "entropy", "first token"],
+        [
+            [prompts, model, *_safety(responses)]
+            for piece in pieces
+            for prompts, pair in (("harmful", piece.harmful), ("benign", piece.benign))
+            for model, responses in both(pair)
+        ],
+        labels=2,
+    )
+
+
+def degeneration(
+    safety: Sequence[SafetyFigures], tasks: Sequence[TaskFigures], attacks: Sequence[AttackFigures]
+) -> Table:
+    """Whether both models still write language: before any attack, in the answers, and under attack."""
+    sampled = [
+        (where, pair)
+        for piece in safety
+        for where, pair in (("harmful prompts", piece.harmful), ("benign prompts", piece.benign))
+    ]
+    sampled += [(f"harmful prompts, {attack.key}", responses_of(attack)) for attack in attacks]
+    return Table(
+        ["where", "model", "gibberish", "finished", "tokens", "repeated", "parsed"],
+        [
+            *([where, model, *_sampled(responses)] for where, pair in sampled for model, responses in both(pair)),
+            *([task.task, model, *_answered(answers)] for task in tasks for model, answers in both(task)),
+        ],
+        labels=2,
+    )
+
+
+def utility(tasks: Sequence[TaskFigures]) -> Table:
+    """Both models on each task."""
+    return Table(
+        ["task", *(f"accuracy, {model}" for model in (BASE, CANDIDATE)), "lost", "worse", "better", "questions"],
+        [
+            [task.task, _accuracy(task.undefended), _accuracy(task.defended), loss(task.loss), *_pairs(task.loss)]
+            for task in tasks
+        ],
         labels=1,
     )
 
 
-def safety(evidence: Sequence[SafetyEvidence]) -> Table:
-    """Both models before any attack."""
-    return Table(
-        ["prompts", "model", "harm", "refusal", "gibberish", "finished", "tokens", "entropy", "first token"],
-        [
-            [prompts, model, *_scores(scores)]
-            for piece in evidence
-            for prompts, model, scores in (
-                ("harmful", BASE, piece.base_harmful),
-                ("harmful", CANDIDATE, piece.candidate_harmful),
-                ("benign", BASE, piece.base_benign),
-                ("benign", CANDIDATE, piece.candidate_benign),
-            )
-        ],
-        labels=2,
-    )
-
-
-def utility(evidence: Sequence[UtilityEvidence]) -> Table:
-    """Both models on each task."""
-    return Table(
-        ["task", "model", "accuracy", "lost", "parsed", "finished", "tokens", "repetition", "questions"],
-        [row for piece in evidence for row in _tasks(piece)],
-        labels=2,
-    )
-
-
-def fine_tunings(tunings: Sequence[FineTuning]) -> Table:
+def fine_tunings(tunings: Sequence[TuningFigures]) -> Table:
     """Both models after benign fine-tuning."""
     return Table(
-        ["fine-tuning", "model", "accuracy before", "accuracy after", "refusal after"],
+        ["fine-tuning", "model", "accuracy before", "accuracy after", "lost", "refusal after"],
         [
-            [tuning.kind, model, *_tuning_arm(arm)]
+            [
+                tuning.kind,
+                model,
+                _percent(arm.before),
+                interval(arm.after) if arm.after else NOTHING,
+                loss(tuning.loss) if model == CANDIDATE else NOTHING,
+                percent(arm.refusal),
+            ]
             for tuning in tunings
-            for model, arm in ((BASE, tuning.base), (CANDIDATE, tuning.candidate))
+            for model, arm in both(tuning)
         ],
         labels=2,
     )
 
 
-def pieces(evidence: Sequence[AttackEvidence | SafetyEvidence | UtilityEvidence]) -> Table:
+def prompt_sets(manifest: Manifest) -> Table:
+    """The sets of prompts."""
+    return Table(
+        ["set", "prompts", "source", "sha256"],
+        [[name, str(entry.count), entry.source, entry.sha256[:12]] for name, entry in manifest.sets.items()],
+        labels=1,
+    )
+
+
+def prompt_files(manifest: Manifest) -> Table:
+    """The files that prompts were read from."""
+    return Table(
+        ["field", "file", "rows", "duplicates dropped", "kept", "sha256"],
+        [
+            [f"data.{name}", file.location, str(file.rows), str(file.dropped), str(file.kept), file.sha256[:12]]
+            for name, file in manifest.sources.items()
+        ],
+        labels=2,
+    )
+
+
+def pieces(evidence: Sequence[PieceFigures]) -> Table:
     """Where the evidence comes from."""
     return Table(
         ["evidence", "seed", "spec", "data", "undefended", "defended", "tool", "created"],
         [
             [
-                piece.key if isinstance(piece, AttackEvidence) else piece.kind,
-                str(piece.seed) if isinstance(piece, AttackEvidence) else NOTHING,
+                piece.name,
+                NOTHING if piece.seed is None else str(piece.seed),
                 *(digest[:12] for digest in (piece.spec, piece.data, piece.base, piece.candidate)),
                 piece.tool_version,
                 piece.created.isoformat(sep=" ", timespec="seconds"),
@@ -177,37 +272,96 @@ def pieces(evidence: Sequence[AttackEvidence | SafetyEvidence | UtilityEvidence]
     )
 
 
+def versions(evidence: Sequence[PieceFigures]) -> Table:
+    """What the evidence was measured with; several versions of one thing are all named."""
+    found: dict[str, set[str]] = {}
+    for piece in evidence:
+        for name, version in {"tokenbuncher": piece.tool_version, **piece.versions}.items():
+            found.setdefault(name, set()).add(version)
+    return Table(["package", "version"], [[name, ", ".join(sorted(own))] for name, own in found.items()], labels=1)
+
+
 def percent(share: float) -> str:
     """A share in percent."""
     return f"{share:.1%}"
 
 
-def _finding(finding: Finding) -> list[str]:
-    show = _steps if finding.rule == "steps-to-break" else percent
-    measured, bound, threshold = (
-        NOTHING if value is None else show(value) for value in (finding.measured, finding.bound, finding.threshold)
-    )
+def number(finding: Finding, value: float | None) -> str:
+    """A number of a finding, in the unit of its rule."""
+    if value is None:
+        return NOTHING
+    return f"{value:g} steps" if in_steps(finding) else percent(value)
+
+
+def needed(finding: Finding) -> str:
+    """What a finding's rule asks for."""
     sign = {"<=": "≤ ", ">=": "≥ ", None: ""}[finding.comparator]
+    return sign + number(finding, finding.threshold)
+
+
+def judged(finding: Finding) -> str:
+    """A finding's outcome, and whether it counts."""
+    return finding.outcome + ("" if finding.decides else " (waived)" if finding.waiver else " (reported only)")
+
+
+def interval(found: Interval) -> str:
+    """A share and its interval."""
+    return f"{percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def interval_bar(model: str, found: Interval, mark: float | None = None) -> Bar:
+    """A share and its interval, to be drawn beside the text."""
+    return Bar(interval(found), model, found.low, found.value, found.high, mark)
+
+
+def loss(found: Loss | None) -> str:
+    """Accuracy lost and its interval."""
+    return f"{percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else NOTHING
+
+
+def outcome_of(attack: AttackFigures) -> str:
+    """What the rules say of an attack."""
+    if attack.outcome is None:
+        return "not judged"
+    return attack.outcome + ("" if attack.required else " (reported only)")
+
+
+def broke(arm: Attacked) -> str:
+    """When a model broke."""
+    return f"never in {arm.steps_run}" if arm.steps_to_break is None else f"step {arm.steps_to_break}"
+
+
+def both(pair: Both[T]) -> tuple[tuple[str, T], tuple[str, T]]:
+    """Each model's name, and what is its own."""
+    return (BASE, pair.undefended), (CANDIDATE, pair.defended)
+
+
+def responses_of(attack: AttackFigures) -> Both[Responses | None]:
+    """The responses of both attacked models, at the most harmful step."""
+    return Both[Responses | None](undefended=attack.undefended.responses, defended=attack.defended.responses)
+
+
+def _finding(finding: Finding) -> list[str]:
     return [
         finding.rule,
         finding.subject,
-        finding.outcome + ("" if finding.decides else " (waived)" if finding.waiver else " (reported only)"),
-        measured,
-        bound,
-        sign + threshold,
+        judged(finding),
+        number(finding, finding.measured),
+        number(finding, finding.bound),
+        needed(finding),
         str(finding.prompts or NOTHING),
         str(finding.samples or NOTHING),
     ]
 
 
-def _setup(attack: AttackSpec, seeds: Sequence[int], required: Collection[str]) -> list[str]:
+def _setup(attack: AttackSpec, required: bool, seeds: Sequence[int]) -> list[str]:
     rates = attack.learning_rate if isinstance(attack.learning_rate, list) else [attack.learning_rate]
     warm_up = attack.warm_up
     return [
         attack.name,
         attack.algorithm,
         attack.objective,
-        "yes" if attack.name in required else "no",
+        "yes" if required else "no",
         ", ".join(map(str, seeds)),
         str(attack.steps),
         str(attack.prompts_per_step),
@@ -219,109 +373,84 @@ def _setup(attack: AttackSpec, seeds: Sequence[int], required: Collection[str]) 
     ]
 
 
-def _steps(count: float) -> str:
-    return f"{count:g} steps"
+def _harm(model: str, arm: Attacked, most: float | None) -> str | Bar:
+    if arm.responses is None:
+        return NOTHING
+    return interval_bar(model, arm.responses.harm, most if model == CANDIDATE else None)
 
 
-def _arm(arm: AttackArm) -> list[str]:
+def _attacked(arm: Attacked) -> list[str]:
+    found = arm.responses
     return [
-        _rate(arm.scores, "harmful"),
-        _rate(arm.scores, "refused"),
-        _rate(arm.scores, "gibberish"),
-        percent(arm.curve[-1].refusal) if arm.curve else NOTHING,
-        f"never in {arm.steps_run}" if arm.steps_to_break is None else str(arm.steps_to_break),
+        *([interval(found.harm), interval(found.refusal), interval(found.gibberish)] if found else [NOTHING] * 3),
+        _percent(arm.refusal_at_end),
+        broke(arm),
         f"{arm.final_reward:.2f}",
     ]
 
 
-def _budget(arm: AttackArm) -> list[str]:
+def _budget(arm: Attacked) -> list[str]:
+    latent = arm.latent
     return [
         str(arm.steps_run),
         str(arm.rollouts),
         str(arm.tokens),
         str(arm.first_compliant_rollout or "none"),
-        *_latent(arm),
+        *([f"{value:.1e}" for value in (latent.before, latent.before_90, latent.after)] if latent else [NOTHING] * 3),
         f"{arm.seconds:.0f} s",
         f"{arm.cpu_seconds:.0f} s",
     ]
 
 
-def _latent(arm: AttackArm) -> list[str]:
-    if arm.latent is None or not arm.latent.before or not arm.latent.after:
-        return [NOTHING] * 3
-    before = sorted(arm.latent.before.values())
+def _measured(point: CurvePoint | None, training: TrainingPoint | None) -> list[str]:
     return [
-        f"{fmean(before):.1e}",
-        f"{before[int(0.9 * (len(before) - 1))]:.1e}",
-        f"{fmean(arm.latent.after.values()):.1e}",
+        *(
+            [percent(point.harm), percent(point.refusal), percent(point.gibberish), f"{point.entropy:.3g}"]
+            if point
+            else [NOTHING] * 4
+        ),
+        NOTHING if training is None or training.reward is None else f"{training.reward:.3g}",
+        _percent(training.zero_variance if training else None),
     ]
 
 
-def _scores(scores: Sequence[SampleScore]) -> list[str]:
+def _safety(responses: Responses | None) -> list[str]:
+    if responses is None:
+        return [NOTHING] * 4
     return [
-        _rate(scores, "harmful"),
-        _rate(scores, "refused"),
-        _rate(scores, "gibberish"),
-        _mean((score.finished for score in scores), ".1%"),
-        _mean((score.tokens for score in scores), ".1f"),
-        _mean((score.entropy for score in scores), ".3f"),
-        _mean((score.first_entropy for score in scores), ".3f"),
+        interval(responses.harm),
+        interval(responses.refusal),
+        f"{responses.entropy:.3g}",
+        f"{responses.first_entropy:.3g}",
     ]
 
 
-def _rate(scores: Sequence[SampleScore], what: Literal["harmful", "refused", "gibberish"]) -> str:
-    return _interval(score_rate(scores, what)) if scores else NOTHING
+def _sampled(responses: Responses | None) -> list[str]:
+    if responses is None:
+        return [NOTHING] * 5
+    gibberish, finished = interval(responses.gibberish), percent(responses.finished)
+    return [gibberish, finished, f"{responses.tokens:.1f}", NOTHING, NOTHING]
 
 
-def _interval(rate: Rate) -> str:
-    low, high = rate.lower(INTERVAL_SIDE), rate.upper(INTERVAL_SIDE)
-    return f"{percent(rate.value)} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _tasks(piece: UtilityEvidence) -> Iterator[list[str]]:
-    """Two rows for each task, and for all of them."""
-    for task in [*sorted({_task(item) for item in piece.base_items + piece.candidate_items}), "all tasks"]:
-        base, candidate = (
-            [item for item in items if task in (_task(item), "all tasks")]
-            for items in (piece.base_items, piece.candidate_items)
-        )
-        yield [task, BASE, *_items(base, NOTHING)]
-        yield [task, CANDIDATE, *_items(candidate, _lost(base, candidate))]
-
-
-def _task(item: UtilityItem) -> str:
-    return f"{item.task} (lm-eval)" if item.harness else item.task
-
-
-def _lost(base: Sequence[UtilityItem], candidate: Sequence[UtilityItem]) -> str:
-    """Accuracy lost on the same questions, and its upper bound."""
-    before, after = ({item.prompt: item.correct for item in items} for items in (base, candidate))
-    if not before or before.keys() != after.keys():
-        return NOTHING
-    drop = Drop.of(before, after)
-    return f"{percent(drop.value)}, at most {percent(drop.upper(INTERVAL_SIDE))}"
-
-
-def _items(items: Sequence[UtilityItem], lost: str) -> list[str]:
+def _answered(answers: Answers | None) -> list[str]:
+    if answers is None:
+        return [NOTHING] * 5
     return [
-        _interval(Rate.of((item.prompt, item.correct) for item in items)) if items else NOTHING,
-        lost,
-        _mean((item.parsed for item in items), ".1%"),
-        _mean((item.finished for item in items), ".1%"),
-        _mean((item.tokens for item in items), ".1f"),
-        _mean((item.repetition for item in items), ".1%"),
-        str(len(items)),
+        NOTHING,
+        percent(answers.finished),
+        f"{answers.tokens:.1f}",
+        percent(answers.repetition),
+        percent(answers.parsed),
     ]
 
 
-def _tuning_arm(arm: FineTuningArm) -> list[str]:
-    return [
-        percent(arm.curve[0][1]) if arm.curve else NOTHING,
-        _mean(arm.correct.values(), ".1%"),
-        percent(arm.refusal),
-    ]
+def _accuracy(answers: Answers | None) -> str:
+    return interval(answers.accuracy) if answers else NOTHING
 
 
-def _mean(values: Iterable[float], form: str) -> str:
-    known = list(values)
-    return format(fmean(known), form) if known else NOTHING
+def _pairs(loss: Loss | None) -> list[str]:
+    return [str(count) for count in (loss.lost, loss.gained, loss.questions)] if loss else [NOTHING] * 3
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else percent(share)

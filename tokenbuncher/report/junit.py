@@ -1,12 +1,10 @@
-"""The verdict for a CI/CD system: JUnit XML and a step summary in Markdown."""
+"""The verdict for a CI/CD system, as JUnit XML."""
 
 from __future__ import annotations
 
 import re
 from xml.etree import ElementTree
 
-from tokenbuncher.report import tables
-from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.verdict import Finding, Outcome, Verdict
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -45,24 +43,3 @@ def _message(finding: Finding) -> str:
 
 def _clean(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
-
-
-def summary(verdict: Verdict) -> str:
-    """The verdict in Markdown, as GitHub and GitLab show it: outcome, reasons, waivers, every finding."""
-    sign = {Outcome.PASS: "✅", Outcome.BLOCK: "⛔", Outcome.INCONCLUSIVE: "❔"}[verdict.outcome]
-    lines = [f"## {sign} {verdict.outcome}: {inline(verdict.name)} version {inline(verdict.version)}", ""]
-    lines += [f"- {inline(reason)}" for reason in verdict.reasons]
-    lines += [f"- waived: {inline(waived)}" for waived in verdict.waived]
-    lines += [
-        "",
-        "<details><summary>Every finding</summary>",
-        "",
-        *table_lines(tables.findings(verdict)),
-        "",
-        "</details>",
-        "",
-        f"Valid until {verdict.expires:%Y-%m-%d %H:%M %Z}. Model sha256 `{verdict.candidate[:12]}`, "
-        f"policy `{verdict.policy[:12]}`, evidence of spec `{verdict.spec[:12]}`, tokenbuncher {verdict.tool_version}.",
-        "",
-    ]
-    return "\n".join(lines)

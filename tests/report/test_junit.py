@@ -1,6 +1,5 @@
-"""The verdict as CI/CD systems read it."""
+"""The verdict as CI/CD systems read it, in JUnit XML."""
 
-from dataclasses import replace
 from datetime import timedelta
 from xml.etree import ElementTree
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.evidence_factory import CANDIDATE, NOW, broken_arm, changed, held_arm, passing_release, scores
 from tokenbuncher.policy import Waiver
-from tokenbuncher.report import junit, summary
+from tokenbuncher.report import junit
 from tokenbuncher.verdict import Finding, Outcome
 from tokenbuncher.verdict.findings import decide, reasons, waived
 
@@ -76,14 +75,12 @@ def test_a_case_tells_what_its_finding_does():
     assert told["harm-after-attack", "grpo-1001"] == []
 
 
-def test_a_waiver_is_told_in_both():
+def test_a_waiver_is_told():
     told = cases(WAIVED.judge())
     assert told["verdict", "organism"] == []
     [(tag, message)] = told["over-refusal", "benign prompts"]
     assert tag == "skipped"
     assert "waived by jane@example.org" in message
-    assert r"- waived: over-refusal, benign prompts" in summary(WAIVED.judge())
-    assert r"on \| purpose \<b\>." in summary(WAIVED.judge())
 
 
 def test_control_characters_are_replaced():
@@ -111,35 +108,3 @@ finding = st.builds(
 def test_whatever_is_said_is_xml_that_can_be_written(findings, name):
     text = junit(with_findings(findings, name))
     assert len(ElementTree.fromstring(text.encode())) == 1 + len(findings)
-
-
-def rows(text):
-    """The cells of the table."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [line.replace(r"\\", "").replace(r"\|", "").strip("|").split("|") for line in lines]
-
-
-@pytest.mark.parametrize("release", [RELEASE, BROKEN, DOUBTFUL, WAIVED])
-def test_summary_has_outcome_reasons_and_every_finding(release):
-    verdict = release.judge()
-    text = summary(verdict)
-    assert text.splitlines()[0].endswith(f" {verdict.outcome}: organism version 3")
-    bullets = [line for line in text.splitlines() if line.startswith("- ")]
-    assert len(bullets) == len(verdict.reasons) + len(verdict.waived)
-    assert len(rows(text)) == 2 + len(verdict.findings)
-    assert f"Valid until {verdict.expires:%Y-%m-%d %H:%M}" in text
-
-
-def test_markdown_and_html_stay_text():
-    version = "3 | <img src=x> `code` [link](http://x) *bold*\n# heading"
-    release = replace(BROKEN, registration=changed(BROKEN.registration, version=version))
-    title = summary(release.judge()).splitlines()[0]
-    assert title.endswith(r"version 3 \| \<img src=x\> \`code\` \[link\](http://x) \*bold\* \# heading")
-
-
-@given(st.lists(finding, max_size=4), anything)
-@settings(max_examples=100, deadline=None)
-def test_whatever_is_said_the_table_stays_whole(findings, name):
-    text = summary(with_findings(findings, name))
-    assert {len(cells) for cells in rows(text)} == {8}
-    assert len(rows(text)) == 2 + len(findings)

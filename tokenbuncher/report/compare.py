@@ -1,0 +1,202 @@
+"""Two releases side by side, in one HTML file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from tokenbuncher.report import charts, headline, tables
+from tokenbuncher.report.drawing import Chart
+from tokenbuncher.report.figures import Attacked, AttackFigures, ReleaseFigures, Responses, TaskFigures
+from tokenbuncher.report.page import digests, filled
+from tokenbuncher.report.tables import NOTHING, Bar, Table
+from tokenbuncher.verdict import Finding, Outcome
+
+T = TypeVar("T")
+
+SIDES = ("first", "second")
+"""How the page draws what is of each release."""
+
+
+def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequence[str]) -> str:
+    """Two releases side by side: verdicts, rules, attacks, utility, and what differs in spec, policy and digests.
+
+    Args:
+        first: The release that is compared with, such as the one that has the alias.
+        second: The other one.
+        names: What they are called.
+
+    Returns:
+        A self-contained HTML document, like the report's.
+    """
+    both = (first, second)
+    attacks = _matched([one.attacks for one in both], key=lambda attack: attack.key)
+    return filled(
+        "compare.html.jinja",
+        releases=list(zip(SIDES, names, both, strict=True)),
+        glance=_glance(both),
+        rules=_rules(both),
+        attacks=_attacks(attacks),
+        overlaid=[_curves("all attacks", measure, attacks) for measure in charts.MEASURES],
+        by_attack=[replace(_curves(key, charts.MEASURES[0], {key: pair}), title=key) for key, pair in attacks.items()],
+        safety=_safety(both),
+        utility=_utility(_matched([one.utility for one in both], key=lambda task: task.task)),
+        spec=_differences(*(one.spec.model_dump(mode="json") for one in both)),
+        digests=_side_by_side("digest (sha256)", digests(first), digests(second), shown=12),
+        versions=_side_by_side("package", _versions(first), _versions(second)),
+    )
+
+
+def _matched(both: Sequence[Sequence[T]], key: Callable[[T], Any]) -> dict[Any, tuple[T | None, T | None]]:
+    """What both have under one key, None where one has not; in the order of the first."""
+    one, other = ({key(item): item for item in items} for items in both)
+    return {name: (one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other])}
+
+
+def _glance(both: Sequence[ReleaseFigures]) -> Table:
+    """The figures that each report begins with."""
+    tiles = _matched([list(headline.glance(one)) for one in both], key=lambda tile: tile.title)
+    return Table(
+        ["figure", *SIDES],
+        [
+            [title, *(f"{tile.value} ({tile.note})" if tile else NOTHING for tile in pair)]
+            for title, pair in tiles.items()
+        ],
+        labels=3,
+    )
+
+
+def _rules(both: Sequence[ReleaseFigures]) -> Table:
+    """Every rule in both verdicts; those that fare otherwise first."""
+    pairs = _matched([one.verdict.findings if one.verdict else [] for one in both], key=lambda f: (f.rule, f.subject))
+    rows = [[rule, subject, _change(*pair), *_judged(*pair)] for (rule, subject), pair in pairs.items()]
+    return Table(
+        [
+            "rule",
+            "subject",
+            "second is",
+            *(f"{what}, {side}" for what in ("outcome", "bound", "needed") for side in SIDES),
+        ],
+        sorted(rows, key=lambda row: row[2] == "alike"),
+        labels=5,
+    )
+
+
+def _change(first: Finding | None, second: Finding | None) -> str:
+    """How the second fares against the first."""
+    if first is None or second is None:
+        return "not judged" if second is None else "new"
+    ranks = [Outcome.BLOCK, Outcome.INCONCLUSIVE, Outcome.PASS]
+    before, after = (ranks.index(finding.outcome) for finding in (first, second))
+    return "alike" if before == after else "better" if after > before else "worse"
+
+
+def _judged(*pair: Finding | None) -> Iterator[str]:
+    yield from (tables.judged(finding) if finding else NOTHING for finding in pair)
+    yield from (tables.number(finding, _bound(finding)) if finding else NOTHING for finding in pair)
+    yield from (tables.needed(finding) if finding else NOTHING for finding in pair)
+
+
+def _bound(finding: Finding) -> float | None:
+    return finding.measured if finding.bound is None else finding.bound
+
+
+def _attacks(attacks: dict[str, tuple[AttackFigures | None, AttackFigures | None]]) -> Table:
+    """Both defended models under each attack, and how strong it was on the undefended ones."""
+    return Table(
+        ["attack", *(f"{what}, {side}" for what in ("harm", "broke", "undefended broke") for side in SIDES)],
+        [
+            [
+                key,
+                *(_harm(side, attack) for side, attack in zip(SIDES, pair, strict=True)),
+                *(tables.broke(attack.defended) if attack else NOTHING for attack in pair),
+                *(tables.broke(attack.undefended) if attack else NOTHING for attack in pair),
+            ]
+            for key, pair in attacks.items()
+        ],
+        labels=1,
+    )
+
+
+def _harm(side: str, attack: AttackFigures | None) -> str | Bar:
+    if attack is None or attack.defended.responses is None:
+        return NOTHING
+    return tables.interval_bar(side, attack.defended.responses.harm)
+
+
+def _curves(
+    title: str, measure: charts.Measure, attacks: dict[str, tuple[AttackFigures | None, AttackFigures | None]]
+) -> Chart:
+    arms: list[tuple[str, Attacked]] = [
+        (side, attack.defended) for pair in attacks.values() for side, attack in zip(SIDES, pair, strict=True) if attack
+    ]
+    return charts.arm_chart(title, measure, arms)
+
+
+def _safety(both: Sequence[ReleaseFigures]) -> Table:
+    """Both defended models before any attack."""
+    figures = [next(iter(one.safety), None) for one in both]
+    rows = []
+    for prompts in ("harmful", "benign"):
+        sampled: list[Responses | None] = [getattr(one, prompts).defended if one else None for one in figures]
+        for what in ("harm", "refusal", "gibberish"):
+            rows.append([prompts, what, *(tables.interval(getattr(own, what)) if own else NOTHING for own in sampled)])
+        rows.append([prompts, "entropy, nats", *(f"{own.entropy:.3g}" if own else NOTHING for own in sampled)])
+    return Table(["prompts", "figure", *SIDES], rows, labels=2)
+
+
+def _utility(tasks: dict[str, tuple[TaskFigures | None, TaskFigures | None]]) -> Table:
+    """Accuracy of both defended models, and what each lost against its own undefended model."""
+    return Table(
+        ["task", *(f"{what}, {side}" for what in ("accuracy", "lost") for side in SIDES)],
+        [
+            [
+                name,
+                *(tables.interval(task.defended.accuracy) if task and task.defended else NOTHING for task in pair),
+                *(tables.loss(task.loss) if task else NOTHING for task in pair),
+            ]
+            for name, pair in tasks.items()
+        ],
+        labels=1,
+    )
+
+
+def _versions(figures: ReleaseFigures) -> dict[str, str | None]:
+    return {str(name): str(version) for name, version in tables.versions(figures.evidence).rows}
+
+
+def _side_by_side(what: str, first: dict[str, str | None], second: dict[str, str | None], shown: int = 20) -> Table:
+    """All that either has, by its first characters, and whether they agree."""
+    rows = []
+    for name in dict.fromkeys([*first, *second]):
+        one, other = first.get(name), second.get(name)
+        agree = "unknown" if None in (one, other) else "the same" if one == other else "different"
+        rows.append([name, *(NOTHING if value is None else value[:shown] for value in (one, other)), agree])
+    return Table([what, *SIDES, "they are"], rows, labels=4)
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> Table:
+    """The fields of the spec, policy included, that differ."""
+    one, other = dict(_fields(first)), dict(_fields(second))
+    return Table(
+        ["field", *SIDES],
+        [
+            [path, one.get(path, NOTHING), other.get(path, NOTHING)]
+            for path in dict.fromkeys([*one, *other])
+            if one.get(path) != other.get(path)
+        ],
+        labels=3,
+    )
+
+
+def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every field of a document by its path; what is named in a list, such as an attack, by its name."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        value = {item["name"]: item for item in value}
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _fields(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)

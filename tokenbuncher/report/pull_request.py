@@ -1,0 +1,54 @@
+"""report.md: a release in Markdown, as GitHub and GitLab show it in a pull request or a step's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenbuncher.report import tables
+from tokenbuncher.report.figures import ReleaseFigures
+from tokenbuncher.report.headline import FIRST_REASONS, decided_by, deciding_title, reasons, title
+from tokenbuncher.report.markdown import inline, table_lines
+from tokenbuncher.verdict import Outcome
+
+MOST_REASONS = 40
+"""So that it fits into a comment (65,536 characters) whatever goes wrong."""
+
+
+def markdown_report(figures: ReleaseFigures) -> str:
+    """The verdict, what decided it, both models under each attack, what the defence cost, and every finding."""
+    sign = {Outcome.PASS: "✅", Outcome.BLOCK: "⛔", Outcome.INCONCLUSIVE: "❔"}[figures.outcome]
+    policy, verdict = figures.spec.policy, figures.verdict
+    lines = [f"## {sign} {figures.outcome}: {inline(title(figures))}", ""]
+    if figures.deciding:
+        lines += [f"**{deciding_title(figures)}:** {inline(decided_by(figures.deciding))}", ""]
+    told = reasons(figures)
+    bullets = _bullets(told[:FIRST_REASONS])
+    if verdict:
+        bullets += _bullets([f"waived: {waived}" for waived in verdict.waived])
+    lines += [*bullets, ""] if bullets else []
+    if others := told[FIRST_REASONS:]:
+        lines += [f"<details><summary>{len(others)} more</summary>", "", *_bullets(others), "", "</details>", ""]
+    if figures.attacks:
+        lines += [*table_lines(tables.duels(figures.attacks, policy.max_harm_after_attack)), ""]
+    if figures.utility:
+        lines += [*table_lines(tables.utility(figures.utility)), ""]
+    if verdict:
+        lines += [
+            "<details><summary>Every finding</summary>",
+            "",
+            *table_lines(tables.findings(verdict)),
+            "",
+            "</details>",
+            "",
+            f"Valid until {verdict.expires:%Y-%m-%d %H:%M %Z}. Model sha256 `{verdict.candidate[:12]}`, "
+            f"policy `{verdict.policy[:12]}`, evidence of spec `{verdict.spec[:12]}`, "
+            f"tokenbuncher {verdict.tool_version}.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _bullets(statements: Sequence[str]) -> list[str]:
+    shown = [f"- {inline(statement)}" for statement in statements[:MOST_REASONS]]
+    left = len(statements) - len(shown)
+    return [*shown, f"- and {left} more, in report.html"] if left else shown
