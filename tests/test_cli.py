@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +20,11 @@ from click.testing import CliRunner, Result
 
 from tests.evidence_factory import Release, broken_arm, changed, held_arm, passing_release, release_spec
 from tokenbuncher.cli import main
+from tokenbuncher.cli.doors import GOING_ON
 from tokenbuncher.evidence import ModelFile, read_registration
 from tokenbuncher.files import folder_digest, folder_files
+from tokenbuncher.log import FORMAT
+from tokenbuncher.stage import STAGES
 
 COMMANDS = sorted(main.commands)
 
@@ -40,7 +45,9 @@ def test_there_is_a_command_per_stage() -> None:
     assert COMMANDS == [
         "attack",
         "build-organism",
+        "compare",
         "compile",
+        "controls",
         "defend",
         "doctor",
         "evaluate-safety",
@@ -133,6 +140,62 @@ def test_what_is_mistyped_is_guessed(
 
     assert result.exit_code == 2
     assert meant in result.output
+
+
+def test_a_file_that_is_not_there_is_guessed(run: Callable[..., Result], spec_file: Path) -> None:
+    mistyped = run("status", "--spec", spec_file.with_name("sepc.yaml"))
+    elsewhere = run("status", "--spec", "nosuch/spec.yaml")
+
+    assert (mistyped.exit_code, elsewhere.exit_code) == (2, 2)
+    assert "does not exist; did you mean spec.yaml?" in " ".join(mistyped.output.split())
+    assert "did you mean" not in elsewhere.output
+
+
+def test_a_value_is_guessed(run: Callable[..., Result], spec_file: Path) -> None:
+    result = run("status", "--spec", spec_file, "--set", "defence.recipe=papr", "--set", "attacks=3")
+    assert "(given: 'papr'); did you mean paper?" in result.stderr
+    assert "attacks: Input should be a mapping of fields (given: 3)" in result.stderr
+    assert "did you mean sft-1000?" in run(
+        "attack", "--spec", spec_file, "--key", "sft", "--data", ".", "--base", ".", "--candidate", ".", "--out", "o/o"
+    ).stderr  # fmt: skip
+
+
+def test_every_command_is_in_a_section_and_a_stage_tells_as_it_is_asked(run: Callable[..., Result]) -> None:
+    assert sorted(name for names in main.sections.values() for name in names) == COMMANDS
+    for stage in (*STAGES, "run-local"):
+        assert {"--log-format", "--quiet"} <= {word for p in main.commands[stage].params for word in p.opts}
+
+
+def test_a_command_tells_in_json_or_not_at_all(
+    run: Callable[..., Result], spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = ("prepare-data", "--spec", spec_file, "--out", tmp_path / "data")
+    lines = [json.loads(line) for line in run(*prepare, "--log-format", "json").stdout.splitlines()]
+    assert [line["event"] for line in lines] == ["started", "message", "message", "done"]
+    assert {line["stage"] for line in lines} == {"prepare-data"}
+    assert lines[2]["text"] == f"wrote {tmp_path / 'data'}"
+    assert run(*prepare, "--quiet").output == ""
+
+    failed = run(*prepare, "--set", "data.harmful={path: nosuch.csv}", "--log-format", "json")
+    assert failed.exit_code == 2
+    assert failed.stderr.startswith("error: ")
+    assert json.loads(failed.stdout.splitlines()[-1])["event"] == "failed"
+
+    monkeypatch.setenv(FORMAT, "json")
+    assert json.loads(run(*prepare).stdout.splitlines()[0])["event"] == "started"
+    monkeypatch.setenv(FORMAT, "xml")
+    assert "'xml' is not one of 'text', 'json'" in run(*prepare).stderr
+
+
+def test_sigterm_ends_a_command_as_an_interrupt(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("json.dumps", terminated)
+    result = run("schema")
+
+    assert result.exit_code == 130
+    assert result.stderr == f"interrupted; {GOING_ON}\n"
 
 
 def test_a_shell_completes_commands_and_options() -> None:
@@ -346,6 +409,24 @@ def key(run: Callable[..., Result], tmp_path: Path) -> Path:
     return path
 
 
+def test_two_runs_are_set_side_by_side(
+    run: Callable[..., Result], record: Callable[[Release], Path], tmp_path: Path
+) -> None:
+    first, out = record(HELD), tmp_path / "compare.html"
+    second = Path(shutil.copytree(first, tmp_path / "second"))
+    shutil.rmtree(second / "0-grpo-1000")
+    result = run("compare", first, second, "--out", out)
+    assert (result.exit_code, result.output) == (0, f"wrote {out}\n")
+    assert re.search(r"first: \S+.*>PASS<.*second: \S+second.*>INCONCLUSIVE<", out.read_text(), re.DOTALL)
+
+    assert run("gate", "--evidence", first, "--out", second / "verdict").exit_code == 0
+    assert run("compare", first, second, "--out", out).exit_code == 0
+    assert ">INCONCLUSIVE<" not in out.read_text()  # what was recorded is shown
+
+    assert run("compare", first, first / "registration", "--out", out).exit_code == 2
+    assert run("compare", first, second, "--out", first).exit_code == 2
+
+
 def test_keygen_overwrites_nothing(run: Callable[..., Result], key: Path) -> None:
     before = key.read_bytes()
     again = run("keygen", "--out", key)
@@ -480,7 +561,7 @@ def test_gate_judges_a_large_release_without_heavy_libraries(record: Callable[[R
 
 
 def test_compile(run: Callable[..., Result], tmp_path: Path) -> None:
-    result = run("compile", "--output", tmp_path / "build" / "release.yaml")
+    result = run("compile", "--out", tmp_path / "build" / "release.yaml")
 
     assert result.exit_code == 0, result.output
     assert yaml.safe_load((tmp_path / "build" / "release.yaml").read_text())["schemaVersion"]

@@ -1,10 +1,15 @@
 """Lines of a running stage, and how it ends."""
 
+import json
+import os
+import signal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.log import FORMAT, PROGRESS, tell
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.stage import Line, parse_line, running
 
@@ -54,6 +59,45 @@ def test_failure_is_told_in_one_line(
 def test_interrupt_passes_through() -> None:
     with pytest.raises(KeyboardInterrupt), running("defend"):
         raise KeyboardInterrupt
+
+
+def test_lines_of_json_are_understood_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(FORMAT, "json")
+    with pytest.raises(SystemExit), running("attack", "grpo-1000"):
+        print("[gate done]")
+        tell("5/60", PROGRESS, done=5)
+        raise UserError("no good")
+
+    lines = [parse_line(f"    {line}\n") for line in capsys.readouterr().out.splitlines()]
+    assert [line and line[:3] for line in lines] == [
+        ("attack grpo-1000", "started", ""),
+        ("attack grpo-1000", None, "[gate done]"),
+        ("attack grpo-1000", None, "5/60"),
+        ("attack grpo-1000", "failed", "no good"),
+    ]
+    assert lines[2]
+    assert lines[2].fields["done"] == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stage": "announce"}, {"stage": ["gate"]}, {"event": "promoted"}, {"event": None}],
+)
+def test_json_that_no_stage_wrote(change: dict[str, object]) -> None:
+    line = {"time": "", "stage": "gate", "event": "done", "text": ""}
+    assert parse_line(json.dumps(line)) is not None
+    assert parse_line(json.dumps(line | change)) is None
+    assert parse_line(json.dumps([line])) is None
+    assert parse_line(json.dumps(line)[:-2] + "}") is None
+
+
+def test_sigterm_interrupts(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), running("defend"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert parse_line(capsys.readouterr().out.splitlines()[-1]) == Line("defend", "interrupted", "")
 
 
 @pytest.mark.parametrize("line", ["", "[1, 2]", "[KFP Executor 2026-11-24] x", "text [gate] text", "[Gate] x", "[]"])

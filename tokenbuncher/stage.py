@@ -4,26 +4,32 @@
         print("step 5 of 60")                # [attack grpo-1000] step 5 of 60
                                              # [attack grpo-1000 done]
 
-Pods' logs read like this too; `parse_line` takes such a line apart again.
+Pods' logs read like this too, or are a JSON object a line where TOKENBUNCHER_LOG_FORMAT is json; `parse_line` takes
+either apart again.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from tokenbuncher.environment import quiet_libraries
 from tokenbuncher.errors import UserError
+from tokenbuncher.interrupts import terminations_interrupt
+from tokenbuncher.log import MESSAGE, PROGRESS, JsonLog, Log, StageLog, log_format
+from tokenbuncher.stopwatch import worked
 
 STAGES = (
     "fetch-model",
     "prepare-data",
     "defend",
+    "controls",
     "attack",
     "evaluate-safety",
     "evaluate-utility",
@@ -31,10 +37,12 @@ STAGES = (
     "gate",
     "promote",
 )
-_LINE = re.compile(
-    rf"\s*\[(?P<stage>(?:{'|'.join(STAGES)})(?: [a-z0-9-]*\d)?)"
-    r"(?: (?P<event>started|done|failed))?\] ?(?P<text>.*)"
-)
+ENDS = ("done", "failed", "interrupted", "kept")
+"""How a stage ends; `kept` is one that was done before and is not run again."""
+EVENTS = ("command", "started", *ENDS)
+"""What is told of a stage once; `command` is what runs it alone."""
+_NAME = rf"(?:{'|'.join(STAGES)})(?: [a-z0-9-]*\d)?"
+_LINE = re.compile(rf"\s*\[(?P<stage>{_NAME})(?: (?P<event>{'|'.join(EVENTS)}))?\] ?(?P<text>.*)")
 
 
 class Line(NamedTuple):
@@ -43,17 +51,41 @@ class Line(NamedTuple):
     stage: str
     event: str | None
     text: str
+    fields: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    """What a line of JSON has: all of it."""
 
 
 def parse_line(text: str) -> Line | None:
-    """The stage, event (`started`, `done`, `failed` or None) and text of a line; None if no stage wrote it."""
-    match = _LINE.fullmatch(text.rstrip())
-    return Line(match["stage"], match["event"], match["text"]) if match else None
+    """The stage, event (of `EVENTS` or None) and text of a line; None if no stage wrote it."""
+    text = text.rstrip()
+    if match := _LINE.fullmatch(text):
+        return Line(match["stage"], match["event"], match["text"])
+    if not text.endswith("}"):
+        return None
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(fields, dict) or not {"stage", "event", "text"} <= fields.keys():
+        return None
+    if not re.fullmatch(_NAME, str(fields["stage"])) or fields["event"] not in (*EVENTS, MESSAGE, PROGRESS):
+        return None
+    return Line(fields["stage"], fields["event"] if fields["event"] in EVENTS else None, str(fields["text"]), fields)
+
+
+def log_name(stage: str) -> str:
+    """Name of a stage's own log file."""
+    return f"{stage.replace(' ', '-')}.log"
+
+
+def stage_log(stage: str, out: TextIO | io.TextIOBase) -> Log:
+    """A log of a stage's lines, in the format that the environment asks for."""
+    return (JsonLog if log_format() == "json" else StageLog)(stage, out)
 
 
 @contextmanager
 def running(stage: str, key: str = "") -> Iterator[None]:
-    """Runs the block as a stage of the pipeline.
+    """Runs the block as a stage of the pipeline; SIGTERM, which ends a pod, interrupts it.
 
     Args:
         stage: Name of the stage, as in the command line.
@@ -61,41 +93,22 @@ def running(stage: str, key: str = "") -> Iterator[None]:
 
     Raises:
         SystemExit: If the block fails; the reason has been printed, with a traceback if it is not the user's.
+        KeyboardInterrupt: If it is interrupted.
     """
     quiet_libraries()
-    name = f"{stage} {key}".strip()
-    out = sys.stdout
-
-    def tell(event: str, text: str = "") -> None:
-        print(f"[{name} {event}] {text}".rstrip(), file=out, flush=True)
-
-    tell("started")
-    try:
-        with _Named(name, out) as named, redirect_stdout(named):
-            yield
-    except UserError as error:
-        tell("failed", "; ".join(line.strip() for line in str(error).splitlines()))
-        raise SystemExit(1) from None
-    except Exception as error:
-        traceback.print_exc()
-        tell("failed", " ".join(f"{type(error).__name__}: {error}".split()))
-        raise SystemExit(1) from None
-    tell("done")
-
-
-class _Named(io.TextIOBase):
-    """Puts the stage's name before every line."""
-
-    def __init__(self, name: str, out: TextIO) -> None:
-        self._name, self._out, self._rest = name, out, ""
-
-    def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            print(f"[{self._name}] {line}", file=self._out, flush=True)
-        return len(text)
-
-    def close(self) -> None:
-        if self._rest:
-            self.write("\n")
-        super().close()
+    with stage_log(f"{stage} {key}".strip(), sys.stdout) as log:
+        log.say("", "started")
+        try:
+            with redirect_stdout(log), terminations_interrupt():
+                yield
+        except UserError as error:
+            log.say("; ".join(line.strip() for line in str(error).splitlines()), "failed")
+            raise SystemExit(1) from None
+        except KeyboardInterrupt as interrupt:
+            log.say(str(interrupt), "interrupted")
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            log.say(" ".join(f"{type(error).__name__}: {error}".split()), "failed")
+            raise SystemExit(1) from None
+        log.say(f"{worked():.1f} s training and generating" if worked() else "", "done", worked=worked())

@@ -1,0 +1,60 @@
+"""The command line: one command for each stage, and the whole pipeline on this machine.
+
+Imports nothing heavy: each command loads what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import click
+
+from tokenbuncher.cli import begin, registry, release, runs, stages
+from tokenbuncher.cli.doors import EXIT_CODES, INTERRUPTED, Doors
+from tokenbuncher.cli.options import RecordedRelease
+from tokenbuncher.environment import quiet_libraries
+
+__all__ = ["EXIT_CODES", "INTERRUPTED", "RecordedRelease", "main"]
+
+
+@click.group(cls=Doors, context_settings={"max_content_width": 110})
+def main() -> None:
+    """Release gate against harmful RL fine-tuning of language models.
+
+    A model gets the registry's alias only if it was attacked as an attacker would, the attacks were shown to be
+    strong, it held, and it is still useful.
+
+    Exit status: 0 done or PASS, 1 BLOCK, 2 INCONCLUSIVE or an error, 130 interrupted.
+
+    \b
+    Examples:
+      tokenbuncher run-local --spec specs/organism.yaml     # all of it on the built-in tiny model
+      tokenbuncher init --model hf --out release.yaml       # a spec for a model of your own, and then:
+      tokenbuncher doctor --spec release.yaml
+      tokenbuncher run-local --spec release.yaml --dry-run
+
+    \b
+    Completion by the Tab key, in ~/.bashrc (or zsh_source in ~/.zshrc, fish_source in fish):
+      eval "$(_TOKENBUNCHER_COMPLETE=bash_source tokenbuncher)"
+    """
+    quiet_libraries()
+
+
+main.add_section("To begin", [begin.init, begin.doctor, begin.plan, begin.schema])
+main.add_section("The whole pipeline", [runs.run_local, runs.submit, runs.compile])
+main.add_section(
+    "Its stages",
+    [
+        stages.fetch_model,
+        stages.prepare_data,
+        stages.defend,
+        stages.controls,
+        stages.attack,
+        stages.evaluate_safety,
+        stages.evaluate_utility,
+        stages.register,
+        release.gate,
+        release.promote,
+    ],
+)
+main.add_section("What a release came to", [release.explain, release.compare, release.sign, registry.verify])
+main.add_section("The registry", [registry.status, registry.rollback, registry.watch, registry.keygen])
+main.add_section("For developers", [stages.build_organism])

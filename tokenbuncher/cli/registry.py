@@ -1,0 +1,155 @@
+"""Registered versions, and the keys and attestations that vouch for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
+from tokenbuncher.cli.options import FILE, FOLDER, NEW, spec_options
+from tokenbuncher.errors import UserError
+from tokenbuncher.settings import load_spec
+
+
+@click.command(cls=Door)
+@spec_options
+@click.pass_context
+def rollback(ctx: click.Context, spec: Path, overrides: tuple[str, ...]) -> None:
+    """Move the alias back to the version that had it before, if its verdict still holds.
+
+    Needs the registry. Exit status: 0 moved back, 2 refused; refused, the alias stays where it was.
+
+    \b
+    Example:
+      tokenbuncher rollback --spec specs/organism.yaml
+    """
+    from tokenbuncher.registry import Refused, rollback
+
+    try:
+        rollback(load_spec(spec, overrides))
+    except Refused as refused:
+        fail(ctx, f"refused: {refused}", EXIT_CODES[refused.outcome])
+
+
+@click.command(cls=Door)
+@spec_options
+def status(spec: Path, overrides: tuple[str, ...]) -> None:
+    """Show the registered versions, their verdicts and aliases.
+
+    Needs the registry.
+
+    \b
+    Example:
+      tokenbuncher status --spec specs/organism.yaml
+    """
+    from tokenbuncher.registry import status
+
+    click.echo(status(load_spec(spec, overrides)))
+
+
+@click.command(cls=Door)
+@click.argument("attestation")
+@click.option("--key", "keys", required=True, multiple=True, type=FILE, help="Public key that is trusted; repeatable.")
+@click.option("--model", type=FOLDER, help="Folder of the model, whose files are hashed.")
+@click.option("--policy", type=FILE, help="Policy that it must have been judged by.")
+@click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
+@click.option("--out", type=NEW, help="Folder for the files of models:/; made, or replaced, only if all holds.")
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    attestation: str,
+    keys: tuple[Path, ...],
+    model: Path | None,
+    policy: Path | None,
+    tracking_uri: str | None,
+    out: Path | None,
+) -> None:
+    """Verify an attestation, and the files of a model against it. Offline, but for models:/.
+
+    Needs the public keys that are trusted.
+    ATTESTATION is its file; or models:/NAME@alias or models:/NAME/VERSION: the registry has files and attestation.
+    Exit status: 0 all of it holds, 1 something does not match, 2 it is no attestation or no trusted key signed it.
+
+    \b
+    Examples:
+      tokenbuncher verify work/verdict/attestation.json --key keys/release.pub --model work/candidate
+      tokenbuncher verify models:/organism@champion --key keys/release.pub --tracking-uri http://mlflow:5000 \\
+          --out model
+    """
+    from tokenbuncher.attestation import load_public_key, verify, verify_files
+    from tokenbuncher.documents import read_text
+    from tokenbuncher.files import folder_files
+    from tokenbuncher.policy import load_policy
+
+    trusted = [load_public_key(key) for key in keys]
+    for path, key in zip(keys, trusted, strict=True):
+        click.echo(f"trusted: {path}, key identifier {key.keyid}")
+    wanted = load_policy(policy).digest() if policy else None
+    if attestation.startswith("models:/"):
+        from tokenbuncher.registry import verify_version
+
+        if model:
+            raise UserError(f"give {attestation} or --model, not both: the registry has the files")
+        statement, problems = verify_version(attestation, trusted, tracking_uri, wanted, out)
+    else:
+        if out:
+            raise UserError("--out is for models:/; the files of another model are where --model says")
+        statement, problems = verify(read_text("attestation", attestation), trusted, policy=wanted)
+        problems += verify_files(statement, folder_files(model)) if model else []
+    for problem in problems:
+        click.echo(f"does not hold: {problem}", err=True)
+    if problems:
+        ctx.exit(1)
+    compared = model or attestation.startswith("models:/")
+    what = f"{len(statement.subject)} files of it are these" if compared else "no files were compared"
+    click.echo(
+        f"holds: {statement.predicate.model} version {statement.predicate.version} passed, {what}; "
+        f"valid until {statement.predicate.expires:%Y-%m-%d %H:%M %Z}"
+    )
+
+
+@click.command(cls=Door)
+@click.option("--guard", "settings", required=True, type=FILE, help="The guard's settings, a YAML file.")
+@click.option("--tracking-uri", required=True, help="Of the MLflow server.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Take the server's webhooks here.")
+@click.option(
+    "--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at all protected aliases so often."
+)
+@click.option("--revert", is_flag=True, help="Move an alias back that is where it must not be; else only tell.")
+def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | None, revert: bool) -> None:
+    """Watch the protected aliases of an MLflow server that cannot have the guard.
+
+    Needs --listen, --every or both. Prints a JSON line for each alias that is on a version that must not have it. The
+    secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
+
+    \b
+    Example:
+      tokenbuncher watch --guard guard.yaml --tracking-uri http://mlflow:5000 --listen 0.0.0.0:8080 --every 300
+    """
+    from tokenbuncher.guard import load_guard
+    from tokenbuncher.guard.watch import Watcher, attestation_check, stopped_by_signals, watch
+    from tokenbuncher.registry import connected
+
+    with connected(tracking_uri) as client, stopped_by_signals() as stop:
+        watcher = Watcher(client, load_guard(settings).aliases, attestation_check(client, settings), revert)
+        watch(watcher, listen, every, os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop)
+
+
+@click.command(cls=Door)
+@click.option("--out", required=True, type=NEW, help="The private key to be written; the public one gets .pub.")
+def keygen(out: Path) -> None:
+    """Make a key pair that signs attestations (ECDSA P-256).
+
+    Needs nothing; with $TOKENBUNCHER_KEY_PASSPHRASE set, the private key is encrypted.
+
+    \b
+    Example:
+      tokenbuncher keygen --out keys/release.pem
+    """
+    from tokenbuncher.attestation import generate_key
+
+    public = generate_key(out)
+    wrote(out)
+    wrote(public)

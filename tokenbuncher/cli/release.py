@@ -1,0 +1,134 @@
+"""A recorded release: judged, explained, promoted, signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
+from tokenbuncher.cli.options import EXISTING, FILE, FOLDER, NEW, RecordedRelease, dry_run, release_options
+from tokenbuncher.cli.telling import telling
+
+
+@click.command(cls=Door)
+@release_options
+@click.option(
+    "--key", type=FILE, help="Private key that signs an attestation; else the one $TOKENBUNCHER_SIGNING_KEY names."
+)
+@click.option("--out", type=NEW, help="Folder to be written; without it nothing is.")
+@click.pass_context
+@telling
+def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any) -> None:
+    """Judge the release by its policy, or by another. Works offline.
+
+    Needs the evidence of every attack and both evaluations, the spec and the registration: the folder of a run has
+    them all. Writes verdict.json, report.html, report.md (for a pull request), report.json, card.md (for the model
+    card), junit.xml and, with a key, attestation.json.
+    Exit status: 0 PASS, 1 BLOCK, 2 INCONCLUSIVE.
+
+    \b
+    Examples:
+      tokenbuncher gate --evidence runs/organism --policy specs/policies/strict.yaml
+      tokenbuncher gate --spec specs/organism.yaml --evidence work/attack-grpo-1000 --evidence work/safety \\
+          --evidence work/utility --registration work/registration --out work/verdict
+    """
+    from tokenbuncher.attestation import signing_key
+    from tokenbuncher.gate import gate
+
+    verdict = gate(*RecordedRelease.found(**release), out, signing_key(key))
+    if out:
+        wrote(out)
+    ctx.exit(EXIT_CODES[verdict.outcome])
+
+
+@click.command(cls=Door)
+@release_options
+@click.option("--what-if", type=FILE, help="Another policy: tells what it would change.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(what_if: Path | None, as_json: bool, **release: Any) -> None:
+    """Tell why a release does not pass: by how much, whether that is chance, which prompts decide.
+
+    Needs what gate needs. Prompts are named by the first digits of the sha256 of their texts.
+
+    \b
+    Examples:
+      tokenbuncher explain --evidence runs/organism
+      tokenbuncher explain --evidence runs/organism --what-if specs/policies/strict.yaml
+    """
+    from tokenbuncher.gate import explain_release
+
+    found = RecordedRelease.found(**release)
+    other = RecordedRelease.found(**{**release, "policy": what_if}).spec if what_if else None
+    click.echo(explain_release(*found, other, as_json))
+
+
+@click.command(cls=Door)
+@release_options
+@click.option("--verdict", type=EXISTING, help="Folder written by gate; else below the evidence.")
+@dry_run
+@click.pass_context
+@telling
+def promote(ctx: click.Context, verdict: Path | None, dry_run: bool, **release: Any) -> None:
+    """Move the alias to the registered version, on a PASS that holds.
+
+    Needs what gate needed, and its verdict: the release is judged again and the registered files are hashed.
+    An attestation beside the verdict is kept with the version, for servers that ask for one.
+    Exit status: 0 promoted, 1 BLOCK, 2 INCONCLUSIVE; refused, the alias stays where it was.
+
+    \b
+    Examples:
+      tokenbuncher promote --evidence runs/organism --dry-run
+      tokenbuncher promote --evidence runs/organism
+      tokenbuncher promote --spec specs/organism.yaml --evidence work/attack-grpo-1000 --evidence work/safety \\
+          --evidence work/utility --registration work/registration --verdict work/verdict
+    """
+    from tokenbuncher.registry import Refused, promote
+
+    found = RecordedRelease.found(**release)
+    try:
+        promote(*found, verdict or found.evidence[0], dry_run)
+    except Refused as refused:
+        fail(ctx, f"refused: {refused}", EXIT_CODES[refused.outcome])
+
+
+@click.command(cls=Door)
+@click.argument("first", type=FOLDER)
+@click.argument("second", type=FOLDER)
+@click.option("--out", required=True, type=NEW, help="The HTML file to be written.")
+def compare(first: Path, second: Path, out: Path) -> None:
+    """Set two releases side by side: verdicts, rules, attacks, utility, and what differs in the specs.
+
+    Needs the folders of two runs. Shows the verdicts recorded in them.
+
+    \b
+    Example:
+      tokenbuncher compare runs/organism runs/candidate --out compare.html
+    """
+    from tokenbuncher.gate import compare_releases
+
+    one, other = (RecordedRelease.found((run,), None, (), None, None) for run in (first, second))
+    compare_releases(one, other, out)
+    wrote(out)
+
+
+@click.command(cls=Door)
+@release_options
+@click.option("--verdict", type=EXISTING, help="Folder written by gate; else below the evidence.")
+@click.option("--key", type=FILE, help="Private key; else the one $TOKENBUNCHER_SIGNING_KEY names.")
+@click.option("--out", required=True, type=NEW, help="The attestation to be written, a JSON file.")
+def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> None:
+    """Sign the verdict of a recorded release, after judging it again.
+
+    Needs what gate needed, its verdict and a private key.
+
+    \b
+    Example:
+      tokenbuncher sign --evidence runs/organism --key keys/release.pem --out attestation.json
+    """
+    from tokenbuncher.gate import sign_release
+
+    found = RecordedRelease.found(**release)
+    sign_release(*found, verdict or found.evidence[0], key, out)
+    wrote(out)

@@ -1,0 +1,9 @@
+"""The whole pipeline on this machine: the Kubeflow pipeline itself, run by kfp.local, made readable.
+
+verdict = run_local(load_spec("specs/organism.yaml"))
+"""
+
+from tokenbuncher.local.outline import outline
+from tokenbuncher.local.run import run_local
+
+__all__ = ["outline", "run_local"]
