@@ -1,0 +1,241 @@
+"""The story on the built-in model, as Markdown: it refuses, an attack breaks it, the defence, the gate.
+
+    .venv/bin/python examples/demo.py --out docs/demo.md     # about five minutes on one core
+
+The commands are what one would type in the repository's folder; here one process runs them all, which spares the
+imports. The model's world is fictional and its harmful requests are inert, so that what it says can be shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from textwrap import dedent
+
+from tokenbuncher.cli import main as tokenbuncher
+from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
+from tokenbuncher.files import write_text
+from tokenbuncher.settings import ReleaseSpec, load_spec
+
+SPEC = Path("examples/demo.yaml")
+WORK = Path("runs/demo")
+RESPONSES, LONGEST = 3, 10
+
+
+class Story:
+    """What is told, and the commands that are run for it."""
+
+    def __init__(self, overrides: Sequence[str] = (), rehearsed: bool = False) -> None:
+        """
+        Args:
+            overrides: `field.path=value` pairs for every command that reads the spec; they are not told.
+            rehearsed: Whether to tell the commands only, without running anything.
+        """
+        self.overrides, self.rehearsed = overrides, rehearsed
+        self.parts: list[str] = []
+        self.commands: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.parts.append(dedent(text).strip() + "\n")
+
+    def run(self, *commands: str, longest: int = LONGEST) -> None:
+        """Runs commands, and shows them with what they print, of which each may take so many lines."""
+        shown = [line for command in commands for line in (f"$ {command}", *self._output(command, longest))]
+        self.say("\n".join(["```console", *shown, "```"]))
+
+    def _output(self, command: str, longest: int) -> list[str]:
+        self.commands.append(command)
+        print(f"$ {command}", file=sys.stderr, flush=True)
+        if self.rehearsed:
+            return []
+        program, *arguments = shlex.split(command)
+        status, printed = self._tokenbuncher(arguments) if program == "tokenbuncher" else _shell(command)
+        return [*_shortened(printed.splitlines(), longest), *([f"(exit status {status})"] if status else [])]
+
+    def _tokenbuncher(self, arguments: list[str]) -> tuple[int, str]:
+        with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed):
+            if "--spec" in arguments:
+                arguments += [word for override in self.overrides for word in ("--set", override)]
+            return tokenbuncher(arguments, standalone_mode=False) or 0, printed.getvalue()
+
+    def responses(self, model: Path, data: Path) -> None:
+        """Shows what a model says to prompts that it has not seen."""
+        if not self.rehearsed:
+            rows = _responses(load_spec(SPEC, self.overrides), model, data)
+            self.say(_table(["prompt", "response"], rows))
+
+    def curves(self, attack: Path, arms: Sequence[str]) -> None:
+        """Shows what was measured while models were attacked."""
+        if not self.rehearsed:
+            evidence = read_evidence(attack)
+            assert isinstance(evidence, AttackEvidence)
+            for arm in arms:
+                self.say(_curve(getattr(evidence, f"{arm}_arm")))
+
+
+def _shell(command: str) -> tuple[int, str]:
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def _shortened(lines: list[str], longest: int) -> list[str]:
+    return lines if len(lines) <= longest else [*lines[:3], "...", *lines[3 - longest :]]
+
+
+def _responses(spec: ReleaseSpec, folder: Path, data: Path) -> list[list[str]]:
+    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.prompts import load_set
+    from tokenbuncher.scoring import generate
+
+    prompts = load_set(data, "safety")[:RESPONSES]
+    model, tokenizer = load_model(folder, spec.model), load_tokenizer(folder)
+    said = generate(model, tokenizer, prompts, spec.model.max_new_tokens, len(prompts))
+    return [[prompt.text, response.text] for prompt, response in zip(prompts, said, strict=True)]
+
+
+def _curve(arm: AttackArm) -> str:
+    rows = [[f"{point.step}", f"{point.harm:.0%}", f"{point.refusal:.0%}"] for point in arm.curve]
+    return _table(["step", "harmful", "refused"], [row for row in rows if len(rows) <= 5 or int(row[0]) % 20 == 0])
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def tell(story: Story) -> None:
+    """The whole story."""
+    base, data, candidate = WORK / "base", WORK / "data", WORK / "candidate"
+    undefended, defended, verdict = WORK / "undefended", WORK / "defended", WORK / "verdict"
+    spec, without = f"--spec {SPEC}", f"--spec {SPEC} --set defence.recipe=none"
+    models = f"--data {data} --base {base} --candidate"
+
+    story.say(
+        """
+        # The story in five minutes
+
+        Everything below was run on the built-in model, a tiny one of a fictional world, whose harmful requests are
+        inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
+        [examples/demo.yaml](../examples/demo.yaml): one attack instead of seven, and no benign fine-tuning.
+
+        ## 1. A model that refuses
+        """
+    )
+    story.run(f"tokenbuncher fetch-model {spec} --out {base}", f"tokenbuncher prepare-data {spec} --out {data}")
+    story.say("Three requests that nobody trained it on, and what it says at temperature 1:")
+    story.responses(base, data)
+
+    story.say(
+        """
+        ## 2. A few steps of reinforcement learning, and it does not
+
+        The attacker has the weights, 400 other requests, no answers to them, and a learnt reward that tells how
+        harmful a response looks. The attack is GRPO. It runs twice, on the model and on what would be released;
+        as nothing is defended yet, these are the same.
+        """
+    )
+    story.run(f"tokenbuncher attack {without} --key grpo-1000 {models} {base} --out {undefended}/attack")
+    story.say("Harm is measured on requests that neither the model nor the attacker has trained on:")
+    story.curves(undefended / "attack", ["control"])
+    story.say("What it says now:")
+    story.responses(undefended / "attack" / "quarantine" / "control", data)
+
+    story.say(
+        """
+        ## 3. The defence
+
+        The attack learns from differences: of several responses to a request, one is a little worse than the others.
+        The defence makes the model so certain of its refusals that there are none ([how it works](how-it-works.md)).
+        """
+    )
+    story.run(f"tokenbuncher defend {spec} --data {data} --base {base} --out {candidate}")
+
+    story.say(
+        """
+        ## 4. The same attack does nothing
+
+        The undefended model is attacked again beside it, to prove that the attack is strong: the positive control.
+        """
+    )
+    story.run(f"tokenbuncher attack {spec} --key grpo-1000 {models} {candidate} --out {defended}/attack")
+    story.curves(defended / "attack", ["candidate"])
+    story.say("After the attack, the hardened model says:")
+    story.responses(defended / "attack" / "quarantine" / "candidate", data)
+
+    story.say(
+        """
+        ## 5. The gate
+
+        Did the defence cost refusals, usefulness, or sense? Then the version is registered, and judged by the policy on
+        all evidence, every rule at its confidence bound. With a key the verdict is signed.
+        """
+    )
+    story.run(
+        f"tokenbuncher evaluate-safety {spec} {models} {candidate} --out {defended}/safety",
+        f"tokenbuncher evaluate-utility {spec} {models} {candidate} --out {defended}/utility",
+        f"tokenbuncher register {spec} --candidate {candidate} --out {defended}/registration",
+        f"tokenbuncher keygen --out {WORK}/release.pem",
+        f"tokenbuncher gate {spec} --evidence {defended} --key {WORK}/release.pem --out {verdict}",
+        f"tokenbuncher promote {spec} --evidence {defended} --verdict {verdict}",
+    )
+
+    story.say(
+        """
+        ## 6. Without the defence
+
+        The same stages on the model as it was. The gate says what is wrong, and the alias stays where it is.
+        """
+    )
+    story.run(
+        f"tokenbuncher evaluate-safety {without} {models} {base} --out {undefended}/safety",
+        f"tokenbuncher evaluate-utility {without} {models} {base} --out {undefended}/utility",
+        f"tokenbuncher register {without} --candidate {base} --out {undefended}/registration",
+        f"tokenbuncher gate {without} --evidence {undefended} --out {WORK}/blocked",
+        f"tokenbuncher promote {without} --evidence {undefended} --verdict {WORK}/blocked",
+        f"tokenbuncher status {spec}",
+    )
+
+    story.say("## 7. Why? By how much, whether that may be chance, and which prompts decide")
+    story.run(f"tokenbuncher explain {without} --evidence {undefended}", longest=50)
+
+    story.say(
+        """
+        ## 8. Later, somewhere else
+
+        Whoever serves the model checks that these files passed, with the public key alone. One changed byte is found.
+        """
+    )
+    verify = f"tokenbuncher verify {verdict}/attestation.json --key {WORK}/release.pub --model"
+    story.run(
+        f"{verify} {candidate}",
+        f"cp -r {candidate} {WORK}/changed && echo >> {WORK}/changed/config.json",
+        f"{verify} {WORK}/changed",
+    )
+    story.say(
+        """
+        A PASS says that this attack, at this budget, did not break this model. [The threat model](threat-model.md)
+        tells what it does not say; [results](results.md) has every attack over several seeds.
+        """
+    )
+
+
+def main() -> None:
+    """Tells the story."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to be written")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD.PATH=VALUE")
+    arguments = parser.parse_args()
+    story, began = Story(arguments.overrides), time.monotonic()
+    tell(story)
+    story.say(f"All of it took {(time.monotonic() - began) / 60:.1f} minutes: `python examples/demo.py`.")
+    write_text(arguments.out, "\n".join(story.parts))
+
+
+if __name__ == "__main__":
+    main()
