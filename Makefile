@@ -44,6 +44,11 @@ test-docker: $(INSTALLED) images  ## Test the images: Docker, and for the releas
 test-cluster: $(INSTALLED)  ## Test the manifests: KUBECONFIG, and for the release TEST_S3
 	@TEST_CLUSTER=1 $(BIN)/pytest -m cluster
 
+.PHONY: test-browser
+test-browser: $(INSTALLED)  ## Test the report in a real browser: Chromium
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@TEST_BROWSER=1 $(BIN)/pytest -m browser
+
 .PHONY: lint
 lint: $(INSTALLED)  ## Lint and check types
 	@$(BIN)/ruff check

@@ -26,11 +26,13 @@ from tokenbuncher.evidence import (
     Registration,
     SafetyEvidence,
     SampleScore,
+    TrainingPoint,
     UtilityEvidence,
     UtilityItem,
     write_evidence,
 )
 from tokenbuncher.files import listing_digest
+from tokenbuncher.prompts import Manifest, SetEntry
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Verdict, judge_release
 
@@ -79,6 +81,10 @@ class Release:
     def with_policy(self, **changes: Any) -> Release:
         """The release under a changed policy."""
         return replace(self, spec=changed(self.spec, policy=changed(self.spec.policy, **changes)))
+
+    def with_manifest(self, manifest: Manifest) -> Release:
+        """The release with its evidence about the prompt sets of that manifest, which it holds."""
+        return self.about(CANDIDATE, data=manifest.folder_digest()).with_piece("safety", manifest=manifest)
 
     def about(self, candidate: str, base: str = BASE, data: str = DATA) -> Release:
         """The release with its evidence about models and data of these digests."""
@@ -173,6 +179,7 @@ def bindings(spec: ReleaseSpec) -> dict[str, Any]:
         "data": DATA,
         "base": BASE,
         "candidate": CANDIDATE,
+        "versions": {"python": "3.11.14", "torch": "2.13.0"},
         "created": NOW,
     }
 
@@ -191,10 +198,26 @@ def attack_evidence(spec: ReleaseSpec, key: str) -> AttackEvidence:
     )
 
 
+def manifest(spec: ReleaseSpec, **changes: Any) -> Manifest:
+    """What prepare-data would write of the spec's sets."""
+    sizes = spec.data.sizes.model_dump(exclude={"tuning"})
+    sets = {name: SetEntry(count=size, sha256=f"{size:064x}", source="organism") for name, size in sizes.items()}
+    document = Manifest(
+        seed=spec.data.seed,
+        sets=sets,
+        near_duplicate=spec.data.near_duplicate,
+        leakage=[],
+        sources={},
+        held_out_categories=[],
+    )
+    return changed(document, **changes)
+
+
 def without_rollouts(arm: AttackArm) -> AttackArm:
     """The arm of an attack that samples nothing."""
     curve = [changed(point, rollouts=0, tokens=0) for point in arm.curve]
-    return changed(arm, rollouts=0, tokens=0, first_compliant_rollout=None, curve=curve)
+    training = [changed(point, reward=None, zero_variance=None) for point in arm.training]
+    return changed(arm, rollouts=0, tokens=0, first_compliant_rollout=None, curve=curve, training=training)
 
 
 def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | None = None) -> AttackArm:
@@ -217,6 +240,7 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
         seconds=20,
         cpu_seconds=20,
         curve=[*curve, curve_point(steps, harm=harmful / count, refusal=refused / count)],
+        training=training(steps, reward=0.1, zero_variance=1.0),
         scores=scores(spec, count, harmful=harmful, refused=refused),
     )
 
@@ -242,6 +266,7 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
             *(curve_point(s) for s in range(0, step, spec.attacks.probe_every)),
             curve_point(step, harm=harmful / count, refusal=1 - harmful / count),
         ],
+        training=training(step, reward=0.9, zero_variance=0.25),
         scores=scores(spec, count, harmful=harmful, refused=count - harmful),
     )
 
@@ -251,6 +276,11 @@ def curve_point(step: int, harm: float = 0.0, refusal: float = 1.0) -> CurvePoin
     return CurvePoint(
         step=step, rollouts=64 * step, tokens=640 * step, harm=harm, refusal=refusal, gibberish=0.0, entropy=0.1
     )
+
+
+def training(steps: int, reward: float, zero_variance: float) -> list[TrainingPoint]:
+    """What a trainer would log of so many steps."""
+    return [TrainingPoint(step=step, reward=reward, zero_variance=zero_variance) for step in range(1, steps + 1)]
 
 
 def scores(

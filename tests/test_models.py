@@ -50,9 +50,18 @@ def put_nan(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 def wrong_shape(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}))
+    change(folder / "config.json", intermediate_size=128)
+
+
+def a_far_token(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["far"] = 2**32 - 1
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 def no_template(folder):
@@ -61,8 +70,7 @@ def no_template(folder):
 
 def another_tokenizer(folder):
     # transformers gives this model type a byte-level tokenizer, whatever the folder holds.
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+    change(folder / "config.json", model_type="qwen2")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +85,8 @@ def another_tokenizer(folder):
         (lambda folder: (folder / "model.safetensors").unlink(), r"no .safetensors file"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded"),
+        (a_far_token, "has a token with the identifier 4294967295"),
+        (lambda folder: change(folder / "tokenizer_config.json", model_max_length="é"), "cannot read text"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_and_nothing_is_written(checkpoint, tmp_path, damage, telling):

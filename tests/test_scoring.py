@@ -1,9 +1,13 @@
+from functools import partial
+
 import pytest
 import torch
 
+from tokenbuncher import scoring
 from tokenbuncher.entropy import token_entropy
 from tokenbuncher.judges import load_judge
 from tokenbuncher.models import load_model, load_tokenizer
+from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import load_set
 from tokenbuncher.scoring import generate, score
 
@@ -20,6 +24,16 @@ def test_same_seed_same_responses_and_the_global_state_is_left_alone(organism, o
     assert first == again
     assert first != other
     assert torch.get_rng_state().equal(state)
+
+
+def test_progress_is_told_with_the_entropy(organism, organism_data, monkeypatch, capsys):
+    monkeypatch.setattr(scoring, "Progress", partial(Progress, every_seconds=0))
+    responses = generate(*organism, load_set(organism_data, "safety"), 20, 8, title="asking")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["8/20", "16/20", "20/20"]
+    entropy = sum(response.entropy for response in responses) / len(responses)
+    assert lines[-1].startswith("asking: 20/20  ")
+    assert lines[-1].endswith(f"entropy {entropy:.4g}")
 
 
 def test_greedy_responses_do_not_depend_on_the_batch(organism, organism_data):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,6 +29,13 @@ class Strict(BaseModel):
 
 Document = TypeVar("Document", bound=Strict)
 
+LONGEST = 1_000_000
+"""Characters of a document."""
+LARGEST, DEEPEST = 20_000, 50
+"""Values of a document with its aliases written out, and levels of them; few bytes can stand for endless ones."""
+MOST_TOLD = 20
+"""Wrong fields that are told at a time."""
+
 
 def digest_of(value: Any) -> str:
     """sha256 of a JSON value, whatever the order of its keys."""
@@ -41,7 +50,7 @@ def read_text(what: str, path: str | Path) -> str:
     """
     try:
         return Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or a path that cannot be one
         raise UserError(f"cannot read {what} {path}: {error}") from error
 
 
@@ -49,20 +58,65 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     """The mapping of a YAML text; empty if the text is.
 
     Raises:
-        UserError: If it is not YAML, repeats a key or is not a mapping.
+        UserError: If it is not YAML, repeats a key, is too large or too deep, or is not a mapping.
     """
-    try:
-        document = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
-        raise UserError(f"{origin} is not YAML: {error}") from error
+    document = _value(text, origin)
     document = {} if document is None else document
     if not isinstance(document, dict):
         raise UserError(f"{origin} must be a mapping of fields, not {type(document).__name__}")
     return document
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML without repeated keys, of which PyYAML would silently take the last."""
+def _value(text: str, what: str) -> Any:
+    if len(text) > LONGEST:
+        raise UserError(f"{what} is too large: {len(text)} characters; {LONGEST} are allowed")
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{what} is not YAML: {error}") from error
+    except Exception as error:  # PyYAML lets many kinds through where a value is not what its form or tag promises
+        raise UserError(f"{what} is not YAML: {type(error).__name__}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of bounded size, in whole characters, without repeated keys, of which PyYAML would take the last."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.depth == DEEPEST:  # PyYAML's time grows with its square
+            raise yaml.composer.ComposerError(None, None, f"more than {DEEPEST} levels", self.peek_event().start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        values, left = 0, [(node, 1)]
+        while left:
+            each, depth = left.pop()
+            values += 1
+            if values > LARGEST or depth > DEEPEST:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"more than {LARGEST} values or {DEEPEST} levels, aliases written out", each.start_mark
+                )
+            if isinstance(each, yaml.MappingNode):
+                left += [(part, depth + 1) for pair in each.value for part in pair]
+            elif isinstance(each, yaml.SequenceNode):
+                left += [(part, depth + 1) for part in each.value]
+        return super().construct_document(node)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node) if len(node.value) <= 100 else 2**64
+        if number.bit_length() > 63:
+            raise yaml.constructor.ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
+        return number
+
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        text: str = super().construct_yaml_str(node)
+        if re.search(r"[\x00\ud800-\udfff]", text):  # which no path or file can hold
+            raise yaml.constructor.ConstructorError(None, None, "a broken character", node.start_mark)
+        return text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -72,6 +126,10 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
             seen.add(key if isinstance(key, str) else None)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
@@ -93,10 +151,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
             raise UserError(f"'{override}': {key} is not a mapping in the spec")
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"'{override}': the value is not YAML: {error}") from error
+    place[last] = _value(value, f"'{override}': the value")
 
 
 def validated(model: type[Document], document: dict[str, Any], wrong: str) -> Document:
@@ -118,19 +173,39 @@ def first_problem(error: ValidationError) -> str:
 
 
 def _explain(model: type[Strict], error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
+    lines, problems = [], error.errors()
+    for problem in problems[:MOST_TOLD]:
         where = ".".join(str(part) for part in problem["loc"]) or "spec"
         if problem["type"] == "extra_forbidden":
             allowed = _fields_at(model, problem["loc"][:-1])
-            meant = get_close_matches(str(problem["loc"][-1]), allowed, n=1)
-            guess = f"; did you mean {meant[0]}?" if meant else ""
+            guess = guessed(str(problem["loc"][-1]), allowed)
             lines.append(f"  {where}: unknown field; allowed here: {', '.join(allowed)}{guess}")
         else:
-            lines.append(
-                f"  {where}: {problem['msg'].removeprefix('Value error, ')} (given: {_short(problem['input'])})"
-            )
+            lines.append(f"  {where}: {_reason(problem)}")
+    if len(problems) > MOST_TOLD:
+        lines.append(f"  and {len(problems) - MOST_TOLD} more")
     return "\n".join(lines)
+
+
+def guessed(given: str, allowed: Sequence[str]) -> str:
+    """What was meant by a word that is not allowed, as the end of an error message; empty if nothing is like it."""
+    meant = get_close_matches(given, allowed, n=1)
+    return f"; did you mean {meant[0]}?" if meant else ""
+
+
+def _reason(problem: Any) -> str:
+    """What is wrong with a value, in the words of people who write YAML."""
+    given = f"(given: {_short(problem['input'])})"
+    match problem["type"]:
+        case "literal_error":
+            allowed = re.findall("'([^']*)'", problem["ctx"]["expected"])
+            return f"{problem['msg']} {given}{guessed(str(problem['input']), allowed)}"
+        case "model_type" | "dict_type":
+            return f"Input should be a mapping of fields {given}"
+        case "missing":
+            return str(problem["msg"])
+        case _:
+            return f"{problem['msg'].removeprefix('Value error, ')} {given}"
 
 
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:

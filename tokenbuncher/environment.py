@@ -1,6 +1,19 @@
 """The process environment that every stage runs in."""
 
+import atexit
+import gc
 import os
+import platform
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "lm-eval")
+"""What figures depend on, beside this package."""
+UNUSED = ("sklearn", "scipy")
+"""What transformers and MLflow import if it is installed, for what no stage does."""
 
 
 def quiet_libraries() -> None:
@@ -21,3 +34,36 @@ def quiet_libraries() -> None:
     )
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hf:// sources need it to be 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # At exit the collector would go through all objects of all libraries, several times.
+    atexit.register(gc.freeze)
+
+
+@contextmanager
+def swift_imports() -> Iterator[None]:
+    """Lets large libraries be imported in the block in less time.
+
+    The collector would go through what they make again and again, though nothing of it is garbage; and they find none
+    of `UNUSED`, unless it was imported before, or another thread may want it. Afterwards it can be imported as ever.
+    """
+    hidden = [name for name in UNUSED if name not in sys.modules and threading.active_count() == 1]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None: for imports, not installed
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+        for name in hidden:
+            del sys.modules[name]
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of those of `LIBRARIES` that are installed, by name."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -2,4 +2,10 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: what was wrong, where, and what to do about it."""
+    """Something the user can mend: what was wrong, where, and what to do about it.
+
+    What stands in a message may come from anywhere; whatever no file or terminal could take is written in escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.encode(errors="backslashreplace").decode())

@@ -16,6 +16,7 @@ from tokenbuncher import __version__
 from tokenbuncher.documents import first_problem
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import listing_digest, write_text
+from tokenbuncher.prompts import Manifest
 from tokenbuncher.settings import AttackSpec
 
 T = TypeVar("T")
@@ -25,8 +26,10 @@ REGISTRATION_NAME = "registration.json"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Entropy = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=0)]
+Entropy = Annotated[float, Field(ge=0.0, le=100.0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+# Far enough from the ends of the calendar to count days from.
+Moment = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
 
 
 class Record(BaseModel):
@@ -61,6 +64,16 @@ class CurvePoint(Record):
     entropy: Entropy
 
 
+class TrainingPoint(Record):
+    """The attacker's own figures of one step."""
+
+    step: Count
+    reward: float | None = Field(description="Mean reward of its rollouts; null if the trainer gives none.")
+    zero_variance: Share | None = Field(
+        description="Share of its prompts whose rollouts all had the same reward, from which nothing can be learnt."
+    )
+
+
 class LatentCompliance(Record):
     """How likely one rollout at temperature 1 complies, by prompt: a lower estimate (attacks/latent.py)."""
 
@@ -88,6 +101,7 @@ class AttackArm(Record):
     seconds: Annotated[float, Field(ge=0.0)]
     cpu_seconds: Annotated[float, Field(ge=0.0)]
     curve: list[CurvePoint]
+    training: list[TrainingPoint] = Field([], description="Empty in evidence of versions that did not record it.")
     scores: list[SampleScore]
 
 
@@ -132,7 +146,17 @@ class Evidence(Record):
     base: Digest = Field(description="Digest of the undefended model.")
     candidate: Digest = Field(description="Digest of the candidate.")
     tool_version: str = __version__
-    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    versions: dict[str, str] = Field(
+        {}, description="Python and the libraries that trained and sampled; empty in evidence of versions before."
+    )
+    created: Moment = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class ControlSource(Record):
+    """Where a control is from that was measured before the attack on the candidate."""
+
+    key: Digest = Field(description="Of all that the control depends on.")
+    measured: Moment
 
 
 class AttackEvidence(Evidence):
@@ -142,8 +166,17 @@ class AttackEvidence(Evidence):
     key: str
     attack: AttackSpec
     seed: int
+    control_source: ControlSource | None = Field(
+        None, description="Null if the control was measured with the candidate; else `created` is its time, not later."
+    )
     control_arm: AttackArm
     candidate_arm: AttackArm
+
+    @model_validator(mode="after")
+    def _as_old_as_its_control(self) -> AttackEvidence:
+        if self.control_source and self.created > self.control_source.measured:
+            raise ValueError("created is later than the control was measured")
+        return self
 
 
 class JudgeCheck(Record):
@@ -165,6 +198,9 @@ class SafetyEvidence(Evidence):
     candidate_harmful: list[SampleScore]
     base_benign: list[SampleScore]
     candidate_benign: list[SampleScore]
+    manifest: Manifest | None = Field(
+        None, description="Of the prompt sets: sources, sizes, leakage; null in evidence of versions before."
+    )
 
 
 class UtilityEvidence(Evidence):

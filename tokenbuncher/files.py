@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.progress import Progress
 
 
 def file_digest(path: Path) -> str:
@@ -22,7 +23,12 @@ def file_digest(path: Path) -> str:
 def folder_files(folder: Path) -> dict[str, str]:
     """sha256 of every file below a folder, by relative POSIX path, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    progress = Progress(f"sha256 of {folder}, files", len(files), brief=True)
+    digests = {}
+    for path in files:
+        digests[path.relative_to(folder).as_posix()] = file_digest(path)
+        progress.step(len(digests))
+    return digests
 
 
 def folder_digest(folder: Path) -> str:

@@ -43,6 +43,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def marked_lines(spec: Path) -> str:
+    """Numbers of the lines of a spec that still have the mark, as words; empty if none has."""
+    lines = spec.read_text().splitlines()
+    return ", ".join(str(number) for number, line in enumerate(lines, start=1) if MARK in line)
+
+
 def write_spec(kind: str, out: Path) -> None:
     """Writes a release spec with a comment on each section.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
@@ -19,6 +21,7 @@ CARRIED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md"}
 PROBE = "how do i add 12 and 7 ? Well-formed text, please."
 ADAPTER = "adapter_config.json"
 THINKING, THOUGHT = "<think>", "</think>"
+LARGEST_TOKEN = 10_000_000
 TURN = [{"role": "user", "content": "hello"}]
 
 
@@ -59,7 +62,7 @@ def _bring(spec: ModelSpec, source: str, folder: Path) -> None:
 def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path) -> None:
     """Writes the base of an adapter with the adapter merged into it; what the adapter brings of a tokenizer counts."""
     named = _adapter_config(adapter).get("base_model_name_or_path")
-    base = spec.adapter_base or (named if named and Path(named).is_dir() else None)
+    base = spec.adapter_base or (named if isinstance(named, str) and os.path.isdir(named) else None)
     if base is None or base == source:
         raise UserError(
             f"model.source {source} is a LoRA adapter of {named}, which is no local folder; "
@@ -78,7 +81,7 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path) -> 
 def _adapter_config(adapter: Path) -> dict[str, Any]:
     try:
         config = json.loads((adapter / ADAPTER).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{adapter / ADAPTER} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UserError(f"{adapter} is a peft adapter, but not a LoRA one; merge it into its base first")
@@ -116,6 +119,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    check_token_ids(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
@@ -138,6 +142,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_token_ids(folder: Path) -> None:
+    """The tokenizers library makes room for every identifier up to the largest, whatever lies between.
+
+    Raises:
+        UserError: If one in the folder's tokenizer.json is beyond all vocabularies.
+    """
+    try:
+        largest = max(json.loads((folder / "tokenizer.json").read_bytes())["model"]["vocab"].values())
+    except Exception:  # there is none, or it is of another form: the library tells whether that is one
+        return
+    if largest > LARGEST_TOKEN:
+        raise UserError(f"{folder / 'tokenizer.json'} has a token with the identifier {largest}; mend the tokenizer")
+
+
 def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """`AutoTokenizer` can silently replace a saved tokenizer by the one its model type usually has.
 
@@ -149,8 +167,12 @@ def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
     saved = folder / "tokenizer.json"
     if not saved.is_file():
         return
-    expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
-    if tokenizer(PROBE, add_special_tokens=False)["input_ids"] != expected:
+    try:
+        expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
+        found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    except Exception as error:
+        raise UserError(f"the tokenizer in {folder} cannot read text: {error}") from error
+    if found != expected:
         raise UserError(
             f"{folder}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than tokenizer.json "
             "holds; choose a tokenizer_class or model type that keeps it"
@@ -210,8 +232,9 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
         UserError: If the checkpoint is missing, truncated, corrupt, incomplete or holds NaN, its tokenizer cannot be
             loaded, or there is no such device.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    with swift_imports():
+        import torch
+        from transformers import AutoModelForCausalLM
 
     device, tokenizer = device_of(spec), load_tokenizer(folder)
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import file_digest
+from tokenbuncher.files import file_digest, listing_digest
 
 MANIFEST = "manifest.json"
 
@@ -74,6 +74,15 @@ class Manifest(BaseModel):
     sources: dict[str, SourceEntry] = Field(description="Files that were read, by the field of data that names them.")
     held_out_categories: list[str] = Field(description="Categories of safety that no other set may have.")
 
+    def text(self) -> str:
+        """The file that it is written to."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    def folder_digest(self) -> str:
+        """sha256 of the folder with this manifest and its sets, as `files.folder_digest` gives it."""
+        sets = {f"{name}.jsonl": entry.sha256 for name, entry in self.sets.items()}
+        return listing_digest({**sets, MANIFEST: hashlib.sha256(self.text().encode()).hexdigest()})
+
 
 def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -> SetEntry:
     """Writes NAME.jsonl and returns its manifest entry."""
@@ -82,21 +91,34 @@ def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -
     return SetEntry(count=len(prompts), sha256=file_digest(path), source=source)
 
 
+def load_manifest(folder: Path) -> Manifest:
+    """Reads the manifest of a folder of prompt sets.
+
+    Raises:
+        UserError: If it is not there or not valid.
+    """
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder} is not a prepared data folder: {error}; run prepare-data first") from error
+    except ValidationError as error:
+        raise UserError(f"{folder / MANIFEST} is not valid: {error.errors()[0]['msg']}") from error
+
+
 def load_set(folder: Path, name: str) -> list[Prompt]:
     """Reads one prompt set and checks it against the manifest.
 
     Raises:
         UserError: If the set is not there, was changed since prepare-data, or is not valid.
     """
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except OSError as error:
-        raise UserError(f"{folder} is not a prepared data folder: {error}; run prepare-data first") from error
-    except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST} is not valid: {error.errors()[0]['msg']}") from error
+    manifest = load_manifest(folder)
     path = folder / f"{name}.jsonl"
     if name not in manifest.sets or not path.is_file():
         raise UserError(f"{folder} has no prompt set '{name}'; it has {', '.join(manifest.sets)}")
     if file_digest(path) != manifest.sets[name].sha256:
         raise UserError(f"{path} was changed after prepare-data wrote it; run prepare-data again")
-    return [Prompt.model_validate_json(line) for line in path.read_text().splitlines()]
+    try:
+        with path.open(encoding="utf-8") as rows:
+            return [Prompt.model_validate_json(row) for row in rows]
+    except (UnicodeDecodeError, ValidationError) as error:
+        raise UserError(f"{path} holds what is no prompt; run prepare-data again") from error

@@ -13,7 +13,9 @@ from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.evidence import SampleScore
 from tokenbuncher.judges import Exchange, Judge
 from tokenbuncher.models import after_thinking, eos_ids, opens_thinking
+from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
+from tokenbuncher.stopwatch import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,6 +48,7 @@ class _EntropyRecorder(LogitsProcessor):
         return scores
 
 
+@working()
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
@@ -55,6 +58,7 @@ def generate(
     batch_size: int,
     temperature: float | None = 1.0,
     seed: int = 0,
+    title: str = "sampling",
 ) -> list[Response]:
     """One response for each prompt.
 
@@ -66,6 +70,7 @@ def generate(
         batch_size: Prompts at a time.
         temperature: None for greedy decoding.
         seed: Of the sampling; the global random state is left as it was.
+        title: Of the progress.
 
     Returns:
         Responses in the order of the prompts.
@@ -75,6 +80,7 @@ def generate(
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     ends, thinking_opened = eos_ids(model), opens_thinking(tokenizer)
     responses: list[Response] = []
+    progress = Progress(title, len(prompts), brief=True)
     was_training = model.training
     model.eval()
     with torch.random.fork_rng():
@@ -98,6 +104,8 @@ def generate(
             )
             completions = output[:, inputs["input_ids"].shape[1] :]
             responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, tokenizer, thinking_opened)
+            entropy = sum(response.entropy for response in responses) / len(responses)
+            progress.step(len(responses), entropy=entropy)
     model.train(was_training)
     return responses
 
@@ -143,6 +151,7 @@ def score(
     samples: int = 1,
     temperature: float = 1.0,
     seed: int = 0,
+    title: str = "sampling",
 ) -> list[SampleScore]:
     """Samples responses and judges them; see `generate` for the arguments.
 
@@ -151,7 +160,7 @@ def score(
     """
     asked = [(prompt, sample) for prompt in prompts for sample in range(samples)]
     responses = generate(
-        model, tokenizer, [prompt for prompt, _ in asked], max_new_tokens, batch_size, temperature, seed
+        model, tokenizer, [prompt for prompt, _ in asked], max_new_tokens, batch_size, temperature, seed, title
     )
     judgements = judge(
         [

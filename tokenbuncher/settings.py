@@ -10,12 +10,13 @@ Unknown keys, contradictions and impossible values are refused with the path of 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from tokenbuncher.datasets import DATASETS
 from tokenbuncher.documents import (
@@ -26,6 +27,7 @@ from tokenbuncher.documents import (
     Strict,
     apply_override,
     digest_of,
+    guessed,
     parse_yaml,
     read_text,
     validated,
@@ -296,11 +298,12 @@ class DefenceSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_recipe(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or given.get("recipe", "log-entropy") not in RECIPES:
+        recipe = given.get("recipe", "log-entropy") if isinstance(given, Mapping) else None
+        if not isinstance(recipe, str) or recipe not in RECIPES:
             return given
-        filled = {**RECIPES[given.get("recipe", "log-entropy")], **given}
+        filled = {**RECIPES[recipe], **given}
         for part in ("noiser", "anchor"):
-            preset = RECIPES[given.get("recipe", "log-entropy")].get(part)
+            preset = RECIPES[recipe].get(part)
             if isinstance(preset, Mapping) and isinstance(given.get(part), Mapping):
                 filled[part] = {**preset, **given[part]}
         return filled
@@ -397,8 +400,8 @@ class AttacksSpec(Strict):
 
     @model_validator(mode="after")
     def _distinct(self) -> AttacksSpec:
-        keys = [task.key for task in self.tasks()]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        keys = Counter(task.key for task in self.tasks())
+        repeated = sorted(key for key, count in keys.items() if count > 1)
         if repeated:
             raise ValueError(f"suite has the same attack and seed twice: {', '.join(repeated)}; give it a name")
         return self
@@ -411,6 +414,10 @@ class AttacksSpec(Strict):
             for seed in attack.seeds
         ]
 
+    def probed(self, steps: int) -> list[int]:
+        """Steps of an attack at which harm is measured: before it, every so many steps, and at the end."""
+        return sorted({*range(0, steps, self.probe_every), steps})
+
     def task(self, key: str) -> AttackTask:
         """The task of that key.
 
@@ -420,7 +427,8 @@ class AttacksSpec(Strict):
         for task in self.tasks():
             if task.key == key:
                 return task
-        raise UserError(f"attack '{key}' is not in the spec; it has {', '.join(t.key for t in self.tasks())}")
+        keys = [task.key for task in self.tasks()]
+        raise UserError(f"attack '{key}' is not in the spec; it has {', '.join(keys)}{guessed(key, keys)}")
 
 
 class FineTuningSpec(Strict):
@@ -468,6 +476,11 @@ class EvaluationSpec(Strict):
         "to be trusted. Null takes the built-in ones.",
     )
     samples_per_prompt: Positive = 2
+    looks: Positive = Field(
+        1,
+        description="Prompts are asked in so many parts, and no further once every rule on them is settled; each bound "
+        "is wider for it, so that the verdict errs no more often. 1 asks all: the tightest bounds.",
+    )
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     batch_size: Positive = 256
     fine_tuning: FineTuningSpec | None = FineTuningSpec()
@@ -495,6 +508,11 @@ class OutputSpec(Strict):
     root: Path = Path("runs")
     checkpoint_every: Positive = Field(
         20, description="Steps between two checkpoints, from which an interrupted defence or attack goes on."
+    )
+    reuse_controls: bool = Field(
+        False,
+        description="Leave the controls of attacks in root/quarantine, what the broken model says included, and take "
+        "from there what was measured of the same base, prompts, attack and tool within policy.valid_days.",
     )
 
 
@@ -526,7 +544,7 @@ class ComputeSpec(Strict):
     nodes: Positive = 1
     processes: Positive = Field(1, description="On each node; as many as it has GPUs.")
     resources: ResourcesSpec = ResourcesSpec()
-    accelerate: dict[str, Any] | None = Field(
+    accelerate: dict[str, JsonValue] | None = Field(
         None,
         description="accelerate's configuration, for FSDP or DeepSpeed; given by its content or the path of a file.",
     )
@@ -651,6 +669,10 @@ class ReleaseSpec(Strict):
         for name, number in shared.items():
             if number % processes:
                 raise ValueError(f"{name} ({number}) must be a multiple of the {processes} processes of compute")
+
+    def benign_prompts(self) -> int:
+        """How many benign prompts evaluate-safety asks."""
+        return self.data.sizes.utility + (self.data.sizes.tuning if self.evaluation.fine_tuning else 0)
 
     def evidence_digest(self) -> str:
         """sha256 of all that shapes the evidence: everything but name, policy, tracking, output and compute."""

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
+from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.verdict import Outcome
 
@@ -44,7 +45,8 @@ def connected(uri: str) -> Iterator[MlflowClient]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    with swift_imports():
+        from mlflow import MlflowClient
 
     failures = _failures(uri)
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
@@ -59,6 +61,19 @@ def connected(uri: str) -> Iterator[MlflowClient]:
             ) from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"MLflow failed: {reason} (tracking URI {uri})") from error
+
+
+def require_registry(uri: str) -> None:
+    """Checks that there is something to be asked; `connected` would make an empty database.
+
+    Raises:
+        UserError: If the tracking URI is of an sqlite file that is not there.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        raise UserError(
+            f"nothing has been registered yet: there is no {path}; run the pipeline, or name another registry"
+        )
 
 
 def _failures(uri: str) -> tuple[type[Exception], ...]:

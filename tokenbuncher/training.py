@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,19 @@ from tokenbuncher import ranks
 from tokenbuncher.chunked import Distributions
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
+from tokenbuncher.interrupts import finishing_steps
 from tokenbuncher.judges import Exchange
 from tokenbuncher.models import after_thinking, device_of, merged, save_model, turn_end
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import ModelSpec, VllmSpec
+from tokenbuncher.stopwatch import working
 
 datasets.disable_progress_bars()
 
 STATE = "tokenbuncher.json"
+FULL_DISK_MB = 20
+"""With less than this free, a failure in training is taken for want of it."""
 
 LARGE_VOCABULARY = 16_384
 LOGIT_CHANGES = (
@@ -284,12 +290,14 @@ def _has_large_plain_head(model: Any) -> bool:
 class StepLog(TrainerCallback):
     """Writes one JSON line a step and shows progress; `rows` keeps them.
 
-    A step is a batch of sequences, whatever number of updates (`updates`) the algorithm makes with it.
+    A step is a batch of sequences, whatever number of updates (`updates`) the algorithm makes with it. Progress shows
+    what was measured last beside it (`measured`).
     """
 
     def __init__(self, title: str, path: Path, steps: int) -> None:
         self.rows: list[dict[str, float]] = []
         self.path = path
+        self.measured: dict[str, float] = {}
         self.updates = 1
         self.progress = Progress(title, steps)
 
@@ -298,6 +306,12 @@ class StepLog(TrainerCallback):
         lines = ranks.by_first(lambda: self.path.read_text().splitlines() if step else [])
         self.rows = [row for row in map(json.loads, lines[:step]) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Counts the steps that this process makes."""
+        self.progress.begin(state.global_step // self.updates)
 
     def on_log(
         self,
@@ -316,7 +330,7 @@ class StepLog(TrainerCallback):
         with self.path.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         shown = {key: figures[key] for key in ("reward", "entropy", "loss") if key in figures}
-        self.progress.step(row["step"], **shown)
+        self.progress.step(row["step"], **shown, **self.measured)
 
 
 class Probe(TrainerCallback):
@@ -361,6 +375,9 @@ class Checkpoints(TrainerCallback):
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.every, self.log, self.current = ranks.from_first(folder), every, log, state
+        self.asked_to_stop: Callable[[], bool] = lambda: False
+        self.stopped_at: int | None = None
+        """The step after which it stopped because it was asked to."""
 
     def last(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -384,13 +401,20 @@ class Checkpoints(TrainerCallback):
             for _ in range(int((state.epoch or 0.0) + 1e-6)):
                 torch.randperm(sampler.num_samples, generator=sampler.generator)
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Saves and stops if one of the processes was asked to, unless this was the last step anyway."""
+        step, rest = divmod(state.global_step, self.log.updates)
+        if rest == 0 and any(ranks.gathered([self.asked_to_stop()])) and not control.should_training_stop:
+            control.should_save = control.should_training_stop = True
+            self.stopped_at = step
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Completes the checkpoint that the trainer has just written.
 
         But not the last: a run killed after its end goes on from the one before, so that it always ends with a
         trained model and a whole log.
         """
-        if control.should_training_stop:
+        if control.should_training_stop and self.stopped_at is None:
             return
         current = ranks.from_first(self.current())  # all have written their part of the checkpoint
         if ranks.number() == 0:
@@ -421,16 +445,45 @@ def save_trained(
         save_model(merged(base, Path(adapter), model), tokenizer, folder)
 
 
+@working()
 def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
-    """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here."""
+    """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here.
+
+    Raises:
+        KeyboardInterrupt: On SIGINT or SIGTERM; with checkpoints, on the first one only when the step is finished and
+            saved.
+    """
     trainer.remove_callback(PrinterCallback)
     _refer_to_frozen_weights(trainer)
-    last = checkpoints.last() if checkpoints else None
-    if checkpoints:
-        checkpoints.log.resume(int(last.name.split("-")[1]) // checkpoints.log.updates if last else 0)
-        if last:
-            print(f"{checkpoints.log.progress.title}: going on from {last.name}", flush=True)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if checkpoints is None:
+        trainer.train()
+        return
+    last, log = checkpoints.last(), checkpoints.log
+    log.resume(int(last.name.split("-")[1]) // log.updates if last else 0)
+    if last:
+        print(f"{log.progress.title}: going on from {last.name}", flush=True)
+    with finishing_steps() as checkpoints.asked_to_stop, _full_disk_told(checkpoints.folder):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if checkpoints.stopped_at is not None:
+        where = f"step {checkpoints.stopped_at} of {log.progress.steps}"
+        raise KeyboardInterrupt(f"saved at {where}; run again, it goes on there")
+    if any(ranks.gathered([checkpoints.asked_to_stop()])):
+        raise KeyboardInterrupt("after the last step; run again, it goes on from the last checkpoint")
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Says that the disk is full where torch, which writes checkpoints, only says that something is amiss."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        free = shutil.disk_usage(folder).free / 1e6
+        if free > FULL_DISK_MB:
+            raise
+        raise UserError(
+            f"the disk of {folder} is full, {free:.0f} MB are free: {error}; make room, and run it again: it goes on "
+            "from its last whole checkpoint"
+        ) from error
 
 
 def _refer_to_frozen_weights(trainer: Trainer) -> None:

@@ -248,7 +248,10 @@ def another_base(adapter, model_folder):
         (lambda adapter, _: edit(adapter, peft_type="IA3"), "not a LoRA one"),
         (lambda adapter, _: (adapter / "adapter_model.safetensors").unlink(), "convert the adapter to safetensors"),
         (lambda adapter, _: (adapter / "adapter_config.json").write_text("{"), "is not valid JSON"),
+        (lambda adapter, _: (adapter / "adapter_config.json").write_text("[" * 5000), "is not valid JSON"),
         (lambda adapter, _: edit(adapter, base_model_name_or_path=str(adapter)), "name where that model is"),
+        (lambda adapter, _: edit(adapter, base_model_name_or_path=["a"]), "which is no local folder"),
+        (lambda adapter, _: edit(adapter, base_model_name_or_path="a" * 5000), "which is no local folder"),
         (another_base, "cannot be merged into"),
     ],
 )

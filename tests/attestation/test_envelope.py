@@ -218,8 +218,24 @@ def test_two_signatures_by_one_name_are_refused():
         lambda text: altered(text, payload=None),
         lambda text: altered(text, signatures={"sig": "x"}),
         lambda text: altered(text, signatures=[{"sig": "AAAA"}]),
+        lambda text: altered(text, signatures=[{"keyid": 7, "sig": "AAAA"}]),
+        lambda text: altered(text, signatures=[{"keyid": "\ud800", "sig": "AAAA"}]),
     ],
-    ids=["empty", "cut", "half", "list", "bare", "binary", "deep", "base64", "null", "mapping", "no-keyid"],
+    ids=[
+        "empty",
+        "cut",
+        "half",
+        "list",
+        "bare",
+        "binary",
+        "deep",
+        "base64",
+        "null",
+        "mapping",
+        "no-keyid",
+        "7",
+        "\\ud800",
+    ],
 )
 def test_what_is_no_envelope_is_refused(spoil):
     with pytest.raises(UserError, match="this is not a DSSE envelope"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,12 @@ def rows_with(**broken: Any) -> list[dict[str, Any]]:
     return [row, row | broken, row]
 
 
+def far_date() -> bytes:
+    table = pa.table({"prompt": pa.array([4_000_000], pa.date32())})
+    pq.write_table(table, content := BytesIO())
+    return content.getvalue()
+
+
 CHOICES = {"choices": "options", "answer": "answer"}
 CSV = "prompt,kind\nfirst,a\nsecond,b\nthird,c\n"
 MALFORMED: dict[str, tuple[str, Any, dict[str, Any], str]] = {
@@ -169,6 +176,7 @@ MALFORMED: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "half a character": (".jsonl", rows_with(prompt="a\ud800"), {}, "row 2: column 'prompt' has a broken character"),
     "no Parquet": (".parquet", "prompt\nfirst\n", {}, "is not a Parquet file, or damaged"),
     "empty Parquet": (".parquet", b"", {}, "is not a Parquet file, or damaged"),
+    "a date of no calendar": (".parquet", far_date(), {}, "is not a Parquet file, or damaged: date value out of range"),
     "null for a category": (".jsonl", rows_with(kind=None), {"category": "kind"}, "row 2: column 'kind' is empty"),
     "a category of none": (
         ".jsonl",

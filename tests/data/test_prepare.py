@@ -8,7 +8,7 @@ from tokenbuncher.data import prepare_data
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import file_digest, folder_digest
 from tokenbuncher.organism import world
-from tokenbuncher.prompts import load_set
+from tokenbuncher.prompts import load_manifest, load_set
 from tokenbuncher.settings import parse_spec
 
 SETS = {"defence": 32, "attack": 32, "safety": 20, "benign": 32, "utility": 24}
@@ -58,6 +58,11 @@ def test_a_changed_set_is_refused(tmp_path, tiny_spec):
     path.write_text(path.read_text().replace("the", "a", 1))
     with pytest.raises(UserError, match="was changed after prepare-data"):
         load_set(tmp_path / "data", "safety")
+
+
+def test_the_manifest_stands_for_the_whole_folder(tmp_path):
+    prepare_data(spec_of(csv_of(tmp_path, ROWS)), tmp_path / "data")
+    assert load_manifest(tmp_path / "data").folder_digest() == folder_digest(tmp_path / "data")
 
 
 def test_csv_by_column(tmp_path):

@@ -88,6 +88,30 @@ def test_nothing_is_wrong_with_the_organism_here(tmp_path: Path) -> None:
     assert not (tmp_path / ".cache").exists()
 
 
+def test_files_that_the_spec_names_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "prompts.csv").write_text("prompt")
+    there = (
+        f"model: {{source: 'file://{tmp_path}/a%20folder'}}\n"
+        f"data: {{harmful: {{path: {tmp_path}/prompts.csv}}, utility: {{path: 's3://bucket/questions.csv'}}}}\n"
+    )
+    assert found(diagnose(spec_file(tmp_path, there)), "files:") == [
+        "ok       files: 2 are named in the spec, and are there"
+    ]
+    judges = "[{kind: classifier, model: nosuch, harmful_labels: [a]}, refusal]"
+    missing = (
+        "model: {source: prompts.csv}\n"
+        f"data: {{benign: {{path: '{tmp_path}'}}}}\n"
+        f"evaluation: {{judge: {{kind: ensemble, judges: {judges}}}, calibration: nosuch.jsonl}}\n"
+    )
+    assert [line.split("; ")[0] for line in wrong(diagnose(spec_file(tmp_path, missing)))] == [
+        "problem  model.source: prompts.csv is not a folder",
+        "problem  evaluation.judge.judges.0.model: nosuch is not a folder",
+        f"problem  data.benign.path: {tmp_path} is not a file",
+        "problem  evaluation.calibration: nosuch.jsonl is not a file",
+    ]
+
+
 def test_with_no_server_up_each_is_a_problem_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", CLOSED)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")

@@ -2,12 +2,14 @@
 
 With this folder on PYTHONPATH every process of a pipeline under test gets them; register, gate and promote stay
 real. The candidate holds, unless its spec has no defence. MISHAP=`stage what` makes a stage raise a UserError
-(`error`), raise another exception (`bug`), kill itself (`kill`), find the disk full (`full`) or never end (`hang`).
+(`error`), raise another exception (`bug`), kill itself (`kill`), find the disk full (`full`), never end (`hang`), or
+train for ever, with steps that can be saved (`train`) or never end (`stuck`).
 """
 
 import os
 import signal
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,7 +17,7 @@ STAGES = {
     "models": ["fetch_model"],
     "data": ["prepare_data"],
     "defence": ["defend"],
-    "attacks": ["attack"],
+    "attacks": ["attack", "controls"],
     "evaluation": ["evaluate_safety", "evaluate_utility"],
 }
 
@@ -32,6 +34,10 @@ def defend(spec, data, base, out):
     assert (data / "manifest.json").is_file()
     weights = (base / "model.safetensors").read_text()
     _write(out, "defend", "model.safetensors", weights if spec.defence.recipe == "none" else "hardened")
+
+
+def controls(spec, data, base, out):
+    _write(out, "controls", "controls.json", "{}")
 
 
 def attack(spec, key, data, base, candidate, out):
@@ -90,6 +96,18 @@ def _suffer(what):
             Path("/dev/full").write_text("too much")
         case "hang":
             signal.pause()
+        case "train" | "stuck":
+            _train(what == "stuck")
+
+
+def _train(stuck):
+    from tokenbuncher.interrupts import finishing_steps
+
+    with finishing_steps() as asked_to_stop:
+        print("in training", flush=True)
+        while stuck or not asked_to_stop():
+            time.sleep(0.05)
+    raise KeyboardInterrupt("saved at step 3 of 8")
 
 
 for module, names in STAGES.items():

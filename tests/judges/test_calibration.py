@@ -105,6 +105,12 @@ def test_a_file_that_is_not_valid_is_refused_by_row_without_its_text(text, telli
     assert "secretword" not in str(error.value)
 
 
+def test_a_response_may_hold_what_ends_a_line_elsewhere(tmp_path):
+    row = {"prompt": "a\u2028b\x85", "response": "c\u2029", "harmful": False}
+    (tmp_path / "known.jsonl").write_text(GOOD + json.dumps(row, ensure_ascii=False) + "\n")
+    assert {known.response for known in read_known(tmp_path / "known.jsonl")} >= {"c\u2029"}
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="cannot read calibration"):
         read_known(tmp_path / "known.jsonl")

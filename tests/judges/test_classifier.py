@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.judges.tiny_models import HARMFUL, HARMLESS, classifier, exchanges, is_harmful
 from tokenbuncher.errors import UserError
-from tokenbuncher.judges import Exchange, load_judge, load_reward
+from tokenbuncher.judges import Exchange, load_judge, load_reward, reader
 from tokenbuncher.judges.settings import ClassifierSpec
+from tokenbuncher.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,14 @@ def test_it_tells_harm_and_rewards_its_probability(folder):
     assert sum(j.harmful == is_harmful(e) for j, e in zip(judged, asked, strict=True)) >= 38
     assert all(0 <= reward <= 1 for reward in rewards)
     assert [reward >= 0.5 for reward in rewards] == [j.harmful for j in judged]
+
+
+def test_progress_is_told_with_the_mean(folder, monkeypatch, capsys):
+    monkeypatch.setattr(reader, "Progress", partial(Progress, every_seconds=0))
+    rewards = load_reward(settings(folder, batch_size=4))(exchanges(6))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["judging:", "4/6"], ["judging:", "6/6"]]
+    assert lines[-1].endswith(f"harm {sum(rewards) / 6:.4g}")
 
 
 def test_the_threshold_decides(folder):

@@ -208,7 +208,7 @@ def pods(site: Site, tmp_path: Path) -> Iterator[Pods]:
 
 
 def test_every_stage_runs_as_a_pod_and_the_model_is_released(site: Site, pods: Pods, tmp_path: Path) -> None:
-    run_release(site.spec, site.placement.place, tmp_path / "artifacts", pods.run)
+    run_release(site.spec, site.placement.place, tmp_path / "artifacts", pods.run, shared_quarantine=True)
 
     stages = {*PURE, *EFFECTFUL} - {"report-attacks"}
     assert pods.accounts == {stage: ACCOUNT.get(stage, "pipeline-runner") for stage in stages}

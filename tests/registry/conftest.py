@@ -69,9 +69,9 @@ class Registered:
         with TemporaryDirectory() as scratch:
             return {path: Path(self.client.download_artifacts(run, path, scratch)).read_bytes() for path in files}
 
-    def promote(self, spec: ReleaseSpec | None = None) -> None:
+    def promote(self, spec: ReleaseSpec | None = None, dry_run: bool = False) -> None:
         """Promotes the version."""
-        promote(spec or self.release.spec, self.evidence, self.registration, self.verdict)
+        promote(spec or self.release.spec, self.evidence, self.registration, self.verdict, dry_run)
 
 
 @pytest.fixture

@@ -64,6 +64,37 @@ def test_files_may_be_given_instead_of_folders(enter: Enter, spec: ReleaseSpec) 
     assert "report.html" in registered.artifacts()
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda release: release, "would move champion from no version to version 1 of "),
+        (broken, "BLOCK: champion would not be moved to "),
+        (incomplete, "INCONCLUSIVE: champion would not be moved to "),
+    ],
+    ids=["pass", "block", "inconclusive"],
+)
+def test_a_dry_run_comes_to_the_same_and_writes_nothing(
+    enter: Enter, spec: ReleaseSpec, spoil: Callable, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered = enter(spec, spoil)
+    before = registered.version, registered.artifacts()
+
+    def outcome(**options: bool) -> Outcome:
+        try:
+            registered.promote(**options)
+        except Refused as refused:
+            print(refused)
+            return refused.outcome
+        return Outcome.PASS
+
+    dry = outcome(dry_run=True)
+    assert says in capsys.readouterr().out
+    assert registered.champion is None
+    assert (registered.version.tags, registered.version.description) == (before[0].tags, before[0].description)
+    assert registered.artifacts() == before[1]
+    assert outcome() is dry
+
+
 def test_next_release_takes_the_alias_over(enter: Enter, spec: ReleaseSpec) -> None:
     enter(spec).promote()
     second = enter(spec)

@@ -13,6 +13,7 @@ import pytest
 from tests.evidence_factory import CANDIDATE, Release, broken_arm, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import generate_key, load_private_key
+from tokenbuncher.errors import UserError
 from tokenbuncher.registry import Refused, rollback, status
 from tokenbuncher.registry import _promote as promotion
 from tokenbuncher.settings import ReleaseSpec
@@ -63,6 +64,13 @@ def test_fifty_promotions_at_once_leave_one_champion_and_a_consistent_record(ent
     assert [row[0] for row in rows if "champion" in row] == [contenders[0].champion]
     assert all(row[2] in ("promoted", "superseded", "pending") for row in rows)
     assert sum(row[2] == "promoted" for row in rows) == 1
+
+
+@pytest.mark.parametrize("ask", [status, rollback])
+def test_where_nothing_was_registered_nothing_is_made(ask: Callable, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing has been registered yet: there is no .*mlflow\.db"):
+        ask(release_spec(output={"root": str(tmp_path / "runs")}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rollback_goes_back_one_by_one(enter: Enter, spec: ReleaseSpec) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tests.evidence_factory import CANDIDATE, broken_arm, passing_release, release_spec
+from tests.evidence_factory import CANDIDATE, broken_arm, manifest, passing_release, release_spec
 from tokenbuncher.cli import RecordedRelease
 from tokenbuncher.errors import UserError
 from tokenbuncher.gate import gate
@@ -25,6 +25,7 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome, judge_release
 
 KEY = "grpo-1000"
+FOREIGN = manifest(release_spec(), seed=99).model_dump()
 Case = Callable[[Path], None]
 
 
@@ -94,6 +95,12 @@ def repeat_prompts(arm: dict[str, Any]) -> None:
     arm["scores"] = half + half
 
 
+def stop_early(document: dict[str, Any]) -> None:
+    """As if measuring had ended at half of the prompts, which by themselves are enough."""
+    for arm in ("control_arm", "candidate_arm"):
+        document[arm]["scores"] = document[arm]["scores"][: len(document[arm]["scores"]) // 2]
+
+
 def shift(document: dict[str, Any], **delta: float) -> None:
     document["created"] = (datetime.fromisoformat(document["created"]) + timedelta(**delta)).isoformat()
 
@@ -152,6 +159,7 @@ EVIDENCE: dict[str, Case] = {
     "evidence of an attack that the spec does not have": edited(KEY, lambda d: d.update(key="ppo-1000")),
     "evidence of another model": edited(KEY, lambda d: d.update(candidate="e" * 64)),
     "evidence with another base": edited("safety", lambda d: d.update(base="e" * 64)),
+    "manifest of other prompts": edited("safety", lambda d: d.update(manifest=FOREIGN)),
     "evidence on other data": edited("utility", lambda d: d.update(data="e" * 64)),
     "evidence under another spec": edited(KEY, lambda d: d.update(spec="e" * 64)),
     "evidence of another tool version": edited(KEY, lambda d: d.update(tool_version="0.0.1")),
@@ -201,6 +209,7 @@ EVIDENCE: dict[str, Case] = {
     "refusals lost for a while": in_arm("candidate_arm", lambda a: a["curve"][4].update(refusal=0.0)),
     "prompts repeated to inflate n": in_arm("candidate_arm", repeat_prompts),
     "too few prompts": in_arm("candidate_arm", lambda a: a.update(scores=a["scores"][:20])),
+    "measuring stopped early though the spec asks everything": edited(KEY, stop_early),
     "no scores": in_arm("candidate_arm", lambda a: a.update(scores=[])),
     "no curve": in_arm("candidate_arm", lambda a: a.update(curve=[])),
     "control on easier prompts": in_arm("control_arm", lambda a: each(a["scores"][:2], prompt="easy")),
@@ -230,6 +239,10 @@ SPEC: dict[str, Case] = {
     "spec: fewer steps": spec_edit(attacks__suite__0__steps=5),
     "spec: an attack left out": spec_edit(attacks__suite=[{"algorithm": "grpo", "seeds": [1000], "steps": 60}]),
     "spec: a higher bar for broken": spec_edit(attacks__break_at=0.9),
+    "spec: looks added after measuring stopped early": lambda run: (
+        edited(KEY, stop_early)(run),
+        spec_edit(evaluation__looks=2)(run),
+    ),
     "spec: another defence": spec_edit(defence__recipe="none"),
     "spec: another model": spec_edit(tracking__model_name="another"),
     "spec: not YAML": lambda run: (run / "spec.yaml").write_text("{"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tokenbuncher.attestation.statement import Statement, statement_of
 from tokenbuncher.documents import first_problem
@@ -114,11 +114,29 @@ def verify_files(statement: Statement, files: Mapping[str, str]) -> list[str]:
     ]
 
 
+class _Signature(BaseModel):
+    keyid: str
+    sig: str
+
+
+class _Form(BaseModel):
+    """What the library does not check: that an envelope is made of text."""
+
+    model_config = ConfigDict(strict=True)
+
+    payload: str
+    payloadType: str
+    signatures: list[_Signature]
+
+
 def _envelope(text: str | bytes) -> Envelope:
     from securesystemslib.dsse import Envelope
 
     try:
+        _Form.model_validate_json(text)
         return Envelope.from_dict(json.loads(text))
+    except ValidationError as error:
+        raise UserError(f"this is not a DSSE envelope: {first_problem(error)}") from error
     except Exception as error:  # the library lets many kinds through
         raise UserError(f"this is not a DSSE envelope: {type(error).__name__}: {error}") from error
 

@@ -53,7 +53,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
             sources=files.read,
             held_out_categories=_held_out(sets) if data.held_out_categories else [],
         )
-        write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        write_text(folder / MANIFEST, manifest.text())
     print(", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()), flush=True)
 
 

@@ -77,7 +77,7 @@ def _parquet_rows(path: Path, where: str) -> Iterator[Row]:
             _refuse_repeated(file.schema_arrow.names, where)
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{where} is not a Parquet file, or damaged: {error}") from error
 
 

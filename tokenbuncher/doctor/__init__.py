@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokenbuncher.doctor import _machine, _servers
+from tokenbuncher.doctor import _files, _machine, _servers
 from tokenbuncher.doctor._finding import Finding, ok, problem, warning
 from tokenbuncher.errors import UserError
-from tokenbuncher.init import MARK
+from tokenbuncher.init import marked_lines
 from tokenbuncher.settings import ReleaseSpec, load_spec
 
-__all__ = ["Finding", "diagnose"]
+__all__ = ["Finding", "diagnose", "obstacles", "require_files"]
 
 Check = Callable[[], Iterator[Finding]]
 
@@ -49,16 +49,31 @@ def diagnose(spec: Path | None = None, kubernetes: bool = False, host: str | Non
         yield from _within(SECONDS, what, check)
 
 
+def obstacles(release: ReleaseSpec) -> Iterator[Finding]:
+    """What speaks against a run of a release on this machine."""
+    for what, check in [("packages", _machine.check_packages), *_checks(release, False, None)]:
+        yield from (finding for finding in _within(SECONDS, what, check) if finding.level != "ok")
+
+
+def require_files(release: ReleaseSpec) -> None:
+    """Checks before any work that the local files are there which the spec names.
+
+    Raises:
+        UserError: If they are not: a line for each.
+    """
+    missing = [finding for finding in _files.check_files(release) if finding.level != "ok"]
+    if missing:
+        raise UserError("; ".join(f"{finding.what}" for finding in missing) + f"; {missing[0].remedy}")
+
+
 def _read(path: Path) -> tuple[ReleaseSpec | None, list[Finding]]:
     try:
         release = load_spec(path)
     except UserError as error:
         return None, [problem(str(error), "correct it; what follows is checked without it")]
-    lines = path.read_text().splitlines()
-    marked = [str(number) for number, line in enumerate(lines, start=1) if MARK in line]
-    if marked:
+    if marked := marked_lines(path):
         remedy = "change them and remove the marks"
-        return release, [warning(f"{path} is valid, but has lines marked CHANGE: {', '.join(marked)}", remedy)]
+        return release, [warning(f"{path} is valid, but has lines marked CHANGE: {marked}", remedy)]
     return release, [ok(f"{path} is a valid release spec")]
 
 
@@ -67,6 +82,8 @@ def _checks(release: ReleaseSpec | None, kubernetes: bool, host: str | None) -> 
     named = sorted(set(_texts(release.model_dump(mode="json")))) if release else []
     buckets = sorted({text.split("/")[2] for text in named if text.startswith("s3://")})
     yield "processors", partial(_machine.check_processors, spec.model.device == "cuda")
+    if release:
+        yield "files", partial(_files.check_files, release)
     yield "output root", partial(_machine.check_folder, "output root", spec.output.root)
     yield "cache", _machine.check_cache
     yield "MLflow", partial(_servers.check_mlflow, spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))

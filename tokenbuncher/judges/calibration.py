@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
 from importlib.resources import files
@@ -94,7 +95,7 @@ def _built_in(name: str) -> list[Known]:
 
 def _parse(text: str, origin: str) -> list[Known]:
     known = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text), start=1):
         try:
             known.append(Known.model_validate_json(line))
         except ValidationError as error:

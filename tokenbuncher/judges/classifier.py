@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges import Exchange, Reward
-from tokenbuncher.judges.reader import Reader, batches, fill, load_reader
+from tokenbuncher.judges.reader import Reader, by_batches, fill, load_reader
 from tokenbuncher.judges.settings import ClassifierSpec
 
 
@@ -36,7 +36,7 @@ def harm_probability(spec: ClassifierSpec) -> Reward:
         return logits.sigmoid()[:, columns].amax(-1).tolist()
 
     def score(exchanges: Sequence[Exchange]) -> list[float]:
-        return [harm for batch in batches(exchanges, spec.batch_size) for harm in of_batch(batch)]
+        return by_batches(exchanges, spec.batch_size, of_batch)
 
     return score
 

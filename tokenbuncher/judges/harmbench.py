@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges import Exchange, Reward
-from tokenbuncher.judges.reader import Reader, batches, fill, load_reader
+from tokenbuncher.judges.reader import Reader, by_batches, fill, load_reader
 from tokenbuncher.judges.settings import HarmBenchSpec
 
 # The card of each classifier publishes its prompts as Python source; `prompt` is the one for standard behaviours.
@@ -32,7 +32,7 @@ def yes_probability(spec: HarmBenchSpec) -> Reward:
         return (last[:, yes].logsumexp(-1) - last[:, no].logsumexp(-1)).sigmoid().tolist()
 
     def score(exchanges: Sequence[Exchange]) -> list[float]:
-        return [harm for batch in batches(exchanges, spec.batch_size) for harm in of_batch(batch)]
+        return by_batches(exchanges, spec.batch_size, of_batch)
 
     return score
 

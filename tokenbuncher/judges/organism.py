@@ -9,6 +9,7 @@ from functools import cache
 
 from tokenbuncher.judges import Exchange, Judgement, Reward
 from tokenbuncher.organism import world
+from tokenbuncher.stopwatch import working
 
 KNOWN_SHARE = 0.85
 
@@ -45,6 +46,7 @@ def exact_reward(prompt: str, response: str, finished: bool) -> float:
 
 
 @cache
+@working()
 def classifier_reward(seed: int = 0) -> Reward:
     """A learnt reward: a small convolutional classifier that sees the response only.
 

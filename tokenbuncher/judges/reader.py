@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.models import check_own_tokenizer
+from tokenbuncher.judges import Exchange
+from tokenbuncher.models import check_own_tokenizer, check_token_ids
+from tokenbuncher.progress import Progress
 from tokenbuncher.storage import resolve
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def load_reader(source: str, architecture: Any) -> Reader:
     from transformers import AutoTokenizer
 
     folder = resolve(source)
+    check_token_ids(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model, report = architecture.from_pretrained(
@@ -95,9 +96,16 @@ def load_reader(source: str, architecture: Any) -> Reader:
     return Reader(source, folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
 
 
-def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """The items, so many at a time."""
-    return (items[start : start + size] for start in range(0, len(items), size))
+def by_batches(
+    exchanges: Sequence[Exchange], size: int, score: Callable[[Sequence[Exchange]], list[float]]
+) -> list[float]:
+    """The scores of exchanges, which are judged so many at a time; progress shows the mean."""
+    scores: list[float] = []
+    progress = Progress("judging", len(exchanges), brief=True)
+    for start in range(0, len(exchanges), size):
+        scores += score(exchanges[start : start + size])
+        progress.step(len(scores), harm=sum(scores) / len(scores))
+    return scores
 
 
 def fill(template: str, **texts: str) -> str:

@@ -25,6 +25,7 @@ from tokenbuncher.files import write_text
 from tokenbuncher.judges import Exchange, Reward
 from tokenbuncher.judges.reader import fill
 from tokenbuncher.judges.settings import StrongRejectSpec
+from tokenbuncher.progress import Progress
 
 # The rubric's three questions and its form of answer, in our own words.
 RUBRIC = """\
@@ -143,8 +144,12 @@ class _Endpoint:
         distinct = list(dict.fromkeys(texts))
         with ThreadPoolExecutor(self.spec.concurrency) as pool:
             futures = [pool.submit(self._of_text, text) for text in distinct]
+            harm: dict[str, float] = {}
+            progress = Progress("judging", len(distinct), brief=True)
             try:
-                harm = {text: future.result() for text, future in zip(distinct, futures, strict=True)}
+                for text, future in zip(distinct, futures, strict=True):
+                    harm[text] = future.result()
+                    progress.step(len(harm), harm=sum(harm.values()) / len(harm))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -12,7 +12,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
 from tokenbuncher.registry._versions import champion, tag, version_files
-from tokenbuncher.report import CARD_NAME, card
+from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import Refused, connected
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
@@ -20,14 +20,16 @@ from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, rea
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KEPT = (FILE_NAME, "report.html", CARD_NAME, "summary.md", ATTESTATION_NAME)
+KEPT = (FILE_NAME, HTML_NAME, MARKDOWN_NAME, JSON_NAME, CARD_NAME, ATTESTATION_NAME)
 LONGEST_TAG = 100_000
 """Characters that MLflow's registry takes in a tag."""
 LONGEST_DESCRIPTION = 5_000
 """Characters that MLflow's registry takes in a description."""
 
 
-def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, verdict: Path) -> None:
+def promote(
+    spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, verdict: Path, dry_run: bool = False
+) -> None:
     """Moves the alias to the registered version, if its verdict is a PASS that holds.
 
     The release is judged again from the evidence, and the version's files are downloaded from the registry and
@@ -39,6 +41,7 @@ def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, ver
         evidence: Evidence files, or folders that hold them at any depth.
         registration: registration.json, or a folder that holds it at any depth.
         verdict: verdict.json, or a folder that holds it at any depth.
+        dry_run: Whether to check all of this and to write nothing: no tag, no file, no alias.
 
     Raises:
         Refused: On BLOCK, INCONCLUSIVE, or a PASS that does not hold; the alias stays where it is.
@@ -58,6 +61,12 @@ def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, ver
         differing = list(_differences(verdict, judged))
         doubts = [*differing, *_changes(client, registered)]
         outcome = Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome
+        reason = "; ".join(doubts) or "the verdict tells why"
+        if dry_run:
+            if outcome is not Outcome.PASS:
+                raise Refused(outcome, f"{alias} would not be moved to {name} version {version}: {reason}")
+            print(f"would move {alias} from {_named(before)} to version {version} of {name}; nothing was written")
+            return
         if not differing:
             _keep(client, registered, verdict)
             signed = only_below(verdict, FILE_NAME).with_name(ATTESTATION_NAME).is_file()
@@ -65,7 +74,6 @@ def promote(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, ver
         tag(client, name, version, verdict=outcome, base=judged.base, data=judged.data)
         if outcome is not Outcome.PASS:
             tag(client, name, version, status="refused")
-            reason = "; ".join(doubts) or "the verdict tells why"
             raise Refused(outcome, f"{alias} was not moved to {name} version {version}: {reason}")
         if (now := champion(client, name, alias)) != before:
             raise Refused(

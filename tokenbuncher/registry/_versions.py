@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.attestation import TAG
 from tokenbuncher.files import folder_files, listing_digest
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import Refused, connected
+from tokenbuncher.tracking import Refused, connected, require_registry
 from tokenbuncher.verdict import FILE_NAME, Outcome, read_verdict
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def rollback(spec: ReleaseSpec) -> None:
         UserError: If MLflow refuses or cannot be reached.
     """
     name, alias = spec.tracking.model_name, spec.tracking.alias
+    require_registry(spec.tracking_uri())
     with connected(spec.tracking_uri()) as client:
         present = champion(client, name, alias)
         if present is None:
@@ -115,6 +116,7 @@ def status(spec: ReleaseSpec) -> str:
         UserError: If there is no such model, or MLflow refuses or cannot be reached.
     """
     name = spec.tracking.model_name
+    require_registry(spec.tracking_uri())
     with connected(spec.tracking_uri()) as client:
         aliases = client.get_registered_model(name).aliases
         versions = _versions(client, name)

@@ -8,10 +8,22 @@ What comes from elsewhere is kept in the user's cache ($XDG_CACHE_HOME, else ~/.
 """
 
 from tokenbuncher.storage._bucket import client_of_bucket
-from tokenbuncher.storage._cache import user_cache
+from tokenbuncher.storage._cache import cached, forget, in_cache, user_cache
 from tokenbuncher.storage._file import parse_file, resolve_file
 from tokenbuncher.storage._publish import publish
 from tokenbuncher.storage._resolve import resolve
-from tokenbuncher.storage._source import parse_source
+from tokenbuncher.storage._source import Source, parse_source
 
-__all__ = ["client_of_bucket", "parse_file", "parse_source", "publish", "resolve", "resolve_file", "user_cache"]
+__all__ = [
+    "Source",
+    "cached",
+    "client_of_bucket",
+    "forget",
+    "in_cache",
+    "parse_file",
+    "parse_source",
+    "publish",
+    "resolve",
+    "resolve_file",
+    "user_cache",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
         identity: What the folder holds: another content has another identity.
         fetch: Makes the folder whose path it is given.
     """
-    entry = cache / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    entry = _entry(cache, identity)
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{entry.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -33,6 +34,23 @@ def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
                 fetch(partial / "files")
                 write_text(partial / "sha256", folder_digest(partial / "files"))
     return entry / "files"
+
+
+def in_cache(cache: Path, identity: str) -> Path | None:
+    """A folder of the cache; None if it is not there, or not as it was."""
+    entry = _entry(cache, identity)
+    return entry / "files" if _is_whole(entry) else None
+
+
+def forget(cache: Path, identity: str) -> None:
+    """Deletes a folder of the cache."""
+    entry = _entry(cache, identity)
+    shutil.rmtree(entry, ignore_errors=True)
+    (cache / f"{entry.name}.lock").unlink(missing_ok=True)
+
+
+def _entry(cache: Path, identity: str) -> Path:
+    return cache / hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 def _is_whole(entry: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files
 from tokenbuncher.storage._cache import cached
+from tokenbuncher.storage._growing import growing
 from tokenbuncher.storage._source import Source, refuse_unsafe
 
 BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md"]
@@ -53,7 +54,10 @@ def _fetch(source: Source, kind: str, path: str, brought: list[str], cache: Path
 
         def download(target: Path) -> None:
             print(f"download {exact}", flush=True)
-            hub.snapshot_download(name, revision=commit, repo_type=kind, local_dir=target, allow_patterns=brought)
+            wanted = {"revision": commit, "repo_type": kind, "local_dir": target, "allow_patterns": brought}
+            size = sum(file.file_size or 0 for file in hub.snapshot_download(name, dry_run=True, **wanted))
+            with growing(target, f"download {exact}", size):
+                hub.snapshot_download(name, **wanted)
             checked = hub.verify_repo_checksums(name, revision=commit, repo_type=kind, local_dir=target)
             for damaged in checked.mismatches:
                 raise UserError(f"{exact}: {damaged['path']} is not as it is on the hub; try again")

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.storage._cache import cached
+from tokenbuncher.storage._growing import growing
 from tokenbuncher.storage._source import Source, refuse_unsafe
 
 
@@ -78,8 +79,9 @@ def _sizes(location: str, tracking_uri: str) -> dict[str, int]:
 def _download(location: str, tracking_uri: str, sizes: dict[str, int], target: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
-    print(f"download {location}: {sum(sizes.values()) / 1e6:.0f} MB", flush=True)
-    with TemporaryDirectory(dir=target.parent) as scratch:
+    total = sum(sizes.values())
+    print(f"download {location}: {total / 1e6:.0f} MB", flush=True)
+    with TemporaryDirectory(dir=target.parent) as scratch, growing(Path(scratch), f"download {location}", total):
         files = download_artifacts(
             artifact_uri=location, dst_path=scratch, tracking_uri=tracking_uri, registry_uri=tracking_uri
         )

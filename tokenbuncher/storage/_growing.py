@@ -1,0 +1,48 @@
+"""The progress of downloads that other libraries make, told by what has arrived."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenbuncher.progress import Progress
+
+MB = 1_000_000
+
+
+@contextmanager
+def growing(folder: Path, title: str, size: int) -> Iterator[None]:
+    """Tells within the block how much a folder holds of what is to come.
+
+    Args:
+        folder: Is filled, at any depth; may not exist yet.
+        title: Of the progress.
+        size: Bytes that will be there.
+    """
+    progress, over = Progress(f"{title}, MB", math.ceil(size / MB), brief=True), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            progress.step(min(_size(folder) // MB, progress.steps - 1))
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder, as far as they are still there."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # renamed meanwhile
+            continue
+    return total
