@@ -4,7 +4,6 @@
 
 The inputs and what must hold of them are those of tests/fuzz. An input fails if it ends in anything but a refusal in
 words, makes a PASS that is none, or takes more than 2 s of processor time or 2 GiB of memory; it is shown on stderr.
-An interrupt ends the kind that is under way, and the next one begins.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -48,6 +47,7 @@ def main() -> None:
     """Runs the kinds one after the other; exit status 1 if an input failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1000, help="of each kind; default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=60, help="of each kind at most; default: %(default)g")
     parser.add_argument("--only", nargs="+", choices=KINDS, metavar="KIND", help=f"of: {', '.join(KINDS)}")
     parser.add_argument("--release", type=Path, help="folder of a run that passed, whose evidence is fuzzed instead")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -55,13 +55,12 @@ def main() -> None:
     quiet_libraries()
     os.environ.update(QUIET)
     signal.signal(signal.SIGALRM, give_up)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     print("| file | inputs | accepted | refused | slowest, ms | failures | seconds |\n|---|---|---|---|---|---|---|")
     kinds = {name: KINDS[name] for name in arguments.only or KINDS}
     if arguments.release:
         release = recorded(arguments.release)
         kinds = {f"evidence, {name}": evidence(name, release) for name in map(piece_name, release.evidence)}
-    tallies = [fuzz(name, opened, arguments.inputs, arguments.seed) for name, opened in kinds.items()]
+    tallies = [fuzz(name, opened, arguments) for name, opened in kinds.items()]
     sys.exit(1 if any(tally.failures for tally in tallies) else 0)
 
 
@@ -100,21 +99,24 @@ def give_up(number: int, frame: FrameType | None) -> None:
     raise GivenUp
 
 
-def fuzz(name: str, opened: Opened, inputs: int, first_seed: int) -> Tally:
-    """Reads so many inputs of a kind, and prints a row."""
+def fuzz(name: str, opened: Opened, arguments: argparse.Namespace) -> Tally:
+    """Reads as many inputs of a kind as are wanted or there is time for, and prints a row."""
     tally, began, batch = Tally(), time.monotonic(), 0
+
+    def goes_on() -> bool:
+        return tally.inputs < arguments.inputs and time.monotonic() - began < 60 * arguments.minutes
+
     in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with (
         tempfile.TemporaryDirectory(dir=in_memory) as scratch,
         opened(Path(scratch)) as kind,
         little_memory(),
-        suppress(KeyboardInterrupt),
     ):
-        while tally.inputs < inputs:
+        while goes_on():
 
-            @seed(first_seed + batch)
+            @seed(arguments.seed + batch)
             @settings(
-                max_examples=min(BATCH, inputs - tally.inputs),
+                max_examples=min(BATCH, arguments.inputs - tally.inputs),
                 deadline=None,
                 database=None,
                 phases=[Phase.generate],
@@ -122,7 +124,7 @@ def fuzz(name: str, opened: Opened, inputs: int, first_seed: int) -> Tally:
             )
             @given(kind.inputs)
             def read(given: Any) -> None:
-                if tally.inputs < inputs:
+                if goes_on():
                     read_one(kind, given, tally)
 
             read()

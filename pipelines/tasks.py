@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 
 from kfp.local.status import Status
 
-from tokenbuncher.stage import log_name, stage_log
+from tokenbuncher.stage import ENDS, log_name, parse_line, stage_log
 
 _JUDGED = {"attacks": "evidence", "safety": "evidence", "utility": "evidence", "registration": "registration"}
 OPTIONS: dict[str, dict[str, str]] = {
@@ -79,9 +80,15 @@ class Tasks:
         ):
             stage_log(stage, log).say(shlex.join(alone), "command")
             assert process.stdout
+            ended, last = False, ""
             for line in process.stdout:
                 log.write(line)
-            return Status.SUCCESS if process.wait() == 0 else Status.FAILURE
+                told = parse_line(line)
+                ended, last = ended or bool(told and told.event in ENDS), line.strip() or last
+            status = process.wait()
+            if status != 0 and not ended and not self._stopping.is_set():
+                stage_log(stage, log).say(*_end(status, last))
+            return Status.SUCCESS if status == 0 else Status.FAILURE
 
 
 class _Log(io.TextIOBase):
@@ -109,6 +116,14 @@ class _Log(io.TextIOBase):
         if self._file:
             self._file.close()
         super().close()
+
+
+def _end(status: int, last: str) -> tuple[str, str]:
+    """Text and event of the end of a task that has not told it itself, from its exit status and its last line."""
+    number = -status if status < 0 else status - 128  # sh adds 128 to the number of the signal that ended its child
+    if number in map(int, signal.Signals):
+        return f"by {signal.Signals(number).name}", "killed"
+    return f"exit status {status}: {last}", "failed"
 
 
 def _read(command: Sequence[str], spec: Path) -> tuple[str, list[str]]:

@@ -155,9 +155,9 @@ def test_a_value_is_guessed(run: Callable[..., Result], spec_file: Path) -> None
     result = run("status", "--spec", spec_file, "--set", "defence.recipe=papr", "--set", "attacks=3")
     assert "(given: 'papr'); did you mean paper?" in result.stderr
     assert "attacks: Input should be a mapping of fields (given: 3)" in result.stderr
-    assert "did you mean sft-1000?" in run(
-        "attack", "--spec", spec_file, "--key", "sft", "--data", ".", "--base", ".", "--candidate", ".", "--out", "o/o"
-    ).stderr  # fmt: skip
+    folders = [word for option in ("--data", "--base", "--candidate") for word in (option, ".")]
+    attacked = run("attack", "--spec", spec_file, "--key", "sft-100", *folders, "--out", "o/o")
+    assert "did you mean sft-1000?" in attacked.stderr
 
 
 def test_every_command_is_in_a_section_and_a_stage_tells_as_it_is_asked(run: Callable[..., Result]) -> None:
@@ -167,7 +167,11 @@ def test_every_command_is_in_a_section_and_a_stage_tells_as_it_is_asked(run: Cal
 
 
 def test_a_command_tells_in_json_or_not_at_all(
-    run: Callable[..., Result], spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Result],
+    spec_file: Path,
+    record: Callable[[Release], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prepare = ("prepare-data", "--spec", spec_file, "--out", tmp_path / "data")
     lines = [json.loads(line) for line in run(*prepare, "--log-format", "json").stdout.splitlines()]
@@ -175,6 +179,8 @@ def test_a_command_tells_in_json_or_not_at_all(
     assert {line["stage"] for line in lines} == {"prepare-data"}
     assert lines[2]["text"] == f"wrote {tmp_path / 'data'}"
     assert run(*prepare, "--quiet").output == ""
+
+    assert run("gate", "--quiet", "--evidence", record(HELD)).output == "PASS: organism version 3\n"
 
     failed = run(*prepare, "--set", "data.harmful={path: nosuch.csv}", "--log-format", "json")
     assert failed.exit_code == 2

@@ -40,11 +40,7 @@ def test_text() -> None:
 
 
 def test_stage() -> None:
-    assert [line.partition("] ")[0] for line in lines_of(StageLog)] == [
-        *["[defend"] * 3,
-        "[defend result",
-        "[defend",
-    ]
+    assert [line.partition("] ")[0] for line in lines_of(StageLog)] == ["[defend"] * 5
 
 
 def test_json_is_an_object_a_line_with_figures_that_json_has() -> None:

@@ -25,6 +25,8 @@ FORMAT = "TOKENBUNCHER_LOG_FORMAT"
 FORMATS = ("text", "json")
 MESSAGE, PROGRESS, RESULT = "message", "progress", "result"
 """Events: most lines; how far it is; what it came to, which is told even if all else is not."""
+MANY = (MESSAGE, PROGRESS, RESULT)
+"""Events that a stage may have more than once."""
 
 
 def log_format() -> str:
@@ -120,7 +122,7 @@ class StageLog(Log):
     """Text with the stage's name before every line; `stage.parse_line` takes them apart."""
 
     def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
-        named = self.stage if event in (MESSAGE, PROGRESS) else f"{self.stage} {event}"
+        named = self.stage if event in MANY else f"{self.stage} {event}"
         self._line(f"[{named}] {text}".rstrip(" "))
 
 

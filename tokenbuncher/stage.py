@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TextIO
 from tokenbuncher.environment import quiet_libraries
 from tokenbuncher.errors import UserError
 from tokenbuncher.interrupts import terminations_interrupt
-from tokenbuncher.log import MESSAGE, PROGRESS, JsonLog, Log, StageLog, log_format
+from tokenbuncher.log import MANY, JsonLog, Log, StageLog, log_format
 from tokenbuncher.stopwatch import worked
 
 STAGES = (
@@ -37,8 +37,8 @@ STAGES = (
     "gate",
     "promote",
 )
-ENDS = ("done", "failed", "interrupted", "kept")
-"""How a stage ends; `kept` is one that was done before and is not run again."""
+ENDS = ("done", "failed", "interrupted", "killed", "kept")
+"""How a stage ends; `killed` is told by who ran it, `kept` of one that was done before and is not run again."""
 EVENTS = ("command", "started", *ENDS)
 """What is told of a stage once; `command` is what runs it alone."""
 _NAME = rf"(?:{'|'.join(STAGES)})(?: [a-z0-9-]*\d)?"
@@ -68,7 +68,7 @@ def parse_line(text: str) -> Line | None:
         return None
     if not isinstance(fields, dict) or not {"stage", "event", "text"} <= fields.keys():
         return None
-    if not re.fullmatch(_NAME, str(fields["stage"])) or fields["event"] not in (*EVENTS, MESSAGE, PROGRESS):
+    if not re.fullmatch(_NAME, str(fields["stage"])) or fields["event"] not in (*EVENTS, *MANY):
         return None
     return Line(fields["stage"], fields["event"] if fields["event"] in EVENTS else None, str(fields["text"]), fields)
 
@@ -96,6 +96,7 @@ def running(stage: str, key: str = "") -> Iterator[None]:
         KeyboardInterrupt: If it is interrupted.
     """
     quiet_libraries()
+    before = worked()
     with stage_log(f"{stage} {key}".strip(), sys.stdout) as log:
         log.say("", "started")
         try:
@@ -111,4 +112,5 @@ def running(stage: str, key: str = "") -> Iterator[None]:
             traceback.print_exc()
             log.say(" ".join(f"{type(error).__name__}: {error}".split()), "failed")
             raise SystemExit(1) from None
-        log.say(f"{worked():.1f} s training and generating" if worked() else "", "done", worked=worked())
+        seconds = worked() - before
+        log.say(f"{seconds:.1f} s training and generating" if seconds else "", "done", worked=seconds)

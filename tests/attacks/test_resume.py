@@ -70,6 +70,8 @@ def interrupted(monkeypatch):
 @pytest.fixture
 def signalled(monkeypatch):
     """Sends this process signals when a training has logged a step, and so begins with the next."""
+    # A shell has those that it starts in the background ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def at(step, *numbers):
         original, due = StepLog.on_log, list(numbers)
@@ -82,7 +84,8 @@ def signalled(monkeypatch):
         monkeypatch.setattr(StepLog, "on_log", on_log)
         return lambda: monkeypatch.setattr(StepLog, "on_log", original)
 
-    return at
+    yield at
+    signal.signal(signal.SIGINT, before)
 
 
 def arms(folder):

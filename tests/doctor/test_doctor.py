@@ -270,8 +270,8 @@ def test_marks_of_init_that_are_left_are_told(tmp_path: Path) -> None:
     assert "set HF_HUB_OFFLINE=0" in found(iter(findings), "hub")[0]
 
 
-def test_every_extra_but_the_developers_is_looked_at() -> None:
-    assert set(_machine.pinned()) == {"", "dev", *_machine.EXTRAS}
+def test_every_extra_but_those_of_developers_is_looked_at() -> None:
+    assert set(_machine.pinned()) == {"", "dev", "browser", *_machine.EXTRAS}
 
 
 def test_packages_that_lack_or_differ(monkeypatch: pytest.MonkeyPatch) -> None:

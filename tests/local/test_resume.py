@@ -183,7 +183,12 @@ def test_every_stage_can_be_run_alone_by_the_command_in_its_log(
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert all({"time", "stage", "event", "text"} <= line.keys() for line in lines)
     assert {line["stage"] for line in lines if line["event"] == "done"} == {*MEASURED, *ALWAYS, "run-local"}
-    (result,) = (line for line in lines if line["event"] == "result")
+    results = {line["stage"]: line for line in lines if line["event"] == "result"}
+    assert [line["text"] for line in results.values()][:2] == [
+        "PASS: organism version 1",
+        "champion is organism version 1",
+    ]
+    result = results["run-local"]
     assert (result["outcome"], result["version"]) == ("PASS", "1")
     assert result["report"] == str(folder / "report.html")
 

@@ -189,7 +189,9 @@ def test_placement_is_one_of_this_version_and_labels_every_stage(overlay):
     placement = pytest.importorskip("pipelines.placement")
     placed = placement.load_placement(MANIFESTS / "placement.yaml")
     for stage in (*placement.PURE, *placement.EFFECTFUL):
-        assert placed.of(stage).pod_labels["tokenbuncher.io/stage"] == stage
+        # Controls attack the undefended model, under the network policy of attacks.
+        label = "attack" if stage == "controls" else stage
+        assert placed.of(stage).pod_labels["tokenbuncher.io/stage"] == label
     assert named(overlay, "PersistentVolumeClaim", placed.quarantine.claim)
     attacker = pods(overlay)["TrainingRuntime/attacker"]["spec"]["containers"][0]
     assert {"name": "quarantine", "mountPath": placed.quarantine.path} in attacker["volumeMounts"]

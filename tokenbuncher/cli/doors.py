@@ -59,7 +59,7 @@ class Doors(click.Group):
         except UserError as error:
             fail(ctx, f"error: {error}", 2)
         except KeyboardInterrupt as interrupt:
-            fail(ctx, f"interrupted; {interrupt or GOING_ON}", INTERRUPTED)
+            fail(ctx, f"interrupted; {str(interrupt) or GOING_ON}", INTERRUPTED)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise

@@ -30,7 +30,7 @@ def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any)
 
     \b
     Examples:
-      tokenbuncher gate --evidence runs/organism --policy specs/policies/strict.yaml
+      tokenbuncher gate --evidence runs/organism --policy specs/policies/research.yaml
       tokenbuncher gate --spec specs/organism.yaml --evidence work/attack-grpo-1000 --evidence work/safety \\
           --evidence work/utility --registration work/registration --out work/verdict
     """
@@ -55,7 +55,7 @@ def explain(what_if: Path | None, as_json: bool, **release: Any) -> None:
     \b
     Examples:
       tokenbuncher explain --evidence runs/organism
-      tokenbuncher explain --evidence runs/organism --what-if specs/policies/strict.yaml
+      tokenbuncher explain --evidence runs/organism --what-if specs/policies/research.yaml
     """
     from tokenbuncher.gate import explain_release
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
-import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenbuncher.cluster.follow import follow
@@ -16,6 +13,7 @@ from tokenbuncher.cluster.jobs import TrainJobs
 from tokenbuncher.cluster.node import RESULT, SPEC
 from tokenbuncher.cluster.trainjob import OUTPUT, build_trainjob, job_name
 from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.interrupts import terminations_interrupt
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import publish, resolve
 
@@ -41,7 +39,7 @@ def run_stage(
     """
     jobs = TrainJobs(spec.compute.namespace)
     job = jobs.adopt(job_name(stage, identity), identity)
-    with _termination_interrupts():
+    with terminations_interrupt():  # the TrainJob must not outlive its caller
         try:
             if job is None:
                 name = job_name(stage, identity)
@@ -80,16 +78,3 @@ def _collect(uri: str, out: Path) -> None:
             shutil.copytree(output / RESULT, folder, dirs_exist_ok=True)
         for path in output.glob(f"{RESULT}.*"):
             shutil.copyfile(path, out.with_name(out.name + path.name.removeprefix(RESULT)))
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """SIGTERM, which ends a pod or a pipeline's task, is an interrupt too: the TrainJob must not outlive its caller."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

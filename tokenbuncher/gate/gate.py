@@ -10,6 +10,7 @@ from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
 from tokenbuncher.evidence import read_all_evidence, read_registration
 from tokenbuncher.files import whole_folder, write_text
+from tokenbuncher.log import RESULT, tell
 from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, judge_release
@@ -57,6 +58,8 @@ def gate(
             write_text(folder / JUNIT_NAME, junit(verdict))
             if signer:
                 write_text(folder / ATTESTATION_NAME, sign(spec, pieces, registered, verdict, signer, unreadable))
-    for line in [*verdict.reasons, *verdict.waived, f"{verdict.outcome}: {verdict.name} version {verdict.version}"]:
+    for line in [*verdict.reasons, *verdict.waived]:
         print(line)
+    version = {"outcome": verdict.outcome, "version": verdict.version}
+    tell(f"{verdict.outcome}: {verdict.name} version {verdict.version}", RESULT, **version)
     return verdict

@@ -165,7 +165,7 @@ def _follow_pipeline(folder: Path, run: PipelineRun) -> None:
             else:
                 run.error = ""
                 _take(run, line, began)
-            failed = line.event == "failed" if line else _TASK_FAILED.search(text)
+            failed = line.event in ("failed", "killed") if line else _TASK_FAILED.search(text)
             if failed and not process.stopping:
                 break
     if process.stopping:
@@ -226,15 +226,16 @@ def _report_broken(folder: Path, spec: ReleaseSpec, failure: str) -> None:
 
 def _failure(folder: Path, run: PipelineRun) -> str:
     """What failed, where more is told about it, and how to go on."""
-    failed = [stage for stage in run.stages.values() if stage.state == "failed"][:1]
-    stopped = [stage for stage in run.stages.values() if stage.state == "stopped"]
-    if failed:
-        lines = [f"stage {failed[0].name} failed: {failed[0].result}"]
-    elif stopped:
-        lines = [f"stage {' or '.join(stage.name for stage in stopped)} was killed; out of memory?"]
-    else:
+    by_state = {stage.state: stage for stage in reversed(run.stages.values())}
+    stage = by_state.get("failed") or by_state.get("killed") or by_state.get("stopped")
+    if stage is None:
         last = next(reversed(run.stages), None)
         lines = [f"the pipeline failed {f'after {last}' if last else 'to start'}: {run.error or 'see the log'}"]
-    for stage in failed or stopped:
-        lines += [f"log of {stage.name}: {folder / LOGS / log_name(stage.name)}", f"that stage alone: {stage.command}"]
+    else:
+        failed = f"failed: {stage.result}" if stage.state == "failed" else "was killed; out of memory?"
+        lines = [
+            f"stage {stage.name} {failed}",
+            f"log of {stage.name}: {folder / LOGS / log_name(stage.name)}",
+            f"that stage alone: {stage.command}",
+        ]
     return "\n".join([*lines, f"log of the run: {folder / LOG}", f"the rest of the run: {_going_on(folder)}"])

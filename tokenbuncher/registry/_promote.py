@@ -11,6 +11,7 @@ from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
+from tokenbuncher.log import RESULT, tell
 from tokenbuncher.registry._versions import champion, tag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
 from tokenbuncher.settings import ReleaseSpec
@@ -65,7 +66,9 @@ def promote(
         if dry_run:
             if outcome is not Outcome.PASS:
                 raise Refused(outcome, f"{alias} would not be moved to {name} version {version}: {reason}")
-            print(f"would move {alias} from {_named(before)} to version {version} of {name}; nothing was written")
+            tell(
+                f"would move {alias} from {_named(before)} to version {version} of {name}; nothing was written", RESULT
+            )
             return
         if not differing:
             _keep(client, registered, verdict)
@@ -84,7 +87,7 @@ def promote(
         client.set_registered_model_alias(name, alias, version)
         # Each version's record is written by its own promotion alone, so that two of them cannot contradict.
         tag(client, name, version, **{"status": "promoted", f"promoted.{alias}": datetime.now(UTC).isoformat()})
-    print(f"{alias} is {name} version {version}")
+    tell(f"{alias} is {name} version {version}", RESULT, alias=alias, version=version)
 
 
 def _named(version: str | None) -> str:
