@@ -19,12 +19,12 @@ export OMP_NUM_THREADS ?= 1
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo
-	@echo 'Variables of run-local: SPEC=$(SPEC)  DEFENCE=none  SET="name=try policy.confidence=0.9"'
+	@echo 'Variables of run-local: SPEC=$(SPEC)  DEFENCE=none  RESUME=1  SET="name=try policy.confidence=0.9"'
 	@echo 'Variable of matrix, attacks: SEEDS="$(SEEDS)"'
 
 .PHONY: run-local
 run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run the whole pipeline on this machine
-	@$(BIN)/tokenbuncher run-local --spec $(SPEC) $(if $(DEFENCE),--set defence.recipe=$(DEFENCE)) $(foreach set,$(SET),--set '$(set)')
+	@$(BIN)/tokenbuncher run-local --spec $(SPEC) $(if $(RESUME),--resume) $(if $(DEFENCE),--set defence.recipe=$(DEFENCE)) $(foreach set,$(SET),--set '$(set)')
 
 .PHONY: test
 test: lint  ## Lint, check types, run the tests

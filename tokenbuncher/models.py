@@ -117,7 +117,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
             template or one that cannot render a question and its answer.
     """
-    from transformers import AutoTokenizer
+    with swift_imports():
+        from transformers import AutoTokenizer
 
     check_token_ids(folder)
     try:

@@ -1,4 +1,4 @@
-"""The compiled pipelines, and the smaller two run by the real kfp.local; tests/test_local.py runs the release."""
+"""The compiled pipelines, and the smaller two run by the real kfp.local; tests/local/test_run.py runs the release."""
 
 from __future__ import annotations
 
