@@ -122,7 +122,16 @@ class Shell:
         if shlex.split(text)[0] != "make":
             return [text]
         # .venv is set up already; what sets up the wheel of SmolLM2 is the same for whoever runs it.
-        made = ["make", "--dry-run", "-o", ".venv/installed", "-o", ".venv/smollm2", *shlex.split(text)[1:]]
+        made = [
+            "make",
+            "--dry-run",
+            "--no-print-directory",
+            "-o",
+            ".venv/installed",
+            "-o",
+            ".venv/smollm2",
+            *shlex.split(text)[1:],
+        ]
         done = subprocess.run(made, cwd=self.folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{text}: {done.stderr}"
         return [line.strip() for line in re.sub(r"\\\n\s*", " ", done.stdout).splitlines()]
