@@ -24,7 +24,7 @@ help:  ## Show this list
 
 .PHONY: run-local
 run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run the whole pipeline on this machine
-	@$(BIN)/tokenbuncher run-local --spec $(SPEC) $(if $(RESUME),--resume) $(if $(DEFENCE),--set defence.recipe=$(DEFENCE)) $(foreach set,$(SET),--set '$(set)')
+	@$(BIN)/tokenbuncher run-local --spec $(SPEC)$(if $(RESUME), --resume) $(if $(DEFENCE),--set defence.recipe=$(DEFENCE)) $(foreach set,$(SET),--set '$(set)')
 
 .PHONY: test
 test: lint  ## Lint, check types, run the tests
