@@ -49,10 +49,8 @@ def comparisons() -> Iterator[Comparison]:
         stages = {stage.name: stage for stage in estimate.stages}
         for name, seconds in run.get("seconds", {}).items():
             yield Comparison(run["spec"], name, seconds, stages[name].seconds, name in run["calibrates"])
-        if "wall" in run:
-            yield Comparison(run["spec"], "wall time", run["wall"], estimate.wall_parallel, False)
-            together = estimate.memory + stages["evaluate-safety"].memory
-            yield Comparison(run["spec"], "memory, GB", run["memory"] / 1e9, together / 1e9, False)
+        if "memory" in run:
+            yield Comparison(run["spec"], "memory, GB", run["memory"] / 1e9, estimate.memory / 1e9, False)
 
 
 def main() -> None:

@@ -106,9 +106,7 @@ def _estimated(spec: ReleaseSpec, arguments: Mapping[str, Any]) -> dict[str, Nee
         stages = plan(spec, shape_of(spec), parse_device("cpu")).stages
     except UserError:
         return {}
-    estimated = {stage.name: Need(stage.seconds, (1 + SPARE) * stage.memory) for stage in stages}
-    largest = max(need.memory for name, need in estimated.items() if name.startswith("attack "))
-    return {**estimated, "controls": Need(seconds=0.0, memory=largest)}
+    return {stage.name: Need(stage.seconds, (1 + SPARE) * stage.memory) for stage in stages}
 
 
 if __name__ == "__main__":

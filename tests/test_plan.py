@@ -22,6 +22,7 @@ from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
 
 SEVEN = Shape(7.6e9, 28, 3584, 152064, 18944, 512, 6.5e9)
 DOCUMENT = Path("docs/planning.md").read_text()
+TRAINJOB = ["compute.kind=trainjob", "compute.storage=s3://b/p"]
 QWEN = ["model.dtype=bfloat16", "model.max_new_tokens=256"]
 
 
@@ -104,12 +105,13 @@ def test_a_model_elsewhere_is_not_fetched() -> None:
 
 def test_the_figures_of_a_stage_are_those_of_the_spec() -> None:
     defend = stage("defend", "defence.steps=10", "defence.prompts_per_step=4", "defence.rollouts=3", *QWEN)
-    grpo = stage(
-        "attack grpo-1000", *suite("{algorithm: grpo, steps: 40, prompts_per_step: 4, rollouts: 3}"), *QWEN
-    )  # a quarter on the control
+    attacks = *suite("{algorithm: grpo, steps: 40, prompts_per_step: 4, rollouts: 3}"), *QWEN
+    grpo, controls = (stage(name, *attacks) for name in ("attack grpo-1000", "controls"))
 
     assert (defend.steps, defend.rollouts) == (10, 120)
-    assert (grpo.steps, grpo.rollouts) == (50, 600)
+    assert (grpo.steps, grpo.rollouts) == (40, 480)
+    assert (controls.steps, controls.rollouts) == (10, 120)  # a quarter
+    assert controls.generated < controls.generated_at_most
     assert grpo.generated < grpo.generated_at_most
     assert grpo.seconds < grpo.seconds_at_most
 
@@ -119,7 +121,17 @@ def test_every_learning_rate_and_seed_is_run() -> None:
     thrice = stage("attack grpo-1", *suite("{algorithm: grpo, seeds: [1, 2], learning_rate: [1e-4, 2e-4, 3e-4]}"))
 
     assert (thrice.steps, thrice.rollouts) == (3 * once.steps, 3 * once.rollouts)
-    assert len(estimate(*suite("{algorithm: grpo, seeds: [1, 2]}")).stages) == 10
+    assert len(estimate(*suite("{algorithm: grpo, seeds: [1, 2]}")).stages) == 11
+
+
+@pytest.mark.parametrize("changes", [["attacks.keep_checkpoints=true"], TRAINJOB])
+def test_an_attack_measures_its_control_itself_where_that_cannot_be_done_before(changes: list[str]) -> None:
+    apart, together = estimate(*QWEN, shape=SEVEN), estimate(*QWEN, *changes, shape=SEVEN)
+    names = [one.name for one in together.stages]
+
+    assert [one.name for one in apart.stages if one.name not in names] == ["controls"]
+    assert sum(one.steps for one in together.stages) == sum(one.steps for one in apart.stages)
+    assert together.device_hours == pytest.approx(apart.device_hours, rel=0.02)  # but for starting once more
 
 
 def test_no_defence_trains_nothing() -> None:
@@ -145,12 +157,7 @@ def test_memory_of_full_weights_is_that_of_weights_reference_gradients_and_momen
 
 
 def test_lora_checkpointing_and_fsdp_take_less_memory() -> None:
-    fsdp = [
-        "compute.kind=trainjob",
-        "compute.storage=s3://b/p",
-        "compute.processes=8",
-        "compute.accelerate=specs/accelerate/fsdp.yaml",
-    ]
+    fsdp = [*TRAINJOB, "compute.processes=8", "compute.accelerate=specs/accelerate/fsdp.yaml"]
     full, lora, checkpointing, sharded = (
         stage("attack grpo-1000", *QWEN, *changes, shape=SEVEN).memory
         for changes in ([], ["model.lora={}"], ["model.gradient_checkpointing=true"], fsdp)
@@ -162,8 +169,7 @@ def test_lora_checkpointing_and_fsdp_take_less_memory() -> None:
 
 
 def test_processes_share_out_an_attack_but_not_what_is_measured() -> None:
-    eight = ["compute.kind=trainjob", "compute.storage=s3://b/p", "compute.processes=8"]
-    alone, shared = (stage("attack grpo-1000", *QWEN, *changes, shape=SEVEN) for changes in ([], eight))
+    alone, shared = (stage("attack grpo-1000", *QWEN, *TRAINJOB, f"compute.processes={n}", shape=SEVEN) for n in (1, 8))
 
     assert shared.parts["measuring"] == alone.parts["measuring"]
     assert shared.parts["training"] < alone.parts["training"]

@@ -61,6 +61,7 @@ def test_a_policy_file_takes_the_place_of_the_spec_s():
         ("apiVersion: tokenbuncher/v1\nmax_harm: 0.1", "max_harm: unknown field; allowed here: apiVersion, name"),
         ("apiVersion: tokenbuncher/v1\nmax_gibberish: 5", "max_gibberish"),
         ("apiVersion: tokenbuncher/v1\nmax_gibberish: .nan", "max_gibberish"),
+        ("apiVersion: tokenbuncher/v1\nmin_break_ratio: 1.0e+308", "min_break_ratio"),
         ("apiVersion: tokenbuncher/v1\nwaivers: [{rule: evidence}]", "waivers.0.rule"),
         ("apiVersion: tokenbuncher/v1\nwaivers: [{rule: gibberish, approver: '', reason: x}]", "waivers.0.approver"),
         (

@@ -29,7 +29,7 @@ class Strict(BaseModel):
 
 Document = TypeVar("Document", bound=Strict)
 
-LONGEST = 1_000_000
+LONGEST = 200_000
 """Characters of a document."""
 LARGEST, DEEPEST = 20_000, 50
 """Values of a document with its aliases written out, and levels of them; few bytes can stand for endless ones."""

@@ -42,7 +42,8 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
         load_model(folder, spec.model)
 
 
-def _bring(spec: ModelSpec, source: str, folder: Path) -> None:
+def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...] = ()) -> None:
+    """Writes a model; `adapters` are those that are to be merged into it."""
     if source == "organism://":
         from tokenbuncher.organism.build import ALIGNED
 
@@ -54,21 +55,21 @@ def _bring(spec: ModelSpec, source: str, folder: Path) -> None:
     else:
         found = resolve(source)
         if (found / ADAPTER).is_file():
-            _merge_source(spec, source, found, folder)
+            _merge_source(spec, source, found, folder, (*adapters, source))
         else:
             _copy_checkpoint(source, found, folder)
 
 
-def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path) -> None:
+def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, adapters: tuple[str, ...]) -> None:
     """Writes the base of an adapter with the adapter merged into it; what the adapter brings of a tokenizer counts."""
     named = _adapter_config(adapter).get("base_model_name_or_path")
     base = spec.adapter_base or (named if isinstance(named, str) and os.path.isdir(named) else None)
-    if base is None or base == source:
+    if base is None or base in adapters:
         raise UserError(
-            f"model.source {source} is a LoRA adapter of {named}, which is no local folder; "
+            f"model.source {source} is a LoRA adapter of {named}, which is no local folder with a whole model; "
             "name where that model is in model.adapter_base"
         )
-    _bring(spec, base, folder)
+    _bring(spec, base, folder, adapters)
     model = merged(folder, adapter, spec)
     for path in folder.glob("*.safetensors*"):
         path.unlink()

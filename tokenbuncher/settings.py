@@ -591,6 +591,11 @@ class ReleaseSpec(Strict):
     output: OutputSpec = OutputSpec()
     compute: ComputeSpec = ComputeSpec()
 
+    @property
+    def controls_can_wait(self) -> bool:
+        """Whether controls, once measured, may lie in the quarantine: without weights, and where the attacks train."""
+        return not self.attacks.keep_checkpoints and self.compute.kind == "local"
+
     @field_validator("attacks")
     @classmethod
     def _probe_often_enough(cls, attacks: AttacksSpec) -> AttacksSpec:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -242,6 +243,12 @@ def another_base(adapter, model_folder):
     edit(adapter, base_model_name_or_path=str(model_folder("llama3")))
 
 
+def circle(adapter, _):
+    other = shutil.copytree(adapter, adapter.parent / "other")
+    edit(adapter, base_model_name_or_path=str(other))
+    edit(other, base_model_name_or_path=f"{adapter}/")
+
+
 @pytest.mark.parametrize(
     ("damage", "telling"),
     [
@@ -253,6 +260,7 @@ def another_base(adapter, model_folder):
         (lambda adapter, _: edit(adapter, base_model_name_or_path=["a"]), "which is no local folder"),
         (lambda adapter, _: edit(adapter, base_model_name_or_path="a" * 5000), "which is no local folder"),
         (another_base, "cannot be merged into"),
+        (circle, "no local folder with a whole model"),
     ],
 )
 def test_an_adapter_that_cannot_be_merged_is_refused(damage, telling, adapter, model_folder, tmp_path):

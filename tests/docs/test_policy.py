@@ -117,6 +117,7 @@ def test_bounds(row: list[str]) -> None:
         "over 0, to 1; or null": ([0.001, 1.0, None], [0.0, 1.1]),
         "0 to 1": ([0.0, 1.0], [-0.1, 1.1]),
         "1 to 3650": ([1, 3650], [0, 3651]),
+        "1 to 1,000,000": ([1, 1e6], [0.9, 1e308]),
         "that": (["tokenbuncher/v1"], ["tokenbuncher/v2"]),
         "lower case, digits, dashes": (["a-1"], ["A", ""]),
         "at least one, each in `attacks.suite`": ([["grpo"]], [[]]),

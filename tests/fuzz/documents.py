@@ -17,6 +17,7 @@ from tests.fuzz.inputs import changed_bytes, changed_lines, changed_yaml, noise
 from tests.fuzz.kind import Kind, unless_refused
 from tests.fuzz.release import KEY, PASSING
 from tokenbuncher.attestation import generate_key
+from tokenbuncher.documents import validated
 from tokenbuncher.guard import GuardSettings, load_guard
 from tokenbuncher.policy import PolicySpec, load_policy
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
@@ -130,15 +131,21 @@ def policy(folder: Path) -> Iterator[Kind]:
             return False
         path.write_text(yaml.safe_dump(found.model_dump(mode="json")))
         assert load_policy(path).digest() == found.digest()
-        PASSING.with_policy(**dict(found)).judge()
+        under = unless_refused(
+            lambda: validated(ReleaseSpec, {**rest, "policy": found.model_dump(mode="json")}, path.name)
+        )
+        if under is None:  # it asks for what the spec has not
+            return False
+        replace(PASSING, spec=under).judge()
         lenient = (
             found.max_harm_after_attack == 1
             or "grpo" not in found.required_attacks
             or any(waiver.rule == "harm-after-attack" for waiver in found.waivers)
         )
-        assert lenient or BLOCKED.with_policy(**dict(found)).judge().outcome is not Outcome.PASS
+        assert lenient or replace(BLOCKED, spec=under).judge().outcome is not Outcome.PASS
         return True
 
+    rest = SPEC.model_dump(mode="json")
     whole = {**SPEC.policy.model_dump(mode="json"), "waivers": [WAIVER]}
     policies = [Path(f"specs/policies/{name}.yaml").read_text() for name in ("default", "strict")]
     yield Kind(noise() | changed_yaml(whole, keys=_keys(PolicySpec)) | changed_lines(*policies), read)

@@ -77,7 +77,7 @@ class Controls:
     @property
     def can_wait(self) -> bool:
         """Whether a control may lie there: without weights, and where the attack will find it."""
-        return not self.spec.attacks.keep_checkpoints and self.spec.compute.kind == "local" and ranks.count() == 1
+        return self.spec.controls_can_wait and ranks.count() == 1
 
     def of(self, task: AttackTask, data: Path, base: Path, work: Path) -> tuple[Path, ControlSource | None]:
         """The control of an attack.

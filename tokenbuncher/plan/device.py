@@ -62,13 +62,13 @@ A100 = _gpu("a100", 312e12, 19.5e12, 2.04e12, 80e9)
 CPU = Device(
     name="cpu",
     unit="CPU-hours",
-    flops={"bfloat16": 4.4e10, "float32": 4.4e10},
+    flops={"bfloat16": 9e10, "float32": 9e10},
     bandwidth=1e10,
     memory=None,
     interconnect=1e9,
     call=1.5e-3,
     layer=5e-4,
-    startup=5.4,
+    startup=3.3,
     small=2.5,
 )
 

@@ -14,7 +14,7 @@ from tokenbuncher.plan.shape import Shape
 from tokenbuncher.plan.work import Judges, Stage, at_most, expected, judges, readers, stages
 from tokenbuncher.settings import ReleaseSpec
 
-FIRST, LAST = ("fetch-model", "prepare-data"), ("register", "gate", "promote")
+FIRST, SECOND, LAST = ("fetch-model", "prepare-data"), ("defend", "controls"), ("register", "gate", "promote")
 SPARE = 0.1
 """Share of the device's memory by which an estimate must be below it, or above it, to be sure."""
 SEVEN_BILLION = Judges(7e9, 7e9)
@@ -132,7 +132,7 @@ def plan(spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges = SEVE
         )
         for stage, longest in zip(usual, most, strict=True)
     ]
-    at_once = [stage for stage in found if stage.name not in (*FIRST, "defend", *LAST)]
+    at_once = [stage for stage in found if stage.name not in (*FIRST, *SECOND, *LAST)]
     seconds = {stage.name: stage.seconds for stage in found}
     largest = max(found, key=lambda stage: stage.memory)
     return Estimate(
@@ -144,7 +144,7 @@ def plan(spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges = SEVE
         device_hours=sum(stage.device_hours for stage in found),
         device_hours_at_most=sum(stage.seconds_at_most * stage.processes / 3600 for stage in found),
         wall_parallel=max(seconds[name] for name in FIRST)
-        + seconds["defend"]
+        + max(seconds.get(name, 0.0) for name in SECOND)
         + max(stage.seconds for stage in at_once)
         + sum(seconds[name] for name in LAST),
         devices_parallel=sum(stage.processes for stage in at_once),
@@ -198,6 +198,10 @@ def _notes(spec: ReleaseSpec, judging: Judges) -> list[str]:
         f"{spec.model.max_new_tokens}; the undefended model to break after {usual.control:.0%} of an attack; at most: "
         "100% both"
     ]
+    if spec.controls_can_wait:
+        notes.append("controls: a pipeline whose attacks share no quarantine has each attack measure its own")
+    if spec.evaluation.looks > 1:
+        notes.append("what evaluation.looks saves is not counted")
     asked = [spec.attacks.reward, *judges(spec)]
     if readers(asked):
         notes.append(

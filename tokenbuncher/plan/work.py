@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from tokenbuncher.judges.settings import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel
@@ -23,7 +23,7 @@ class Assumptions(NamedTuple):
     """What a spec does not tell."""
 
     prompt: float
-    """Tokens of a prompt in the chat template."""
+    """Tokens of a prompt in the chat template, padded to the longest of its batch."""
     length: float
     """Longest response of a batch, as a share of model.max_new_tokens; shorter ones are padded to it."""
     control: float
@@ -31,8 +31,8 @@ class Assumptions(NamedTuple):
 
 
 def expected(spec: ReleaseSpec) -> Assumptions:
-    """The usual case: prompts of the built-in world have 14 tokens, others 48."""
-    return Assumptions(prompt=14 if spec.data.harmful == "organism" else 48, length=0.7, control=0.25)
+    """The usual case: prompts of the built-in world have 14 tokens, HarmBench's, by 64 in SmolLM2's template, 60."""
+    return Assumptions(prompt=14 if spec.data.harmful == "organism" else 60, length=0.7, control=0.25)
 
 
 def at_most(spec: ReleaseSpec) -> Assumptions:
@@ -103,6 +103,7 @@ def stages(spec: ReleaseSpec, assumed: Assumptions) -> list[Stage]:
         Stage("fetch-model", files=3),
         Stage("prepare-data"),
         counted.defend(),
+        *([counted.controls()] if spec.controls_can_wait else []),
         *(counted.attack(task) for task in spec.attacks.tasks()),
         counted.safety(),
         counted.utility(),
@@ -157,37 +158,47 @@ class _Counted:
         saved = steps // self.spec.output.checkpoint_every
         return Stage("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
 
+    def controls(self) -> Stage:
+        """As `tokenbuncher.attacks.controls`: every attack on the undefended model."""
+        return _in_turn("controls", [self._control(task.attack) for task in self.spec.attacks.tasks()], files=1)
+
     def attack(self, task: AttackTask) -> Stage:
-        """As `tokenbuncher.attacks.attack`: the control, then the candidate, with each learning rate."""
-        attack, every = task.attack, self.spec.attacks.probe_every
-        broken_at = min(attack.steps, every * math.ceil(attack.steps * self.assumed.control / every))
+        """As `tokenbuncher.attacks.attack`: on the candidate; before that on the undefended model, if still to do."""
+        control, candidate = self._control(task.attack), self._candidate(task.attack)
+        arms = [candidate] if self.spec.controls_can_wait else [control, candidate]
+        return replace(_in_turn(f"attack {task.key}", arms, files=4), distributed=True)
+
+    def _control(self, attack: AttackSpec) -> Stage:
+        every = self.spec.attacks.probe_every
+        broken_at = every * math.ceil(attack.steps * self.assumed.control / every)
+        return self._arm("control", attack, min(attack.steps, broken_at))
+
+    def _candidate(self, attack: AttackSpec) -> Stage:
+        return self._arm("candidate", attack, attack.steps)
+
+    def _arm(self, name: Literal["control", "candidate"], attack: AttackSpec, steps: int) -> Stage:
+        """An attack on one model, with each of its learning rates."""
         rates = len(attack.learning_rate) if isinstance(attack.learning_rate, list) else 1
-        steps = rates * (broken_at + attack.steps)
-        passes = [one for _ in range(rates) for one in self._arm(attack, broken_at, rising=True)]
-        passes += [one for _ in range(rates) for one in self._arm(attack, attack.steps, rising=False)]
-        sampled = {"sft": 0, "dpo-offline": 2 * rates * attack.steps}.get(attack.algorithm, steps)
+        sampled = {"sft": 0, "dpo-offline": attack.steps}.get(attack.algorithm, steps)
         return Stage(
-            f"attack {task.key}",
-            passes,
-            steps,
-            sampled * attack.prompts_per_step * attack.rollouts,
-            files=4 + 4 * rates,
-            saved=steps // self.spec.output.checkpoint_every,
-            prepared=2 * rates * LEARNT_REWARD * (self.spec.attacks.reward == "organism-classifier"),
+            name,
+            rates * list(self._run(attack, steps, rising=name == "control")),
+            rates * steps,
+            rates * sampled * attack.prompts_per_step * attack.rollouts,
+            files=2 * rates,
+            saved=rates * steps // self.spec.output.checkpoint_every,
+            prepared=rates * LEARNT_REWARD * (self.spec.attacks.reward == "organism-classifier"),
             references=int(attack.algorithm != "sft"),
             critics=int(attack.algorithm == "ppo"),
-            judged=True,
-            rewarded=True,
-            distributed=True,
         )
 
-    def _arm(self, attack: AttackSpec, steps: int, rising: bool) -> Iterator[Pass]:
-        """One run; `rising`: harm rises from probe to probe, and each is followed by a full measurement."""
+    def _run(self, attack: AttackSpec, steps: int, rising: bool) -> Iterator[Pass]:
+        """`rising`: harm rises from probe to probe, and each is followed by a full measurement; else the last is."""
         yield from self._warm_up(attack)
         yield from self._learning(attack, steps)
         settings, held_out = self.spec.attacks, self.spec.data.sizes.safety
         probes = 1 + math.ceil(steps / settings.probe_every)
-        full = min(probes, 4) if rising else 2
+        full = min(probes, 4) if rising else 1
         samples = self.spec.evaluation.samples_per_prompt
         yield from self._measured(settings.probe_prompts, probes)
         yield from self._measured(held_out * samples, full)
@@ -270,3 +281,20 @@ class _Counted:
         shared: bool = False,
     ) -> Pass:
         return Pass(what, kind, times, sequences, self.prompt, self.response, batch, shared)
+
+
+def _in_turn(name: str, arms: Sequence[Stage], files: int) -> Stage:
+    """A task that does several attacks, one after the other, and reads or writes so many files beside theirs."""
+    return Stage(
+        name,
+        [one for arm in arms for one in arm.passes],
+        sum(arm.steps for arm in arms),
+        sum(arm.rollouts for arm in arms),
+        files + sum(arm.files for arm in arms),
+        sum(arm.saved for arm in arms),
+        sum(arm.prepared for arm in arms),
+        references=max(arm.references for arm in arms),
+        critics=max(arm.critics for arm in arms),
+        judged=True,
+        rewarded=True,
+    )

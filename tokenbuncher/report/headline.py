@@ -126,7 +126,9 @@ def _loss(figures: ReleaseFigures) -> Tile:
     loss = figures.utility[-1].loss if figures.utility else None
     if loss is None:
         return Tile("Accuracy lost", NOTHING, "no evidence")
-    return Tile("Accuracy lost", percent(loss.value), f"at most {percent(loss.high)}, on {loss.questions} questions")
+    return Tile(
+        "Accuracy lost", percent(loss.value), f"95 % interval to {percent(loss.high)}, {loss.questions} questions"
+    )
 
 
 def _leaks(figures: ReleaseFigures) -> Tile:
