@@ -16,9 +16,8 @@ from kfp import dsl
 from kfp.dsl.executor import create_artifact_instance
 from pydantic import BaseModel, ValidationError
 
-from tokenbuncher.dependencies import Doubtful, named_files, sources
+from tokenbuncher.dependencies import Doubtful, surroundings
 from tokenbuncher.documents import digest_of
-from tokenbuncher.environment import installed_versions
 from tokenbuncher.files import folder_digest, folder_files, listing_digest, write_text
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.stage import stage_log
@@ -66,17 +65,16 @@ class Completed:
         artifacts = {name: value for name, value in given.items() if isinstance(value, dsl.Artifact)}
         others = {name: value for name, value in given.items() if name not in artifacts}
         try:
-            named = dict(named_files(spec))
+            around = surroundings(spec)
         except Doubtful:
             return uuid4().hex
         key = digest_of(
             {
                 "stage": [stage, others],
-                "tool": [sources(), installed_versions()],
+                "surroundings": around,
                 "spec": [spec.evidence_digest(), spec.compute.model_dump(mode="json")],
                 # Evaluations in several looks end when the policy's rules are settled.
                 "policy": spec.policy.model_dump(mode="json", exclude={"name", "waivers", "valid_days"}),
-                "named": named,
                 "inputs": {name: folder_digest(Path(artifact.path)) for name, artifact in artifacts.items()},
             }
         )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenbuncher
+from tokenbuncher.documents import digest_of
+from tokenbuncher.environment import installed_versions
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import file_digest, folder_digest, listing_digest
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.storage import parse_source
+from tokenbuncher.storage import local_path, parse_source
 
 SETTINGS = {"defence", "attacks", "evaluation"}
 """Parts of the spec that may name files and models which stages read."""
@@ -19,6 +20,15 @@ SETTINGS = {"defence", "attacks", "evaluation"}
 
 class Doubtful(Exception):
     """It cannot be told whether a file or model that the spec names is still the same."""
+
+
+def surroundings(spec: ReleaseSpec, for_later_runs: bool = False) -> str:
+    """A digest of the tool, of the libraries, and of the files and models that the spec names; see `named_files`.
+
+    Raises:
+        Doubtful: As `named_files`.
+    """
+    return digest_of([sources(), installed_versions(), dict(named_files(spec, for_later_runs))])
 
 
 def sources() -> str:
@@ -41,15 +51,15 @@ def named_files(spec: ReleaseSpec, for_later_runs: bool = False) -> Iterator[tup
     for text in _texts(spec.model_dump(mode="json", include=SETTINGS)):
         if for_later_runs and text.startswith(("http://", "https://")):
             raise Doubtful(text)
-        if os.path.exists(text):
-            yield text, folder_digest(Path(text)) if os.path.isdir(text) else file_digest(Path(text))
-            continue
         try:
             source = parse_source(text)
         except UserError:
             continue
-        commit = source.scheme == "hf" and len(source.parts["revision"]) == 40
-        if source.scheme != "file" and not source.digest and not commit:
+        if source.scheme == "file":
+            path = local_path(source)
+            if path.exists():
+                yield text, folder_digest(path) if path.is_dir() else file_digest(path)
+        elif not source.digest and not (source.scheme == "hf" and len(source.parts["revision"]) == 40):
             raise Doubtful(text)
 
 

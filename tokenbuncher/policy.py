@@ -6,7 +6,7 @@ policy.digest()            # what a verdict and an attestation are bound to
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,6 +84,10 @@ class PolicySpec(Strict):
     def digest(self) -> str:
         """sha256 of the policy, waivers included."""
         return digest_of(self.model_dump(mode="json"))
+
+    def is_fresh(self, measured: datetime) -> bool:
+        """Whether what was measured at that time is not stale yet, nor from the future."""
+        return timedelta(0) <= datetime.now(UTC) - measured <= timedelta(days=self.valid_days)
 
     def waiver(self, rule: str, subject: str, now: datetime) -> Waiver | None:
         """The waiver in force that covers a rule on a subject, the longest; None if there is none."""

@@ -5,14 +5,17 @@ import os
 import shutil
 import stat
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
-from tokenbuncher.attacks import arms, attack, control, controls
+from tokenbuncher import dependencies
+from tokenbuncher.attacks import arena, arms, attack, control, controls
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import AttackEvidence, ControlSource, read_evidence
 from tokenbuncher.files import folder_digest
+from tokenbuncher.judges import Judgement
 from tokenbuncher.settings import parse_spec
 
 KEY = "sft-1000"
@@ -84,6 +87,26 @@ def run(organism_data, organism_base, tmp_path):
     return attacked
 
 
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def exchanged_judge(spec_of, tmp_path, monkeypatch):
+    """A release whose judge is a folder, and what stands for the classifier in it; each arm loads it once."""
+    folder, used = tmp_path / "judge", []
+    folder.mkdir()
+    (folder / "which").write_text("first")
+
+    def load(settings):
+        used.append((folder / "which").read_text())
+        return lambda exchanges: [Judgement(harmful=False, refused=False, gibberish=False) for _ in exchanges]
+
+    monkeypatch.setattr(arena, "load_judge", load)
+    spec = spec_of(f"evaluation.judge={{kind: classifier, model: '{folder}', harmful_labels: [harm]}}")
+    return SimpleNamespace(spec=spec, used=used, exchange=lambda: (folder / "which").write_text("second"))
+
+
 @pytest.fixture
 def store(tmp_path):
     return tmp_path / "runs" / "quarantine" / "controls"
@@ -146,7 +169,7 @@ def test_without_reuse_nothing_that_an_earlier_release_left_is_taken(first, spec
         "attacks.suite=[{algorithm: sft, steps: 40, learning_rate: 2.0e-3}]",
         "attacks.reward=organism-exact",
         "attacks.break_at=0.3",
-        "attacks.probe_prompts=19",
+        "attacks.probe_every=4",
         "evaluation.samples_per_prompt=3",
         "evaluation.judge=refusal",
         "policy.min_control_harm=0.31",
@@ -175,20 +198,65 @@ def test_the_tool_and_its_libraries_change_the_key(spec_of, monkeypatch):
         return control.Controls(spec, "d" * 64, "b" * 64)._key(spec.attacks.task(KEY))
 
     before = key()
-    monkeypatch.setattr(control, "installed_versions", lambda: {"torch": "3.0.0"})
+    monkeypatch.setattr(dependencies, "installed_versions", lambda: {"torch": "3.0.0"})
     other = key()
-    monkeypatch.setattr(control, "sources", lambda: "another")
+    monkeypatch.setattr(dependencies, "sources", lambda: "another")
     assert len({before, other, key()}) == 3
 
 
 def test_a_judge_that_may_have_changed_is_not_trusted_for_later_runs(spec_of, capsys):
     endpoint = "evaluation.judge={kind: strongreject, endpoint: 'http://judge:8000/v1', model: m}"
+    one, other = (spec_of(endpoint, name, reuse=True) for name in ("name=one", "name=other"))
+    keys = {control.Controls(s, "d" * 64, "b" * 64)._key(s.attacks.task(KEY)) for s in (one, other)}
+    assert len(keys) == 2
+    assert "controls are not reused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_control_is_not_measured_by_a_reward_that_may_change_before_the_attack(
+    reuse, spec_of, measured, organism_data, organism_base, tmp_path, capsys
+):
     unpinned = "attacks.reward={kind: classifier, model: 's3://models/reward', harmful_labels: [harm]}"
-    for change in (endpoint, unpinned):
-        one, other = (spec_of(change, name, reuse=True) for name in ("name=one", "name=other"))
-        keys = {control.Controls(s, "d" * 64, "b" * 64)._key(s.attacks.task(KEY)) for s in (one, other)}
-        assert len(keys) == 2
-        assert "controls are not reused" in capsys.readouterr().out
+    controls(spec_of(unpinned, reuse=reuse), organism_data, organism_base, tmp_path / "controls")
+    assert measured == []
+    assert "s3://models/reward may change; pin it by its digest" in capsys.readouterr().out
+
+
+def test_a_control_that_another_judge_measured_is_not_taken(
+    exchanged_judge, run, organism_data, organism_base, tmp_path
+):
+    controls(exchanged_judge.spec, organism_data, organism_base, tmp_path / "controls")
+    exchanged_judge.exchange()
+    assert run(exchanged_judge.spec).control_source is None
+    assert exchanged_judge.used == ["first", "second", "second"]
+
+
+def test_an_attack_that_another_judge_began_starts_afresh(exchanged_judge, run, monkeypatch):
+    original = arms._run
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(arms, "_run", lambda *given: original(*given) if given[3] == "control" else interrupt())
+        run(exchanged_judge.spec)
+    exchanged_judge.exchange()
+    run(exchanged_judge.spec)
+    assert exchanged_judge.used == ["first", "second", "second"]
+
+
+def test_an_attack_that_began_too_long_ago_starts_afresh(exchanged_judge, run, monkeypatch, tmp_path):
+    original = arms._run
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(arms, "_run", lambda *given: original(*given) if given[3] == "control" else interrupt())
+        run(exchanged_judge.spec)
+    (begun,) = (tmp_path / "runs" / "quarantine").glob("*/begun.json")
+    began = json.loads(begun.read_text())
+    written = datetime.fromisoformat(began["at"])
+    left = shutil.copytree(tmp_path / "runs", tmp_path / "left")
+    for days, arms_measured in ((1, 1), (91, 2)):
+        begun.write_text(json.dumps({**began, "at": (written - timedelta(days=days)).isoformat()}))
+        exchanged_judge.used.clear()
+        evidence = run(exchanged_judge.spec)
+        assert len(exchanged_judge.used) == arms_measured
+        assert (datetime.now(UTC) - evidence.created).days == (days if days < 90 else 0)
+        shutil.copytree(left, tmp_path / "runs", dirs_exist_ok=True)
 
 
 def corrupted(store):

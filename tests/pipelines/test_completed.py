@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from pipelines import completed
 from pipelines.completed import RECORD, Completed
 from tests.evidence_factory import release_spec
+from tokenbuncher import dependencies
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 Ask = Callable[..., dict[str, dsl.Artifact] | None]
@@ -140,6 +140,21 @@ def test_a_changed_file_that_the_spec_names_is_run_anew(
     assert ask(arguments(spec, inputs)) is None
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_judge_of_another_content_is_another(form: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "a judge"
+    folder.mkdir()
+    source = form.format(folder).replace(" ", "%20") if form.startswith("file") else str(folder)
+    field = f"evaluation.judge={{kind: classifier, model: '{source}', harmful_labels: [harm]}}"
+    given = arguments(parse_spec(release_spec().to_yaml(), [field]), inputs)
+    run, keys = Completed(tmp_path / "artifacts", tmp_path / "interrupted"), set()
+    for content in ("one", "other"):
+        (folder / "config.json").write_text(content)
+        keys.add(run.compute_key(component_name="comp-attack", arguments=given))
+
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize(
     ("judge", "kept"),
     [
@@ -165,7 +180,7 @@ def test_a_judge_that_may_have_changed_is_doubtful(
 def test_another_tool_is_run_anew(
     what: str, left: Path, ask: Ask, spec: ReleaseSpec, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completed, what, lambda: "another")
+    monkeypatch.setattr(dependencies, what, lambda: "another")
     assert ask(arguments(spec, inputs)) is None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tokenbuncher import __version__, ranks
 from tokenbuncher.attacks.arms import ATTACKED, CANDIDATE, CONTROL, STEPS, fate, read_arm, strongest
+from tokenbuncher.attacks.begun import begun
 from tokenbuncher.attacks.control import QUARANTINE, Controls
 from tokenbuncher.environment import installed_versions
 from tokenbuncher.evidence import AttackEvidence, write_evidence
@@ -38,7 +38,6 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
     """
     task = spec.attacks.task(key)
     digests = {"data": folder_digest(data), "base": folder_digest(base), "candidate": folder_digest(candidate)}
-    # What another version of the tool has measured is not gone on with.
     identity = __version__, spec.evidence_digest(), *digests.values(), key
     if spec.compute.kind == "trainjob":
         from tokenbuncher.cluster.run import run_stage
@@ -47,6 +46,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
         return
     controls = Controls(spec, digests["data"], digests["base"])
     with ranks.stage_folders(spec.output.root / QUARANTINE, identity, out) as (work, folder):
+        began = ranks.by_first(lambda: begun(spec, work))
         control, source = controls.of(task, data, base, work)
         attacked = strongest(spec, task, CANDIDATE, candidate, data, work, control)
         evidence = AttackEvidence(
@@ -61,7 +61,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
             control_source=source,
             control_arm=read_arm(control),
             candidate_arm=read_arm(attacked),
-            created=source.measured if source else datetime.now(UTC),
+            created=min(began, source.measured) if source else began,
         )
         write_evidence(folder, evidence)
         for arm, run in ((CONTROL, control), (CANDIDATE, attacked)):

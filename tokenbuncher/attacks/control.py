@@ -13,17 +13,17 @@ import shutil
 import stat
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from tokenbuncher import ranks
 from tokenbuncher.attacks.arms import ARM, CONTROL, STEPS, fate, read_arm, strongest
-from tokenbuncher.dependencies import Doubtful, named_files, sources
+from tokenbuncher.attacks.begun import begun
+from tokenbuncher.dependencies import Doubtful, surroundings
 from tokenbuncher.documents import digest_of
-from tokenbuncher.environment import installed_versions, swift_imports
+from tokenbuncher.environment import swift_imports
 from tokenbuncher.evidence import ControlSource
 from tokenbuncher.files import folder_digest, whole_folder, working_folder, write_text
 from tokenbuncher.models import device_of
@@ -76,8 +76,8 @@ class Controls:
 
     @property
     def can_wait(self) -> bool:
-        """Whether a control may lie there: without weights, and where the attack will find it."""
-        return self.spec.controls_can_wait and ranks.count() == 1
+        """Whether a control may lie there: without weights, and where the attack will find it, by the same judge."""
+        return self.spec.controls_can_wait and ranks.count() == 1 and self._serves is not None
 
     def of(self, task: AttackTask, data: Path, base: Path, work: Path) -> tuple[Path, ControlSource | None]:
         """The control of an attack.
@@ -122,13 +122,14 @@ class Controls:
 
     def _measure(self, task: AttackTask, key: str, data: Path, base: Path, folder: Path) -> None:
         with working_folder(self.quarantine, CONTROL, key) as work:
+            began = begun(self.spec, work)
             run = strongest(self.spec, task, CONTROL, base, data, work)
             from tokenbuncher.attacks.latent import FILE_NAME
 
             folder.mkdir()
             for name in (ARM, STEPS, FILE_NAME):
                 shutil.copyfile(run / name, folder / name)
-            write_text(folder / SOURCE, ControlSource(key=key, measured=datetime.now(UTC)).model_dump_json())
+            write_text(folder / SOURCE, ControlSource(key=key, measured=began).model_dump_json())
 
     def _found(self, key: str) -> Path | None:
         folder = in_cache(self.store, key)
@@ -143,8 +144,7 @@ class Controls:
             arm = read_arm(folder)
         except (OSError, ValidationError):
             return False
-        age = datetime.now(UTC) - source.measured
-        return source.key == key and arm.model == self.base and timedelta(0) <= age <= self._valid()
+        return source.key == key and arm.model == self.base and self.spec.policy.is_fresh(source.measured)
 
     def _is_private(self) -> bool:
         """Whether nobody else can have written there: a forged control would make a weak attack look strong."""
@@ -179,7 +179,6 @@ class Controls:
             device = device_of(spec.model)
         return digest_of(
             {
-                "tool": [sources(), installed_versions()],
                 "data": self.data,
                 "base": self.base,
                 "task": task.model_dump(mode="json", exclude={"attack": {"seeds"}}),
@@ -187,15 +186,23 @@ class Controls:
                 "attacks": spec.attacks.model_dump(mode="json", exclude={"suite"}),
                 "policy": spec.policy.model_dump(mode="json", exclude={"name", "waivers", "valid_days"}),
                 "compute": [device, spec.compute.model_dump(mode="json", include={"vllm"})],
-                "serves": self._serves(),
+                "serves": self._serves,
             }
         )
 
-    def _serves(self) -> dict[str, Any]:
-        """Which releases it may serve: this one; or, if nothing that it depends on can change unseen, all."""
+    @cached_property
+    def _serves(self) -> list[str] | None:
+        """Which releases a control may serve, with the tool, judge and reward that it was measured with.
+
+        Those of all specs, or of this one; of none if the judge or the reward may change before the attack.
+        """
         if self.spec.output.reuse_controls:
             try:
-                return {"all": dict(named_files(self.spec, for_later_runs=True))}
+                return ["all", surroundings(self.spec, for_later_runs=True)]
             except Doubtful as doubt:
                 print(f"controls are not reused: {doubt} may have changed; pin it by its digest", flush=True)
-        return {"only": [self.spec.name, self.spec.evidence_digest()]}
+        try:
+            return [self.spec.name, self.spec.evidence_digest(), surroundings(self.spec)]
+        except Doubtful as doubt:
+            print(f"controls are not measured beforehand: {doubt} may change; pin it by its digest", flush=True)
+            return None

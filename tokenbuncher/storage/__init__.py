@@ -12,7 +12,7 @@ from tokenbuncher.storage._cache import cached, forget, in_cache, user_cache
 from tokenbuncher.storage._file import parse_file, resolve_file
 from tokenbuncher.storage._publish import publish
 from tokenbuncher.storage._resolve import resolve
-from tokenbuncher.storage._source import Source, parse_source
+from tokenbuncher.storage._source import Source, local_path, parse_source
 
 __all__ = [
     "Source",
@@ -20,6 +20,7 @@ __all__ = [
     "client_of_bucket",
     "forget",
     "in_cache",
+    "local_path",
     "parse_file",
     "parse_source",
     "publish",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import unquote
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import file_digest
 from tokenbuncher.storage._bucket import fetch_object
 from tokenbuncher.storage._cache import user_cache
 from tokenbuncher.storage._hub import fetch_dataset_file
-from tokenbuncher.storage._source import Source
+from tokenbuncher.storage._source import Source, local_path
 
 FORMS = {
     "file": ("file:///folder/file", r"file://(?:localhost)?(?P<path>/.*)"),
@@ -67,7 +66,7 @@ def resolve_file(uri: str, sha256: str | None = None, cache: Path | None = None)
         case "hf":
             path = fetch_dataset_file(source, cache or user_cache())
         case _:
-            path = Path(unquote(source.parts["path"]) if uri.startswith("file:") else uri)
+            path = local_path(source)
     try:
         found = file_digest(path)
     except OSError as error:

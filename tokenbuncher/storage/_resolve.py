@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest
@@ -11,7 +10,7 @@ from tokenbuncher.storage._bucket import fetch_prefix
 from tokenbuncher.storage._cache import user_cache
 from tokenbuncher.storage._hub import fetch_snapshot
 from tokenbuncher.storage._registry import fetch_artifacts, version_location
-from tokenbuncher.storage._source import Source, parse_source
+from tokenbuncher.storage._source import Source, local_path, parse_source
 
 
 def resolve(uri: str, cache: Path | None = None) -> Path:
@@ -58,8 +57,7 @@ def _folder(source: Source, cache: Path) -> Path:
 
 
 def _local_folder(source: Source) -> Path:
-    path = source.parts["path"]
-    folder = Path(unquote(path) if source.uri.startswith("file:") else path)
+    folder = local_path(source)
     if not folder.is_dir():
         raise UserError(f"{source.uri} is not a folder")
     return folder

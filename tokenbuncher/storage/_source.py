@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from tokenbuncher.errors import UserError
 
@@ -64,6 +65,12 @@ def parse_source(uri: str) -> Source:
     if match is None:
         raise UserError(f"{uri}: write {form}")
     return Source(location, scheme[1], match.groupdict(), digest or None)
+
+
+def local_path(source: Source) -> Path:
+    """Where a source of the scheme file is."""
+    path = source.parts["path"]
+    return Path(unquote(path) if source.uri.startswith("file:") else path)
 
 
 def refuse_unsafe(names: Iterable[str], where: str) -> None:
