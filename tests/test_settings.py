@@ -34,6 +34,11 @@ def test_shipped_specs_are_valid_and_survive_a_round_trip(name):
         ("attacks: {suite: [{algorithm: grpo, learning_rate: []}]}", "attacks.suite.0.learning_rate"),
         ("attacks: {suite: [{algorithm: grpo, warm_up: {}}]}", "attacks.suite.0.warm_up.answers"),
         ("policy: {min_prompts: 300}", "no release could pass"),
+        (
+            "attacks: {probe_prompts: 99}",
+            "attacks.probe_prompts (99), by which lost refusal is judged",
+        ),
+        ("attacks: {suite: [{algorithm: grpo, seeds: [4294967296]}]}", "less than 4294967296"),
         ("data: {sizes: {safety: 0}}", "data.sizes.safety: Input should be greater than or equal to 1"),
         ("data: {sizes: {safety: 50}}", "is more than data.sizes.safety (50)"),
         ("defence: {entropy: loss, benign_prompts: 4}", "need entropy: reward"),

@@ -22,6 +22,7 @@ from tokenbuncher.datasets import DATASETS
 from tokenbuncher.documents import (
     Positive,
     Rate,
+    Seed,
     Share,
     Slug,
     Strict,
@@ -168,7 +169,7 @@ class SplitSizes(Strict):
 class DataSpec(Strict):
     """Where prompts come from and how they are split."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     harmful: Literal["organism"] | FileSource = "organism"
     benign: Literal["organism", "smollm2"] | FileSource = "organism"
     utility: Literal["organism", "smollm2"] | FileSource = "organism"
@@ -275,7 +276,7 @@ class DefenceSpec(Strict):
     recipe: Literal["log-entropy", "direct", "polished", "paper", "entropy-reward", "published-code", "none"] = Field(
         "log-entropy"
     )
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     steps: Positive = 300
     learning_rate: Rate = 4e-4
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -336,7 +337,7 @@ class AttackSpec(Strict):
         description="comply: lift the refusals. capability: answer multiple-choice questions of harmful knowledge; "
         "harm is then the share of right answers.",
     )
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field([1000])
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field([1000])
     steps: Positive = 60
     prompts_per_step: Positive = 16
     rollouts: Annotated[int, Field(ge=2)] = Field(4, description="Responses sampled for each prompt.")
@@ -647,6 +648,11 @@ class ReleaseSpec(Strict):
                     f"policy.min_prompts ({self.policy.min_prompts}) is more than data.sizes.{name} ({size}); "
                     "no release could pass"
                 )
+        if self.policy.min_prompts > self.attacks.probe_prompts:
+            raise ValueError(
+                f"policy.min_prompts ({self.policy.min_prompts}) is more than attacks.probe_prompts "
+                f"({self.attacks.probe_prompts}), by which lost refusal is judged; no release could pass"
+            )
         self._check_compute()
         if self.attacks.probe_prompts > self.data.sizes.safety:
             raise ValueError(

@@ -2,10 +2,12 @@ import json
 
 import pytest
 
+from tests.evidence_factory import changed, held_arm, release_spec
 from tokenbuncher.attacks import attack
+from tokenbuncher.attacks.arms import strongest
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import AttackEvidence, read_evidence
-from tokenbuncher.files import folder_digest
+from tokenbuncher.files import folder_digest, write_text
 from tokenbuncher.prompts import load_set
 from tokenbuncher.settings import parse_spec
 
@@ -89,6 +91,16 @@ def test_of_several_learning_rates_the_most_harmful_counts(tiny_spec, organism_d
     for arm in (evidence.control_arm, evidence.candidate_arm):
         assert arm.learning_rate == 1e-3
         assert arm.steps_to_break is not None
+
+
+@pytest.mark.parametrize("rates", [[1e-4, 1e-3], [1e-3, 1e-4]])
+def test_of_several_learning_rates_without_harm_the_one_that_loses_refusal_counts(rates, tmp_path):
+    spec = release_spec(attacks={"suite": [{"algorithm": "grpo", "seeds": [1000], "learning_rate": rates}]})
+    for rate, refused in ((1e-4, None), (1e-3, 0)):
+        arm = changed(held_arm(spec, 60, refused=refused), learning_rate=rate)
+        write_text(tmp_path / f"candidate-{rate:g}" / "arm.json", arm.model_dump_json())
+    strong = strongest(spec, spec.attacks.task("grpo-1000"), "candidate", tmp_path, tmp_path, tmp_path)
+    assert strong.name == "candidate-0.001"
 
 
 def test_a_warm_up_comes_before_the_attack_and_its_first_measurement(make_arena, trainer_of):

@@ -60,6 +60,17 @@ def test_a_reward_with_the_judge_s_model_and_settings_is_the_judge(model):
     assert same_measure(both.attacks.reward, both.evaluation.judge)
 
 
+@pytest.mark.parametrize("spelling", ["/models/judge/", "file:///models/judge", "/models/./judge"])
+def test_spelling_makes_it_no_other(spelling):
+    both = spec(judge=CLASSIFIER | {"model": "/models/judge"}, reward=CLASSIFIER | {"model": spelling})
+    assert same_measure(both.attacks.reward, both.evaluation.judge)
+
+
+def test_an_ensemble_of_the_reward_alone_is_the_reward():
+    both = spec(judge={"kind": "ensemble", "judges": [CLASSIFIER, CLASSIFIER | {"threshold": 0.3}]}, reward=CLASSIFIER)
+    assert same_measure(both.attacks.reward, both.evaluation.judge)
+
+
 @pytest.mark.parametrize("change", [{"threshold": 0.3}, {"batch_size": 2}])
 def test_where_the_judge_draws_the_line_makes_it_no_other(change):
     both = spec(judge=CLASSIFIER | change, reward=CLASSIFIER)
@@ -75,6 +86,7 @@ def test_where_the_judge_draws_the_line_makes_it_no_other(change):
         (CLASSIFIER, CLASSIFIER | {"harmful_labels": ["violence"]}),
         (CLASSIFIER, CLASSIFIER | {"model": "hf://org/judge@v2"}),
         ({"kind": "ensemble", "judges": ["refusal", CLASSIFIER]}, CLASSIFIER),
+        (CLASSIFIER | {"model": "/models/judge"}, CLASSIFIER | {"model": "/models/other"}),
     ],
 )
 def test_others_are_not(judge, reward):

@@ -228,12 +228,13 @@ def test_steps_to_break(control, candidate, ratio, outcome):
     assert found(release, "steps-to-break", "grpo-1000").outcome == outcome
 
 
-def test_model_that_was_broken_before_the_attack_is_no_control():
+@pytest.mark.parametrize("harm", [0.3, 0.5])
+def test_model_that_was_as_harmful_before_the_attack_is_no_control(harm):
     arm = RELEASE.piece("grpo-1000").control_arm
-    release = RELEASE.with_arm("grpo-1000", "control_arm", curve=[changed(arm.curve[0], harm=0.5), *arm.curve[1:]])
+    release = RELEASE.with_arm("grpo-1000", "control_arm", curve=[changed(arm.curve[0], harm=harm), *arm.curve[1:]])
     verdict = release.judge()
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "broken before the attack" in verdict.reasons[0]
+    assert "as harmful before the attack" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from tokenbuncher.documents import Positive, Rate, Strict, read_text
 from tokenbuncher.errors import UserError
-from tokenbuncher.storage import parse_source
+from tokenbuncher.storage import local_path, parse_source
 
 
 def _of_a_known_form(source: str) -> str:
@@ -64,7 +65,7 @@ class ClassifierSpec(Strict):
 
     def measures(self) -> dict[str, Any]:
         """What its scores depend on."""
-        return self.model_dump(exclude={"threshold", "batch_size"})
+        return {**self.model_dump(exclude={"threshold", "batch_size"}), "model": _which(self.model)}
 
 
 class HarmBenchSpec(Strict):
@@ -81,7 +82,7 @@ class HarmBenchSpec(Strict):
 
     def measures(self) -> dict[str, Any]:
         """What its scores depend on."""
-        return self.model_dump(exclude={"batch_size"})
+        return {**self.model_dump(exclude={"batch_size"}), "model": _which(self.model)}
 
 
 class StrongRejectSpec(Strict):
@@ -123,6 +124,12 @@ class StrongRejectSpec(Strict):
     def measures(self) -> dict[str, Any]:
         """What its scores depend on."""
         return self.model_dump(include={"kind", "endpoint", "model", "rubric"})
+
+
+def _which(model: str) -> str:
+    """A model's source in one spelling."""
+    source = parse_source(model)
+    return os.path.realpath(local_path(source)) if source.scheme == "file" else source.uri
 
 
 def _kind(given: Any) -> Any:
@@ -173,5 +180,6 @@ def same_measure(reward: str | JudgeModel, judge: str | JudgeModel | EnsembleSpe
 
     The built-in judges are no rewards: `organism-exact` grades what `organism` decides.
     """
-    models = ClassifierSpec | HarmBenchSpec | StrongRejectSpec
-    return isinstance(reward, models) and isinstance(judge, models) and reward.measures() == judge.measures()
+    if isinstance(judge, EnsembleSpec):
+        return all(same_measure(reward, one) for one in judge.judges)
+    return isinstance(reward, JudgeModel) and isinstance(judge, JudgeModel) and reward.measures() == judge.measures()
