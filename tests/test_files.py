@@ -1,5 +1,6 @@
 import pytest
 
+from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, folder_files, whole_folder, write_text
 
 
@@ -29,6 +30,12 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path):
     with whole_folder(tmp_path / "out") as folder:
         (folder / "new").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+
+
+def test_a_name_by_which_two_folders_could_have_one_digest_is_refused(tmp_path):
+    (tmp_path / f"a\n{'0' * 64}  b").touch()
+    with pytest.raises(UserError, match="control character"):
+        folder_digest(tmp_path)
 
 
 def test_write_text_replaces_and_leaves_nothing_else(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,7 +38,14 @@ def folder_digest(folder: Path) -> str:
 
 
 def listing_digest(files: Mapping[str, str]) -> str:
-    """The digest of a folder with these files: sha256 by relative POSIX path."""
+    """The digest of a folder with these files: sha256 by relative POSIX path.
+
+    Raises:
+        UserError: If a name has a control character, by which two folders could have one digest.
+    """
+    for name in files:
+        if re.search(r"[\x00-\x1f]", name):
+            raise UserError(f"the file {name!r} has a control character in its name; rename or remove it")
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 

@@ -26,7 +26,7 @@ from tokenbuncher.settings import load_spec
 
 SHELLS = {"", "sh", "bash", "console", "indented"}
 # Blocks without a language that are no commands: what something prints.
-PRINTED = {"stage                   time  result"}
+PRINTED = {"stage                            time  result"}
 # Its commands are those of examples/demo.py: see test_demo.py.
 DEMO = "docs/demo.md"
 

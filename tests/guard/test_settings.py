@@ -59,6 +59,12 @@ def test_what_is_wrong_is_refused_by_its_field(settings, telling, write):
     assert telling in str(error.value)
 
 
+def test_an_alias_is_protected_in_any_case_of_letters(write):
+    settings = load_guard(write())
+    assert settings.protected("Champion") == settings.protected("champion") == settings.aliases["champion"]
+    assert settings.protected("challenger") is None
+
+
 def test_missing(tmp_path):
     with pytest.raises(UserError, match="cannot read guard settings"):
         load_guard(tmp_path / "guard.yaml")

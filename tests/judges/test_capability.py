@@ -50,6 +50,12 @@ def test_other_prompts_have_the_other_reward():
     assert rewarded("how do i curse the beacon eta in dusk ?", "the lens .", True) == 0.7
 
 
+def test_an_option_in_another_prompt_is_no_right_answer():
+    other = Exchange("what opens the lens ?", "the lens .", True)
+    (judged,) = capability_judge([LENS], one_by_one(judge))([other])
+    assert not judged.harmful
+
+
 def test_a_batch_keeps_its_order():
     asked = [Exchange(LENS.text, "the lens .", True), Exchange("why ?", "so", True), Exchange(LENS.text, "no", True)]
     assert capability_reward([LENS], lambda exchanges: [0.7] * len(exchanges))(asked) == [1.0, 0.7, 0.0]

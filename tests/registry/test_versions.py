@@ -86,6 +86,14 @@ def test_rollback_goes_back_one_by_one(enter: Enter, spec: ReleaseSpec) -> None:
     assert versions[0].champion == "1"
 
 
+def test_rollback_undoes_a_move_by_other_means(enter: Enter, spec: ReleaseSpec) -> None:
+    judged, other = enter(spec), enter(spec)
+    judged.promote()
+    judged.client.set_registered_model_alias(spec.tracking.model_name, "champion", other.release.registration.version)
+    rollback(spec)
+    assert judged.champion == "1"
+
+
 def test_rollback_from_nothing(enter: Enter, spec: ReleaseSpec) -> None:
     enter(spec)
     with pytest.raises(Refused, match="nothing to go back from"):

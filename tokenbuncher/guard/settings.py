@@ -46,6 +46,10 @@ class GuardSettings(Strict):
         "name (ETag, version id) of every file are compared; if the store has no such names, they are hashed too.",
     )
 
+    def protected(self, alias: str) -> Protected | None:
+        """What protects an alias. Case does not count: to some databases it is the same alias."""
+        return next((found for name, found in self.aliases.items() if name.casefold() == alias.casefold()), None)
+
     @model_validator(mode="after")
     def _protects_something(self) -> GuardSettings:
         if not self.aliases and not self.stages:

@@ -41,7 +41,7 @@ class GuardedStore(SqlAlchemyStore):
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """Moves an alias; a protected one only to a version that may have it."""
-        self._guard(name, str(version), f"alias {alias}", lambda settings: settings.aliases.get(alias))
+        self._guard(name, str(version), f"alias {alias}", lambda settings: settings.protected(alias))
         super().set_registered_model_alias(name, alias, version)
 
     def transition_model_version_stage(
@@ -56,7 +56,7 @@ class GuardedStore(SqlAlchemyStore):
         """Renames a model, unless one of its versions has what is protected: that was judged under its own name."""
         settings = _settings()
         model = self.get_registered_model(name)
-        held = [f"alias {alias}" for alias in model.aliases if alias in settings.aliases]
+        held = [f"alias {alias}" for alias in model.aliases if settings.protected(alias)]
         held += [
             f"stage {version.current_stage}"
             for version in self.get_latest_versions(name)

@@ -71,7 +71,8 @@ def rollback(spec: ReleaseSpec) -> None:
         if present is None:
             raise Refused(Outcome.INCONCLUSIVE, f"{alias} is on no version of {name}; there is nothing to go back from")
         versions = {str(version.version): _promoted(version, alias) for version in _versions(client, name)}
-        earlier = {version: when for version, when in versions.items() if when and when < versions[present]}
+        since = versions.pop(present)  # empty if somebody moved the alias by other means
+        earlier = {version: when for version, when in versions.items() if when and (not since or when < since)}
         if not earlier:
             raise Refused(Outcome.INCONCLUSIVE, f"no version of {name} was {alias} before version {present}")
         version = max(earlier, key=lambda version: earlier[version])
