@@ -14,6 +14,8 @@ Place = tuple[str | int, ...]
 Inputs = SearchStrategy[bytes]
 
 LONG = 20_000
+LONGEST = 8 * 2**20
+"""Bytes of an input."""
 
 
 def _bomb(grain: str, layer: str) -> str:
@@ -358,6 +360,7 @@ def _with_blots(draw: DrawFn, content: bytes) -> bytes:
 
 def _blotted(draw: DrawFn, content: bytes, times: int | None = None) -> bytes:
     """Mostly as it is; else cut off, written in another encoding, or with bytes put in, left out or changed."""
+    content = content[:LONGEST]
     if times is None:
         times = max(0, draw(st.integers(0, 8)) - 5)
     for _ in range(times):
