@@ -76,8 +76,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: Annotated[int, Field(ge=0, strict=True)]
-    completion_tokens: Annotated[int, Field(ge=0, strict=True)]
+    prompt_tokens: Annotated[int, Field(ge=0, le=2**40, strict=True)]
+    completion_tokens: Annotated[int, Field(ge=0, le=2**40, strict=True)]
 
 
 class _Completion(BaseModel):

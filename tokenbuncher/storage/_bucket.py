@@ -157,6 +157,7 @@ def _manifest(uri: str, content: bytes | None) -> Manifest:
         raise UserError(
             f"{uri}: {MANIFEST} cannot be read; is it another tool's? {error.errors()[0]['msg']}"
         ) from error
+    refuse_unsafe(manifest.files, uri)
     if manifest.digest != listing_digest({name: file.sha256 for name, file in manifest.files.items()}):
         raise UserError(f"{uri}: {MANIFEST} was tampered with: its digest is not that of its files")
     return manifest
