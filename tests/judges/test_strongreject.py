@@ -259,7 +259,10 @@ def test_within_the_cap_all_is_judged():
             judge([ASKED])
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": 1}])
+NO_USAGE = [None, {}, {"prompt_tokens": 5}, *({"prompt_tokens": n, "completion_tokens": 1} for n in (-1, 10**400))]
+
+
+@pytest.mark.parametrize("usage", NO_USAGE)
 def test_an_answer_without_its_cost_breaks_the_cap(usage):
     with Endpoint([answer(1, 1, 1, usage=usage)]) as endpoint:
         with pytest.raises(UserError, match="does not say how many tokens"):
