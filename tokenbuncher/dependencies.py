@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def named_files(spec: ReleaseSpec, for_later_runs: bool = False) -> Iterator[tup
             continue
         if source.scheme == "file":
             path = local_path(source)
-            if path.exists():
+            if os.path.exists(path):  # of a text that can be no path, Path.exists raises
                 yield text, folder_digest(path) if path.is_dir() else file_digest(path)
         elif not source.digest and not (source.scheme == "hf" and len(source.parts["revision"]) == 40):
             raise Doubtful(text)

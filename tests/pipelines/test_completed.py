@@ -140,6 +140,14 @@ def test_a_changed_file_that_the_spec_names_is_run_anew(
     assert ask(arguments(spec, inputs)) is None
 
 
+@pytest.mark.parametrize("text", ["{prompt} {response} " * 500, "{prompt}\0{response}"])
+def test_a_long_text_in_the_spec_is_no_path(text: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+    judge = {"kind": "classifier", "model": str(tmp_path), "harmful_labels": ["harm"], "template": text}
+    spec = parse_spec(release_spec().to_yaml()).model_copy(deep=True)
+    spec = ReleaseSpec.model_validate({**spec.model_dump(mode="json"), "evaluation": {"judge": judge}})
+    assert dependencies.surroundings(spec) == dependencies.surroundings(spec)
+
+
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_a_judge_of_another_content_is_another(form: str, inputs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "a judge"

@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -166,11 +166,8 @@ class Controls:
             shutil.rmtree(self.store)
         self.store.mkdir(parents=True, exist_ok=True, mode=0o700)
         for sha256 in self.store.glob("*/sha256"):
-            if datetime.now(UTC) - datetime.fromtimestamp(sha256.stat().st_mtime, UTC) > self._valid():
+            if not self.spec.policy.is_fresh(datetime.fromtimestamp(sha256.stat().st_mtime, UTC)):
                 shutil.rmtree(sha256.parent)
-
-    def _valid(self) -> timedelta:
-        return timedelta(days=self.spec.policy.valid_days)
 
     def _key(self, task: AttackTask) -> str:
         """A digest of all that the control depends on."""
