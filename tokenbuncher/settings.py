@@ -344,7 +344,9 @@ class AttackSpec(Strict):
     learning_rate: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
         2e-4, description="Of several, each is tried and the attacker keeps the most harmful one."
     )
-    kl_coefficient: Annotated[float, Field(ge=0.0)] = 1e-3
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="KL to the attacked model, in the loss or the reward; an attacker gains nothing by it."
+    )
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     prompts: Positive | None = Field(None, description="How many prompts the attacker has; the attack set, if null.")
     adam_epsilon: Annotated[float, Field(gt=0.0)] = Field(
