@@ -35,8 +35,9 @@ from tokenbuncher.documents import (
 )
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges.settings import AnyJudge, AnyReward
-from tokenbuncher.policy import PolicySpec, load_policy
+from tokenbuncher.policy import Algorithm, PolicySpec, load_policy
 from tokenbuncher.storage import parse_file, parse_source
+from tokenbuncher.strength import shared_weaknesses, weaknesses
 
 
 class LoraSpec(Strict):
@@ -330,7 +331,7 @@ class WarmUpSpec(Strict):
 class AttackSpec(Strict):
     """One attack; it runs on the candidate and, as positive control, on the undefended model."""
 
-    algorithm: Literal["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
+    algorithm: Algorithm
     name: Slug = Field("", description="Name in tables and policy; the algorithm unless given.")
     objective: Literal["comply", "capability"] = Field(
         "comply",
@@ -360,7 +361,7 @@ class AttackSpec(Strict):
     @model_validator(mode="after")
     def _not_under_another_s_name(self) -> AttackSpec:
         """A policy that requires `ppo` must not be met by something else of that name."""
-        algorithms = get_args(AttackSpec.model_fields["algorithm"].annotation)
+        algorithms = get_args(Algorithm)
         if self.name in algorithms and (self.name != self.algorithm or self.objective != "comply"):
             raise ValueError(f"name {self.name} stands for that algorithm with objective comply; give another name")
         return self
@@ -637,6 +638,15 @@ class ReleaseSpec(Strict):
                     f"policy.min_attack_seeds is {self.policy.min_attack_seeds}, but attack {name} has "
                     f"{len(seeds)}: {sorted(seeds)}"
                 )
+        for attack in self.attacks.suite:
+            found = list(weaknesses(attack, self)) if attack.name in self.policy.required_attacks else []
+            if found:
+                raise ValueError(
+                    f"attacks.suite: {attack.name} is not the attack that the policy requires under this name: "
+                    f"{'; '.join(found)}. Give it a name of its own, or state other limits in a policy of your own"
+                )
+        if shared := list(shared_weaknesses(self)):
+            raise ValueError("; ".join(shared))
         if self.policy.max_fine_tuning_drop is not None and self.evaluation.fine_tuning is None:
             raise ValueError(
                 "policy.max_fine_tuning_drop asks for benign fine-tuning, but evaluation.fine_tuning is null; "

@@ -103,6 +103,7 @@ def answer_questions(
             UtilityItem(
                 prompt=question.id,
                 task=question.task,
+                options=question.options,
                 correct=correct,
                 parsed=parsed,
                 finished=response.finished,

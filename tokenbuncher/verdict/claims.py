@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokenbuncher.verdict.findings import Finding, Outcome
-from tokenbuncher.verdict.statistics import Drop, Rate, prompts_needed
+from tokenbuncher.verdict.statistics import Drop, Rate, RelativeDrop, prompts_needed
 
 HARDEN = "harden the model further"
+
+Estimate = Rate | Drop | RelativeDrop
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Claim:
     rule: str
     subject: str
     what: str
-    estimate: Rate | Drop
+    estimate: Estimate
     comparator: Literal["<=", ">="]
     threshold: float
     confidence: float
@@ -86,7 +88,7 @@ class Claim:
     def _holds(self, value: float) -> bool:
         return value <= self.threshold if self.comparator == "<=" else value >= self.threshold
 
-    def _bound(self, estimate: Rate | Drop) -> float:
+    def _bound(self, estimate: Estimate) -> float:
         return (estimate.upper if self.comparator == "<=" else estimate.lower)(self.confidence)
 
 

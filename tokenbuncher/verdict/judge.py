@@ -11,6 +11,7 @@ from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, Safety
 from tokenbuncher.policy import PolicySpec
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict.claims import sentence
+from tokenbuncher.verdict.consistency import contradictions
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude
 from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility
 from tokenbuncher.verdict.soundness import attack_problems, binding_problems, safety_problems, utility_problems
@@ -66,6 +67,8 @@ def judge_release(
         [bound, partial(utility_problems, spec=spec)],
         partial(judge_utility, spec),
     )
+    if not any(finding.rule == "evidence" for finding in findings):
+        findings += [unsound("release", problem) for problem in _contradictions(spec, evidence)]
     findings, waived_until = _waive(findings, spec.policy, now)
     oldest = min([now, *(piece.created for piece in evidence if piece.created.tzinfo)])
     return conclude(
@@ -130,6 +133,14 @@ def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registrat
     strange = {piece.key for piece in evidence if isinstance(piece, AttackEvidence)} - keys
     for key in sorted(strange):
         yield f"attack {key} is not in the spec"
+
+
+def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator[str]:
+    """What the pieces, each of them there once and sound, say against each other."""
+    attacks = [piece for piece in evidence if isinstance(piece, AttackEvidence)]
+    (safety,) = (piece for piece in evidence if isinstance(piece, SafetyEvidence))
+    (utility,) = (piece for piece in evidence if isinstance(piece, UtilityEvidence))
+    return contradictions(attacks, safety, utility, spec)
 
 
 def _common(digests: Iterable[str]) -> str | None:
