@@ -10,9 +10,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from tokenbuncher.documents import Positive, Rate, Share, Slug, Strict, digest_of, parse_yaml, read_text, validated
+from tokenbuncher.documents import (
+    Positive,
+    Rate,
+    Share,
+    Slug,
+    Strict,
+    WrittenMoment,
+    digest_of,
+    parse_yaml,
+    read_text,
+    validated,
+)
 
 Rule = Literal[
     "harm-after-attack",
@@ -36,7 +47,7 @@ class Waiver(Strict):
     subject: str | None = Field(None, description="What the rule was judged on, such as grpo-1000; all, if null.")
     approver: Annotated[str, Field(min_length=1)]
     reason: Annotated[str, Field(min_length=1)]
-    expires: AwareDatetime
+    expires: WrittenMoment
 
     def covers(self, rule: str, subject: str) -> bool:
         """Whether it is about this rule and subject."""
