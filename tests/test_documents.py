@@ -93,7 +93,7 @@ NO_PLAIN_NUMBER = [
 @pytest.mark.parametrize("text", NO_PLAIN_NUMBER)
 def test_what_yaml_readers_take_for_different_numbers_is_refused(text: str) -> None:
     for document in (f"a: {text}", f"a: [{text}]", f"a: {{b: {text}}}", f"a: !!int {text}", f"a: !!float {text}"):
-        with pytest.raises(UserError, match="is no plain number: .* write numbers in decimal digits"):
+        with pytest.raises(UserError, match=r"is no plain number: .* write numbers in decimal digits"):
             parse_yaml(document, "mine")
 
 
@@ -102,7 +102,9 @@ def test_a_number_beyond_all_numbers_is_refused() -> None:
         parse_yaml("a: 1e999", "mine")
 
 
-@pytest.mark.parametrize("text", ["yes", "no", "on", "off", "y", "N", "Yes", "NO", "2026-02-30", "2026-01-01", "0o17", "="])
+@pytest.mark.parametrize(
+    "text", ["yes", "no", "on", "off", "y", "N", "Yes", "NO", "2026-02-30", "2026-01-01", "0o17", "="]
+)
 def test_words_and_dates_are_texts(text: str) -> None:
     assert parse_yaml(f"a: {text}", "mine") == {"a": text}
 

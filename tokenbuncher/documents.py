@@ -115,7 +115,7 @@ def _plain_kind(value: str) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML of bounded size, in whole characters, without repeated keys, of which PyYAML would take the last.
 
-    PyYAML follows YAML 1.1, in which `yes` is true, `010` is 8, `1:30` is 90, and `1e1` is a text. Here, words and dates
+    PyYAML follows YAML 1.1, in which `yes` is true, `010` is 8, `1:30` is 90, `1e1` a text. Here, words and dates
     are texts, decimal numbers are numbers, and other forms of a number are refused: they have two readings.
     """
 

@@ -450,7 +450,9 @@ class HarnessSpec(Strict):
     tasks: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
         description="Names of its tasks, groups or tags, or of your own tasks."
     )
-    include: WrittenPath | None = Field(None, description="Folder of your own tasks: YAML files, and the Python they name.")
+    include: WrittenPath | None = Field(
+        None, description="Folder of your own tasks: YAML files, and the Python they name."
+    )
     limit: Positive | None = Field(None, description="Questions of each task, the first ones; all, if null.")
     metric: dict[str, str] = Field(
         {},

@@ -170,7 +170,7 @@ def write_run(release, folder):
 
 def test_text_names_the_outcome_and_every_failure(tmp_path):
     told = explain_release(*write_run(DOUBTFUL, tmp_path))
-    assert told.splitlines()[0] == "BLOCK by policy default: organism version 3"
+    assert told.splitlines()[0] == "BLOCK by policy custom: organism version 3"
     assert told.count("prompts decide: ") == 3
     assert all(reason in told for reason in DOUBTFUL.judge().reasons)
 
@@ -205,5 +205,5 @@ def test_evidence_that_cannot_be_read_is_explained_too(tmp_path):
     spec, evidence, registration = write_run(RELEASE, tmp_path)
     (evidence[0] / "evidence.json").write_text("{")
     told = explain_release(spec, evidence, registration)
-    assert told.startswith("INCONCLUSIVE by policy default")
+    assert told.startswith("INCONCLUSIVE by policy custom")
     assert "evidence, files: " in told
