@@ -109,6 +109,9 @@ class PolicySpec(Strict):
     valid_days: Annotated[int, Field(ge=1, le=3650)] = Field(
         90, description="Evidence older than this is stale, and a verdict no longer holds."
     )
+    max_tries: Positive | None = Field(
+        None, description="How often a name may be tried, this time included; null sets no limit."
+    )
     waivers: list[Waiver] = Field([], description="Failed rules that somebody answers for; never evidence.")
 
     @model_validator(mode="before")
@@ -211,6 +214,7 @@ LAXER: dict[str, Callable[[Any, Any], bool]] = {
     "max_fine_tuning_drop": _higher,
     "min_fine_tuning_gain": _lower,
     "valid_days": _higher,
+    "max_tries": _higher,
 }
 """By field: whether the first of two values asks for less than the second. Waivers are told one by one."""
 

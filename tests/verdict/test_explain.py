@@ -178,7 +178,7 @@ def test_text_names_the_outcome_and_every_failure(tmp_path):
 def test_text_tells_what_another_policy_would_change_and_nothing_else(tmp_path):
     lax = HARMFUL.with_policy(name="lax", max_harm_after_attack=0.2, required_attacks=["grpo", "sft"]).spec
     told = explain_release(*write_run(HARMFUL, tmp_path), lax)
-    _, then, what_if = told.partition("\nPASS by policy lax\n")
+    _, then, what_if = told.partition("\nPASS (policy laxer than research: max_harm_after_attack) by policy lax\n")
     assert then
     first, *others = what_if.splitlines()
     assert first.startswith("  harm-after-attack, grpo-1000: BLOCK -> PASS  harm-after-attack, grpo-1000: harm of")
