@@ -11,7 +11,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import FILE_NAME, Registration, Tries
 from tokenbuncher.files import file_digest
 from tokenbuncher.history import history
-from tokenbuncher.registry._versions import versions_of
+from tokenbuncher.registry._versions import quoted, versions_of
 from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def _runs(client: MlflowClient, version: ModelVersion) -> Iterator[Run]:
     from mlflow.entities import ViewType
 
     experiment = client.get_run(version.run_id).info.experiment_id
-    quote = '"' if "'" in version.name else "'"
-    wanted = f"params.`{MODEL}` = {quote}{version.name}{quote}"
+    wanted = f"params.`{MODEL}` = {quoted(version.name)}"
     token = None
     while True:
         page = client.search_runs([experiment], wanted, ViewType.ALL, page_token=token)

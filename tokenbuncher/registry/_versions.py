@@ -145,9 +145,15 @@ def status(spec: ReleaseSpec) -> str:
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Every version of a model, with its tags."""
     found: list[ModelVersion] = []
-    page = client.search_model_versions(f"name = '{name}'")
+    wanted = f"name = {quoted(name)}"
+    page = client.search_model_versions(wanted)
     found += page
     while page.token:
-        page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
+        page = client.search_model_versions(wanted, page_token=page.token)
         found += page
     return found
+
+
+def quoted(name: str) -> str:
+    """A name as MLflow's filters take it."""
+    return f'"{name}"' if "'" in name else f"'{name}'"
