@@ -61,7 +61,7 @@ def weaknesses(attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
     yield from _lora_weaknesses(spec.model.lora, limits)
 
 
-def _outside(field: str, values: list[float], limits: tuple[float, float]) -> Iterator[str]:
+def _outside(field: str, values: list[float], limits: list[float]) -> Iterator[str]:
     low, high = limits
     if not any(low <= value <= high for value in values):
         shown = ", ".join(f"{value:g}" for value in values)
