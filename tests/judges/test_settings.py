@@ -97,6 +97,7 @@ SAME_SOURCES = [
     ("models/judge", "models//judge/."),
     ("models/judge", "/somewhere/else/models/judge"),
     ("judge", "/somewhere/else/judge"),
+    ("../shared/judge", "/somewhere/else/shared/judge"),
 ]
 
 
