@@ -108,8 +108,8 @@ def explain_release(
         }
         return json.dumps(document, indent=1)
     lines = [f"{told} by policy {spec.policy.name}: {verdict.name} version {verdict.version}"]
-    lines += [f"  policy: {', '.join(_thresholds(spec))}"]
     lines += [f"  {explanation}" for explanation in explanations]
+    lines += [f"  policy: {', '.join(_thresholds(spec))}"]
     if other and alternative:
         told = headline(other.policy, alternative.outcome, alternative)
         lines += ["", f"{told} by policy {other.policy.name}", *_changes(verdict, alternative)]
