@@ -33,6 +33,9 @@ INTERRUPTED = ".interrupted"
 SPEC = "spec.yaml"
 REPORT = "report.html"
 VERDICT_FILES = ("report.md", "report.json", "card.md", "junit.xml", "attestation.json")
+LOCK = ".lock"
+LEFT = {LOG, LOGS, ARTIFACTS, INTERRUPTED, SPEC, LOCK, FILE_NAME, REPORT, *VERDICT_FILES}
+"""All that a run leaves in its folder."""
 # What a task that could not speak for itself leaves in the log.
 _ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")
 _TASK_FAILED = re.compile(r"Task .* finished with status .*FAILURE")
@@ -88,13 +91,14 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
         The verdict. A PASS has moved the alias.
 
     Raises:
-        UserError: If a file that the spec names is missing, a stage fails, or another run uses the folder; of a stage
-            names its log and the command that repeats it.
+        UserError: If the folder holds something else, a file that the spec names is missing, a stage fails, or another
+            run uses the folder; of a stage names its log and the command that repeats it.
         OSError: If the folder cannot be written.
         KeyboardInterrupt: If interrupted; no process of the run is left by then.
     """
     require_files(spec)
     folder = spec.output.root / spec.name
+    check_run_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _in_use(folder):
         _clear(folder, resume)
@@ -112,9 +116,26 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
     return verdict
 
 
+def check_run_folder(folder: Path) -> None:
+    """Checks that a folder is that of an earlier run, or none is there yet.
+
+    Raises:
+        UserError: If it holds something else, so that what is called like a run's files may be the user's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is there and is no folder; change the spec's name or output.root")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(there - LEFT)
+    if foreign and not {LOCK, SPEC} <= there:
+        raise UserError(
+            f"{folder} holds {foreign[0]!r} and is no folder of an earlier run, and files in it would be replaced; "
+            "change the spec's name or output.root, or move that folder away"
+        )
+
+
 @contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
