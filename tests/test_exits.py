@@ -153,7 +153,10 @@ def test_a_program_that_is_no_command(words: str, status: int) -> None:
     ids=["node", "pipeline"],
 )
 def test_the_other_doors(arguments: list[str], status: int, tmp_path: Path) -> None:
-    done = python(*arguments, cwd=tmp_path, stdin=subprocess.PIPE)
+    caller, keeps = os.pipe()  # the pipeline ends its process group when its caller is gone
+    done = python(*arguments, cwd=tmp_path, stdin=caller, start_new_session=True)
+    os.close(caller)
+    os.close(keeps)
 
     assert done.returncode == status, done.stderr
 
