@@ -29,11 +29,12 @@ def attack(
     """
     from pathlib import Path
 
-    from tokenbuncher.attacks import attack
-    from tokenbuncher.settings import parse_spec
     from tokenbuncher.stage import running
 
     with running("attack", key):
+        from tokenbuncher.attacks import attack
+        from tokenbuncher.settings import parse_spec
+
         attack(
             parse_spec(spec),
             key,

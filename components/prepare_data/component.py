@@ -20,11 +20,12 @@ def prepare_data(spec: str, data: dsl.Output[dsl.Dataset]) -> list[str]:
     """
     from pathlib import Path
 
-    from tokenbuncher.data import prepare_data
-    from tokenbuncher.settings import parse_spec
     from tokenbuncher.stage import running
 
     with running("prepare-data"):
+        from tokenbuncher.data import prepare_data
+        from tokenbuncher.settings import parse_spec
+
         release = parse_spec(spec)
         prepare_data(release, Path(data.path))
     return [task.key for task in release.attacks.tasks()]

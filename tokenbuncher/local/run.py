@@ -15,12 +15,11 @@ from pathlib import Path
 
 from tokenbuncher.doctor import require_files
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import FILE_NAME as EVIDENCE
-from tokenbuncher.evidence import found_below, read_all_evidence
 from tokenbuncher.files import write_text
+from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.local.process import pipeline
 from tokenbuncher.log import MESSAGE, RESULT, tell
-from tokenbuncher.report import broken_figures, documents
+from tokenbuncher.report import documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.stage import ENDS, Line, log_name, parse_line
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, read_verdict
@@ -239,9 +238,7 @@ def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
 
 def _report_broken(folder: Path, spec: ReleaseSpec, failure: str) -> None:
     """The report on what a run without a verdict has left: INCONCLUSIVE, and what is missing."""
-    evidence = [path for path in found_below(folder / ARTIFACTS, EVIDENCE) if path.exists()]
-    pieces, unreadable = read_all_evidence(evidence)
-    for name, text in documents(broken_figures(spec, pieces, [failure], unreadable)).items():
+    for name, text in documents(unfinished_figures(spec, [folder / ARTIFACTS], failure)).items():
         write_text(folder / name, text)
 
 
