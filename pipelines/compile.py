@@ -50,5 +50,7 @@ def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
 
 def _composed(name: str, placement: Placement) -> BaseComponent:
     if name == "release":
-        return release_pipeline(placement.place, shared_quarantine=placement.quarantine is not None)
+        return release_pipeline(placement.place, placement.quarantine is not None, placement.parallelism)
+    if name == "red-team":
+        return red_team_pipeline(placement.place, placement.parallelism)
     return PIPELINES[name](placement.place)

@@ -295,3 +295,33 @@ def test_recorded_evidence_is_looked_for_where_it_lies(tmp_path: Path, capsys: p
     told = capsys.readouterr().out
     assert "INCONCLUSIVE" in told
     assert "missing" not in told
+
+
+KEEPING = {"keep_checkpoints": True}
+
+
+@pytest.mark.parametrize(
+    "uri", ["minio://bucket/v2/1/attack/evidence", "s3://b/e", "gs://b/e", "oci://r/e", "file:///e"]
+)
+@pytest.mark.parametrize("stage", ["attack", "prepare_data"])
+def test_attacked_weights_are_never_among_what_is_uploaded(
+    stage: str, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = release_spec(attacks=KEEPING).to_yaml()
+    empty = folder(tmp_path / "empty")
+    inputs = {"key": "grpo-1000", "data": empty, "base": empty, "candidate": empty}
+    given = {**inputs, "evidence": dsl.Artifact(uri=uri)} if stage == "attack" else {"data": dsl.Dataset(uri=uri)}
+
+    with pytest.raises(SystemExit) as ended:
+        load_component(stage).python_func(spec=spec, **given)
+
+    assert ended.value.code == 2
+    assert "attacks.keep_checkpoints: attacked weights must not leave the quarantine" in capsys.readouterr().out
+
+
+def test_attacked_weights_may_stay_on_this_machine(tmp_path: Path) -> None:
+    data = dsl.Dataset(uri=str(tmp_path / "data"))
+
+    load_component("prepare_data").python_func(spec=release_spec(attacks=KEEPING).to_yaml(), data=data)
+
+    assert (tmp_path / "data" / "manifest.json").is_file()

@@ -59,15 +59,19 @@ class Doors(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Runs the command line; 1 is the status of a BLOCK, and of no error that nobody expected."""
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return self._main(*args, standalone_mode=False, **extra)
         with exiting():
             status = self._status(*args, **extra)
             flush_output()
             raise SystemExit(status)
 
+    def _main(self, *args: Any, **extra: Any) -> Any:
+        main: Any = super().main
+        return main(*args, **extra)
+
     def _status(self, *args: Any, **extra: Any) -> int:
         try:
-            return super().main(*args, standalone_mode=False, **extra) or 0
+            return self._main(*args, standalone_mode=False, **extra) or 0
         except click.ClickException as error:
             error.show()
             return REFUSED
