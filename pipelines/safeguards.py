@@ -213,7 +213,9 @@ def _check_key(pod: KubernetesExecutorConfig, keys: set[str], where: str) -> Ite
     for kind, secrets in (("secretAsVolume", pod.secret_as_volume), ("secretAsEnv", pod.secret_as_env)):
         for number, secret in enumerate(secrets):
             name = _named(secret.secret_name, secret.secret_name_parameter)
-            if name in keys or _SIGNING.search(name):
+            if not name:
+                yield Problem(f"{where}.{kind}.{number}", f"gives it a Secret that only the run names; {advice}")
+            elif name in keys or _SIGNING.search(name):
                 yield Problem(f"{where}.{kind}.{number}", f"gives it the Secret {name}; {advice}")
     for number, given in enumerate(pod.secret_as_env):
         if any(pair.env_var in (PASSPHRASE, SIGNING_KEY) for pair in given.key_to_env):
@@ -234,11 +236,10 @@ def _key_secrets(config: PipelineDeploymentConfig, label: str, pod: KubernetesEx
 
 def _check_claims(pod: KubernetesExecutorConfig, stage: str, weights: set[str], where: str) -> Iterator[Problem]:
     for number, claim in enumerate(_claims(pod)):
-        if claim in weights or stage in GATE_STAGES:
-            yield Problem(
-                f"{where}.pvcMount.{number}",
-                f"mounts {claim}, where attacked weights may lie; the quarantine is for attack and controls alone",
-            )
+        if not claim or claim in weights or stage in GATE_STAGES:
+            what = claim or "a claim that only the run names"
+            advice = "the quarantine is for attack and controls alone"
+            yield Problem(f"{where}.pvcMount.{number}", f"mounts {what}, where attacked weights may lie; {advice}")
 
 
 def _claims(pod: KubernetesExecutorConfig) -> list[str]:

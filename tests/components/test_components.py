@@ -202,6 +202,7 @@ def test_announce_tells_the_end_and_where_the_verdict_is(
     told = capsys.readouterr().out
     assert f"run-7 ended: {state}" in told
     assert (f"exit-handler-1 failed: {error}" in told) is bool(error)
+    assert ("INCONCLUSIVE" in told) is Path(report.path).exists() is bool(error)
     assert "versions of chat, their verdicts and aliases: `tokenbuncher status`, http://mlflow:5000" in told
 
 
@@ -274,14 +275,14 @@ def test_evidence_among_the_outputs_in_a_bucket_is_found(
     assert "INCONCLUSIVE" not in told + (tmp_path / "shown").read_text()
 
 
-@pytest.mark.parametrize("run", ["minio://nosuch-bucket/run", "gs://bucket/run"])
+@pytest.mark.parametrize("run", ["minio://nosuch-bucket/run", "gs://bucket/run", ""])
 def test_outputs_that_cannot_be_seen_pass_nothing(
     run: str, s3: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     announced(release_spec().to_yaml(), run, tmp_path / "shown")
 
     told = capsys.readouterr().out
-    assert "INCONCLUSIVE: there is no verdict" in told
+    assert "INCONCLUSIVE: no verdict can be seen, so nothing passed" in told
     assert "what is there cannot be seen from here, a verdict included" in told
     assert "<h1>INCONCLUSIVE" in (tmp_path / "shown").read_text()
 

@@ -376,6 +376,22 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
         ),
         r"exec-attack\.secretAsVolume\.0: gives it the Secret release-2026",
     ),
+    "secret-that-only-the-run-names": (
+        put(
+            f"{PODS}.exec-attack.secretAsVolume",
+            [{"secretNameParameter": {"componentInputParameter": "spec"}, "mountPath": "/keys"}],
+            1,
+        ),
+        r"exec-attack\.secretAsVolume\.0: gives it a Secret that only the run names",
+    ),
+    "claim-that-only-the-run-names": (
+        put(
+            f"{PODS}.exec-defend.pvcMount",
+            [{"pvcNameParameter": {"componentInputParameter": "spec"}, "mountPath": "/work"}],
+            1,
+        ),
+        r"exec-defend\.pvcMount\.0: mounts a claim that only the run names",
+    ),
     "passphrase-of-the-key": (
         add(
             f"{PODS}.exec-defend.secretAsEnv",

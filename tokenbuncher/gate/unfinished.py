@@ -59,7 +59,7 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, report: Path, record
             return
         figures = unfinished_figures(spec, evidence, failure, unknown)
         report.write_text(documents(figures)[HTML_NAME])
-    print(f"{figures.outcome}: there is no verdict, so nothing passed")
+    print(f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed")
     for reason in figures.reasons:
         print(reason)
 

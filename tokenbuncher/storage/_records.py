@@ -26,11 +26,11 @@ def bring_records(uri: str, names: Collection[str], folder: Path) -> Path:
     Raises:
         UserError: If the URI is of another form, or its server refuses or cannot be reached.
     """
-    if "://" not in uri:
+    if uri and "://" not in uri:
         return Path(uri)
     match = _BUCKET.fullmatch(uri)
     if match is None:
-        raise UserError(f"{uri} is in a store that is not read here; look at the outputs of the tasks")
+        raise UserError(f"{uri or 'the place'} is in no store that is read here; look at the outputs of the tasks")
     bucket, prefix = match["bucket"], match["prefix"].strip("/") + "/"
     with bucket_errors(f"{uri} cannot be read"):
         client = client_of_bucket(ATTEMPTS)
