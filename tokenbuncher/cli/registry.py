@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
+from tokenbuncher.cli.doors import EXIT_CODES, NEW_FOLDER, Door, fail, wrote
 from tokenbuncher.cli.options import FILE, FOLDER, NEW, spec_options
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import load_spec
@@ -55,7 +55,7 @@ def status(spec: Path, overrides: tuple[str, ...]) -> None:
 @click.option("--model", type=FOLDER, help="Folder of the model, whose files are hashed.")
 @click.option("--policy", type=FILE, help="Policy that it must have been judged by.")
 @click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
-@click.option("--out", type=NEW, help="Folder for the files of models:/; made, or replaced, only if all holds.")
+@click.option("--out", type=NEW_FOLDER, help="Folder for the files of models:/; made, or replaced, only if all holds.")
 @click.pass_context
 def verify(
     ctx: click.Context,
