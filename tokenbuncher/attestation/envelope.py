@@ -225,7 +225,7 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names: set[str] = set()
     for name, _ in pairs:
         if name in names:
-            raise ValueError(f"the name {ascii(name[:40])} stands twice")
+            raise ValueError(f"the name {name[:40]!a} stands twice")
         names.add(name)
     return dict(pairs)
 
