@@ -50,6 +50,11 @@ def test_a_revoked_key_is_not_trusted(write, tmp_path):
         ({"aliases": {"champion": {**PROTECTED, "user": "me"}}}, "unknown field"),
         ({"stages": {"Archived": PROTECTED}}, "stages.Archived"),
         ({"revoked": ["all"]}, "revoked.0"),
+        ({"revoked_attestations": ["all"]}, "revoked_attestations.0"),
+        ({"revoked_attestations": ["A" * 64]}, "revoked_attestations.0"),
+        ({"not_before": {"organism": "2026-11-29T12:00:00"}}, "not_before.organism"),
+        ({"not_before": {"organism": "soon"}}, "not_before.organism"),
+        ({"not_before": "2026-11-29T12:00:00Z"}, "not_before"),
         ({"hash_below_mb": -1}, "hash_below_mb"),
     ],
 )

@@ -25,6 +25,7 @@ def check_version(
     attestation: str | None,
     location: Callable[[], str],
     now: datetime | None = None,
+    refused_at: str | None = None,
 ) -> list[str]:
     """Why a version must not have a protected alias or stage; nothing means that it may.
 
@@ -36,6 +37,7 @@ def check_version(
         attestation: The envelope on record for the version, as JSON text.
         location: Gives the URI at which the server finds the version's files.
         now: The present, unless given.
+        refused_at: When the version was last refused by a verdict, as its tag has it.
     """
     if attestation is None:
         return [f"{name} version {version} has no attestation; promote it with one"]
@@ -47,6 +49,7 @@ def check_version(
             policy=load_policy(protected.policy).digest(),
             model=name,
             version=version,
+            withdrawn=settings.withdrawn(name, refused_at),
         )
         return problems or _file_problems(settings, statement, location())
     except UserError as error:

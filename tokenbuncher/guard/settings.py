@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
-from tokenbuncher.attestation import load_public_key
+from tokenbuncher.attestation import Withdrawn, load_public_key
 from tokenbuncher.documents import Strict, parse_yaml, read_text, validated
 from tokenbuncher.policy import load_policy
 
@@ -40,6 +40,12 @@ class GuardSettings(Strict):
     revoked: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         [], description="Identifiers of keys that count no longer, whatever they signed and when."
     )
+    revoked_attestations: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        [], description="Digests of attestations that count no longer, as verify prints them."
+    )
+    not_before: dict[str, AwareDatetime] = Field(
+        default_factory=dict, description="By name of a model: attestations made before count no longer."
+    )
     hash_below_mb: Annotated[int, Field(ge=0)] = Field(
         4096,
         description="Versions up to this size are read and hashed at every move. Of larger ones the size and stored "
@@ -49,6 +55,15 @@ class GuardSettings(Strict):
     def protected(self, alias: str) -> Protected | None:
         """What protects an alias. Case does not count: to some databases it is the same alias."""
         return next((found for name, found in self.aliases.items() if name.casefold() == alias.casefold()), None)
+
+    def withdrawn(self, model: str, refused_at: str | None) -> Withdrawn:
+        """What ends the word of an attestation about a model early.
+
+        Args:
+            model: Its name.
+            refused_at: What is on record for the version, see `REFUSED_TAG`.
+        """
+        return Withdrawn(self.revoked_attestations, self.not_before.get(model), refused_at)
 
     @model_validator(mode="after")
     def _protects_something(self) -> GuardSettings:

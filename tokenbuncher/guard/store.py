@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-from tokenbuncher.attestation import TAG
+from tokenbuncher.attestation import REFUSED_TAG, TAG
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard.check import check_version
 from tokenbuncher.guard.settings import GUARD, GuardSettings, Protected, load_guard
@@ -82,6 +82,7 @@ class GuardedStore(SqlAlchemyStore):
                     version,
                     tags.get(TAG),
                     lambda: _location(self.get_model_version_download_uri(name, version)),
+                    refused_at=tags.get(REFUSED_TAG),
                 )
             except Exception as error:  # whatever keeps the check from its end keeps the alias where it is
                 reasons = [f"it could not be checked: {type(error).__name__}: {error}"]
