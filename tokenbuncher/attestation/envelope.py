@@ -44,6 +44,11 @@ class Withdrawn(NamedTuple):
 NOTHING_WITHDRAWN = Withdrawn()
 
 
+def refused_only(model: str, refused_at: str | None) -> Withdrawn:
+    """Nothing ends the word of an attestation but a later refusal on record for its version, if there is one."""
+    return Withdrawn(refused_at=refused_at)
+
+
 def sign(
     spec: ReleaseSpec,
     evidence: Sequence[AnyPiece],
