@@ -279,8 +279,8 @@ def test_a_logged_model_is_where_it_keeps_its_files(mlflow, version, tmp_path):
         version_location(mlflow, f"models:/{made.name}/{made.version}", f"{run.artifact_uri}/model")
 
 
-def test_a_run_whose_files_lie_on_another_host_is_refused(mlflow):
-    experiment = mlflow.create_experiment("elsewhere", artifact_location="mlflow-artifacts://example.org/1")
+def test_a_run_whose_files_lie_where_programs_differ_is_refused(mlflow):
+    experiment = mlflow.create_experiment("elsewhere", artifact_location="s3://bucket/a//b")
     run = mlflow.create_run(experiment).info.run_id
-    with pytest.raises(UserError, match="another server's files"):
+    with pytest.raises(UserError, match="the place of its run's files has empty parts"):
         version_location(mlflow, f"runs:/{run}/model", f"runs:/{run}/model")
