@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from tokenbuncher.artifacts import located
 from tokenbuncher.attestation import REFUSED_TAG, TAG, Withdrawn, read_unverified, verify, verify_files
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files
@@ -68,12 +69,15 @@ def _set(client: MlflowClient, name: str, version: str, key: str, value: str) ->
 
 
 def download(client: MlflowClient, name: str, version: str, scratch: Path) -> Path:
-    """The folder with the files of a version, below a folder for it."""
+    """The folder with the files of a version, below a folder for it.
+
+    Raises:
+        UserError: If MLflow's clients may read other files than these.
+    """
     from mlflow.artifacts import download_artifacts
 
-    uri = client.tracking_uri
-    source = client.get_model_version_download_uri(name, version)
-    return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri, registry_uri=uri))
+    uri, location = client.tracking_uri, located(client, name, version)
+    return Path(download_artifacts(artifact_uri=location, dst_path=str(scratch), tracking_uri=uri, registry_uri=uri))
 
 
 def version_files(client: MlflowClient, name: str, version: str) -> dict[str, str]:
