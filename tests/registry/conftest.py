@@ -91,3 +91,22 @@ def enter(candidate: Path, tmp_path: Path) -> Callable[..., Registered]:
         return Registered(release, evidence, folder / "registration", folder / "verdict")
 
     return enter
+
+
+@pytest.fixture
+def judge_again(tmp_path: Path) -> Callable[..., Registered]:
+    """Judges a registered version anew, by evidence that may be spoilt."""
+
+    def judge_again(
+        registered: Registered, spoil: Callable[[Release], Release], signer: CryptoSigner | None = None
+    ) -> Registered:
+        folder = tmp_path / f"again-{len(list(tmp_path.iterdir()))}"
+        registration = registered.release.registration
+        release = replace(
+            spoil(passing_release(registered.release.spec)).about(registration.digest), registration=registration
+        )
+        evidence, _ = release.write(folder)
+        gate(release.spec, evidence, registered.registration, folder / "verdict", signer)
+        return Registered(release, evidence, registered.registration, folder / "verdict")
+
+    return judge_again
