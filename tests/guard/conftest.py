@@ -12,9 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pymysql
 import pytest
@@ -40,6 +43,8 @@ class Guarded:
     uri: str
     folder: Path
     artifacts: Path
+    folds: bool
+    """Whether the database takes names for the same that are written differently."""
 
     @property
     def client(self) -> MlflowClient:
@@ -86,7 +91,7 @@ def guarded(
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
     database = f"sqlite:///{folder / 'db'}" if request.param == "sqlite" else request.getfixturevalue(request.param)
     with mlflow_server(database, folder / "artifacts", guard_folder / "guard.yaml") as uri:
-        yield Guarded(uri, guard_folder, folder / "artifacts")
+        yield Guarded(uri, guard_folder, folder / "artifacts", folds=request.param == "mariadb")
 
 
 @contextmanager
@@ -202,6 +207,18 @@ def statement(text: str, port: int) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def together(number: int, act: Callable[[int], Any]) -> list[Any]:
+    """What so many threads get, which begin at the same time; each is given its number."""
+    barrier = Barrier(number)
+
+    def begin(each: int) -> Any:
+        barrier.wait()
+        return act(each)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(begin, range(number)))
 
 
 @pytest.fixture

@@ -307,11 +307,13 @@ def _location(source: str, download: str | None = None, roots: Sequence[str] = (
         UserError: If clients may get something else, or the files lie outside of the server's artifact root and the
             roots that are trusted beside it.
     """
-    location = version_location(_OwnTracking(), source, download or source)
-    if not inside(location, [*_own_roots(), *roots]):
+    location, trusted = version_location(_OwnTracking(), source, download or source), [*_own_roots(), *roots]
+    served = urlparse(location)
+    if inside(location, trusted) and served.scheme == SERVED:
+        location, trusted = posixpath.join(_destination(), served.path[1:]), [_destination()]
+    if not inside(location, trusted):
         raise UserError("its files lie outside of the server's artifact root and of artifact_roots")
-    parsed = urlparse(location)
-    return posixpath.join(_destination(), parsed.path[1:]) if parsed.scheme == SERVED else location
+    return location
 
 
 def _own_roots() -> list[str]:
