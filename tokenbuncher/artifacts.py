@@ -91,6 +91,20 @@ def inside(location: str, roots: Iterable[str]) -> bool:
     return any(_below(location, root) for root in roots)
 
 
+def checked_root(root: str) -> str:
+    """A root for `inside`.
+
+    Raises:
+        UserError: If it can be read in two ways, or is all of this machine.
+    """
+    bare = root if root.endswith(":/") else root.rstrip("/")
+    if local_path(bare) in (Path(), Path("/")):
+        raise UserError(f"{root} is all of this machine; name a folder")
+    if _checked(f"{bare.rstrip('/')}/x", root).scheme == "runs":
+        raise UserError(f"{root} is no place of files")
+    return bare
+
+
 def local_path(location: str) -> Path | None:
     """The path that a local location means to MLflow; None if it is not local."""
     parsed = urlparse(location)
@@ -144,7 +158,7 @@ def _checked(uri: str, what: str) -> Any:
     except (ValueError, TypeError):
         problem = "is not a URI"
     if problem:
-        raise UserError(f"{what} {problem}; register it again")
+        raise UserError(f"{what} {problem}")
     return parsed
 
 
@@ -152,14 +166,14 @@ def _ambiguity(uri: str, parsed: Any) -> str | None:
     """Why different programs may read the URI differently, in words; None if they all read it alike."""
     if re.search(r"[\x00-\x1f\x7f\\?#;]", uri) or uri != uri.strip():
         return "has characters that programs read differently"
+    if parsed.scheme not in BUCKETS and parsed.netloc:
+        return "names a host, and clients would read another server's files"
     if parsed.scheme not in ("", "file", "runs", SERVED, *BUCKETS) or (
         parsed.scheme and not uri.startswith(parsed.scheme)
     ):
         return "is of a kind that is not supported"
     if parsed.scheme in BUCKETS and not re.fullmatch(r"[\w.@-]+", parsed.netloc):
         return "names no bucket"
-    if parsed.scheme not in BUCKETS and parsed.netloc:
-        return "names a host, and clients would read another server's files"
     if not _plain(parsed.path, quoted=parsed.scheme == "file"):
         return "has empty parts, dots or quoted characters in its path"
     if f"{parsed.path}/".startswith(f"{SERVED_API}/"):
@@ -204,11 +218,12 @@ class Stored(NamedTuple):
     """What the store calls its content: ETag and version id. None if it has no such name."""
 
 
-def stored_files(uri: str) -> dict[str, Stored] | None:
+def stored_files(uri: str, names: Iterable[str] | None = None) -> dict[str, Stored] | None:
     """Every file below an artifact URI, by relative POSIX path.
 
     Args:
         uri: `s3://bucket/prefix`, read with the usual AWS credentials and MLFLOW_S3_ENDPOINT_URL; or a local folder.
+        names: The files to ask a bucket for, if not all.
 
     Returns:
         The files; None for a store that cannot be asked, such as one behind MLflow's own server.
@@ -220,7 +235,7 @@ def stored_files(uri: str) -> dict[str, Stored] | None:
     if parsed.scheme == "s3":
         bucket, prefix = parsed.netloc, parsed.path.strip("/") + "/"
         with bucket_errors(f"s3://{bucket}/{prefix} cannot be read"):
-            heads = bucket_heads(bucket_client(os.environ.get("MLFLOW_S3_ENDPOINT_URL")), bucket, prefix)
+            heads = bucket_heads(bucket_client(os.environ.get("MLFLOW_S3_ENDPOINT_URL")), bucket, prefix, names)
             return {name: _stored(head) for name, head in heads.items()}
     if parsed.scheme in ("", "file"):
         folder = Path(unquote(parsed.path)) if parsed.scheme else Path(uri)
@@ -285,9 +300,11 @@ def bucket_names(client: Any, bucket: str, prefix: str) -> list[str]:
     return [entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", ())]
 
 
-def bucket_heads(client: Any, bucket: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """What the server says of every file below a prefix, by its key without the prefix."""
-    names = bucket_names(client, bucket, prefix)
+def bucket_heads(
+    client: Any, bucket: str, prefix: str, names: Iterable[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What the server says of the files below a prefix, all if none are named, by key without the prefix."""
+    names = bucket_names(client, bucket, prefix) if names is None else names
     return {name: client.head_object(Bucket=bucket, Key=prefix + name) for name in names}
 
 

@@ -13,6 +13,7 @@ from tokenbuncher.attestation import attestation_digest, generate_key, load_priv
 from tokenbuncher.evidence import ModelFile, Registration
 from tokenbuncher.files import folder_digest, folder_files
 from tokenbuncher.guard import check_version, load_guard
+from tokenbuncher.guard.check import Record
 
 NAME, VERSION = "large", "3"
 
@@ -84,7 +85,7 @@ def attestation(model, tmp_path, settings):
 
 
 def checked(settings, attestation, location, **changes):
-    given = {"name": NAME, "version": VERSION, "now": NOW, "refused_at": None} | changes
+    given = {"name": NAME, "version": VERSION, "now": NOW, "refused_at": None, "made": None} | changes
     return check_version(
         settings,
         settings.aliases["champion"],
@@ -93,7 +94,7 @@ def checked(settings, attestation, location, **changes):
         attestation,
         lambda: str(location),
         given["now"],
-        given["refused_at"],
+        record=Record(given["refused_at"], given["made"]),
     )
 
 
@@ -144,6 +145,14 @@ def test_a_refusal_on_record(settings, attestation, model):
     assert checked(guard, signed, model, refused_at=(NOW - timedelta(hours=1)).isoformat()) == []
     for record, telling in {NOW.isoformat(): "refused the version", "?": "cannot be read"}.items():
         assert telling in checked(guard, signed, model, refused_at=record)[0]
+
+
+def test_a_version_that_was_made_again(settings, attestation, model):
+    """Its number, its name and its files are the same, but not what the registry knew of the one before."""
+    signed, guard = attestation(), settings()
+    assert checked(guard, signed, model, made=NOW - timedelta(hours=1)) == []
+    assert checked(guard, signed, model, made=NOW + timedelta(minutes=4)) == []  # clocks differ
+    assert "before the version was" in checked(guard, signed, model, made=NOW + timedelta(minutes=6))[0]
 
 
 def test_no_attestation(settings, model):

@@ -8,12 +8,14 @@ Signing is securesystemslib's (ECDSA P-256 by `cryptography`); nothing here is c
 """
 
 from tokenbuncher.attestation.envelope import (
+    CLOCK_SKEW,
     FILE_NAME,
     REFUSED_TAG,
     TAG,
     Withdrawn,
     attestation_digest,
     read_unverified,
+    refusal,
     refused_only,
     sign,
     verify,
@@ -30,6 +32,7 @@ from tokenbuncher.attestation.keys import (
 from tokenbuncher.attestation.statement import Statement
 
 __all__ = [
+    "CLOCK_SKEW",
     "FILE_NAME",
     "PASSPHRASE",
     "REFUSED_TAG",
@@ -42,6 +45,7 @@ __all__ = [
     "load_private_key",
     "load_public_key",
     "read_unverified",
+    "refusal",
     "refused_only",
     "sign",
     "signing_key",

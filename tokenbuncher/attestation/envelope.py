@@ -39,6 +39,8 @@ class Withdrawn(NamedTuple):
     """Attestations made before count no longer."""
     refused_at: str | None = None
     """When the version was last refused by a verdict, in ISO format: attestations made until then count no longer."""
+    made: datetime | None = None
+    """When the version was made: one of the same number, before, was another."""
 
 
 NOTHING_WITHDRAWN = Withdrawn()
@@ -47,6 +49,15 @@ NOTHING_WITHDRAWN = Withdrawn()
 def refused_only(model: str, refused_at: str | None) -> Withdrawn:
     """Nothing ends the word of an attestation but a later refusal on record for its version, if there is one."""
     return Withdrawn(refused_at=refused_at)
+
+
+def refusal(tags: Mapping[str, str]) -> str | None:
+    """When a version was last refused, as its tags have it; of several records, nothing that can be read.
+
+    In what letters the key is written does not count: to some databases it is the same key.
+    """
+    records = [value for key, value in tags.items() if key.strip().casefold() == REFUSED_TAG]
+    return "; ".join(records) if records else None
 
 
 def sign(
@@ -289,6 +300,8 @@ def _withdrawals(statement: Statement, digest: str, withdrawn: Withdrawn) -> Ite
             f"it was made at {created.isoformat()}; of {statement.predicate.model} nothing counts that was made before "
             f"{withdrawn.not_before.isoformat()}"
         )
+    if withdrawn.made is not None and created + CLOCK_SKEW < withdrawn.made:
+        yield f"it was made at {created.isoformat()}, before the version was, at {withdrawn.made.isoformat()}"
     if withdrawn.refused_at is not None:
         yield from _refusal(created, withdrawn.refused_at)
 

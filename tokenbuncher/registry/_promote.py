@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
-from tokenbuncher.attestation import REFUSED_TAG, TAG
+from tokenbuncher.attestation import TAG, refusal
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
@@ -145,7 +145,7 @@ def _move(client: MlflowClient, registered: Registration, alias: str) -> None:
 def _record_refusal(client: MlflowClient, registered: Registration, verdict: Verdict) -> None:
     """Writes down that a verdict has refused the version: from now on, no attestation made until then counts."""
     name, version = registered.name, registered.version
-    known = version_of(client, name, version).tags.get(REFUSED_TAG)
+    known = refusal(version_of(client, name, version).tags)
     if known is None or not _is_later(known, verdict.created):
         tag(client, name, version, refused_at=verdict.created.isoformat())
     untag(client, name, version, TAG)
@@ -153,7 +153,7 @@ def _record_refusal(client: MlflowClient, registered: Registration, verdict: Ver
 
 def _later_refusals(client: MlflowClient, registered: Registration, verdict: Verdict) -> Iterator[str]:
     """Whether a verdict on record has refused the version since this one: then a PASS does not count any longer."""
-    known = version_of(client, registered.name, registered.version).tags.get(REFUSED_TAG)
+    known = refusal(version_of(client, registered.name, registered.version).tags)
     if verdict.outcome is Outcome.PASS and known is not None and _is_later(known, verdict.created):
         yield f"a verdict of {known} has refused the version; run gate again, with all the evidence there is by now"
 

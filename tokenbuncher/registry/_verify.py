@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tokenbuncher.attestation import (
-    REFUSED_TAG,
     TAG,
     Statement,
     Withdrawn,
     attestation_digest,
+    refusal,
     refused_only,
     verify,
     verify_files,
@@ -75,7 +75,7 @@ def verify_version(
             if TAG not in tags:
                 raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
             print(f"attestation: sha256 {attestation_digest(tags[TAG])}")
-            ended = withdrawn(name, tags.get(REFUSED_TAG))
+            ended = withdrawn(name, refusal(tags))
             statement, problems = verify(
                 tags[TAG], trusted, policy=policy, model=name, version=version, withdrawn=ended
             )

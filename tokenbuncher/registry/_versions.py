@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tokenbuncher.artifacts import located
-from tokenbuncher.attestation import REFUSED_TAG, TAG, Withdrawn, read_unverified, verify, verify_files
+from tokenbuncher.attestation import TAG, Withdrawn, read_unverified, refusal, verify, verify_files
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files
 from tokenbuncher.registry._aliases import move_alias
@@ -136,7 +136,7 @@ def _doubts(client: MlflowClient, spec: ReleaseSpec, version: str, trusted: Sequ
     elif TAG not in tags:
         yield f"it has no attestation; promote the recorded release of version {version} again, with one"
     else:
-        withdrawn = Withdrawn(refused_at=tags.get(REFUSED_TAG))
+        withdrawn = Withdrawn(refused_at=refusal(tags))
         try:
             statement, problems = verify(
                 tags[TAG], trusted, policy=spec.policy_digest(), model=name, version=version, withdrawn=withdrawn
