@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,14 +157,14 @@ def verify(
 @click.option("--tracking-uri", required=True, help="Of the MLflow server.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Take the server's webhooks here.")
 @click.option(
-    "--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at all protected aliases so often."
+    "--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at all that is protected so often."
 )
 @click.option("--revert", is_flag=True, help="Move an alias back that is where it must not be; else only tell.")
 def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | None, revert: bool) -> None:
-    """Watch the protected aliases of an MLflow server that cannot have the guard.
+    """Watch the protected aliases and stages of an MLflow server that cannot have the guard.
 
-    Needs --listen, --every or both. Prints a JSON line for each alias that is on a version that must not have it. The
-    secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
+    Needs --listen, --every or both; stages need --every. Prints a JSON line for each alias or stage on a version that
+    must not have it. The secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
 
     \b
     Example:
@@ -173,8 +174,10 @@ def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | 
     from tokenbuncher.guard.watch import Watcher, attestation_check, stopped_by_signals, watch
     from tokenbuncher.registry import connected
 
+    if load_guard(settings).stages and every is None:
+        raise UserError(f"{settings} protects stages, and MLflow sends no webhooks for them; give --every, too")
     with connected(tracking_uri) as client, stopped_by_signals() as stop:
-        watcher = Watcher(client, load_guard(settings).aliases, attestation_check(client, settings), revert)
+        watcher = Watcher(client, partial(load_guard, settings), attestation_check(client, settings), revert)
         watch(watcher, listen, every, os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop)
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
 
-from tokenbuncher.artifacts import stored_files
-from tokenbuncher.attestation import TAG
-from tokenbuncher.errors import UserError
+from tokenbuncher.artifacts import located
+from tokenbuncher.attestation import TAG, refusal
 from tokenbuncher.guard import check_version, load_guard
-from tokenbuncher.guard.watch.service import Check
+from tokenbuncher.guard.check import Record
+from tokenbuncher.guard.watch.service import Check, Place
+from tokenbuncher.tracking import version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
 def attestation_check(client: MlflowClient, settings: Path) -> Check:
-    """A check whether a version may have a protected alias, by the guard's settings as they are at that time.
+    """A check whether a version may have a protected alias or stage, by the guard's settings as they are at that time.
 
     Args:
         client: Of the registry.
@@ -27,13 +27,20 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
         The check. It raises an error if settings, registry or artifact store cannot be read.
     """
 
-    def check(name: str, version: str, alias: str) -> list[str]:
+    def check(name: str, version: str, place: Place) -> list[str]:
         guard = load_guard(settings)
-        if alias not in guard.aliases:
+        protected = guard.protected(place.name) if place.kind == "alias" else dict(guard.stages).get(place.name)
+        if protected is None:
             return []
-        attestation = client.get_model_version(name, version).tags.get(TAG)
+        tags = version_of(client, name, version).tags
         return check_version(
-            guard, guard.aliases[alias], name, version, attestation, lambda: _location(client, name, version)
+            guard,
+            protected,
+            name,
+            version,
+            tags.get(TAG),
+            lambda: _location(client, name, version),
+            record=Record(refusal(tags)),
         )
 
     return check
@@ -45,16 +52,5 @@ def _location(client: MlflowClient, name: str, version: str) -> str:
     Raises:
         ConnectionError: If the store there does not answer: that is not to be held against the version.
     """
-    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
-    from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
-
-    location = str(client.get_model_version_download_uri(name, version))
-    if urlparse(location).scheme == "runs":
-        location = RunsArtifactRepository.get_underlying_uri(location, client.tracking_uri)
-    if urlparse(location).scheme == "mlflow-artifacts":
-        location = MlflowArtifactsRepository.resolve_uri(location, client.tracking_uri)
-    try:
-        stored_files(location)
-    except UserError as error:
-        raise ConnectionError(str(error)) from error
+    location = located(client, name, version)
     return location
