@@ -19,6 +19,10 @@ from tokenbuncher.errors import UserError
 CHUNK = 1024 * 1024
 
 
+class Unfit(UserError):
+    """A version has something that is not read; the message tells no more than names below its own folder."""
+
+
 class Files(ABC):
     """The files below a location."""
 
@@ -27,7 +31,8 @@ class Files(ABC):
         """Relative POSIX path and size of each file.
 
         Raises:
-            UserError: If the store cannot be read, or has something there that is no plain file.
+            Unfit: If there is something that is no plain file.
+            UserError: If the store cannot be read.
         """
 
     @abstractmethod
@@ -38,27 +43,29 @@ class Files(ABC):
         """Size of every file, by relative POSIX path.
 
         Raises:
-            UserError: If there are more than `most`, or they cannot be listed.
+            Unfit: If there are more than `most`, or some are no plain files.
+            UserError: If they cannot be listed.
         """
         found: dict[str, int] = {}
         for name, size in self.entries():
             found[name] = size
             if len(found) > most:
-                raise UserError(f"it has more than {most} files")
+                raise Unfit(f"it has more than {most} files")
         return found
 
     def digest(self, name: str, most: int) -> str:
         """sha256 of a file.
 
         Raises:
-            UserError: If the file has more than `most` bytes, of which it is read no further, or cannot be read.
+            Unfit: If the file has more than `most` bytes, beyond which it is not read, or is no plain file.
+            UserError: If it cannot be read.
         """
         digest, left = hashlib.sha256(), most
         with self.opened(name) as stream:
             while chunk := stream.read(min(CHUNK, left + 1)):
                 left -= len(chunk)
                 if left < 0:
-                    raise UserError(f"file {name} has more than the {most} bytes that were judged")
+                    raise Unfit(f"file {name} has more than the {most} bytes that were judged")
                 digest.update(chunk)
         return digest.hexdigest()
 
@@ -109,7 +116,7 @@ class _Folder(Files):
     def _plain(self, path: str, status: os.stat_result) -> str:
         name = Path(path).relative_to(self._folder).as_posix()
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"file {name} is a link, a device or a pipe; a version has plain files only")
+            raise Unfit(f"file {name} is a link, a device or a pipe; a version has plain files only")
         return name
 
 

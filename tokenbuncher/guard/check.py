@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from tokenbuncher.artifact_files import Files, files_at
+from tokenbuncher.artifact_files import Files, Unfit, files_at
 from tokenbuncher.artifacts import Stored, stored_files
 from tokenbuncher.attestation import Statement, verify
 from tokenbuncher.attestation.statement import StoredFile
@@ -71,6 +71,8 @@ def check_version(
         return [str(error)]
     try:
         return _shortened(_file_problems(settings, statement, place))
+    except Unfit as error:
+        return _shortened([str(error)])
     except UserError as error:
         return [told(error)]
 
