@@ -60,6 +60,12 @@ def located(client: MlflowClient, name: str, version: str) -> str:
     return version_location(client, found.source, registry_of(client).get_model_version_download_uri(name, version))
 
 
+def server_root(client: MlflowClient) -> str | None:
+    """Where a server puts artifacts, by its first experiment, which it makes itself; None if that does not tell."""
+    first = str(client.get_experiment("0").artifact_location)
+    return first.removesuffix("/0") if first.endswith("/0") else None
+
+
 def version_location(tracking: Tracking, source: str, download: str) -> str:
     """Where the files of a model version are, for whoever reads it.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__
-from tokenbuncher.artifacts import inside, stored_files
+from tokenbuncher.artifacts import inside, server_root, stored_files
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
@@ -146,7 +146,8 @@ def _check_place(client: MlflowClient, spec: ReleaseSpec, experiment: Experiment
     if stated is not None:
         trusted = inside(f"{place}/run", [stated])
     elif spec.tracking_uri().startswith(("http://", "https://")):
-        trusted = place == _default_place(client, experiment.experiment_id)
+        root = server_root(client)
+        trusted = root is not None and place == f"{root}/{experiment.experiment_id}"
     else:  # whoever can write to the database file needs no experiment
         trusted = place == (_embedded_artifacts(spec) or place)
     if not trusted:
@@ -155,12 +156,6 @@ def _check_place(client: MlflowClient, spec: ReleaseSpec, experiment: Experiment
             "other experiments: whoever made it would get the unreleased model. Rename or delete the experiment, or "
             "state tracking.artifact_root in the spec if the place is right"
         )
-
-
-def _default_place(client: MlflowClient, experiment_id: str) -> str | None:
-    """Where the server puts an experiment whose maker names no place, by its own first one, which nobody else makes."""
-    first = str(client.get_experiment("0").artifact_location)
-    return f"{first.removesuffix('/0')}/{experiment_id}" if first.endswith("/0") else None
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlparse
 
-from tokenbuncher.artifacts import located
+from tokenbuncher.artifacts import SERVED, inside, located, server_root
 from tokenbuncher.attestation import TAG, refusal
+from tokenbuncher.errors import UserError
 from tokenbuncher.guard import check_version, load_guard
 from tokenbuncher.guard.check import Record
 from tokenbuncher.guard.watch.service import Check, Place
@@ -39,18 +42,31 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
             name,
             version,
             tags.get(TAG),
-            lambda: _location(client, name, version),
+            lambda: _location(client, name, version, guard.artifact_roots),
+            told=_nobodys_fault,
             record=Record(refusal(tags)),
         )
 
     return check
 
 
-def _location(client: MlflowClient, name: str, version: str) -> str:
-    """Where the watcher itself finds the files of a version.
+def _location(client: MlflowClient, name: str, version: str, roots: Sequence[str]) -> str:
+    """Where the watcher itself reads what clients get for a version.
 
     Raises:
-        ConnectionError: If the store there does not answer: that is not to be held against the version.
+        UserError: If clients may get something else, or the files lie outside of the server's artifact root and the
+            roots that are trusted beside it.
     """
-    location = located(client, name, version)
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    location, own = located(client, name, version), server_root(client)
+    if not inside(location, [*roots, *([own] if own is not None else [])]):
+        raise UserError("its files lie outside of the server's artifact root and of artifact_roots")
+    if urlparse(location).scheme == SERVED:
+        return str(MlflowArtifactsRepository.resolve_uri(location, client.tracking_uri))
     return location
+
+
+def _nobodys_fault(error: Exception) -> NoReturn:
+    """A store that does not answer is not to be held against the version: whether it may have the alias is unknown."""
+    raise ConnectionError(str(error)) from error
