@@ -403,8 +403,7 @@ def test_explain_tells_why_and_what_if(
     assert "12 prompts decide: prompt-0, prompt-1" in told.stdout
     assert (
         "PASS (policy laxer than research: max_harm_after_attack) by policy lax\n"
-        "  harm-after-attack, grpo-1000: BLOCK -> PASS"
-        in told.stdout
+        "  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
     )
 
     document = json.loads(run("explain", "--evidence", folder, "--json").stdout)

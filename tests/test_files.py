@@ -1,4 +1,5 @@
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.files import (
     add_to_output,
     check_output_file,
+    files_below,
     folder_digest,
     folder_files,
     whole_folder,
@@ -46,6 +48,74 @@ def test_a_name_by_which_two_folders_could_have_one_digest_is_refused(tmp_path):
     (tmp_path / f"a\n{'0' * 64}  b").touch()
     with pytest.raises(UserError, match="control character"):
         folder_digest(tmp_path)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with a file, and something beside it."""
+    for name in ("model", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    return tmp_path / "model"
+
+
+def bind_socket(at):
+    here = os.getcwd()
+    os.chdir(at.parent)  # the name of a socket must be short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(at.name)
+    os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    ("put", "telling"),
+    [
+        (lambda at: at.symlink_to("../../elsewhere"), "is a linked folder"),
+        (lambda at: at.symlink_to("."), "is a linked folder"),
+        (lambda at: at.symlink_to("/"), "is a linked folder"),
+        (lambda at: at.symlink_to("../../elsewhere/weights"), "is a link that leads out of"),
+        (lambda at: at.symlink_to("/dev/zero"), "is a link that leads out of"),
+        (lambda at: at.symlink_to("/nosuch"), "is a link that leads out of"),
+        (lambda at: at.symlink_to("nosuch"), "is neither a file nor a folder"),
+        (lambda at: at.symlink_to(at.name), "is neither a file nor a folder"),
+        (os.mkfifo, "is neither a file nor a folder"),
+        (bind_socket, "is neither a file nor a folder"),
+    ],
+    ids=["folder", "itself", "root", "out", "device", "out-broken", "broken", "loop", "pipe", "socket"],
+)
+def test_what_some_readers_follow_and_some_do_not_is_refused(model, put, telling):
+    (model / "deep").mkdir()
+    put(model / "deep" / "modeling")
+    for walk in (files_below, folder_files, folder_digest):
+        with pytest.raises(UserError, match=telling):
+            walk(model)
+
+
+def test_a_chain_of_links_that_leads_out_is_refused(model):
+    (model / "a").symlink_to("b")
+    (model / "b").symlink_to("../elsewhere/weights")
+    with pytest.raises(UserError, match="is a link that leads out of"):
+        folder_files(model)
+
+
+def test_a_link_to_a_file_beside_it_is_a_file(model):
+    (model / "copy").symlink_to("weights")
+    files = folder_files(model)
+    assert list(files) == ["copy", "weights"]
+    assert files["copy"] == files["weights"]
+
+
+def test_the_folder_itself_may_be_a_link(model):
+    (model / "copy").symlink_to("weights")
+    (model.parent / "current").symlink_to("model")
+    assert folder_files(model.parent / "current") == folder_files(model)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may list everything")
+def test_a_folder_that_cannot_be_listed_is_refused(model):
+    (model / "closed").mkdir(mode=0)
+    with pytest.raises(UserError, match="closed cannot be listed"):
+        folder_files(model)
 
 
 def test_write_text_replaces_and_leaves_nothing_else(tmp_path):

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.progress import Progress
@@ -24,9 +25,41 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, sorted; the folder itself may be a link.
+
+    Raises:
+        UserError: If something there is no file, or is read otherwise by others: a linked folder, which some follow and
+            some do not, a link that leads out of the folder, a device or a pipe, a folder that cannot be listed.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, onerror=_cannot_be_listed):
+        for path in (Path(place, name) for name in folders):
+            if path.is_symlink():
+                raise UserError(f"{path} is a linked folder; put a copy in its place, as `cp -rL` makes it")
+        found += [_checked_file(Path(place, name), folder) for name in files]
+    return sorted(found)
+
+
+def _checked_file(path: Path, folder: Path) -> Path:
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise UserError(f"{path} is a link that leads out of {folder}; put a copy in its place, as `cp -rL` makes it")
+    if not os.path.isfile(path):  # Path.is_file raises where links go round in a circle
+        raise UserError(f"{path} is neither a file nor a folder; remove it")
+    return path
+
+
+def _cannot_be_listed(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+
 def folder_files(folder: Path) -> dict[str, str]:
-    """sha256 of every file below a folder, by relative POSIX path, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """sha256 of every file below a folder, by relative POSIX path, sorted.
+
+    Raises:
+        UserError: If something there is no file of its own; see `files_below`.
+    """
+    files = files_below(folder)
     progress = Progress(f"sha256 of {folder}, files", len(files), brief=True)
     digests = {}
     for path in files:
