@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
+from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
@@ -234,9 +236,9 @@ def _check_key(pod: KubernetesExecutorConfig, keys: set[str], where: str) -> Ite
 def _key_secrets(config: PipelineDeploymentConfig, label: str, pod: KubernetesExecutorConfig) -> Iterator[str]:
     """The Secrets that hold a signing key or its passphrase, by the variables that name them."""
     variables = config.executors[label].container.env if label in config.executors else []
-    paths = [variable.value for variable in variables if variable.name == SIGNING_KEY]
+    paths = [PurePosixPath(normpath(variable.value)) for variable in variables if variable.name == SIGNING_KEY]
     for volume in pod.secret_as_volume:
-        if any(path.startswith(volume.mount_path.rstrip("/") + "/") for path in paths):
+        if any(path.is_relative_to(normpath(volume.mount_path)) for path in paths):
             yield _named(volume.secret_name, volume.secret_name_parameter)
     for secret in pod.secret_as_env:
         if any(pair.env_var in (PASSPHRASE, SIGNING_KEY) for pair in secret.key_to_env):
