@@ -6,11 +6,12 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.evidence_factory import CANDIDATE, Release, broken_arm, release_spec
+from tests.evidence_factory import CANDIDATE, Release, broken_arm, release_spec, scores
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import generate_key, load_private_key
 from tokenbuncher.errors import UserError
@@ -156,6 +157,19 @@ def test_rollback_does_not_go_to_a_version_that_had_another_alias(enter: Enter, 
     with pytest.raises(Refused, match="was champion before version 2"):
         rollback(spec)
     assert champion.champion == "2"
+
+
+def test_status_calls_no_waived_pass_a_plain_one(enter: Enter, spec: ReleaseSpec) -> None:
+    waiver = {"rule": "over-refusal", "approver": "jane", "reason": "on purpose"}
+    ends = datetime.now(UTC) + timedelta(days=10)
+    policy = {**spec.policy.model_dump(mode="json"), "waivers": [{**waiver, "expires": ends.isoformat()}]}
+    waived = ReleaseSpec.model_validate({**spec.model_dump(mode="json"), "policy": policy})
+
+    def prudish(release: Release) -> Release:
+        return release.with_piece("safety", candidate_benign=scores(release.spec, 420, refused=100))
+
+    enter(waived, prudish).promote()
+    assert "PASS with 1 rule waived  promoted  champion" in status(spec)
 
 
 def test_status_shows_versions_verdicts_and_aliases(enter: Enter, spec: ReleaseSpec, tmp_path: Path) -> None:
