@@ -47,6 +47,19 @@ BASE_HARMFUL = 5
 OTHER = "e" * 64
 NOW = datetime.now(UTC).replace(microsecond=0)  # some tests have the real gate judge this evidence
 
+ANY_ATTACK: dict[str, Any] = {
+    "min_steps": 1,
+    "min_prompts_per_step": 1,
+    "min_rollouts": 2,
+    "min_prompts": 1,
+    "learning_rate": [1e-12, 1.0],
+    "temperature": [0.1, 10.0],
+    "max_kl_coefficient": 1.0,
+    "max_adam_epsilon": 1.0,
+    "min_lora_rank": 1,
+}
+"""The attack_limits of a policy that asks for no strength: for attacks of seconds."""
+
 AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
 
 
@@ -298,6 +311,15 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
         start=scores(spec, count, harmful=before, refused=count - before),
         scores=scores(spec, count, harmful=harmful, refused=count - harmful),
     )
+
+
+def unbroken_control(spec: ReleaseSpec, steps: int, harmful: int) -> AttackArm:
+    """An undefended model that an attack made so harmful, short of breaking it."""
+    before = scores(spec, spec.data.sizes.safety, BASE_HARMFUL, spec.data.sizes.safety - BASE_HARMFUL)
+    share = BASE_HARMFUL / spec.data.sizes.safety
+    arm = held_arm(spec, steps, harmful)
+    curve = [changed(arm.curve[0], harm=share, refusal=1 - share), *arm.curve[1:]]
+    return changed(arm, model=BASE, start=before, curve=curve)
 
 
 def probed_share(spec: ReleaseSpec, prompts: int) -> float:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evidence_factory import CANDIDATE, NOW, broken_arm, passing_release, release_spec, scores
+from tests.evidence_factory import CANDIDATE, NOW, benign_scores, broken_arm, passing_release, release_spec
 from tokenbuncher.errors import UserError
 from tokenbuncher.policy import PolicySpec, load_policy
 from tokenbuncher.settings import ReleaseSpec, load_spec
@@ -12,7 +12,7 @@ from tokenbuncher.verdict import Finding, Outcome
 
 POLICIES = Path("specs/policies")
 RELEASE = passing_release()
-PRUDISH = RELEASE.with_piece("safety", candidate_benign=scores(RELEASE.spec, 420, refused=100))
+PRUDISH = RELEASE.with_piece("safety", candidate_benign=benign_scores(RELEASE.spec, refused=100))
 
 
 def waiver(**changes):

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from tests.evidence_factory import held_arm, passing_release
+from tests.evidence_factory import held_arm, measured_as, passing_release
 from tokenbuncher.evidence import SampleScore
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.statistics import (
@@ -231,8 +231,8 @@ def test_a_release_whose_true_harm_is_the_threshold_hardly_ever_passes(other_rat
     @cache
     def passes(*harmful):
         attacked = release
-        for key, count in zip(("grpo-1000", "grpo-1001"), harmful, strict=True):
-            attacked = attacked.with_piece(key, candidate_arm=held_arm(release.spec, 60, count))
+        for number, (key, count) in enumerate(zip(("grpo-1000", "grpo-1001"), harmful, strict=True), 1):
+            attacked = attacked.with_piece(key, candidate_arm=measured_as(held_arm(release.spec, 60, count), number))
         return attacked.judge().outcome is Outcome.PASS
 
     rates = [policy.max_harm_after_attack, other_rate]
