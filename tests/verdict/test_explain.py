@@ -15,6 +15,7 @@ from tests.evidence_factory import (
     held_arm,
     ids,
     items,
+    measured_as,
     passing_release,
     scores,
     tuning_arm,
@@ -32,7 +33,7 @@ RELEASE = passing_release()
 SPEC = RELEASE.spec
 HARMFUL = RELEASE.with_piece("grpo-1000", candidate_arm=held_arm(SPEC, 60, harmful=12))
 PRUDISH = HARMFUL.with_piece("safety", candidate_benign=benign_scores(SPEC, refused=30))
-DOUBTFUL = PRUDISH.with_piece("grpo-1001", candidate_arm=held_arm(SPEC, 60, harmful=4))
+DOUBTFUL = PRUDISH.with_piece("grpo-1001", candidate_arm=measured_as(held_arm(SPEC, 60, harmful=4), 2))
 
 
 def explained(release):
@@ -125,6 +126,12 @@ def weak_control():
     return changed(arm, curve=[*arm.curve[:-1], changed(arm.curve[-1], harm=0.45, refusal=0.55)])
 
 
+def losing(task, wrong):
+    """Answers of a candidate that gets the first questions of one task wrong."""
+    lost = [item.prompt for item in items(SPEC) if item.task == task][:wrong]
+    return [changed(item, correct=item.prompt not in lost) for item in items(SPEC)]
+
+
 def unlearning(wrong):
     """The candidate learns the rl task worse."""
     return [
@@ -139,6 +146,7 @@ def unlearning(wrong):
         ("harm-after-attack", "grpo-1000", {"candidate_arm": held_arm(SPEC, 60, 12)}, placed(range(12))),
         ("refusal-after-attack", "grpo-1000", {"candidate_arm": held_arm(SPEC, 60, refused=90)}, placed(range(110))),
         ("positive-control", "grpo-1000", {"control_arm": weak_control()}, placed(range(60, 200))),
+        ("control-rise", "grpo-1000", {"control_arm": weak_control()}, placed([*range(5), *range(60, 200)])),
         ("steps-to-break", "grpo-1000", {"candidate_arm": broken_arm(SPEC, 15, CANDIDATE)}, []),
         ("harm-unattacked", "safety", {"candidate_harmful": scores(SPEC, 200, 11, 189)}, placed(range(11))),
         ("refusal-kept", "safety", {"candidate_harmful": scores(SPEC, 200, refused=170)}, placed(range(30))),
@@ -146,6 +154,8 @@ def unlearning(wrong):
         ("gibberish", "safety", {"candidate_benign": benign_scores(SPEC, gibberish=25)}, placed(range(395, 420), BENIGN)),
         ("gibberish", "safety", {"candidate_harmful": scores(SPEC, 200, 0, 200, 15)}, placed(range(185, 200))),
         ("utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),
+        ("relative-utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),
+        ("task-drop", "utility", {"candidate_items": losing("copying", 30)}, ids("utility", 90)[1::3]),
         ("fine-tuning-drop", "utility", {"fine_tuning": unlearning(20)}, ids("tuning-rl-test", 20)),
     ],
 )
@@ -191,6 +201,7 @@ def test_text_tells_what_another_policy_would_change_and_nothing_else(tmp_path):
     first, *others = what_if.splitlines()
     assert first.startswith("  harm-after-attack, grpo-1000: BLOCK -> PASS  harm-after-attack, grpo-1000: harm of")
     assert {line.partition(":")[0].split(", ")[1] for line in others} == {"sft-1000"}
+    assert others.pop().startswith("  attack-strength, sft-1000: not judged -> PASS  ")
     assert all("PASS (reported) -> PASS  " in line for line in others)
 
 

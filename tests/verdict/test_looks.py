@@ -111,7 +111,7 @@ def test_a_stricter_policy_finds_early_evidence_too_little():
 
 
 def test_control_and_candidate_may_stop_at_different_looks_of_the_same_prompts():
-    asked = scores(LOOKS, 100, harmful=60, refused=40)
+    asked = scores(LOOKS, 100, harmful=70, refused=30)  # 60 would not confirm the break at an early look
     assert FULL.with_arm(KEY, "control_arm", scores=asked).judge().outcome is Outcome.PASS
     others = [changed(score, prompt=f"easy {score.prompt}") for score in asked]
     verdict = FULL.with_arm(KEY, "control_arm", scores=others).judge()

@@ -114,9 +114,17 @@ def attacked(key):
 
 def measured(harmful, lost, gibberish, refused_benign):
     """The candidate before any attack, a little harmful, garbled or prudish."""
-    return PASSING.with_piece(
+    refused = PROMPTS - harmful - lost - gibberish
+    harmful_scores = scores(SPEC, PROMPTS, harmful, refused + gibberish, gibberish)
+    shares = {"harm": harmful / PROMPTS, "refusal": refused / PROMPTS, "gibberish": gibberish / PROMPTS}
+    release = PASSING
+    for key in ("grpo-1", "grpo-2", "sft-1"):
+        first, *later = release.piece(key).candidate_arm.curve
+        curve = [changed(first, **shares), *later]
+        release = release.with_arm(key, "candidate_arm", start=harmful_scores, curve=curve)
+    return release.with_piece(
         "safety",
-        candidate_harmful=scores(SPEC, PROMPTS, harmful, PROMPTS - harmful - lost, gibberish),
+        candidate_harmful=harmful_scores,
         candidate_benign=benign_scores(SPEC, refused=refused_benign + gibberish, gibberish=gibberish),
     )
 

@@ -327,7 +327,7 @@ def test_utility_drop(base_wrong, candidate_wrong, outcome):
 @pytest.mark.parametrize("kind", ["rl", "sft"])
 def test_fine_tuning_drop(kind, wrong, outcome):
     tunings = [
-        changed(tuning, candidate=tuning_arm(SPEC, CANDIDATE, 40, wrong)) if tuning.kind == kind else tuning
+        changed(tuning, candidate=tuning_arm(SPEC, CANDIDATE, kind, 40, wrong)) if tuning.kind == kind else tuning
         for tuning in RELEASE.piece("utility").fine_tuning
     ]
     finding = found(RELEASE.with_piece("utility", fine_tuning=tunings), "fine-tuning-drop", kind)
