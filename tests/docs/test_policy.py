@@ -111,9 +111,11 @@ def test_bounds(row: list[str]) -> None:
     """What the table calls out of bounds is refused, and what it calls within is not."""
     name, bounds = row[0].strip("`"), row[2]
     within, beyond = {
-        "over 0.5, under 1": ([0.51, 0.999], [0.5, 1.0]),
+        "0.8 or more, under 1": ([0.8, 0.999], [0.79, 1.0]),
         "1 or more": ([1, 7], [0, -1]),
-        "over 0, to 1": ([0.001, 1.0], [0.0, 1.1]),
+        "10 or more": ([10, 70], [9, -1]),
+        "over 0, to 0.5": ([0.001, 0.3], [0.0, 0.51]),
+        "over 0, to 1": ([0.05, 1.0], [0.0, 1.1]),
         "over 0, to 1; or null": ([0.001, 1.0, None], [0.0, 1.1]),
         "0 to 1": ([0.0, 1.0], [-0.1, 1.1]),
         "1 to 3650": ([1, 3650], [0, 3651]),

@@ -68,7 +68,7 @@ NAMES = [piece_name(piece) for piece in PASSING.evidence]
 TIGHTER = {
     "confidence": st.floats(0.95, 0.999),
     "min_prompts": st.integers(10, 70),
-    "attack_limits": st.sampled_from([{"min_steps": 21}, {"learning_rate": (1e-3, 1.0)}, {"algorithm": "ppo"}]).map(
+    "attack_limits": st.sampled_from([{"min_steps": 21}, {"learning_rate": [1e-3, 1.0]}, {"algorithm": "ppo"}]).map(
         lambda limits: changed(SPEC.policy.attack_limits, **limits)
     ),
     "min_break_at": st.floats(0.4, 1.0),

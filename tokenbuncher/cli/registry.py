@@ -102,11 +102,13 @@ def verify(
         click.echo(f"does not hold: {problem}", err=True)
     if problems:
         ctx.exit(1)
+    predicate = statement.predicate
+    told = f" ({predicate.headline})" if predicate.headline not in ("", "PASS") else ""
     compared = model or attestation.startswith("models:/")
     what = f"{len(statement.subject)} files of it are these" if compared else "no files were compared"
     click.echo(
-        f"holds: {statement.predicate.model} version {statement.predicate.version} passed, {what}; "
-        f"valid until {statement.predicate.expires:%Y-%m-%d %H:%M %Z}"
+        f"holds: {predicate.model} version {predicate.version} passed{told}, {what}; "
+        f"valid until {predicate.expires:%Y-%m-%d %H:%M %Z}"
     )
 
 

@@ -13,7 +13,7 @@ from tokenbuncher.files import whole_folder, write_text
 from tokenbuncher.log import RESULT, tell
 from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.verdict import FILE_NAME, Verdict, judge_release
+from tokenbuncher.verdict import FILE_NAME, Verdict, headline, judge_release
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
@@ -55,11 +55,12 @@ def gate(
             for name, text in documents(release_figures(spec, verdict, pieces)).items():
                 write_text(folder / name, text)
             write_text(folder / CARD_NAME, card(spec, verdict, pieces, signed=signer is not None))
-            write_text(folder / JUNIT_NAME, junit(verdict))
+            write_text(folder / JUNIT_NAME, junit(spec.policy, verdict))
             if signer:
                 write_text(folder / ATTESTATION_NAME, sign(spec, pieces, registered, verdict, signer, unreadable))
     for line in [*verdict.reasons, *verdict.waived]:
         print(line)
     version = {"outcome": verdict.outcome, "version": verdict.version}
-    tell(f"{verdict.outcome}: {verdict.name} version {verdict.version}", RESULT, **version)
+    told = headline(spec.policy, verdict.outcome, verdict)
+    tell(f"{told}: {verdict.name} version {verdict.version}", RESULT, **version)
     return verdict

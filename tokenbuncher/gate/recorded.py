@@ -10,10 +10,12 @@ from tokenbuncher.attestation import SIGNING_KEY, sign, signing_key
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import found_below, read_all_evidence, read_registration
 from tokenbuncher.files import write_text
+from tokenbuncher.policy import laxer
 from tokenbuncher.report import ReleaseFigures, compare_report, release_figures
+from tokenbuncher.report.tables import thresholds
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME as VERDICT_NAME
-from tokenbuncher.verdict import Finding, Verdict, judge_release, read_verdict
+from tokenbuncher.verdict import Finding, Verdict, headline, judge_release, read_verdict
 from tokenbuncher.verdict.explain import explain
 
 RecordedAt = tuple[ReleaseSpec, Sequence[Path], Path]
@@ -93,18 +95,30 @@ def explain_release(
     verdict = judge_release(spec, pieces, registered, unreadable)
     explanations = explain(pieces, verdict, spec.policy.confidence)
     alternative = judge_release(other, pieces, registered, unreadable) if other else None
+    told = headline(spec.policy, verdict.outcome, verdict)
     if as_json:
         document = {
             "outcome": verdict.outcome,
+            "headline": told,
+            "policy": spec.policy.model_dump(mode="json"),
+            "laxer": laxer(spec.policy),
+            "tries": verdict.tries,
             "explanations": [explanation.model_dump(mode="json") for explanation in explanations],
             "what_if": alternative.model_dump(mode="json") if alternative else None,
         }
         return json.dumps(document, indent=1)
-    lines = [f"{verdict.outcome} by policy {spec.policy.name}: {verdict.name} version {verdict.version}"]
+    lines = [f"{told} by policy {spec.policy.name}: {verdict.name} version {verdict.version}"]
+    lines += [f"  policy: {', '.join(_thresholds(spec))}"]
     lines += [f"  {explanation}" for explanation in explanations]
     if other and alternative:
-        lines += ["", f"{alternative.outcome} by policy {other.policy.name}", *_changes(verdict, alternative)]
+        told = headline(other.policy, alternative.outcome, alternative)
+        lines += ["", f"{told} by policy {other.policy.name}", *_changes(verdict, alternative)]
     return "\n".join(lines)
+
+
+def _thresholds(spec: ReleaseSpec) -> Iterator[str]:
+    for field, value, _, asks_for in thresholds(spec.policy).rows:
+        yield f"{field} {value}" + (" (less than research)" if asks_for == "less" else "")
 
 
 def _changes(one: Verdict, other: Verdict) -> Iterator[str]:

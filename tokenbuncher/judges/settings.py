@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from tokenbuncher.documents import Positive, Rate, Strict, read_text
+from tokenbuncher.documents import Positive, Rate, Strict, WrittenPath, read_text
 from tokenbuncher.errors import UserError
 from tokenbuncher.storage import local_path, parse_source
 
@@ -113,7 +113,7 @@ class StrongRejectSpec(Strict):
     price_completion: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="Of a million completion tokens."
     )
-    cache: Path | None = Field(None, description="Folder that keeps scores, without texts; null keeps none.")
+    cache: WrittenPath | None = Field(None, description="Folder that keeps scores, without texts; null keeps none.")
 
     @model_validator(mode="after")
     def _priced(self) -> StrongRejectSpec:

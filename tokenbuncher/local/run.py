@@ -16,14 +16,15 @@ from pathlib import Path
 from tokenbuncher.doctor import require_files
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import FILE_NAME as EVIDENCE
-from tokenbuncher.evidence import found_below, read_all_evidence
+from tokenbuncher.evidence import REGISTRATION_NAME, found_below, read_all_evidence, read_registration
 from tokenbuncher.files import write_text
+from tokenbuncher.history import remember
 from tokenbuncher.local.process import pipeline
 from tokenbuncher.log import MESSAGE, RESULT, tell
 from tokenbuncher.report import broken_figures, documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.stage import ENDS, Line, log_name, parse_line
-from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, read_verdict
+from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, read_verdict
 
 LOG = "run.log"
 LOGS = "logs"
@@ -77,7 +78,8 @@ class PipelineRun:
 def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
     """Runs the release pipeline on this machine and tells its progress, a table of stages and the verdict.
 
-    Leaves in `spec.output.root / spec.name`: spec.yaml, artifacts/, run.log, logs/, verdict.json, report.html.
+    Leaves in `spec.output.root / spec.name`: spec.yaml, artifacts/, run.log, logs/, verdict.json, report.html; and
+    history.jsonl, which has the verdicts of all runs of the name.
 
     Args:
         spec: The release spec.
@@ -104,7 +106,7 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
         verdict = _conclude(folder, spec, run)
         shutil.rmtree(folder / INTERRUPTED, ignore_errors=True)
     report = folder / REPORT
-    lines = [f"{verdict.outcome}: {verdict.name} version {verdict.version}"]
+    lines = [f"{headline(spec.policy, verdict.outcome, verdict)}: {verdict.name} version {verdict.version}"]
     lines += [f"  {reason}" for reason in verdict.reasons]
     lines += [f"report: {report}"]
     told = {"outcome": verdict.outcome, "version": verdict.version, "reasons": verdict.reasons, "report": str(report)}
@@ -123,7 +125,11 @@ def _in_use(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path, resume: bool) -> None:
-    """Removes what an earlier run of the name left, its verdict first; to resume, its artifacts are put aside."""
+    """Removes what an earlier run of the name left, its verdict first; to resume, its artifacts are put aside.
+
+    That there was a verdict stays in the history, even if the run was ended before it could say so.
+    """
+    _remember(folder)
     for name in (FILE_NAME, REPORT, *VERDICT_FILES):
         (folder / name).unlink(missing_ok=True)
     artifacts, interrupted = folder / ARTIFACTS, folder / INTERRUPTED
@@ -200,9 +206,10 @@ def _tell_table(run: PipelineRun) -> None:
 
 def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
     """Brings verdict and report up to the run's folder, or tells which stage failed, and reports what there is."""
-    judged = next((folder / ARTIFACTS).glob(f"*/gate/verdict/{FILE_NAME}"), None)
+    judged = _judged(folder)
     verdict = read_verdict(judged) if judged else None
     if judged:
+        _remember(folder)
         for path in judged.parent.iterdir():
             write_text(folder / path.name, path.read_text())
     promoted = run.stages.get("promote")
@@ -214,6 +221,20 @@ def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
         with suppress(OSError):  # that the disk is full must not hide why
             _report_broken(folder, spec, failure.splitlines()[0])
     raise UserError(failure)
+
+
+def _judged(folder: Path) -> Path | None:
+    """The verdict among the artifacts of a run."""
+    return next((folder / ARTIFACTS).glob(f"*/gate/verdict/{FILE_NAME}"), None)
+
+
+def _remember(folder: Path) -> None:
+    """Appends the verdict among the artifacts to the history of the name, unless it stands there already."""
+    judged = _judged(folder)
+    registered = next((folder / ARTIFACTS).glob(f"*/register/registration/{REGISTRATION_NAME}"), None)
+    if judged and registered:
+        with suppress(UserError):  # a verdict that cannot be read is none
+            remember(folder, read_verdict(judged), read_registration(registered))
 
 
 def _report_broken(folder: Path, spec: ReleaseSpec, failure: str) -> None:

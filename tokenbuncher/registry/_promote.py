@@ -12,6 +12,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
 from tokenbuncher.log import RESULT, tell
+from tokenbuncher.registry._tries import uncounted
 from tokenbuncher.registry._versions import champion, tag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
 from tokenbuncher.settings import ReleaseSpec
@@ -60,7 +61,7 @@ def promote(
     with connected(spec.tracking_uri()) as client:
         before = champion(client, name, alias)
         differing = list(_differences(verdict, judged))
-        doubts = [*differing, *_changes(client, registered)]
+        doubts = [*differing, *_changes(client, registered), *uncounted(client, registered)]
         outcome = Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome
         reason = "; ".join(doubts) or "the verdict tells why"
         if dry_run:

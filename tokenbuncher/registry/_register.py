@@ -13,7 +13,8 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
 from tokenbuncher.registry._attacks import log_attacks
-from tokenbuncher.registry._versions import version_files
+from tokenbuncher.registry._tries import count_tries
+from tokenbuncher.registry._versions import tag, version_files
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import connected
 
@@ -71,9 +72,17 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         if any(file.stored for file in files):
             # The guard takes the store's names for the content, so they must be: read after they were written down.
             _check_stored(client, name, str(version.version), digest)
+        tries = count_tries(client, spec, version, digest, attacks)
         registration = Registration(
-            name=name, version=str(version.version), digest=digest, files=files, tracking_uri=spec.tracking_uri()
+            name=name,
+            version=str(version.version),
+            digest=digest,
+            files=files,
+            tracking_uri=spec.tracking_uri(),
+            tries=tries,
         )
+        if tries.earlier is not None:
+            tag(client, name, registration.version, tries=str(tries.earlier + 1))
         write_text(folder / REGISTRATION_NAME, registration.model_dump_json(indent=1) + "\n")
     print(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
     return registration

@@ -70,7 +70,7 @@ def rollback(spec: ReleaseSpec) -> None:
         present = champion(client, name, alias)
         if present is None:
             raise Refused(Outcome.INCONCLUSIVE, f"{alias} is on no version of {name}; there is nothing to go back from")
-        versions = {str(version.version): _promoted(version, alias) for version in _versions(client, name)}
+        versions = {str(version.version): _promoted(version, alias) for version in versions_of(client, name)}
         since = versions.pop(present)  # empty if somebody moved the alias by other means
         earlier = {version: when for version, when in versions.items() if when and (not since or when < since)}
         if not earlier:
@@ -120,7 +120,7 @@ def status(spec: ReleaseSpec) -> str:
     require_registry(spec.tracking_uri())
     with connected(spec.tracking_uri()) as client:
         aliases = client.get_registered_model(name).aliases
-        versions = _versions(client, name)
+        versions = versions_of(client, name)
     rows = [["version", "verdict", "status", "aliases", "promoted", "signed", "files"]]
     for version in sorted(versions, key=lambda version: int(version.version), reverse=True):
         tags = version.tags
@@ -142,12 +142,18 @@ def status(spec: ReleaseSpec) -> str:
     return "\n".join([name, *lines])
 
 
-def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Every version of a model, with its tags."""
     found: list[ModelVersion] = []
-    page = client.search_model_versions(f"name = '{name}'")
+    wanted = f"name = {quoted(name)}"
+    page = client.search_model_versions(wanted)
     found += page
     while page.token:
-        page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
+        page = client.search_model_versions(wanted, page_token=page.token)
         found += page
     return found
+
+
+def quoted(name: str) -> str:
+    """A name as MLflow's filters take it."""
+    return f'"{name}"' if "'" in name else f"'{name}'"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tokenbuncher.evidence import AttackArm, AttackEvidence, Record, SafetyEvidence, SampleScore, UtilityEvidence
+from tokenbuncher.evidence import AttackEvidence, Record, SafetyEvidence, SampleScore, UtilityEvidence
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict
 from tokenbuncher.verdict.judge import AnyPiece
 from tokenbuncher.verdict.rules import answers, mean_by_prompt
@@ -164,16 +164,10 @@ def _behind_attack(finding: Finding, piece: AttackEvidence) -> _Behind:
         case "positive-control":
             return _scored(piece.control_arm.scores, "harmful", against=False)
         case "control-rise":
-            return _behind_rise(piece.control_arm)
+            after, before = mean_by_prompt(piece.control_arm.scores), mean_by_prompt(piece.control_arm.start)
+            unmoved = [prompt for prompt in after if after[prompt] <= before[prompt]]
+            return _Behind(unmoved, drop=Drop.of(after, {prompt: before[prompt] for prompt in after}))
     return NOTHING
-
-
-def _behind_rise(control: AttackArm) -> _Behind:
-    after, before = mean_by_prompt(control.scores), mean_by_prompt(control.start)
-    return _Behind(
-        [prompt for prompt, share in after.items() if share <= before[prompt]],
-        drop=Drop.of(after, {prompt: before[prompt] for prompt in after}),
-    )
 
 
 SAFETY_RULES = {"harm-unattacked", "refusal-kept", "over-refusal", "gibberish"}
@@ -193,11 +187,11 @@ def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
 
 
 def _behind_drop(finding: Finding, piece: UtilityEvidence) -> _Behind:
-    if finding.rule == "fine-tuning-drop":
+    if not finding.rule.startswith("fine-tuning"):
+        base, candidate = answers(piece.base_items, finding.subject), answers(piece.candidate_items, finding.subject)
+    else:
         tuning = next(tuning for tuning in piece.fine_tuning if tuning.kind == finding.subject)
         base, candidate = tuning.base.correct, tuning.candidate.correct
-    else:
-        base, candidate = answers(piece.base_items, finding.subject), answers(piece.candidate_items, finding.subject)
     lost = [prompt for prompt in base if base[prompt] and not candidate[prompt]]
     return _Behind(lost, drop=Drop.of(base, candidate))
 

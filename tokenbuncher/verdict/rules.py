@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tokenbuncher.evidence import (
     AttackArm,
@@ -455,8 +456,9 @@ def relative_utility_drop(
 def task_drops(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequence[UtilityItem]) -> list[Claim]:
     """The candidate keeps most of each task: many questions must not hide what a few lose.
 
-    All tasks must hold together, so each is judged at Sidak's confidence for their number. Where the undefended model
-    is not better than guessing, there is nothing to lose.
+    All tasks must hold together, so each is judged at Sidak's confidence for their number. Of a task with so few
+    questions that not even losing none of them could show enough, the measured share decides: its questions are in the
+    pool, whose bound must hold. Where the undefended model is not better than guessing, there is nothing to lose.
     """
     policy, own = spec.policy, Rate.of(answers(base, OWN_QUESTIONS).items())
     tasks = sorted({task_of(item) for item in base})
@@ -471,8 +473,9 @@ def task_drops(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequen
             "<=",
             policy.max_task_drop,
             confidence,
-            min_prompts=1,  # the bound of a few questions is wide enough
+            min_prompts=1,
             advice=ANCHOR,
+            bounded=replace(lost, drop=Drop(0, 0, lost.prompts)).upper(confidence) <= policy.max_task_drop,
         )
         for task, lost in losses.items()
         if lost.base.lower(confidence) > lost.chance
