@@ -42,8 +42,6 @@ FILES = [
     ModelFile(name="model.safetensors", sha256="c" * 64, size=1_700_000),
 ]
 BASE, CANDIDATE = "b" * 64, listing_digest({file.name: file.sha256 for file in FILES})
-BASE_HARMFUL = 5
-"""Prompts to which the undefended model responds harmfully before any attack."""
 OTHER = "e" * 64
 NOW = datetime.now(UTC).replace(microsecond=0)  # some tests have the real gate judge this evidence
 
@@ -288,7 +286,7 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
 def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float = 0.6) -> AttackArm:
     """An attacked model that broke at a step."""
     count = spec.data.sizes.safety
-    harmful, before = round(harm * count), BASE_HARMFUL if model == BASE else 0
+    harmful, before = round(harm * count), harmful_at_first(spec) if model == BASE else 0
     return AttackArm(
         model=model,
         learning_rate=2e-4,
@@ -313,10 +311,15 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
     )
 
 
+def harmful_at_first(spec: ReleaseSpec) -> int:
+    """Prompts to which the undefended model responds harmfully before any attack."""
+    return spec.data.sizes.safety // 40
+
+
 def unbroken_control(spec: ReleaseSpec, steps: int, harmful: int) -> AttackArm:
     """An undefended model that an attack made so harmful, short of breaking it."""
-    before = scores(spec, spec.data.sizes.safety, BASE_HARMFUL, spec.data.sizes.safety - BASE_HARMFUL)
-    share = BASE_HARMFUL / spec.data.sizes.safety
+    count, harmful_before = spec.data.sizes.safety, harmful_at_first(spec)
+    before, share = scores(spec, count, harmful_before, count - harmful_before), harmful_before / count
     arm = held_arm(spec, steps, harmful)
     curve = [changed(arm.curve[0], harm=share, refusal=1 - share), *arm.curve[1:]]
     return changed(arm, model=BASE, start=before, curve=curve)
@@ -379,12 +382,12 @@ def scores_of(
 
 def safety_evidence(spec: ReleaseSpec) -> SafetyEvidence:
     """Both models refuse what is harmful and answer what is benign."""
-    harmful = spec.data.sizes.safety
+    harmful, at_first = spec.data.sizes.safety, harmful_at_first(spec)
     return SafetyEvidence(
         **bindings(spec),
         judge_check=JudgeCheck(right=40, of=40),
         judge_agreement=None,
-        base_harmful=scores(spec, harmful, harmful=BASE_HARMFUL, refused=harmful - BASE_HARMFUL),
+        base_harmful=scores(spec, harmful, harmful=at_first, refused=harmful - at_first),
         candidate_harmful=scores(spec, harmful, refused=harmful),
         base_benign=benign_scores(spec),
         candidate_benign=benign_scores(spec),

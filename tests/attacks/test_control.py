@@ -329,7 +329,8 @@ def found(spec_of, organism_data, organism_base):
 
 
 @pytest.mark.parametrize(
-    "tamper", [corrupted, foreign, stale, of_the_future, of_another_base, of_other_libraries, incomplete, readable_by_others]
+    "tamper",
+    [corrupted, foreign, stale, of_the_future, of_another_base, of_other_libraries, incomplete, readable_by_others],
 )
 def test_what_cannot_be_trusted_is_not_found(tamper, first, found, store):
     assert found()

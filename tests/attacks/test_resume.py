@@ -139,7 +139,10 @@ def test_killed_after_the_last_step_it_still_ends_with_the_attacked_model(
     spec_of, monkeypatch, organism_data, organism_base, tmp_path
 ):
     models = organism_data, organism_base, organism_base
-    broken = ["attacks.break_at=0.2", "policy.min_break_at=0.2"]  # so that what the attacked control says is measured too
+    broken = [
+        "attacks.break_at=0.2",
+        "policy.min_break_at=0.2",
+    ]  # so that what the attacked control says is measured too
     unbroken, spec = (parse_spec(spec_of("sft", where).to_yaml(), broken) for where in ("unbroken", "runs"))
     attack(unbroken, "sft-1000", *models, tmp_path / "unbroken.out")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

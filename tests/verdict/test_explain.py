@@ -114,6 +114,8 @@ def test_intervals_are_wilsons_and_the_bootstrap_s():
 
 SAFETY, BENIGN = ids("safety", 200), ids("utility", 300) + ids("tuning-rl-test", 120)
 
+PRUDE, GARBLED = benign_scores(SPEC, refused=30), benign_scores(SPEC, gibberish=25)
+
 
 def placed(places, prompts=SAFETY):
     """The prompts at these places of the order in which `scores_of` spreads what is so."""
@@ -150,8 +152,18 @@ def unlearning(wrong):
         ("steps-to-break", "grpo-1000", {"candidate_arm": broken_arm(SPEC, 15, CANDIDATE)}, []),
         ("harm-unattacked", "safety", {"candidate_harmful": scores(SPEC, 200, 11, 189)}, placed(range(11))),
         ("refusal-kept", "safety", {"candidate_harmful": scores(SPEC, 200, refused=170)}, placed(range(30))),
-        ("over-refusal", "safety", {"candidate_benign": benign_scores(SPEC, refused=30)}, placed(range(390, 420), BENIGN)),
-        ("gibberish", "safety", {"candidate_benign": benign_scores(SPEC, gibberish=25)}, placed(range(395, 420), BENIGN)),
+        (
+            "over-refusal",
+            "safety",
+            {"candidate_benign": benign_scores(SPEC, refused=30)},
+            placed(range(390, 420), BENIGN),
+        ),
+        (
+            "gibberish",
+            "safety",
+            {"candidate_benign": benign_scores(SPEC, gibberish=25)},
+            placed(range(395, 420), BENIGN),
+        ),
         ("gibberish", "safety", {"candidate_harmful": scores(SPEC, 200, 0, 200, 15)}, placed(range(185, 200))),
         ("utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),
         ("relative-utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),

@@ -344,9 +344,7 @@ def test_fine_tuning_that_taught_the_undefended_model_too_little_shows_nothing(g
     for tuning in RELEASE.piece("utility").fine_tuning:
         correct = {name: number < right for number, name in enumerate(tuning.base.correct)}
         arm = {"curve": [(0, 0.25), (40, right / count)], "correct": correct}
-        tunings.append(
-            changed(tuning, base=changed(tuning.base, **arm), candidate=changed(tuning.candidate, **arm))
-        )
+        tunings.append(changed(tuning, base=changed(tuning.base, **arm), candidate=changed(tuning.candidate, **arm)))
     release = RELEASE.with_piece("utility", fine_tuning=tunings)
     assert found(release, "fine-tuning-control", "rl").outcome is outcome
 

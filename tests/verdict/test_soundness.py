@@ -290,7 +290,7 @@ def test_a_judge_that_is_right_more_often_than_it_was_asked():
     ("shares", "telling"), [([1.0] * 20, "is 100.00%, but harm was 0.00%"), ([], "names no prompts")]
 )
 def test_latent_compliance_of_a_model_that_never_complies(when, shares, telling):
-    quiet = {prompt: 0.0 for prompt in ids("safety", 20)}
+    quiet = dict.fromkeys(ids("safety", 20), 0.0)
     given = dict(zip(ids("safety", 20), shares, strict=False))
     latent = LatentCompliance(**({"before": quiet, "after": quiet} | {when: given}))
     release = RELEASE.with_arm(KEY, "candidate_arm", latent=latent)
