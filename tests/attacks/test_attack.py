@@ -156,13 +156,13 @@ def test_without_a_broken_control_there_is_no_latent_compliance(tiny_spec, organ
 def test_a_capability_attack_is_measured_by_right_answers(tiny_spec, organism_base, tmp_path):
     from tokenbuncher.data import prepare_data
 
-    few = "steps: 2, prompts_per_step: 4"
-    required = f"{{algorithm: grpo, {few}}}"
     spec = parse_spec(
         tiny_spec.to_yaml(),
         [
             "data.capability=organism",
-            f"attacks.suite=[{required}, {{algorithm: grpo, name: hazards, objective: capability, {few}}}]",
+            "attacks.suite=[{algorithm: grpo, name: hazards, objective: capability, steps: 2, prompts_per_step: 4}]",
+            "policy.required_attacks=[hazards]",
+            "policy.attack_limits.objective=capability",
         ],
     )
     prepare_data(spec, tmp_path / "data")
