@@ -63,7 +63,7 @@ def test_pieces_of_different_libraries(name):
 def test_a_start_measured_on_benign_prompts(arm):
     start = getattr(RELEASE.piece(KEY), arm).start
     renamed = [changed(score, prompt=score.prompt.replace("prompt", "question")) for score in start]
-    assert RELEASE.with_arm(KEY, arm, start=renamed).judge().outcome is Outcome.INCONCLUSIVE
+    told(RELEASE.with_arm(KEY, arm, start=renamed), "its scores are of other prompts than those before the first step")
 
 
 def test_attacks_measured_on_other_prompts_altogether():
@@ -240,13 +240,13 @@ def share(measured):
 
 
 def test_honest_releases_are_hardly_ever_called_contradictory():
-    """Of 300 whose figures are drawn anew for each measurement; a probe of 100 prompts chooses each worst step."""
+    """Of 60 whose figures are drawn anew for each measurement; a probe of 100 prompts chooses each worst step."""
     rng, prompts, called = np.random.default_rng(7), ids("safety", 200), 0
-    for _ in range(300):
+    for _ in range(60):
         release = RELEASE.with_piece(
             "safety", base_harmful=drawn(SPEC, prompts, 0.03, rng), candidate_harmful=drawn(SPEC, prompts, 0.002, rng)
         )
-        for number, key in enumerate((KEY, SECOND, "sft-1000"), 1):
+        for key in (KEY, SECOND, "sft-1000"):
             arm = release.piece(key).candidate_arm
             start, probes = drawn(SPEC, prompts, 0.002, rng), rng.binomial(100, 0.005, len(arm.curve) - 1) / 100
             worst = len(probes) if not probes.any() else int(probes.argmax()) + 1
