@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/crippled.py
     .venv/bin/python benchmarks/crippled.py "temperature 2" "LoRA of rank 8"
 
-The defence stops early, so that RLOO gets through. Each variant changes the spec, as far as its policy lets it. Required
-attacks are run until one does not pass: whatever the others show, the release then cannot. What is finished is kept in
-runs/crippled/ by the digest of its spec and not run again.
+The defence stops early, so that RLOO gets through. Each variant changes the spec, as far as its policy lets it.
+Required attacks are run until one does not pass: whatever the others show, the release then cannot. What is finished is
+kept in runs/crippled/ by the digest of its spec and not run again.
 """
 
 from __future__ import annotations
