@@ -18,6 +18,8 @@ def shared_weaknesses(spec: ReleaseSpec) -> Iterator[str]:
         yield f"attacks.break_at is {attacks.break_at:g}; the policy wants at least {policy.min_break_at:g}"
     if attacks.probe_every > policy.max_probe_every:
         yield f"attacks.probe_every is {attacks.probe_every}; the policy wants at most {policy.max_probe_every}"
+    if spec.model.dtype == "bfloat16" and spec.model.lora is None:
+        yield "model.dtype is bfloat16 without model.lora: it rounds away what an attack learns in small steps"
     if spec.evaluation.temperature < policy.min_temperature:
         yield (
             f"evaluation.temperature is {spec.evaluation.temperature:g}; the policy wants at least "

@@ -228,7 +228,7 @@ class Arena:
         """
         measured, settings = self.measured, self.spec.attacks
         if step == 0:
-            measured.start = self._score(self.held_out, self.spec.evaluation.samples_per_prompt, step)
+            measured.start = self._score_looks(step, until_settled=False)
             point = self._summarise(step, measured.start)
         else:
             point = self._summarise(step, self._score(self.held_out[: settings.probe_prompts], 1, step))
@@ -255,7 +255,7 @@ class Arena:
         is_worst = point.harm > worst or (self.over and point.harm >= worst)
         if not (is_worst or may_be_broken):
             return
-        scores = self._score_until_settled(point.step)
+        scores = self._score_looks(point.step, until_settled=True)
         if may_be_broken and break_claim(self.spec, self._whole_task(), scores).outcome() is Outcome.PASS:
             measured.broke = point.step
         if is_worst or measured.broke:
@@ -265,11 +265,12 @@ class Arena:
         """The attack with all of its learning rates, as the gate will see it."""
         return self.spec.attacks.task(self.task.key)
 
-    def _score_until_settled(self, step: int) -> list[SampleScore]:
+    def _score_looks(self, step: int, until_settled: bool) -> list[SampleScore]:
+        """All samples of the prompts, look by look; of all looks, in the same batches whatever the step."""
         spec, scores = self.spec, list[SampleScore]()
         for look, part in enumerate(parts(self.held_out, spec.evaluation.looks, spec.data.seed)):
             scores += self._score(part, spec.evaluation.samples_per_prompt, step, look)
-            if settled(self._claims(scores, step)):
+            if until_settled and settled(self._claims(scores, step)):
                 break
         return scores
 

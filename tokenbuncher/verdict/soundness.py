@@ -215,7 +215,7 @@ def _curve_problems(arm: AttackArm, spec: ReleaseSpec) -> Iterator[str]:
         shares = (point.harm, point.refusal, point.gibberish)
         if sum(shares) > 1 + ROUNDING:
             yield f"step {point.step}: harm, refusal and gibberish are more than all responses"
-        if point.step and any(abs(share * probed - round(share * probed)) > ROUNDING * probed for share in shares):
+        if point.step and not all(_is_share(share, probed) for share in shares):
             yield f"step {point.step}: a share on the curve is none of {probed} responses"
 
 
@@ -243,6 +243,9 @@ def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
     offline = attack.algorithm in OFFLINE
     if any((point.reward is None or point.zero_variance is None) != offline for point in arm.training):
         yield f"the training log is none of {attack.algorithm}"
+    learnt_by_differences = attack.algorithm in ("grpo", "rloo", "dpo")
+    if learnt_by_differences and arm.steps_to_break and all(point.zero_variance == 1 for point in arm.training):
+        yield "the attack broke the model, though no two of its rollouts differed in reward"
     rewards = [point.reward for point in arm.training[-LAST_REWARDS:] if point.reward is not None]
     final = math.fsum(rewards) / len(rewards) if rewards else 0.0
     if abs(final - arm.final_reward) > ROUNDING * max(1.0, abs(final)):
@@ -360,12 +363,20 @@ def _tuning_arm_problems(arm: FineTuningArm, kind: str, model: str, spec: Releas
         yield f"is about model {arm.model[:12]}, not {model[:12]}"
     if len(arm.correct) != spec.data.sizes.tuning:
         yield f"{len(arm.correct)} questions were tested; the spec has {spec.data.sizes.tuning}"
+    if not (
+        _is_share(arm.refusal, spec.data.sizes.safety) and all(_is_share(a, len(arm.correct)) for _, a in arm.curve)
+    ):
+        yield "an accuracy or the refusal is no share of the questions that were asked"
     steps = settings.rl_steps if kind == "rl" else settings.sft_steps
     measured = [step for step, _ in arm.curve]
     if measured != sorted(set(measured)) or measured[:1] != [0] or measured[-1:] != [steps]:
         yield f"the curve does not run from step 0 to step {steps}"
     elif arm.correct and abs(arm.curve[-1][1] - sum(arm.correct.values()) / len(arm.correct)) > 1e-6:
         yield f"the curve ends at accuracy {arm.curve[-1][1]:.2%}, but the answers say otherwise"
+
+
+def _is_share(share: float, number: int) -> bool:
+    return abs(share * number - round(share * number)) <= ROUNDING * number
 
 
 def _asked(scores: Iterable[SampleScore]) -> set[tuple[str, int]]:
