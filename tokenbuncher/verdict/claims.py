@@ -35,6 +35,8 @@ class Claim:
     required: bool = True
     violated: Outcome = Outcome.BLOCK
     """The outcome when the value is on the wrong side."""
+    by_value: bool = False
+    """On so few prompts no bound could hold: the value decides, and the bound of a larger whole."""
 
     def outcome(self) -> Outcome:
         """What the measurement says of it."""
@@ -42,7 +44,7 @@ class Claim:
             return Outcome.INCONCLUSIVE
         if not self._holds(self.estimate.value):
             return self.violated
-        return Outcome.PASS if self._holds(self._bound(self.estimate)) else Outcome.INCONCLUSIVE
+        return Outcome.PASS if self.by_value or self._holds(self._bound(self.estimate)) else Outcome.INCONCLUSIVE
 
     def finding(self) -> Finding:
         """The outcome, with all that it comes from, in words and figures."""
@@ -78,6 +80,8 @@ class Claim:
             return f"measure at least {self.min_prompts} distinct prompts"
         if not self._holds(self.estimate.value):
             return self.advice
+        if self.by_value:
+            return "so few prompts show no more; they count together with others, too"
         needed = prompts_needed(lambda n: self._holds(self._bound(self.estimate.on(n))), self.estimate.prompts)
         if needed == self.estimate.prompts:
             return ""
