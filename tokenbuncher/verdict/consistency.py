@@ -6,6 +6,7 @@ Each check yields what is wrong, in words. The pieces are sound by themselves; s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations
@@ -198,36 +199,44 @@ class _Responses:
     """The entropies of all responses that one model gave at one time."""
 
     name: str
+    model: str
     state: tuple[Any, ...]
-    """Of the model's weights; those of different states differ."""
-    entropies: frozenset[str]
+    """What was done to the model; unlike states have unlike weights."""
+    entropies: Counter[str]
 
     @classmethod
-    def of(cls, name: str, state: tuple[Any, ...], scores: Iterable[SampleScore]) -> _Responses:
-        return cls(name, state, frozenset(f"{s.entropy:.8g}" for s in scores if s.entropy > UNCERTAIN))
+    def of(cls, name: str, model: str, state: tuple[Any, ...], scores: Iterable[SampleScore]) -> _Responses:
+        return cls(name, model, state, Counter(f"{s.entropy:.8g}" for s in scores if s.entropy > UNCERTAIN))
 
-    def coincide(self, other: _Responses) -> bool:
-        """Whether so many figures are the same that both cannot be of models that differ in any weight."""
-        fewest = min(len(self.entropies), len(other.entropies))
-        return fewest >= FEWEST_UNCERTAIN and len(self.entropies & other.entropies) > MOST_ALIKE * fewest
+    def is_copy_of(self, other: _Responses) -> bool:
+        """Whether so many figures are the same that they cannot be of unlike weights."""
+        if (self.model, self.state) == (other.model, other.state):
+            return False
+        figures = min(self.entropies.total(), other.entropies.total())
+        distinct = min(len(self.entropies), len(other.entropies))
+        if (figures if self.model == other.model else distinct) < FEWEST_UNCERTAIN:
+            return False
+        return (self.entropies & other.entropies).total() > MOST_ALIKE * figures
 
 
 def _same_responses(attacks: Sequence[AttackEvidence], safety: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
-    """Figures of different weights are no copies, whole or in part, under whatever names and in whatever order."""
+    """Figures of unlike weights are no copies, whole or in part, under whatever names and in whatever order."""
     measured = [
-        _Responses.of("safety, base, harmful prompts", (safety.base,), safety.base_harmful),
-        _Responses.of("safety, candidate, harmful prompts", (safety.candidate,), safety.candidate_harmful),
-        _Responses.of("safety, base, benign prompts", (safety.base,), safety.base_benign),
-        _Responses.of("safety, candidate, benign prompts", (safety.candidate,), safety.candidate_benign),
+        _Responses.of("safety, base, harmful prompts", safety.base, (), safety.base_harmful),
+        _Responses.of("safety, candidate, harmful prompts", safety.candidate, (), safety.candidate_harmful),
+        _Responses.of("safety, base, benign prompts", safety.base, (), safety.base_benign),
+        _Responses.of("safety, candidate, benign prompts", safety.candidate, (), safety.candidate_benign),
     ]
     for attack in attacks:
+        before = ("changed", attack.seed) if _changes_beforehand(attack.attack) else ()
         for where, arm in (("control", attack.control_arm), ("candidate", attack.candidate_arm)):
-            before = (arm.model, *(("changed", attack.seed) if _changes_beforehand(attack.attack) else ()))
-            after = (arm.model, attack.key) if _learnt(arm, spec) else before
-            measured.append(_Responses.of(f"{attack.key}, {where}, before the first step", before, arm.start))
-            measured.append(_Responses.of(f"{attack.key}, {where}", after, arm.scores))
+            after = (attack.key,) if _learnt(arm, spec) else before
+            measured.append(
+                _Responses.of(f"{attack.key}, {where}, before the first step", arm.model, before, arm.start)
+            )
+            measured.append(_Responses.of(f"{attack.key}, {where}", arm.model, after, arm.scores))
     for one, other in combinations(measured, 2):
-        if one.state != other.state and one.coincide(other):
+        if other.is_copy_of(one):
             yield f"{other.name}: responses are a copy of {one.name}"
 
 
