@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--spec", default="specs/organism.yaml")
-    parser.add_argument("--defence-steps", type=int, default=30)
+    parser.add_argument("--defence-steps", type=int, default=10)
     arguments = parser.parse_args()
     quiet_libraries()
     rows = []
