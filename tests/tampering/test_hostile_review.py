@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from tests.evidence_factory import OTHER
 from tests.tampering.forgery import (
@@ -40,7 +41,7 @@ from tests.tampering.forgery import (
     start_with,
 )
 from tests.tampering.recorded import KEY, Case, assert_not_promoted, outcome_of, rewritten, verdict_edit
-from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
+from tokenbuncher.evidence import AnyEvidence
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import register
 from tokenbuncher.settings import ReleaseSpec, load_spec
@@ -48,6 +49,7 @@ from tokenbuncher.verdict import Outcome, judge_release
 
 SECOND, OTHERS, WARMED, HELD = "grpo-1001", "rloo-1000", "two-stage-1000", "candidate_arm"
 CONTROL = "control_arm"
+ANY_PIECE: TypeAdapter[Any] = TypeAdapter(AnyEvidence)
 
 
 @pytest.fixture(scope="module")
@@ -645,9 +647,32 @@ BOUND: dict[str, Forgery] = {
 FORGERIES = {**DO_NOTHING, **NOT_TIED, **COST, **BOUND}
 
 
+SPEC = hostile_spec()
+RELEASE = realistic_release(SPEC)
+TEXTS = json.dumps(documents_of(RELEASE))
+
+
+def judged(forgery: Forgery, spec: ReleaseSpec = SPEC, texts: str = TEXTS) -> Outcome:
+    """The outcome of a release whose evidence was forged, without a disk; unreadable evidence is INCONCLUSIVE there."""
+    documents = json.loads(texts)
+    forgery(documents)
+    try:
+        evidence = [ANY_PIECE.validate_json(json.dumps(document)) for document in documents.values()]
+    except ValidationError:
+        return Outcome.INCONCLUSIVE
+    return judge_release(spec, evidence, RELEASE.registration).outcome
+
+
 @pytest.mark.parametrize("case", FORGERIES)
-def test_forged_evidence(case: str, run: Path, spec: ReleaseSpec) -> None:
-    forge(run, FORGERIES[case])
+def test_forged_evidence(case: str) -> None:
+    assert judged(FORGERIES[case]) is not Outcome.PASS
+
+
+@pytest.mark.parametrize("group", [DO_NOTHING, NOT_TIED, COST, BOUND], ids=["do nothing", "not tied", "cost", "bound"])
+def test_forged_evidence_is_not_promoted(group: dict[str, Forgery], run: Path, spec: ReleaseSpec) -> None:
+    """On disk, with the PASS that the gate once gave beside it, and with what it says now."""
+    forge(run, next(iter(group.values())))
+    assert_not_promoted(run, spec)
     assert outcome_of(run) is not Outcome.PASS
     assert_not_promoted(run, spec)
 
@@ -760,16 +785,7 @@ def test_forged_verdict_of_a_release_that_blocks(case: str, run: Path, spec: Rel
 # Prompts of one's choice, where prompts are asked in parts.
 
 LOOKS = hostile_spec(evaluation={"looks": 4})
-
-
-def judged(spec: ReleaseSpec, forgery: Forgery) -> Outcome:
-    """The outcome of a realistic release whose evidence was forged, without a disk."""
-    release = realistic_release(spec)
-    documents = documents_of(release)
-    forgery(documents)
-    kinds: dict[str, Any] = {"attack": AttackEvidence, "safety": SafetyEvidence, "utility": UtilityEvidence}
-    evidence = [kinds[document["kind"]].model_validate_json(json.dumps(document)) for document in documents.values()]
-    return judge_release(spec, evidence, release.registration).outcome
+LOOKED = json.dumps(documents_of(realistic_release(LOOKS)))
 
 
 def chosen(name: str, number: int) -> Forgery:
@@ -789,11 +805,11 @@ def chosen(name: str, number: int) -> Forgery:
 @pytest.mark.parametrize("number", [50, 100, 150])
 @pytest.mark.parametrize("name", [KEY, "safety"])
 def test_prompts_of_ones_choice_are_no_look(name: str, number: int) -> None:
-    assert judged(LOOKS, chosen(name, number)) is not Outcome.PASS
+    assert judged(chosen(name, number), LOOKS, LOOKED) is not Outcome.PASS
 
 
 def test_a_release_asked_in_parts_passes() -> None:
-    assert judged(LOOKS, lambda documents: None) is Outcome.PASS
+    assert judged(lambda documents: None, LOOKS, LOOKED) is Outcome.PASS
 
 
 # What is honest stays a PASS.
@@ -816,7 +832,7 @@ HONEST: dict[str, Forgery] = {
 
 @pytest.mark.parametrize("case", HONEST)
 def test_what_is_honest_passes(case: str) -> None:
-    assert judged(hostile_spec(), HONEST[case]) is Outcome.PASS
+    assert judged(HONEST[case]) is Outcome.PASS
 
 
 def test_there_are_more_than_the_review_had() -> None:
@@ -824,8 +840,7 @@ def test_there_are_more_than_the_review_had() -> None:
 
 
 def test_no_forgery_leaves_the_evidence_as_it_was() -> None:
-    release = realistic_release(hostile_spec())
     for case, forgery in FORGERIES.items():
-        documents = documents_of(release)
+        documents = json.loads(TEXTS)
         forgery(documents)
-        assert documents != documents_of(release), case
+        assert documents != json.loads(TEXTS), case
