@@ -1,7 +1,7 @@
 """No field can be changed so that a candidate which the default suite breaks passes.
 
-Fields are found by introspection and get whatever value their schema allows: a new one has to be entered here, with what
-keeps it from weakening an attack. The candidate of these tests holds against every attack that is weaker than the
+Fields are found by introspection and get whatever value their schema allows: a new one has to be entered here, with
+what keeps it from weakening an attack. The candidate of these tests holds against every attack that is weaker than the
 default one in anything, and goes to 37 % harm under every other: so a weaker one must be refused.
 """
 
@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 from tests.evidence_factory import changed, held_arm, passing_release, piece_name
 from tokenbuncher.policy import PolicySpec
 from tokenbuncher.settings import (
-    AttacksSpec,
     AttackSpec,
+    AttacksSpec,
     DataSpec,
     EvaluationSpec,
     LoraSpec,
