@@ -238,6 +238,16 @@ class ModelFile(Record):
     )
 
 
+class Tries(Record):
+    """How often a name was tried before a version was registered, as far as the run's folder and the registry know."""
+
+    evidence: Digest = Field(
+        description="Of candidate, spec and the attacks' evidence; what has the same is the same try."
+    )
+    earlier: Count | None = Field(description="Other tries before this one; null if a history cannot be read.")
+    doubt: str | None = Field(None, description="Why it cannot be read.")
+
+
 class Registration(Record):
     """A registered model version."""
 
@@ -246,6 +256,7 @@ class Registration(Record):
     digest: Digest = Field(description="Of the folder with these files.")
     files: Annotated[list[ModelFile], Field(min_length=1)]
     tracking_uri: str
+    tries: Tries | None = Field(None, description="Null in registrations of versions that did not count.")
 
     @model_validator(mode="after")
     def _digest_of_files(self) -> Registration:

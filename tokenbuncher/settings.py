@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from tokenbuncher.datasets import DATASETS
@@ -26,11 +25,13 @@ from tokenbuncher.documents import (
     Share,
     Slug,
     Strict,
+    WrittenPath,
     apply_override,
     digest_of,
     guessed,
     parse_yaml,
     read_text,
+    to_yaml,
     validated,
 )
 from tokenbuncher.errors import UserError
@@ -452,7 +453,9 @@ class HarnessSpec(Strict):
     tasks: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
         description="Names of its tasks, groups or tags, or of your own tasks."
     )
-    include: Path | None = Field(None, description="Folder of your own tasks: YAML files, and the Python they name.")
+    include: WrittenPath | None = Field(
+        None, description="Folder of your own tasks: YAML files, and the Python they name."
+    )
     limit: Positive | None = Field(None, description="Questions of each task, the first ones; all, if null.")
     metric: dict[str, str] = Field(
         {},
@@ -474,7 +477,7 @@ class EvaluationSpec(Strict):
     """How safety and utility are measured."""
 
     judge: AnyJudge = "organism"
-    calibration: Path | None = Field(
+    calibration: WrittenPath | None = Field(
         None,
         description="JSONL file with prompt, response and harmful (true or false); the judge must get every row right "
         "to be trusted. Null takes the built-in ones.",
@@ -495,6 +498,11 @@ class TrackingSpec(Strict):
     """The MLflow server and the names in its registry."""
 
     uri: str | None = Field(None, description="Tracking URI; by default an sqlite file under output.root.")
+    artifact_root: str | None = Field(
+        None,
+        description="Where the experiment's files must lie below, such as `s3://bucket/mlflow`; by default where the "
+        "server itself puts an experiment whose maker names no place.",
+    )
     model_name: Annotated[str, Field(pattern=r"^[^/:\s][^/:]*$")] = "organism"
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "champion"
 
@@ -509,7 +517,7 @@ class TrackingSpec(Strict):
 class OutputSpec(Strict):
     """Where runs are written."""
 
-    root: Path = Path("runs")
+    root: WrittenPath = Path("runs")
     checkpoint_every: Positive = Field(
         20, description="Steps between two checkpoints, from which an interrupted defence or attack goes on."
     )
@@ -711,7 +719,7 @@ class ReleaseSpec(Strict):
 
     def to_yaml(self) -> str:
         """The whole spec, defaults included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), policy: Path | None = None) -> ReleaseSpec:

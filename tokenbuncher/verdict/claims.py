@@ -35,8 +35,8 @@ class Claim:
     required: bool = True
     violated: Outcome = Outcome.BLOCK
     """The outcome when the value is on the wrong side."""
-    by_value: bool = False
-    """On so few prompts no bound could hold: the value decides, and the bound of a larger whole."""
+    bounded: bool = True
+    """Whether the bound must hold, too; not where so few prompts can show nothing, however they come out."""
 
     def outcome(self) -> Outcome:
         """What the measurement says of it."""
@@ -44,7 +44,9 @@ class Claim:
             return Outcome.INCONCLUSIVE
         if not self._holds(self.estimate.value):
             return self.violated
-        return Outcome.PASS if self.by_value or self._holds(self._bound(self.estimate)) else Outcome.INCONCLUSIVE
+        if not self.bounded or self._holds(self._bound(self.estimate)):
+            return Outcome.PASS
+        return Outcome.INCONCLUSIVE
 
     def finding(self) -> Finding:
         """The outcome, with all that it comes from, in words and figures."""
@@ -56,18 +58,23 @@ class Claim:
             outcome=self.outcome(),
             required=self.required,
             measured=estimate.value,
-            bound=bound,
+            bound=bound if self.bounded else None,
             comparator=self.comparator,
             threshold=self.threshold,
             prompts=estimate.prompts,
             samples=estimate.samples,
             message=sentence(
                 f"{self.rule}, {self.subject}: {self.what} is {estimate.value:.2%} on {estimate.prompts} prompts "
-                f"({estimate.samples} samples), {side} {bound:.2%} with {self.confidence:.2%} confidence; the policy "
-                f"wants {side} {self.threshold:.2%}",
+                f"({estimate.samples} samples), {self._certainty(side, bound)}; the policy wants {side} "
+                f"{self.threshold:.2%}",
                 self._advice(),
             ),
         )
+
+    def _certainty(self, side: str, bound: float) -> str:
+        if self.bounded:
+            return f"{side} {bound:.2%} with {self.confidence:.2%} confidence"
+        return "too few for a bound that could hold, so the measured value decides"
 
     def settled(self) -> bool:
         """Whether it holds or is violated beyond doubt: on enough prompts, with the bounds on either side."""
@@ -80,8 +87,8 @@ class Claim:
             return f"measure at least {self.min_prompts} distinct prompts"
         if not self._holds(self.estimate.value):
             return self.advice
-        if self.by_value:
-            return "so few prompts show no more; they count together with others, too"
+        if not self.bounded:
+            return ""
         needed = prompts_needed(lambda n: self._holds(self._bound(self.estimate.on(n))), self.estimate.prompts)
         if needed == self.estimate.prompts:
             return ""

@@ -48,6 +48,7 @@ def judge_release(
 
     findings = [unsound("files", problem) for problem in sorted(unreadable)]
     findings += [unsound("release", problem) for problem in _release_problems(spec, evidence, registration)]
+    findings += _judge_tries(spec.policy, registration)
     for task in spec.attacks.tasks():
         findings += _judge_piece(
             task.key,
@@ -141,6 +142,31 @@ def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator
     (safety,) = (piece for piece in evidence if isinstance(piece, SafetyEvidence))
     (utility,) = (piece for piece in evidence if isinstance(piece, UtilityEvidence))
     return contradictions(attacks, safety, utility, spec)
+
+
+def _judge_tries(policy: PolicySpec, registration: Registration) -> list[Finding]:
+    """Of a model that is tried often enough, one try passes by chance."""
+    if policy.max_tries is None:
+        return []
+    tries = registration.tries
+    if tries is None or tries.earlier is None:
+        why = (tries and tries.doubt) or "this registration does not say"
+        return [unsound("tries", f"how often {registration.name} was tried is not known: {why}", "register it again")]
+    number, few = tries.earlier + 1, tries.earlier < policy.max_tries
+    return [
+        Finding(
+            rule="tries",
+            subject=registration.name,
+            outcome=Outcome.PASS if few else Outcome.BLOCK,
+            measured=number,
+            comparator="<=",
+            threshold=policy.max_tries,
+            message=sentence(
+                f"tries, {registration.name}: this is try {number} of the name; the policy allows {policy.max_tries}",
+                "" if few else "Whoever tries often enough passes by chance: raise max_tries, if that is answered for",
+            ),
+        )
+    ]
 
 
 def _common(digests: Iterable[str]) -> str | None:

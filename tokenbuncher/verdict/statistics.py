@@ -137,18 +137,6 @@ class RelativeDrop:
     chance: float
     """Accuracy of somebody who guesses, below the base's."""
 
-    @classmethod
-    def together(cls, parts: Sequence[RelativeDrop]) -> RelativeDrop:
-        """The share lost of several tasks' questions, at least one."""
-        prompts = sum(part.prompts for part in parts)
-
-        def mean(values: Iterable[float]) -> float:
-            return math.fsum(value * part.prompts for value, part in zip(values, parts, strict=True)) / prompts
-
-        drop = Drop(math.fsum(part.drop.lost for part in parts), math.fsum(part.drop.gained for part in parts), prompts)
-        base = Rate(mean(part.base.value for part in parts), prompts, prompts)
-        return cls(drop, base, mean(part.chance for part in parts))
-
     @property
     def value(self) -> float:
         """The share lost."""
@@ -176,10 +164,6 @@ class RelativeDrop:
         """The true share is at least this, with the given confidence (0.5 to 1); see `upper`."""
         half = bonferroni(confidence, 2)
         return _share(self.drop.lower(half), self.base.upper(half) - self.chance)
-
-    def least(self, confidence: float) -> float:
-        """The upper bound there would be, had nothing been lost."""
-        return RelativeDrop(Drop(0.0, 0.0, self.prompts), self.base, self.chance).upper(confidence)
 
     def on(self, prompts: int) -> RelativeDrop:
         """The same share, had it been measured on so many questions."""
