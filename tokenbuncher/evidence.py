@@ -288,19 +288,27 @@ def read_record(what: str, path: Path, validate: Callable[[bytes], T], advice: s
     """
     try:
         content = path.read_bytes()
-        if repeated := repeated_key(content):
-            raise UserError(f"{what} {path} is not valid: key '{repeated}' stands twice in one object{advice}")
-        return validate(content)
+        record = validate(content)
+        repeated = repeated_key(content)
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}{advice}") from error
     except ValidationError as error:
         raise UserError(f"{what} {path} is not valid: {first_problem(error)}{advice}") from error
+    except (ValueError, RecursionError) as error:  # pydantic reads it and Python does not: repeated keys would hide
+        raise UserError(f"{what} {path} is not valid: {error}{advice}") from error
+    if repeated:
+        raise UserError(f"{what} {path} is not valid: key '{repeated}' stands twice in one object{advice}")
+    return record
 
 
 def repeated_key(content: bytes | str) -> str | None:
-    """A key that stands twice in an object of a JSON text; None if none does, or it is no JSON.
+    """A key that stands twice in an object of a JSON text; None if none does.
 
     Of two values, some readers take the first and some the last.
+
+    Raises:
+        ValueError: If it is no JSON.
+        RecursionError: If it is too deep.
     """
     repeated: list[str] = []
 
@@ -308,10 +316,7 @@ def repeated_key(content: bytes | str) -> str | None:
         names = Counter(name for name, _ in pairs)
         repeated.extend(name for name, count in names.items() if count > 1)
 
-    try:
-        json.loads(content, object_pairs_hook=keep)
-    except (ValueError, RecursionError):
-        return None
+    json.loads(content, object_pairs_hook=keep)
     return repeated[0] if repeated else None
 
 

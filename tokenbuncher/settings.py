@@ -498,6 +498,11 @@ class TrackingSpec(Strict):
     """The MLflow server and the names in its registry."""
 
     uri: str | None = Field(None, description="Tracking URI; by default an sqlite file under output.root.")
+    artifact_root: str | None = Field(
+        None,
+        description="Where the experiment's files must lie below, such as `s3://bucket/mlflow`; by default where the "
+        "server itself puts an experiment whose maker names no place.",
+    )
     model_name: Annotated[str, Field(pattern=r"^[^/:\s][^/:]*$")] = "organism"
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "champion"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 
 from tokenbuncher.environment import swift_imports
@@ -17,6 +18,8 @@ from tokenbuncher.verdict import Outcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,6 +28,11 @@ QUIET = {
     # With MLflow's own seven retries it takes minutes to notice that a server is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
+
+LOOKS, PAUSE, PATIENCE = 5, 0.5, 60.0
+"""How often to look at most, seconds by which the pauses between looks grow, and seconds after which none begins."""
+
+Value = TypeVar("Value")
 
 
 class Refused(UserError):
@@ -48,19 +56,16 @@ def connected(uri: str) -> Iterator[MlflowClient]:
     with swift_imports():
         from mlflow import MlflowClient
 
-    failures = _failures(uri)
+    failures = failures_of(uri)
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     try:
         if uri.startswith("sqlite:///"):
             _ensure_database(Path(uri.removeprefix("sqlite:///")))
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except failures as error:
-        if getattr(error, "error_code", "") == "PERMISSION_DENIED":
-            raise Refused(
-                Outcome.INCONCLUSIVE, f"the server at {uri} denies it: {getattr(error, 'message', error)}"
-            ) from error
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"MLflow failed: {reason} (tracking URI {uri})") from error
+        if is_denial(error):
+            raise Refused(Outcome.INCONCLUSIVE, f"the server at {uri} denies it: {in_words(error)}") from error
+        raise UserError(f"MLflow failed: {in_words(error)} (tracking URI {uri})") from error
 
 
 def require_registry(uri: str) -> None:
@@ -76,13 +81,25 @@ def require_registry(uri: str) -> None:
         )
 
 
-def _failures(uri: str) -> tuple[type[Exception], ...]:
+def is_denial(error: Exception) -> bool:
+    """Whether the server has denied it, as one with the guard does."""
+    return getattr(error, "error_code", "") == "PERMISSION_DENIED"
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, in one line."""
+    lines = str(getattr(error, "message", error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def failures_of(uri: str) -> tuple[type[Exception], ...]:
     """What MLflow lets through, and of SQLAlchemy only where a database is opened: images do without it."""
+    from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
     if urlparse(uri).scheme.partition("+")[0] not in DATABASE_ENGINES:
-        return MlflowException, OSError
+        return MlflowException, OSError, ParseError
     try:
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
@@ -91,6 +108,106 @@ def _failures(uri: str) -> tuple[type[Exception], ...]:
             "or install tokenbuncher[registry]"
         ) from error
     return MlflowException, SQLAlchemyError, OSError
+
+
+def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], bool]) -> None:
+    """Does something in the registry and, if that seems to fail, looks whether it is done nevertheless.
+
+    An answer can be lost, late or garbled after the server has acted. Where the server says what is wrong with the
+    request, one look is enough; else it looks a few times, as the server may be at work still.
+
+    Args:
+        client: Of the registry.
+        act: Does it.
+        done: Whether it is done, as the registry says now.
+
+    Raises:
+        Exception: That of `act`, if it is not done.
+    """
+    try:
+        act()
+    except failures_of(client.tracking_uri) as error:
+        for _ in _looks(1 if is_answer(error) else LOOKS):
+            with suppress(*failures_of(client.tracking_uri), UserError):
+                if done():
+                    return
+        raise
+
+
+def looked_up(client: MlflowClient, read: Callable[[], Value]) -> Value:
+    """What is read from the registry; tried a few times, as an answer can be lost, late or garbled.
+
+    Raises:
+        Exception: That of the last try.
+    """
+    failure: Exception | None = None
+    for _ in _looks(LOOKS):
+        try:
+            return read()
+        except (*failures_of(client.tracking_uri), UserError) as error:
+            failure = error
+            if is_answer(error):
+                break
+    assert failure is not None
+    raise failure
+
+
+def _looks(most: int) -> Iterator[None]:
+    deadline = time.monotonic() + PATIENCE
+    for look in range(most):
+        time.sleep(look * PAUSE)
+        if look and time.monotonic() > deadline:
+            return
+        yield
+
+
+def is_answer(error: Exception | None) -> bool:
+    """Whether the server has understood the request and says what is wrong with it."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.get_http_status_code() < 500
+
+
+def registry_of(client: MlflowClient) -> ModelRegistryClient:
+    """The registry as the server has it.
+
+    MLflow's client above says that there is no such model or version as soon as it has the tag of a prompt, which
+    anybody can set.
+    """
+    return client._get_registry_client()
+
+
+def model_of(client: MlflowClient, name: str) -> RegisteredModel:
+    """A registered model, whatever its tags.
+
+    Raises:
+        UserError: If the answer is about no such model: an empty one would read as if no version had an alias.
+    """
+    model = registry_of(client).get_registered_model(name)
+    if model.name != name:
+        raise UserError(f"asked about {name}, MLflow at {client.tracking_uri} answers about {model.name or 'nothing'}")
+    return model
+
+
+def version_of(client: MlflowClient, name: str, version: str) -> ModelVersion:
+    """A version of a registered model, whatever its tags.
+
+    Raises:
+        UserError: If the answer is about no such version.
+    """
+    found = registry_of(client).get_model_version(name, version)
+    if (found.name, str(found.version)) != (name, version):
+        raise UserError(
+            f"asked about {name} version {version}, MLflow at {client.tracking_uri} answers about "
+            f"{found.name or 'nothing'} version {found.version}"
+        )
+    return found
+
+
+def alias_holder(client: MlflowClient, name: str, alias: str) -> str | None:
+    """The version that has the alias; None if none has."""
+    version = model_of(client, name).aliases.get(alias)
+    return None if version is None else str(version)
 
 
 def _ensure_database(path: Path) -> None:

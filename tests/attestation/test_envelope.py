@@ -1,9 +1,10 @@
 """Attestations: what is signed, that it verifies elsewhere, and that nothing else does."""
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,8 @@ from tests.evidence_factory import CANDIDATE, FILES, NOW, benign_scores, broken_
 from tokenbuncher.attestation import (
     FILE_NAME,
     PASSPHRASE,
+    Withdrawn,
+    attestation_digest,
     generate_key,
     load_private_key,
     load_public_key,
@@ -198,10 +201,124 @@ def test_no_signature_is_no_attestation():
         problems(with_signatures(passing()))
 
 
-def test_two_signatures_by_one_name_are_refused():
+def foreign_signature(tmp_path):
+    """A good signature of the same content by a key that nobody trusts."""
+    generate_key(tmp_path / "foreign.pem")
+    [signature] = json.loads(signed(RELEASE, load_private_key(tmp_path / "foreign.pem")))["signatures"]
+    return signature
+
+
+def without_name(signature):
+    return {"sig": signature["sig"]}
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        without_name,
+        lambda signature: signature | {"keyid": None},
+        lambda signature: signature | {"keyid": ""},
+        lambda signature: signature | {"keyid": "release key 2026"},
+        lambda signature: signature | {"keyid": "0" * 64},
+    ],
+    ids=["absent", "null", "empty", "other", "foreign"],
+)
+def test_the_key_identifier_decides_nothing(rename):
     [signature] = json.loads(passing())["signatures"]
-    with pytest.raises(UserError, match=r"not a DSSE envelope: .*Multiple signatures"):
-        problems(with_signatures(passing(), signature, signature))
+    assert problems(with_signatures(passing(), rename(signature))) == []
+
+
+def test_one_signature_by_a_trusted_key_is_enough_among_any_others(tmp_path):
+    [ours] = json.loads(passing())["signatures"]
+    foreign = foreign_signature(tmp_path)
+    for signatures in ([foreign, ours], [ours, foreign], [ours, ours], [foreign | {"keyid": ours["keyid"]}, ours]):
+        assert problems(with_signatures(passing(), *signatures)) == []
+    noise = {"sig": "AAAA", "keyid": ours["keyid"]}
+    assert problems(with_signatures(passing(), noise, {"sig": "!"}, without_name(ours))) == []
+
+
+def test_foreign_signatures_do_not_add_up(tmp_path):
+    foreign = foreign_signature(tmp_path)
+    [ours] = json.loads(passing())["signatures"]
+    with pytest.raises(UserError, match="no trusted key has signed"):
+        problems(with_signatures(passing(), foreign, without_name(foreign), foreign | {"keyid": ours["keyid"]}))
+
+
+def test_a_key_that_is_named_twice_is_one_key():
+    keys = [new_signer().public_key] * 2
+    assert verify(passing(), keys, now=LATER)[1] == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/vnd.in-toto+JSON", "application/vnd.in-toto+json ", ""])
+def test_another_type_of_payload_is_refused(kind):
+    with pytest.raises(UserError, match=r"the envelope holds .*, not application/vnd.in-toto"):
+        problems(altered(passing(), payloadType=kind))
+
+
+@pytest.mark.parametrize("name", ["payload", "payloadType", "signatures"])
+def test_an_envelope_in_which_a_name_stands_twice_is_refused(name):
+    text = passing()
+    twice = text[:-1] + f', "{name}": {json.dumps(json.loads(text)[name])}' + "}"
+    with pytest.raises(UserError, match=r"this is not a DSSE envelope: .*stands twice"):
+        problems(twice)
+
+
+def test_a_signed_statement_in_which_a_name_stands_twice_is_refused():
+    """Its readers could disagree about it: some take the first, some the last."""
+    content = payload(passing())
+    failed = content.replace(b'"result":"PASSED"', b'"result":"FAILED","result":"PASSED"')
+    assert failed != content
+    with pytest.raises(UserError, match=r"the attestation is not valid: .*stands twice"):
+        problems(enveloped(failed))
+
+
+def enveloped(content):
+    """Any content, signed by the trusted key."""
+    from securesystemslib.dsse import Envelope
+
+    envelope = Envelope(content, "application/vnd.in-toto+json", {})
+    envelope.sign(new_signer())
+    return json.dumps(envelope.to_dict())
+
+
+def test_an_attestation_is_revoked_however_it_is_written(tmp_path):
+    digest = attestation_digest(passing())
+    assert digest == hashlib.sha256(payload(passing())).hexdigest()
+    [ours] = json.loads(passing())["signatures"]
+    urlsafe = base64.urlsafe_b64encode(payload(passing())).decode()
+    rewritten = [
+        passing(),
+        json.dumps(json.loads(passing()), indent=4),
+        with_signatures(passing(), without_name(ours)),
+        with_signatures(passing(), foreign_signature(tmp_path), ours),
+        altered(passing(), payload=urlsafe, more=1),
+        signed(RELEASE),  # ECDSA signs with a number drawn anew
+    ]
+    assert len(set(rewritten)) == len(rewritten)
+    for text in rewritten:
+        assert problems(text) == []
+        assert problems(text, withdrawn=Withdrawn([digest])) == [f"attestation {digest[:12]} is revoked"]
+    assert problems(passing(), withdrawn=Withdrawn(["0" * 64])) == []
+
+
+@pytest.mark.parametrize(
+    ("withdrawn", "told"),
+    [
+        (Withdrawn(not_before=NOW), []),
+        (Withdrawn(not_before=NOW + timedelta(seconds=1)), ["of organism nothing counts that was made before"]),
+        (Withdrawn(refused_at=(NOW - timedelta(seconds=1)).isoformat()), []),
+        (Withdrawn(refused_at=NOW.isoformat()), ["refused the version"]),
+        (Withdrawn(refused_at=(NOW + timedelta(days=30)).isoformat()), ["refused the version"]),
+        (Withdrawn(refused_at=NOW.astimezone(timezone(timedelta(hours=14))).isoformat()), ["refused the version"]),
+        (Withdrawn(refused_at=NOW.replace(tzinfo=None).isoformat()), ["the record of its refusal cannot be read"]),
+        (Withdrawn(refused_at="never"), ["the record of its refusal cannot be read: 'never'"]),
+        (Withdrawn(refused_at=""), ["the record of its refusal cannot be read"]),
+    ],
+)
+def test_what_is_withdrawn_holds_no_longer(withdrawn, told):
+    found = problems(passing(), withdrawn=withdrawn)
+    assert len(found) == len(told)
+    assert all(telling in problem for telling, problem in zip(told, found, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +334,7 @@ def test_two_signatures_by_one_name_are_refused():
         lambda text: altered(text, payload="!"),
         lambda text: altered(text, payload=None),
         lambda text: altered(text, signatures={"sig": "x"}),
-        lambda text: altered(text, signatures=[{"sig": "AAAA"}]),
+        lambda text: altered(text, signatures=[{"keyid": "0"}]),
         lambda text: altered(text, signatures=[{"keyid": 7, "sig": "AAAA"}]),
         lambda text: altered(text, signatures=[{"keyid": "\ud800", "sig": "AAAA"}]),
     ],
@@ -232,7 +349,7 @@ def test_two_signatures_by_one_name_are_refused():
         "base64",
         "null",
         "mapping",
-        "no-keyid",
+        "no-sig",
         "7",
         "\\ud800",
     ],

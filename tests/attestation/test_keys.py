@@ -127,6 +127,43 @@ def test_what_is_no_key_is_refused(tmp_path, load, garbage):
         load(tmp_path / "key")
 
 
+def test_a_file_with_several_keys_is_refused(tmp_path):
+    """Only the first would be read, and the others believed to be trusted, or taken for it."""
+    one, other = (generate_key(tmp_path / name) for name in ("one.pem", "other.pem"))
+    private, public = (path.read_bytes() for path in (one.with_suffix(".pem"), other))
+    for name, content in {
+        "two": one.read_bytes() + other.read_bytes(),
+        "same": one.read_bytes() * 2,
+        "one-line": one.read_bytes().rstrip() + other.read_bytes(),
+        "commented": b"# ours\n" + one.read_bytes() + b"# theirs\n" + other.read_bytes(),
+        "private-first": private + public,
+        "private-last": public + private,
+        "certificate": public + b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} has 2 keys or certificates"):
+            load_public_key(tmp_path / name)
+    (tmp_path / "privates").write_bytes(private + private)
+    with pytest.raises(UserError, match="privates has 2 keys"):
+        load_private_key(tmp_path / "privates")
+
+
+def test_words_around_a_key_do_no_harm(tmp_path):
+    public = generate_key(tmp_path / "release.pem")
+    content = public.read_bytes()
+    key = load_public_key(public)
+    public.write_bytes(b"the key of the release team\n" + content + b"\n")
+    assert load_public_key(public) == key
+
+
+def test_an_ec_key_with_its_parameters_is_one_key(tmp_path):
+    signer = load_private_key(generate_key(tmp_path / "release.pem").with_suffix(".pem"))
+    key = signer._private_key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    parameters = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+    (tmp_path / "openssl.pem").write_bytes(parameters + key)
+    assert load_private_key(tmp_path / "openssl.pem").public_key == signer.public_key
+
+
 def test_a_public_key_does_not_sign_and_a_private_one_is_not_to_be_published(tmp_path):
     public = generate_key(tmp_path / "release.pem")
     with pytest.raises(UserError, match="is not a private key"):

@@ -1,7 +1,8 @@
-"""Real MLflow servers with the guard, on sqlite and on PostgreSQL, and versions with attestations in them."""
+"""Real MLflow servers with the guard, on sqlite, PostgreSQL and MariaDB, and attested versions in them."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
@@ -11,10 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
+import pymysql
 import pytest
 import requests
 import yaml
@@ -38,6 +43,8 @@ class Guarded:
     uri: str
     folder: Path
     artifacts: Path
+    folds: bool
+    """Whether the database takes names for the same that are written differently."""
 
     @property
     def client(self) -> MlflowClient:
@@ -76,22 +83,22 @@ def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def guarded(
     request: pytest.FixtureRequest, guard_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Guarded]:
     """A guarded MLflow server of its own, in a process of its own."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
-    database = request.getfixturevalue("postgres") if request.param == "postgresql" else f"sqlite:///{folder / 'db'}"
+    database = f"sqlite:///{folder / 'db'}" if request.param == "sqlite" else request.getfixturevalue(request.param)
     with mlflow_server(database, folder / "artifacts", guard_folder / "guard.yaml") as uri:
-        yield Guarded(uri, guard_folder, folder / "artifacts")
+        yield Guarded(uri, guard_folder, folder / "artifacts", folds=request.param == "mariadb")
 
 
 @contextmanager
 def mlflow_server(database: str, artifacts: Path, settings: Path) -> Iterator[str]:
     """`mlflow server` with a guarded registry; gives its address once it answers."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
     command += ["--backend-store-uri", database, "--registry-store-uri", f"guarded-{database}"]
     command += ["--artifacts-destination", str(artifacts), "--serve-artifacts"]
     environment = {
@@ -132,7 +139,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of a database in a PostgreSQL server of our own."""
     binaries = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
     if binaries is None:
@@ -152,10 +159,66 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     run(binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
     try:
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
     finally:
         run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a database in a MariaDB server of our own, which compares names as Debian's does."""
+    programs = [
+        shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("mariadbd", "mariadb-install-db")
+    ]
+    if None in programs:
+        pytest.skip("needs MariaDB: apt-get install mariadb-server")
+    server, install = programs
+    folder, port = Path("/tmp") / f"tokenbuncher-mariadb-{os.getpid()}", free_port()
+    folder.mkdir(mode=0o700)
+    user = "mysql" if os.getuid() == 0 else getpass.getuser()  # MariaDB does not run as root
+    if os.getuid() == 0:
+        shutil.chown(folder, user, user)
+    here = ["--no-defaults", f"--datadir={folder / 'data'}", f"--user={user}"]
+    made = [install, *here, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(made, check=True, capture_output=True)
+    options = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}"]
+    options += ["--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([server, *here, *options], stdout=log, stderr=log)
+    try:
+        statement("CREATE DATABASE mlflow", port)
+        yield f"mysql+pymysql://root@127.0.0.1:{port}/mlflow"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def statement(text: str, port: int) -> None:
+    """Has a MariaDB server execute something, once it answers."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            with pymysql.connect(host="127.0.0.1", port=port, user="root") as connection:
+                connection.cursor().execute(text)
+                return
+        except pymysql.err.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def together(number: int, act: Callable[[int], Any]) -> list[Any]:
+    """What so many threads get, which begin at the same time; each is given its number."""
+    barrier = Barrier(number)
+
+    def begin(each: int) -> Any:
+        barrier.wait()
+        return act(each)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(begin, range(number)))
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import yaml
 from tests.evidence_factory import NOW, passing_release, release_spec
 from tests.guard.conftest import POLICY
 from tokenbuncher.artifacts import stored_files
-from tokenbuncher.attestation import generate_key, load_private_key, sign
+from tokenbuncher.attestation import attestation_digest, generate_key, load_private_key, sign
 from tokenbuncher.evidence import ModelFile, Registration
 from tokenbuncher.files import folder_digest, folder_files
 from tokenbuncher.guard import check_version, load_guard
+from tokenbuncher.guard.check import Record
 
 NAME, VERSION = "large", "3"
 
@@ -84,7 +85,7 @@ def attestation(model, tmp_path, settings):
 
 
 def checked(settings, attestation, location, **changes):
-    given = {"name": NAME, "version": VERSION, "now": NOW} | changes
+    given = {"name": NAME, "version": VERSION, "now": NOW, "refused_at": None, "made": None} | changes
     return check_version(
         settings,
         settings.aliases["champion"],
@@ -93,6 +94,7 @@ def checked(settings, attestation, location, **changes):
         attestation,
         lambda: str(location),
         given["now"],
+        record=Record(given["refused_at"], given["made"]),
     )
 
 
@@ -114,6 +116,43 @@ def test_a_local_version_is_hashed(settings, attestation, model):
 )
 def test_an_attestation_about_another_time_version_or_model(changes, telling, settings, attestation, model):
     assert telling in checked(settings(), attestation(), model, **changes)[0]
+
+
+def test_a_revoked_attestation(settings, attestation, model):
+    signed = attestation()
+    digest = attestation_digest(signed)
+    assert checked(settings(revoked_attestations=["0" * 64]), signed, model) == []
+    assert checked(settings(revoked_attestations=[digest]), signed, model) == [f"attestation {digest[:12]} is revoked"]
+
+
+@pytest.mark.parametrize(
+    ("times", "telling"),
+    [
+        ({NAME: NOW}, None),
+        ({"small": NOW + timedelta(days=1)}, None),
+        ({NAME: NOW + timedelta(days=1)}, f"of {NAME} nothing counts that was made before"),
+    ],
+)
+def test_a_not_before(times, telling, settings, attestation, model):
+    signed = attestation()
+    not_before = {name: time.isoformat() for name, time in times.items()}
+    found = checked(settings(not_before=not_before), signed, model)
+    assert (telling in found[0]) if telling else found == []
+
+
+def test_a_refusal_on_record(settings, attestation, model):
+    signed, guard = attestation(), settings()
+    assert checked(guard, signed, model, refused_at=(NOW - timedelta(hours=1)).isoformat()) == []
+    for record, telling in {NOW.isoformat(): "refused the version", "?": "cannot be read"}.items():
+        assert telling in checked(guard, signed, model, refused_at=record)[0]
+
+
+def test_a_version_that_was_made_again(settings, attestation, model):
+    """Its number, its name and its files are the same, but not what the registry knew of the one before."""
+    signed, guard = attestation(), settings()
+    assert checked(guard, signed, model, made=NOW - timedelta(hours=1)) == []
+    assert checked(guard, signed, model, made=NOW + timedelta(minutes=4)) == []  # clocks differ
+    assert "before the version was" in checked(guard, signed, model, made=NOW + timedelta(minutes=6))[0]
 
 
 def test_no_attestation(settings, model):

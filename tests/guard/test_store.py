@@ -35,6 +35,8 @@ def assert_denied(guarded: Guarded, name: str, version: str, telling: str) -> No
         guarded.client.transition_model_version_stage(name, version, "Production")
     for refusal in (alias.value, stage.value):
         assert telling in str(refusal)
+        assert str(guarded.folder) not in str(refusal)
+        assert str(guarded.artifacts.parent) not in str(refusal)
         assert (refusal.error_code, refusal.get_http_status_code()) == ("PERMISSION_DENIED", 403)
     assert "champion" not in guarded.client.get_registered_model(name).aliases
     assert guarded.client.get_model_version(name, version).current_stage == "None"

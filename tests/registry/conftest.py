@@ -17,6 +17,7 @@ from tests.evidence_factory import Release, passing_release, release_spec
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote, register
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.tracking import alias_holder
 
 
 @pytest.fixture
@@ -59,8 +60,7 @@ class Registered:
     @property
     def champion(self) -> str | None:
         """The version that the alias is on."""
-        aliases = self.client.get_registered_model(self.release.registration.name).aliases
-        return str(aliases[alias]) if (alias := self.release.spec.tracking.alias) in aliases else None
+        return alias_holder(self.client, self.release.registration.name, self.release.spec.tracking.alias)
 
     def artifacts(self) -> dict[str, bytes]:
         """What is kept with the version beside its model."""
@@ -91,3 +91,22 @@ def enter(candidate: Path, tmp_path: Path) -> Callable[..., Registered]:
         return Registered(release, evidence, folder / "registration", folder / "verdict")
 
     return enter
+
+
+@pytest.fixture
+def judge_again(tmp_path: Path) -> Callable[..., Registered]:
+    """Judges a registered version anew, by evidence that may be spoilt."""
+
+    def judge_again(
+        registered: Registered, spoil: Callable[[Release], Release], signer: CryptoSigner | None = None
+    ) -> Registered:
+        folder = tmp_path / f"again-{len(list(tmp_path.iterdir()))}"
+        registration = registered.release.registration
+        release = replace(
+            spoil(passing_release(registered.release.spec)).about(registration.digest), registration=registration
+        )
+        evidence, _ = release.write(folder)
+        gate(release.spec, evidence, registered.registration, folder / "verdict", signer)
+        return Registered(release, evidence, registered.registration, folder / "verdict")
+
+    return judge_again

@@ -8,9 +8,10 @@ import pytest
 
 from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, release_spec
 from tests.registry.conftest import Registered
+from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import AttackEvidence
-from tokenbuncher.registry import Refused
+from tokenbuncher.registry import Refused, verify_version
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome, read_verdict
 
@@ -202,6 +203,69 @@ def test_impossible_alias_is_an_error_and_not_marked_promoted(enter: Enter, spec
     with pytest.raises(UserError, match="not an alias!"):
         registered.promote(spec.model_copy(update={"tracking": tracking}))
     assert registered.version.tags["tokenbuncher.status"] == "pending"
+
+
+@pytest.mark.parametrize("spoil", [broken, incomplete], ids=["block", "inconclusive"])
+@pytest.mark.parametrize("signs", [True, False], ids=["signed", "unsigned"])
+def test_a_refusal_ends_the_older_pass_of_a_version(
+    enter: Enter, judge_again: Enter, spec: ReleaseSpec, spoil: Callable, signs: bool, tmp_path: Path
+) -> None:
+    generate_key(tmp_path / "key.pem")
+    key = load_private_key(tmp_path / "key.pem")
+    passed = enter(spec, signer=key)
+    passed.promote()
+    attestation = passed.version.tags[TAG]
+    refused = judge_again(passed, spoil, key if signs else None)
+    outcome = read_verdict(refused.verdict).outcome
+
+    assert_refused(refused, outcome, "It still has champion: go back with `tokenbuncher rollback`", champion="1")
+    tags = refused.version.tags
+    assert tags[REFUSED_TAG] == read_verdict(refused.verdict).created.isoformat()
+    assert tags.get(TAG) == ((refused.verdict / FILE_NAME).read_text() if signs else None)
+
+    with pytest.raises(Refused, match="has refused the version; run gate again"):
+        passed.promote()
+    assert passed.version.tags.get(TAG) != attestation
+    with pytest.raises(Refused, match="would not be moved"):
+        passed.promote(dry_run=True)
+
+    passed.client.set_model_version_tag(spec.tracking.model_name, "1", TAG, attestation)  # as any client can
+    _, problems = verify_version(f"models:/{spec.tracking.model_name}/1", [key.public_key], spec.tracking_uri())
+    assert len(problems) == 1
+    assert "refused the version; what was signed until then counts no longer" in problems[0]
+
+    judge_again(passed, lambda release: release, key).promote()
+    assert passed.version.tags["tokenbuncher.status"] == "promoted"
+    assert verify_version(f"models:/{spec.tracking.model_name}/1", [key.public_key], spec.tracking_uri())[1] == []
+
+
+def test_an_older_refusal_does_not_bring_the_record_back(
+    enter: Enter, judge_again: Enter, spec: ReleaseSpec, tmp_path: Path
+) -> None:
+    registered = enter(spec)
+    earlier, later = judge_again(registered, broken), judge_again(registered, broken)
+    for refused in (later, earlier):
+        with pytest.raises(Refused):
+            refused.promote()
+    assert registered.version.tags[REFUSED_TAG] == read_verdict(later.verdict).created.isoformat()
+
+
+def test_evidence_that_is_missing_here_and_now_refuses_nothing_for_good(enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    registered.promote()
+    left_out = registered.evidence.pop()
+    assert_refused(registered, Outcome.INCONCLUSIVE, "not the verdict on this release", champion="1")
+    assert REFUSED_TAG not in registered.version.tags
+    registered.evidence.append(left_out)
+    registered.promote()
+    assert registered.version.tags["tokenbuncher.status"] == "promoted"
+
+
+@pytest.mark.parametrize("record", ["never", "", "2026-11-29T12:00:00"])
+def test_a_record_that_cannot_be_read_refuses(record: str, enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    registered.client.set_model_version_tag(spec.tracking.model_name, "1", REFUSED_TAG, record)
+    assert_refused(registered, Outcome.INCONCLUSIVE, "has refused the version")
 
 
 def test_over_http(enter: Enter, mlflow_server: str) -> None:

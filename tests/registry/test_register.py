@@ -6,10 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from tests.evidence_factory import CANDIDATE, passing_release, release_spec
 from tokenbuncher import __version__
@@ -154,6 +158,79 @@ def test_spec_is_kept_with_the_version(spec: ReleaseSpec, candidate: Path, tmp_p
     version = client(spec).get_model_version(registration.name, registration.version)
     assert Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text() == spec.to_yaml()
     assert json.loads((tmp_path / "out" / "registration.json").read_text())["version"] == registration.version
+
+
+def test_a_logged_model_is_not_laid_over_what_was_registered(
+    mlflow_server: str, candidate: Path, tmp_path: Path
+) -> None:
+    spec = release_spec(tracking={"uri": mlflow_server, "model_name": "not-laid-over"})
+    registration = register(spec, candidate, tmp_path / "out")
+    run = client(spec).get_run(client(spec).get_model_version("not-laid-over", registration.version).run_id).info
+    model = client(spec).create_logged_model(run.experiment_id, name="model", source_run_id=run.run_id)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").write_text("other weights")
+    client(spec).log_model_artifacts(model.model_id, str(tmp_path / "other"))
+    client(spec).finalize_logged_model(model.model_id, "READY")
+
+    got = download_artifacts(
+        f"models:/not-laid-over/{registration.version}",
+        dst_path=str(tmp_path / "got"),
+        tracking_uri=mlflow_server,
+        registry_uri=mlflow_server,
+    )
+    assert folder_digest(Path(got)) == registration.digest
+
+
+@pytest.fixture
+def own_experiment(mlflow_server: str) -> Iterator[MlflowClient]:
+    """A client of the server, on which somebody may make the experiment of the releases anew."""
+    mlflow = MlflowClient(mlflow_server, mlflow_server)
+    former = mlflow.get_experiment_by_name("tokenbuncher")
+    if former:
+        mlflow.rename_experiment(former.experiment_id, "tokenbuncher-before")
+    yield mlflow
+    mlflow.rename_experiment(mlflow.get_experiment_by_name("tokenbuncher").experiment_id, uuid4().hex)
+    if former:
+        mlflow.rename_experiment(former.experiment_id, "tokenbuncher")
+
+
+@pytest.mark.parametrize("place", ["s3://others/weights", "mlflow-artifacts:/mine", "mlflow-artifacts:/0/mine"])
+def test_who_made_the_experiment_does_not_get_the_weights(
+    place: str, own_experiment: MlflowClient, candidate: Path, tmp_path: Path
+) -> None:
+    made = own_experiment.create_experiment("tokenbuncher", artifact_location=place)
+    spec = release_spec(tracking={"uri": own_experiment.tracking_uri, "model_name": "kept-to-ourselves"})
+    with pytest.raises(UserError, match=f"keeps its files at {place}"):
+        register(spec, candidate, tmp_path / "out")
+    assert own_experiment.search_runs([made]) == []
+
+
+def test_an_experiment_made_by_another_without_a_place_is_as_good_as_ours(
+    own_experiment: MlflowClient, candidate: Path, tmp_path: Path
+) -> None:
+    own_experiment.create_experiment("tokenbuncher")
+    spec = release_spec(tracking={"uri": own_experiment.tracking_uri, "model_name": "kept-to-ourselves"})
+    assert register(spec, candidate, tmp_path / "out").version
+
+
+@pytest.mark.parametrize(("stated", "right"), [("mlflow-artifacts:/ours", True), ("mlflow-artifacts:/ou", False)])
+def test_the_spec_may_state_the_place(
+    stated: str, right: bool, own_experiment: MlflowClient, candidate: Path, tmp_path: Path
+) -> None:
+    own_experiment.create_experiment("tokenbuncher", artifact_location="mlflow-artifacts:/ours/tokenbuncher")
+    spec = release_spec(
+        tracking={"uri": own_experiment.tracking_uri, "model_name": "kept-to-ourselves", "artifact_root": stated}
+    )
+    with nullcontext() if right else pytest.raises(UserError, match="keeps its files at"):
+        register(spec, candidate, tmp_path / "out")
+
+
+def test_an_embedded_experiment_made_for_another_folder_is_refused(candidate: Path, tmp_path: Path) -> None:
+    spec = release_spec(output={"root": str(tmp_path / "runs")})
+    with connected(spec.tracking_uri()) as mlflow:
+        mlflow.create_experiment("tokenbuncher", artifact_location=(tmp_path / "elsewhere").as_uri())
+    with pytest.raises(UserError, match="keeps its files at"):
+        register(spec, candidate, tmp_path / "out")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that makes trouble."""
+"""A proxy in front of an S3 server, or another, that makes trouble."""
 
 import http.client
 import re
@@ -46,7 +46,7 @@ class Forward(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.answerer(f"{self.command} {self.path}")(self)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
     def fetch(self, without=()):
         upstream = http.client.HTTPConnection(self.server.upstream)

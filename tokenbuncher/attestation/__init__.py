@@ -7,7 +7,20 @@
 Signing is securesystemslib's (ECDSA P-256 by `cryptography`); nothing here is cryptography of our own.
 """
 
-from tokenbuncher.attestation.envelope import FILE_NAME, TAG, sign, verify, verify_files
+from tokenbuncher.attestation.envelope import (
+    CLOCK_SKEW,
+    FILE_NAME,
+    REFUSED_TAG,
+    TAG,
+    Withdrawn,
+    attestation_digest,
+    read_unverified,
+    refusal,
+    refused_only,
+    sign,
+    verify,
+    verify_files,
+)
 from tokenbuncher.attestation.keys import (
     PASSPHRASE,
     SIGNING_KEY,
@@ -19,14 +32,21 @@ from tokenbuncher.attestation.keys import (
 from tokenbuncher.attestation.statement import Statement
 
 __all__ = [
+    "CLOCK_SKEW",
     "FILE_NAME",
     "PASSPHRASE",
+    "REFUSED_TAG",
     "SIGNING_KEY",
     "TAG",
     "Statement",
+    "Withdrawn",
+    "attestation_digest",
     "generate_key",
     "load_private_key",
     "load_public_key",
+    "read_unverified",
+    "refusal",
+    "refused_only",
     "sign",
     "signing_key",
     "verify",

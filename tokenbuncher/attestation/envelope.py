@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,14 +19,45 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import AnyPiece, Verdict, judge_release
 
 if TYPE_CHECKING:
-    from securesystemslib.dsse import Envelope
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
 FILE_NAME = "attestation.json"
 TAG = "tokenbuncher.attestation"
 """Tag of a registered model version that holds its attestation, as JSON text."""
+REFUSED_TAG = "tokenbuncher.refused_at"
+"""Tag of a registered model version: when a verdict that was not a PASS was made on it, the latest, in ISO format."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 CLOCK_SKEW = timedelta(minutes=5)
+
+
+class Withdrawn(NamedTuple):
+    """What ends the word of an attestation before its time, although its signature is good."""
+
+    digests: Collection[str] = ()
+    """Attestations that count no longer, by their digest."""
+    not_before: datetime | None = None
+    """Attestations made before count no longer."""
+    refused_at: str | None = None
+    """When the version was last refused by a verdict, in ISO format: attestations made until then count no longer."""
+    made: datetime | None = None
+    """When the version was made: one of the same number, before, was another."""
+
+
+NOTHING_WITHDRAWN = Withdrawn()
+
+
+def refused_only(model: str, refused_at: str | None) -> Withdrawn:
+    """Nothing ends the word of an attestation but a later refusal on record for its version, if there is one."""
+    return Withdrawn(refused_at=refused_at)
+
+
+def refusal(tags: Mapping[str, str]) -> str | None:
+    """When a version was last refused, as its tags have it; of several records, nothing that can be read.
+
+    In what letters the key is written does not count: to some databases it is the same key.
+    """
+    records = [value for key, value in tags.items() if key.strip().casefold() == REFUSED_TAG]
+    return "; ".join(records) if records else None
 
 
 def sign(
@@ -65,8 +98,12 @@ def verify(
     policy: str | None = None,
     model: str | None = None,
     version: str | None = None,
+    withdrawn: Withdrawn = NOTHING_WITHDRAWN,
 ) -> tuple[Statement, list[str]]:
     """Verifies an attestation: signature, outcome, validity and, if given, policy, model and version.
+
+    One signature by a trusted key is enough, whatever others there are. Each signature is tried with each key: the key
+    identifiers in an envelope are not signed, may be missing, and decide nothing.
 
     Args:
         text: The JSON text of the envelope.
@@ -75,6 +112,7 @@ def verify(
         policy: Digest of the policy it must be about.
         model: Name of the registered model it must be about.
         version: The version of it.
+        withdrawn: What ends its word early.
 
     Returns:
         The statement, and what is wrong with it, in words; nothing means that it holds. Its files are another
@@ -83,16 +121,35 @@ def verify(
     Raises:
         UserError: If it is no attestation, or no trusted key has signed it: then it says nothing at all.
     """
-    now = now or datetime.now(UTC)
     envelope = _envelope(text)
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise UserError(f"the envelope holds {envelope.payload_type}, not {PAYLOAD_TYPE}")
     _check_signature(envelope, keys)
-    try:
-        statement = Statement.model_validate_json(envelope.payload)
-    except ValidationError as error:
-        raise UserError(f"the attestation is not valid: {first_problem(error)}") from error
-    return statement, list(_problems(statement, now, policy, model, version))
+    statement = _statement(envelope)
+    found = [
+        *_problems(statement, now or datetime.now(UTC), policy, model, version),
+        *_withdrawals(statement, envelope.digest, withdrawn),
+    ]
+    return statement, found
+
+
+def read_unverified(text: str | bytes) -> Statement:
+    """What an attestation says, whoever has signed it, and if nobody has. Not to be believed.
+
+    Raises:
+        UserError: If it is no attestation.
+    """
+    return _statement(_envelope(text))
+
+
+def attestation_digest(text: str | bytes) -> str:
+    """The name of an attestation, by which it is revoked: sha256 of its decoded payload.
+
+    Not of the envelope: that can be written in other ways (white space, other signatures, base64 of another alphabet)
+    and still hold.
+
+    Raises:
+        UserError: If it is no attestation.
+    """
+    return _envelope(text).digest
 
 
 def verify_files(statement: Statement, files: Mapping[str, str]) -> list[str]:
@@ -115,8 +172,10 @@ def verify_files(statement: Statement, files: Mapping[str, str]) -> list[str]:
 
 
 class _Signature(BaseModel):
-    keyid: str
+    model_config = ConfigDict(strict=True)
+
     sig: str
+    keyid: str | None = None
 
 
 class _Form(BaseModel):
@@ -129,31 +188,84 @@ class _Form(BaseModel):
     signatures: list[_Signature]
 
 
-def _envelope(text: str | bytes) -> Envelope:
-    from securesystemslib.dsse import Envelope
+class _Envelope(NamedTuple):
+    payload: bytes
+    signatures: list[_Signature]
 
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.payload).hexdigest()
+
+    @property
+    def signed_by(self) -> str:
+        """Who signed it, as far as it says so."""
+        names = [ascii(each.keyid[:12])[1:-1] if each.keyid else "a key without a name" for each in self.signatures]
+        return ", ".join(names) or "nobody"
+
+
+def _envelope(text: str | bytes) -> _Envelope:
     try:
-        _Form.model_validate_json(text)
-        return Envelope.from_dict(json.loads(text))
+        _check_names(text)
+        form = _Form.model_validate_json(text)
+        payload = _decoded(form.payload)
     except ValidationError as error:
         raise UserError(f"this is not a DSSE envelope: {first_problem(error)}") from error
-    except Exception as error:  # the library lets many kinds through
+    except Exception as error:  # JSON and base64 fail in many ways
         raise UserError(f"this is not a DSSE envelope: {type(error).__name__}: {error}") from error
+    if form.payloadType != PAYLOAD_TYPE:
+        raise UserError(f"the envelope holds {ascii(form.payloadType[:80])[1:-1]}, not {PAYLOAD_TYPE}")
+    return _Envelope(payload, form.signatures)
 
 
-def _check_signature(envelope: Envelope, keys: Sequence[SSlibKey]) -> None:
-    from securesystemslib.exceptions import VerificationError
-
-    signed_by = ", ".join(keyid[:12] for keyid in envelope.signatures) or "nobody"
-    trusted = ", ".join(key.keyid[:12] for key in keys) or "none"
-    if not keys:
-        raise UserError(f"no key is trusted; the attestation is signed by {signed_by}")
+def _statement(envelope: _Envelope) -> Statement:
     try:
-        envelope.verify(list(keys), threshold=1)
-    except VerificationError as error:
+        _check_names(envelope.payload)
+        return Statement.model_validate_json(envelope.payload)
+    except ValidationError as error:
+        raise UserError(f"the attestation is not valid: {first_problem(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the attestation is not valid: {error}") from error
+
+
+def _decoded(text: str) -> bytes:
+    """What is written in one of the two alphabets of base64, as DSSE allows."""
+    return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+
+
+def _check_names(text: str | bytes) -> None:
+    """That no name stands twice in one object of a JSON text: some readers take the first, others the last."""
+    json.loads(text, object_pairs_hook=_unrepeated)
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise ValueError(f"the name {name[:40]!a} stands twice")
+        names.add(name)
+    return dict(pairs)
+
+
+def _check_signature(envelope: _Envelope, keys: Sequence[SSlibKey]) -> None:
+    if not keys:
+        raise UserError(f"no key is trusted; the attestation is signed by {envelope.signed_by}")
+    if not any(_has_signed(key, signature.sig, envelope.payload) for signature in envelope.signatures for key in keys):
+        trusted = ", ".join(key.keyid[:12] for key in keys)
         raise UserError(
-            f"no trusted key has signed this attestation: it names {signed_by}, trusted are {trusted}"
-        ) from error
+            f"no trusted key has signed this attestation: it names {envelope.signed_by}, trusted are {trusted}"
+        )
+
+
+def _has_signed(key: SSlibKey, signature: str, payload: bytes) -> bool:
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import Signature
+
+    try:
+        encoded = Envelope(payload, PAYLOAD_TYPE, {}).pae()
+        key.verify_signature(Signature(key.keyid, _decoded(signature).hex()), encoded)
+    except Exception:  # whatever is wrong with a signature, it is none
+        return False
+    return True
 
 
 def _problems(
@@ -179,3 +291,28 @@ def _problems(
     names = [file.name for file in statement.subject]
     if len(set(names)) != len(names) or sorted(names) != sorted(file.name for file in predicate.files):
         yield "its files are listed twice, or otherwise than its subjects"
+
+
+def _withdrawals(statement: Statement, digest: str, withdrawn: Withdrawn) -> Iterator[str]:
+    created = statement.predicate.created
+    if digest in withdrawn.digests:
+        yield f"attestation {digest[:12]} is revoked"
+    if withdrawn.not_before is not None and created < withdrawn.not_before:
+        yield (
+            f"it was made at {created.isoformat()}; of {statement.predicate.model} nothing counts that was made before "
+            f"{withdrawn.not_before.isoformat()}"
+        )
+    if withdrawn.made is not None and created + CLOCK_SKEW < withdrawn.made:
+        yield f"it was made at {created.isoformat()}, before the version was, at {withdrawn.made.isoformat()}"
+    if withdrawn.refused_at is not None:
+        yield from _refusal(created, withdrawn.refused_at)
+
+
+def _refusal(created: datetime, refused_at: str) -> Iterator[str]:
+    try:
+        counts = created > datetime.fromisoformat(refused_at)
+    except (ValueError, TypeError):  # no time, or one without a zone
+        yield f"the record of its refusal cannot be read: {refused_at[:40]!r}"
+        return
+    if not counts:
+        yield f"a verdict of {refused_at} refused the version; what was signed until then counts no longer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def load_private_key(path: Path) -> CryptoSigner:
     """The private key of a PEM file.
 
     Raises:
-        UserError: If it cannot be read, is not an ECDSA P-256 key, or the passphrase is missing or wrong.
+        UserError: If it cannot be read, is not one ECDSA P-256 key, or the passphrase is missing or wrong.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
@@ -76,7 +77,7 @@ def load_private_key(path: Path) -> CryptoSigner:
     from securesystemslib.signer import CryptoSigner
 
     try:
-        key = load_pem_private_key(_read(path), _passphrase())
+        key = load_pem_private_key(_read(path, rb"KEY"), _passphrase())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is not a private key that can be read: {error} (passphrase: ${PASSPHRASE})") from error
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
@@ -88,7 +89,7 @@ def load_public_key(path: Path) -> SSlibKey:
     """The public key of a PEM file.
 
     Raises:
-        UserError: If it cannot be read or is not an ECDSA P-256 key.
+        UserError: If it cannot be read or is not one ECDSA P-256 key.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
@@ -96,7 +97,7 @@ def load_public_key(path: Path) -> SSlibKey:
     from securesystemslib.signer import SSlibKey
 
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(_read(path, rb""))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"{path} is not a public key in PEM: {error}") from error
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
@@ -108,8 +109,16 @@ def _passphrase() -> bytes | None:
     return os.environ[PASSPHRASE].encode() if os.environ.get(PASSPHRASE) else None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, label: bytes) -> bytes:
+    """The content of a PEM file with no more than one block of such a label: of several, only the first would be read.
+
+    An EC private key may have a block with its parameters before it; a public key has nothing beside it.
+    """
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read key {path}: {error.strerror}") from error
+    blocks = len(re.findall(rb"-BEGIN[^-\n]*" + label + rb"[^-\n]*-", content, re.IGNORECASE))
+    if blocks > 1:
+        raise UserError(f"{path} has {blocks} keys or certificates; put each key into a file of its own")
+    return content

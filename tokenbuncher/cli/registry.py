@@ -3,50 +3,75 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
+from tokenbuncher.cli.doors import EXIT_CODES, NEW_FOLDER, Door, fail, wrote
 from tokenbuncher.cli.options import FILE, FOLDER, NEW, spec_options
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import load_spec
 
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey
+
+
+keys_option = click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=FILE,
+    help="Public key that is trusted; repeatable. Else that of $TOKENBUNCHER_SIGNING_KEY.",
+)
+
+
+def _trusted(keys: tuple[Path, ...]) -> list[SSlibKey]:
+    from tokenbuncher.attestation import load_public_key, signing_key
+
+    own = None if keys else signing_key()
+    return [own.public_key] if own else [load_public_key(key) for key in keys]
+
 
 @click.command(cls=Door)
 @spec_options
+@keys_option
 @click.pass_context
-def rollback(ctx: click.Context, spec: Path, overrides: tuple[str, ...]) -> None:
-    """Move the alias back to the version that had it before, if its verdict still holds.
+def rollback(ctx: click.Context, spec: Path, overrides: tuple[str, ...], keys: tuple[Path, ...]) -> None:
+    """Move the alias back to the version that had it before, if its attestation still holds.
 
-    Needs the registry. Exit status: 0 moved back, 2 refused; refused, the alias stays where it was.
+    Needs the registry and a key that is trusted: a version that nobody signed gets the alias back by promoting its
+    recorded release again. Exit status: 0 moved back, 2 refused; refused, the alias stays where it was.
 
     \b
     Example:
-      tokenbuncher rollback --spec specs/organism.yaml
+      tokenbuncher rollback --spec specs/organism.yaml --key keys/release.pub
     """
     from tokenbuncher.registry import Refused, rollback
 
     try:
-        rollback(load_spec(spec, overrides))
+        rollback(load_spec(spec, overrides), _trusted(keys))
     except Refused as refused:
         fail(ctx, f"refused: {refused}", EXIT_CODES[refused.outcome])
 
 
 @click.command(cls=Door)
 @spec_options
-def status(spec: Path, overrides: tuple[str, ...]) -> None:
-    """Show the registered versions, their verdicts and aliases.
+@keys_option
+def status(spec: Path, overrides: tuple[str, ...], keys: tuple[Path, ...]) -> None:
+    """Show the registered versions, their verdicts, aliases and signatures.
 
-    Needs the registry.
+    Needs the registry. Signed is "yes" if a key that is trusted has signed the attestation, "untrusted" if none has,
+    "unverified" without a key, "another's" if it is about another version, and "garbage" if it is no attestation.
 
     \b
     Example:
-      tokenbuncher status --spec specs/organism.yaml
+      tokenbuncher status --spec specs/organism.yaml --key keys/release.pub
     """
     from tokenbuncher.registry import status
 
-    click.echo(status(load_spec(spec, overrides)))
+    click.echo(status(load_spec(spec, overrides), _trusted(keys)))
 
 
 @click.command(cls=Door)
@@ -54,8 +79,9 @@ def status(spec: Path, overrides: tuple[str, ...]) -> None:
 @click.option("--key", "keys", required=True, multiple=True, type=FILE, help="Public key that is trusted; repeatable.")
 @click.option("--model", type=FOLDER, help="Folder of the model, whose files are hashed.")
 @click.option("--policy", type=FILE, help="Policy that it must have been judged by.")
+@click.option("--guard", type=FILE, help="Guard settings, whose revoked keys and attestations count no longer.")
 @click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
-@click.option("--out", type=NEW, help="Folder for the files of models:/; made, or replaced, only if all holds.")
+@click.option("--out", type=NEW_FOLDER, help="Folder for the files of models:/; made, or replaced, only if all holds.")
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -63,13 +89,15 @@ def verify(
     keys: tuple[Path, ...],
     model: Path | None,
     policy: Path | None,
+    guard: Path | None,
     tracking_uri: str | None,
     out: Path | None,
 ) -> None:
     """Verify an attestation, and the files of a model against it. Offline, but for models:/.
 
     Needs the public keys that are trusted.
-    ATTESTATION is its file; or models:/NAME@alias or models:/NAME/VERSION: the registry has files and attestation.
+    ATTESTATION is its file; or models:/NAME@alias or models:/NAME/VERSION: the registry has files and attestation, and
+    may have a later verdict that refused the version.
     Exit status: 0 all of it holds, 1 something does not match, 2 it is no attestation or no trusted key signed it.
 
     \b
@@ -78,25 +106,39 @@ def verify(
       tokenbuncher verify models:/organism@champion --key keys/release.pub --tracking-uri http://mlflow:5000 \\
           --out model
     """
-    from tokenbuncher.attestation import load_public_key, verify, verify_files
+    from tokenbuncher.attestation import (
+        attestation_digest,
+        load_public_key,
+        read_unverified,
+        refused_only,
+        verify,
+        verify_files,
+    )
     from tokenbuncher.documents import read_text
     from tokenbuncher.files import folder_files
+    from tokenbuncher.guard import load_guard
     from tokenbuncher.policy import load_policy
 
-    trusted = [load_public_key(key) for key in keys]
-    for path, key in zip(keys, trusted, strict=True):
+    settings = load_guard(guard) if guard else None
+    withdrawn = settings.withdrawn if settings else refused_only
+    named = [load_public_key(key) for key in keys]
+    for path, key in zip(keys, named, strict=True):
         click.echo(f"trusted: {path}, key identifier {key.keyid}")
+    trusted = [key for key in named if settings is None or key.keyid not in settings.revoked]
     wanted = load_policy(policy).digest() if policy else None
     if attestation.startswith("models:/"):
         from tokenbuncher.registry import verify_version
 
         if model:
             raise UserError(f"give {attestation} or --model, not both: the registry has the files")
-        statement, problems = verify_version(attestation, trusted, tracking_uri, wanted, out)
+        statement, problems = verify_version(attestation, trusted, tracking_uri, wanted, out, withdrawn)
     else:
         if out:
             raise UserError("--out is for models:/; the files of another model are where --model says")
-        statement, problems = verify(read_text("attestation", attestation), trusted, policy=wanted)
+        text = read_text("attestation", attestation)
+        click.echo(f"attestation: sha256 {attestation_digest(text)}")
+        ended = withdrawn(read_unverified(text).predicate.model, None)
+        statement, problems = verify(text, trusted, policy=wanted, withdrawn=ended)
         problems += verify_files(statement, folder_files(model)) if model else []
     for problem in problems:
         click.echo(f"does not hold: {problem}", err=True)
@@ -117,14 +159,14 @@ def verify(
 @click.option("--tracking-uri", required=True, help="Of the MLflow server.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Take the server's webhooks here.")
 @click.option(
-    "--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at all protected aliases so often."
+    "--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at all that is protected so often."
 )
 @click.option("--revert", is_flag=True, help="Move an alias back that is where it must not be; else only tell.")
 def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | None, revert: bool) -> None:
-    """Watch the protected aliases of an MLflow server that cannot have the guard.
+    """Watch the protected aliases and stages of an MLflow server that cannot have the guard.
 
-    Needs --listen, --every or both. Prints a JSON line for each alias that is on a version that must not have it. The
-    secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
+    Needs --listen, --every or both; stages need --every. Prints a JSON line for each alias or stage on a version that
+    must not have it. The secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
 
     \b
     Example:
@@ -134,8 +176,10 @@ def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | 
     from tokenbuncher.guard.watch import Watcher, attestation_check, stopped_by_signals, watch
     from tokenbuncher.registry import connected
 
+    if load_guard(settings).stages and every is None:
+        raise UserError(f"{settings} protects stages, and MLflow sends no webhooks for them; give --every, too")
     with connected(tracking_uri) as client, stopped_by_signals() as stop:
-        watcher = Watcher(client, load_guard(settings).aliases, attestation_check(client, settings), revert)
+        watcher = Watcher(client, partial(load_guard, settings), attestation_check(client, settings), revert)
         watch(watcher, listen, every, os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop)
 
 

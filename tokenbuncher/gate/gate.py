@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
 from tokenbuncher.evidence import read_all_evidence, read_registration
-from tokenbuncher.files import whole_folder, write_text
+from tokenbuncher.files import check_output, whole_folder, write_text
 from tokenbuncher.log import RESULT, tell
 from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
@@ -44,8 +44,11 @@ def gate(
         The verdict.
 
     Raises:
-        UserError: If the registration cannot be read: there is no version to judge.
+        UserError: If the output would replace something else, or the registration cannot be read: there is no version
+            to judge.
     """
+    if out:
+        check_output(out)
     registered = read_registration(registration)
     pieces, unreadable = read_all_evidence(evidence)
     verdict = judge_release(spec, pieces, registered, unreadable)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenbuncher.attestation import SIGNING_KEY, sign, signing_key
+from tokenbuncher.attestation import SIGNING_KEY, Statement, sign, signing_key
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import found_below, read_all_evidence, read_registration
-from tokenbuncher.files import write_text
+from tokenbuncher.files import add_to_output, check_output_file, write_text
 from tokenbuncher.policy import laxer
-from tokenbuncher.report import ReleaseFigures, compare_report, release_figures
+from tokenbuncher.report import COMPARISON_MARK, ReleaseFigures, compare_report, release_figures
 from tokenbuncher.report.tables import thresholds
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME as VERDICT_NAME
@@ -36,13 +37,15 @@ def sign_release(
         out: The attestation to be written.
 
     Raises:
-        UserError: If there is no key, a file cannot be read, or the verdict is not what the evidence gives.
+        UserError: If the output would replace something else, there is no key, a file cannot be read, or the verdict
+            is not what the evidence gives.
     """
+    check_output_file(out, _is_attestation)
     signer = signing_key(key)
     if signer is None:
         raise UserError(f"no key: give --key or set {SIGNING_KEY}; `tokenbuncher keygen` makes one")
     pieces, unreadable = read_all_evidence(evidence)
-    write_text(out, sign(spec, pieces, read_registration(registration), read_verdict(verdict), signer, unreadable))
+    add_to_output(out, sign(spec, pieces, read_registration(registration), read_verdict(verdict), signer, unreadable))
 
 
 def compare_releases(first: RecordedAt, second: RecordedAt, out: Path) -> None:
@@ -54,10 +57,19 @@ def compare_releases(first: RecordedAt, second: RecordedAt, out: Path) -> None:
         out: The file to be written.
 
     Raises:
-        UserError: If a registration or verdict cannot be read.
+        UserError: If the output would replace something else, or a registration or verdict cannot be read.
     """
+    check_output_file(out, lambda content: COMPARISON_MARK.encode() in content)
     names = [", ".join(map(str, evidence)) for _, evidence, _ in (first, second)]
     write_text(out, compare_report(_figures(*first), _figures(*second), names))
+
+
+def _is_attestation(content: bytes) -> bool:
+    try:
+        Statement.model_validate_json(base64.b64decode(json.loads(content)["payload"]))
+    except (ValueError, TypeError, KeyError):
+        return False
+    return True
 
 
 def _figures(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path) -> ReleaseFigures:
@@ -108,8 +120,8 @@ def explain_release(
         }
         return json.dumps(document, indent=1)
     lines = [f"{told} by policy {spec.policy.name}: {verdict.name} version {verdict.version}"]
-    lines += [f"  policy: {', '.join(_thresholds(spec))}"]
     lines += [f"  {explanation}" for explanation in explanations]
+    lines += [f"  policy: {', '.join(_thresholds(spec))}"]
     if other and alternative:
         told = headline(other.policy, alternative.outcome, alternative)
         lines += ["", f"{told} by policy {other.policy.name}", *_changes(verdict, alternative)]

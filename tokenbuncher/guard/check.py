@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from tokenbuncher.artifacts import stored_files
-from tokenbuncher.attestation import Statement, verify, verify_files
+from tokenbuncher.artifact_files import Files, Unfit, files_at
+from tokenbuncher.artifacts import Stored, stored_files
+from tokenbuncher.attestation import Statement, verify
+from tokenbuncher.attestation.statement import StoredFile
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files
 from tokenbuncher.guard.settings import GuardSettings, Protected, trusted_keys
 from tokenbuncher.policy import load_policy
 
 MEGABYTE = 1024 * 1024
+MOST_TOLD = 5
+"""Problems that a refusal tells; the rest are counted."""
+
+
+class Record(NamedTuple):
+    """What the registry has on record for a version beside its attestation."""
+
+    refused_at: str | None = None
+    """When it was last refused by a verdict, see `REFUSED_TAG`."""
+    made: datetime | None = None
+    """When the version was made."""
+
+
+NO_RECORD = Record()
 
 
 def check_version(
@@ -25,6 +39,8 @@ def check_version(
     attestation: str | None,
     location: Callable[[], str],
     now: datetime | None = None,
+    told: Callable[[Exception], str] = str,
+    record: Record = NO_RECORD,
 ) -> list[str]:
     """Why a version must not have a protected alias or stage; nothing means that it may.
 
@@ -34,47 +50,82 @@ def check_version(
         name: Name of the registered model.
         version: Its version.
         attestation: The envelope on record for the version, as JSON text.
-        location: Gives the URI at which the server finds the version's files.
+        location: Gives the URI at which the version's files are read; raises a UserError if that is not allowed.
         now: The present, unless given.
+        told: How trouble with this machine's own files and stores is put to whoever asks.
+        record: What else the registry has on record for the version.
     """
     if attestation is None:
         return [f"{name} version {version} has no attestation; promote it with one"]
     try:
-        statement, problems = verify(
-            attestation,
-            trusted_keys(settings, protected),
-            now=now,
-            policy=load_policy(protected.policy).digest(),
-            model=name,
-            version=version,
-        )
-        return problems or _file_problems(settings, statement, location())
+        keys, policy = trusted_keys(settings, protected), load_policy(protected.policy).digest()
+    except UserError as error:
+        return [told(error)]
+    try:
+        withdrawn = settings.withdrawn(name, record.refused_at, record.made)
+        statement, problems = verify(attestation, keys, now, policy, name, version, withdrawn)
+        if problems:
+            return problems
+        place = location()
     except UserError as error:
         return [str(error)]
+    try:
+        return _shortened(_file_problems(settings, statement, place))
+    except Unfit as error:
+        return _shortened([str(error)])
+    except UserError as error:
+        return [told(error)]
 
 
 def _file_problems(settings: GuardSettings, statement: Statement, location: str) -> list[str]:
-    """What differs between the files that were judged and those of the version now."""
-    attested = {file.name: (file.size, file.stored) for file in statement.predicate.files}
-    stored = stored_files(location)
-    megabytes = sum(file.size for file in (stored or {}).values()) / MEGABYTE
-    comparable = stored is not None and all(name is not None for _, name in attested.values())
-    if stored is None or not comparable or megabytes <= settings.hash_below_mb:
-        return verify_files(statement, _hashed(location))
-    return [
-        *(f"file {name} is missing" for name in attested if name not in stored),
-        *(f"file {name} was not judged" for name in stored if name not in attested),
-        *(
-            f"file {name} was written again: the store has {stored[name].size} bytes, {stored[name].name}; judged were "
-            f"{size} bytes, {known}"
-            for name, (size, known) in attested.items()
-            if name in stored and stored[name] != (size, known)
-        ),
+    """What differs between the files that were judged and those of the version now.
+
+    What was signed bounds what is read: a version with other files is refused by their names and sizes.
+    """
+    judged = {file.name: file for file in statement.predicate.files}
+    if len(judged) > settings.max_files:
+        return [f"it has more than the {settings.max_files} files that the guard takes (max_files)"]
+    files = files_at(location)
+    sizes = files.sizes(settings.max_files)
+    problems = [
+        *(f"file {name} is missing" for name in judged if name not in sizes),
+        *(f"file {name} was not judged" for name in sizes if name not in judged),
     ]
+    kept = {name: file for name, file in judged.items() if name in sizes}
+    megabytes = sum(file.size for file in judged.values()) / MEGABYTE
+    if megabytes > settings.hash_below_mb and all(file.stored is not None for file in judged.values()):
+        stored = stored_files(location, kept)
+        if stored is not None:
+            return [*problems, *_written_again(kept, stored)]
+    if megabytes > settings.max_mb:
+        return [f"it has more than the {settings.max_mb} MB that the guard reads (max_mb)"]
+    return [*problems, *_other_content(statement.files(), kept, sizes, files)]
 
 
-def _hashed(location: str) -> dict[str, str]:
-    from mlflow.artifacts import download_artifacts
+def _other_content(
+    digests: Mapping[str, str], judged: Mapping[str, StoredFile], sizes: Mapping[str, int], files: Files
+) -> Iterator[str]:
+    """What has other content than was judged, by size or else by sha256."""
+    for name, file in judged.items():
+        if sizes[name] > file.size:
+            yield f"file {name} has {sizes[name]} bytes, not the judged {file.size}"
+        elif (digest := files.digest(name, file.size)) != digests[name]:
+            yield f"file {name} has sha256 {digest[:12]}, not the judged {digests[name][:12]}"
 
-    with TemporaryDirectory(prefix="tokenbuncher-guard-") as scratch:
-        return folder_files(Path(download_artifacts(artifact_uri=location, dst_path=scratch)))
+
+def _written_again(judged: Mapping[str, StoredFile], stored: Mapping[str, Stored]) -> Iterator[str]:
+    """What the store calls otherwise than when it was judged."""
+    for name, file in judged.items():
+        now = stored[name]
+        if now != (file.size, file.stored):
+            yield (
+                f"file {name} was written again: the store has {now.size} bytes, {now.name}; judged were {file.size} "
+                f"bytes, {file.stored}"
+            )
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    """The first of many problems, in printable characters."""
+    told = [problem if problem.isprintable() else ascii(problem) for problem in problems[:MOST_TOLD]]
+    more = len(problems) - len(told)
+    return [*told, f"and {more} more"] if more else told

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
-from tokenbuncher.attestation import load_public_key
+from tokenbuncher.artifacts import checked_root
+from tokenbuncher.attestation import Withdrawn, load_public_key
 from tokenbuncher.documents import Strict, WrittenPath, parse_yaml, read_text, validated
+from tokenbuncher.guard.names import folded
 from tokenbuncher.policy import load_policy
 
 if TYPE_CHECKING:
@@ -35,10 +40,18 @@ class GuardSettings(Strict):
     """The guard's settings. Paths in the file count from its own folder."""
 
     apiVersion: Literal["tokenbuncher/v1"]
-    aliases: dict[str, Protected] = Field(default_factory=dict)
+    aliases: dict[str, Protected] = Field(
+        default_factory=dict, description="Protected in all ways of writing that a database may take for the same."
+    )
     stages: dict[Stage, Protected] = Field(default_factory=dict)
     revoked: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         [], description="Identifiers of keys that count no longer, whatever they signed and when."
+    )
+    revoked_attestations: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        [], description="Digests of attestations that count no longer, as verify prints them."
+    )
+    not_before: dict[str, AwareDatetime] = Field(
+        default_factory=dict, description="By name of a model: attestations made before count no longer."
     )
     hash_below_mb: Annotated[int, Field(ge=0)] = Field(
         4096,
@@ -46,9 +59,47 @@ class GuardSettings(Strict):
         "name (ETag, version id) of every file are compared; if the store has no such names, they are hashed too.",
     )
 
+    max_files: Annotated[int, Field(ge=1)] = Field(10_000, description="Versions of more files are refused.")
+    max_mb: Annotated[int, Field(ge=1)] = Field(
+        1024 * 1024, description="Versions that would have to be read, and are larger, are refused."
+    )
+    max_checks: Annotated[int, Field(ge=1)] = Field(
+        2, description="How many versions each process of the server checks at a time; others wait, then try again."
+    )
+    artifact_roots: list[str] = Field(
+        [],
+        description="Where a version's files may lie beside the server's own artifact root: folders, or prefixes of "
+        "buckets such as `s3://bucket/mlflow`.",
+    )
+
     def protected(self, alias: str) -> Protected | None:
-        """What protects an alias. Case does not count: to some databases it is the same alias."""
-        return next((found for name, found in self.aliases.items() if name.casefold() == alias.casefold()), None)
+        """What protects an alias, however it is written: to some databases it is the same alias."""
+        return next((found for name, found in self.aliases.items() if folded(name) == folded(alias)), None)
+
+    @field_validator("aliases")
+    @classmethod
+    def _can_be_protected(cls, aliases: dict[str, Protected]) -> dict[str, Protected]:
+        for alias in aliases:
+            if not re.fullmatch(r"[\w-]{1,255}", alias) or not folded(alias):
+                raise ValueError(f"{alias!r} is no alias: MLflow takes letters, digits, _ and -, at most 255 of them")
+            if folded(alias) == "latest" or re.fullmatch(r"v\d+", folded(alias)):
+                raise ValueError(
+                    f"{alias} is a name that MLflow keeps for itself; what it points to cannot be protected"
+                )
+        twice = [name for name, count in Counter(map(folded, aliases)).items() if count > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is written in two ways, which to some databases are the same alias")
+        return aliases
+
+    def withdrawn(self, model: str, refused_at: str | None, made: datetime | None = None) -> Withdrawn:
+        """What ends the word of an attestation about a version early.
+
+        Args:
+            model: Name of the model.
+            refused_at: What is on record for the version, see `REFUSED_TAG`.
+            made: When the version was made, if that is known.
+        """
+        return Withdrawn(self.revoked_attestations, self.not_before.get(model), refused_at, made)
 
     @model_validator(mode="after")
     def _protects_something(self) -> GuardSettings:
@@ -74,6 +125,7 @@ def load_guard(path: Path) -> GuardSettings:
 
     settings = settings.model_copy(
         update={
+            "artifact_roots": [_located_root(folder, root) for root in settings.artifact_roots],
             "aliases": {alias: located(protected) for alias, protected in settings.aliases.items()},
             "stages": {stage: located(protected) for stage, protected in settings.stages.items()},
         }
@@ -82,6 +134,10 @@ def load_guard(path: Path) -> GuardSettings:
         load_policy(protected.policy)
         trusted_keys(settings, protected)
     return settings
+
+
+def _located_root(folder: Path, root: str) -> str:
+    return checked_root(root if ":" in root else str(folder / root))
 
 
 def trusted_keys(settings: GuardSettings, protected: Protected) -> list[SSlibKey]:

@@ -1,32 +1,69 @@
 """The registry store that asks the guard; plugged into `mlflow server` by entry points (group
-mlflow.model_registry_store, schemes guarded-sqlite, guarded-postgresql, guarded-mysql)."""
+mlflow.model_registry_store): `guarded-` before the scheme of a database, with its driver or without."""
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from threading import Condition
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import flask
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
-from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
+from mlflow.store.model_registry.dbmodels.models import (
+    SqlModelVersion,
+    SqlModelVersionTag,
+    SqlRegisteredModel,
+    SqlRegisteredModelAlias,
+)
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.validation import _validate_model_version
+from sqlalchemy import update
+from sqlalchemy.orm import Session
 
-from tokenbuncher.attestation import TAG
+from tokenbuncher.artifacts import SERVED, inside, version_location
+from tokenbuncher.attestation import CLOCK_SKEW, REFUSED_TAG, TAG
 from tokenbuncher.errors import UserError
-from tokenbuncher.guard.check import check_version
+from tokenbuncher.guard.check import Record, check_version
+from tokenbuncher.guard.names import folded
 from tokenbuncher.guard.settings import GUARD, GuardSettings, Protected, load_guard
 
 SCHEME = "guarded-"
+WAIT = 20
+"""Seconds that a request waits for others that are being checked."""
+
+log = logging.getLogger("tokenbuncher.guard")
+
+
+class Facts(NamedTuple):
+    """What a version was when it was checked; it moves only if it is the same when the move is written."""
+
+    model: str
+    model_made: int
+    name: str
+    version: str
+    made: int
+    source: str
+    download: str
+    run: str | None
+    attestation: str | None
+    refused_at: str | None
 
 
 class GuardedStore(SqlAlchemyStore):
     """MLflow's database store, but for protected aliases and stages."""
+
+    ManagedSessionMaker: Callable[..., AbstractContextManager[Session]]
 
     def __init__(self, store_uri: str) -> None:
         """
@@ -38,55 +75,220 @@ class GuardedStore(SqlAlchemyStore):
         """
         _load_settings()
         super().__init__(store_uri.removeprefix(SCHEME))
+        self._sessions = self.ManagedSessionMaker
+        self._session: ContextVar[Session | None] = ContextVar("session", default=None)
+        self.ManagedSessionMaker = self._joined
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """Moves an alias; a protected one only to a version that may have it."""
-        self._guard(name, str(version), f"alias {alias}", lambda settings: settings.protected(alias))
-        super().set_registered_model_alias(name, alias, version)
+        settings = _settings()
+        protected = settings.protected(alias)
+        facts = self._checked(settings, protected, name, version, f"alias {alias}") if protected else None
+        with self._transaction(name) as session:
+            self._require_unchanged(facts, settings)
+            before = self._holders(session, settings, name)
+            super().set_registered_model_alias(name, alias, version)
+            session.flush()
+            after = self._holders(session, settings, name)
+            moved = [held for held in after if after[held] != before[held] and folded(held) != folded(alias)]
+            if moved:
+                raise _denied(f"alias {alias} is {', '.join(moved)} to this database, and that is protected")
 
     def transition_model_version_stage(
         self, name: str, version: str, stage: str, archive_existing_versions: bool
     ) -> ModelVersion:
         """Moves a version to a stage; to a protected one only if it may be there."""
+        settings = _settings()
         canonical = get_canonical_stage(stage)
-        self._guard(name, str(version), f"stage {canonical}", lambda settings: settings.stages.get(canonical))
-        return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+        protected = settings.stages.get(canonical)
+        facts = self._checked(settings, protected, name, version, f"stage {canonical}") if protected else None
+        with self._transaction(name):
+            self._require_unchanged(facts, settings)
+            return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Renames a model, unless one of its versions has what is protected: that was judged under its own name."""
         settings = _settings()
-        model = self.get_registered_model(name)
-        held = [f"alias {alias}" for alias in model.aliases if settings.protected(alias)]
-        held += [
-            f"stage {version.current_stage}"
-            for version in self.get_latest_versions(name)
-            if version.current_stage in settings.stages
-        ]
-        if held:
-            raise _denied(f"{name} cannot be renamed to {new_name}: it has {', '.join(held)}, and was judged as {name}")
-        return super().rename_registered_model(name, new_name)
-
-    def _guard(self, name: str, version: str, what: str, protected_by: Any) -> None:
-        settings = _settings()
-        protected: Protected | None = protected_by(settings)
-        if protected is None:
-            return
-        reasons = _user_problems(protected)
-        if not reasons:
-            tags = self.get_model_version(name, version).tags
-            try:
-                reasons = check_version(
-                    settings,
-                    protected,
-                    name,
-                    version,
-                    tags.get(TAG),
-                    lambda: _location(self.get_model_version_download_uri(name, version)),
+        with self._transaction(name):
+            model = self.get_registered_model(name)
+            held = [f"alias {alias}" for alias in model.aliases if settings.protected(alias)]
+            held += [
+                f"stage {version.current_stage}"
+                for version in self.get_latest_versions(name)
+                if version.current_stage in settings.stages
+            ]
+            if held:
+                raise _denied(
+                    f"{name} cannot be renamed to {new_name}: it has {', '.join(held)}, and was judged as {name}"
                 )
-            except Exception as error:  # whatever keeps the check from its end keeps the alias where it is
-                reasons = [f"it could not be checked: {type(error).__name__}: {error}"]
+            return super().rename_registered_model(name, new_name)
+
+    def set_model_version_tag(self, name: str, version: str, tag: ModelVersionTag) -> None:
+        """Sets a tag; that of a refusal to a time only that is past, and later than the one on record."""
+        with self._refusal_kept(name, version):
+            super().set_model_version_tag(name, version, tag)
+
+    def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
+        """Removes a tag, but not that of a refusal."""
+        with self._refusal_kept(name, version):
+            super().delete_model_version_tag(name, version, key)
+
+    @contextmanager
+    def _refusal_kept(self, name: str, version: str) -> Iterator[None]:
+        """Lets nobody take back that a verdict refused a version, whatever the database takes for the same key."""
+        with self._transaction(name) as session:
+            before = self._refused_at(session, name, version)
+            yield
+            session.flush()
+            after = self._refused_at(session, name, version)
+            if after != before and not _follows(after, before):
+                raise _denied(
+                    f"{name} version {version} was refused by a verdict{f' of {before}' if before else ''}: the record "
+                    "stays, and is followed only by that of a later refusal, until now"
+                )
+
+    def _refused_at(self, session: Session, name: str, version: str) -> str | None:
+        """The record of a refusal, as the database itself compares names: so keys that it takes for the same, too."""
+        same = (
+            SqlModelVersionTag.name == name,
+            SqlModelVersionTag.version == _validate_model_version(version),
+            SqlModelVersionTag.key == REFUSED_TAG,
+        )
+        row = self._get_query(session, SqlModelVersionTag).filter(*same).with_entities(SqlModelVersionTag.value).first()
+        return row.value if row else None
+
+    def _checked(self, settings: GuardSettings, protected: Protected, name: str, version: str, what: str) -> Facts:
+        """What a version is that may have what is protected.
+
+        Raises:
+            MlflowException: If it must not have it, or others are being checked and take too long.
+        """
+        reasons = _user_problems(protected)
+        try:
+            facts = self._facts(name, version)
+        except MlflowException as error:  # told in the guard's name: so one can ask whether there is a guard
+            raise _denied(f"{what} is protected; there is no {name} version {version}") from error
+        if not name == facts.name == facts.model:
+            reasons.append(f"the model is called {facts.model}, which this database takes for the same")
+        if not reasons:
+            with _turn(settings.max_checks):
+                reasons = _problems(settings, protected, facts)
         if reasons:
             raise _denied(f"{what} is protected; {name} version {version} does not get it: {'; '.join(reasons)}")
+        return facts
+
+    def _facts(self, name: str, version: str) -> Facts:
+        with self.ManagedSessionMaker() as session:
+            model = self._get_registered_model(session, name)
+            found = self._get_sql_model_version(session, name, version, eager=True)
+            tags = {tag.key: tag.value for tag in found.model_version_tags}
+            return Facts(
+                model=model.name,
+                model_made=model.creation_time,
+                name=found.name,
+                version=str(found.version),
+                made=found.creation_time,
+                source=found.source,
+                download=found.storage_location or found.source,
+                run=found.run_id,
+                attestation=tags.get(TAG),
+                refused_at=self._refused_at(session, name, version),
+            )
+
+    def _require_unchanged(self, facts: Facts | None, settings: GuardSettings) -> None:
+        """Checks, inside of the transaction that moves it, that a version is what was checked, and so the settings."""
+        if facts is None:
+            return
+        if _settings() != settings:
+            raise _denied("the guard's settings were changed while the version was checked; try again")
+        self._lock_version(facts)
+        if self._facts(facts.name, facts.version) != facts:
+            raise _denied(f"{facts.name} version {facts.version} was changed while it was checked; try again")
+
+    @contextmanager
+    def _transaction(self, name: str) -> Iterator[Session]:
+        """One transaction for all that is done inside, MLflow's own steps included, in which nobody moves the model.
+
+        The update changes nothing but locks: the row, or all of an sqlite database.
+        """
+        with self._sessions(read_only=False) as session:
+            token = self._session.set(session)
+            try:
+                same_name = (
+                    SqlRegisteredModel.workspace == self._get_active_workspace(),
+                    SqlRegisteredModel.name == name,
+                )
+                session.execute(
+                    update(SqlRegisteredModel)
+                    .where(*same_name)
+                    .values(last_updated_time=SqlRegisteredModel.last_updated_time)
+                    .execution_options(synchronize_session=False)
+                )
+                yield session
+            finally:
+                self._session.reset(token)
+
+    def _joined(self, read_only: bool = True) -> AbstractContextManager[Session]:
+        """The session of the transaction under way, or else one of its own."""
+        session = self._session.get()
+        return _lent(session) if session is not None else self._sessions(read_only=read_only)
+
+    def _lock_version(self, facts: Facts) -> None:
+        with self.ManagedSessionMaker(read_only=False) as session:
+            same = (SqlModelVersion.name == facts.name, SqlModelVersion.version == int(facts.version))
+            self._get_query(session, SqlModelVersion).filter(*same).with_for_update().all()
+
+    def _holders(self, session: Session, settings: GuardSettings, name: str) -> dict[str, int | None]:
+        """The version that has each protected alias, as the database itself compares names."""
+        return {alias: self._holder(session, name, alias) for alias in settings.aliases}
+
+    def _holder(self, session: Session, name: str, alias: str) -> int | None:
+        same = (SqlRegisteredModelAlias.name == name, SqlRegisteredModelAlias.alias == alias)
+        held = self._get_query(session, SqlRegisteredModelAlias).filter(*same)
+        row = held.with_entities(SqlRegisteredModelAlias.version).first()
+        return row.version if row else None
+
+
+def _problems(settings: GuardSettings, protected: Protected, facts: Facts) -> list[str]:
+    """Why a version must not have what is protected; whatever keeps the check from its end counts as one."""
+    try:
+        reasons = check_version(
+            settings,
+            protected,
+            facts.name,
+            facts.version,
+            facts.attestation,
+            lambda: _location(facts.source, facts.download, settings.artifact_roots),
+            told=_masked,
+            record=Record(facts.refused_at, datetime.fromtimestamp(facts.made / 1000, UTC)),
+        )
+        if not reasons:
+            _location(facts.source, facts.download, settings.artifact_roots)  # it may have moved while it was read
+    except UserError as error:
+        reasons = [str(error)]
+    except Exception as error:
+        reasons = [_masked(error)]
+    return reasons
+
+
+def _follows(refused_at: str | None, before: str | None) -> bool:
+    """Whether a record of a refusal may take the place of the one before; anything may that of one without sense."""
+    time, former = _moment(refused_at), _moment(before)
+    return time is not None and time <= datetime.now(UTC) + CLOCK_SKEW and (former is None or time > former)
+
+
+def _moment(record: str | None) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(record or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo else None
+
+
+def _masked(error: Exception) -> str:
+    """Tells the server's log what a client need not know: paths and addresses of the server."""
+    log.warning("a version could not be checked: %s", error, exc_info=error)
+    return "its files, or the guard's own, cannot be read as they must be; the server's log tells more"
 
 
 def _settings() -> GuardSettings:
@@ -94,7 +296,11 @@ def _settings() -> GuardSettings:
     try:
         return _load_settings()
     except UserError as error:
-        raise _denied(str(error)) from error
+        log.warning("nothing moves: %s", error)
+        raise _denied(
+            "its settings are not a valid guard document, or name files that cannot be read; until they are mended "
+            "nothing moves, and the server's log tells more"
+        ) from error
 
 
 def _load_settings() -> GuardSettings:
@@ -119,21 +325,68 @@ def _denied(message: str) -> MlflowException:
     return MlflowException(f"tokenbuncher guard: {message}", PERMISSION_DENIED)
 
 
-def _location(source: str) -> str:
-    """Where the server itself finds what a client calls runs:/ or mlflow-artifacts:/.
+_free, _busy = Condition(), 0
 
-    A location that names a host is refused: the guard would look into its own store, and clients into that host's.
+
+@contextmanager
+def _turn(most: int) -> Iterator[None]:
+    """A turn for one of so many checks at a time.
+
+    Raises:
+        MlflowException: If none is free in time; MLflow's clients then try again.
     """
-    from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR
-    from mlflow.server.handlers import _get_proxied_run_artifact_destination_path, _get_tracking_store
+    global _busy
+    with _free:
+        if not _free.wait_for(lambda: _busy < most, WAIT):
+            raise MlflowException("tokenbuncher guard: it checks other versions; try again", TEMPORARILY_UNAVAILABLE)
+        _busy += 1
+    try:
+        yield
+    finally:
+        with _free:
+            _busy -= 1
+            _free.notify()
 
-    if urlparse(source).scheme == "runs":
-        run, path = RunsArtifactRepository.parse_runs_uri(source)
-        source = posixpath.join(_get_tracking_store().get_run(run).info.artifact_uri, path or "")
-    location = urlparse(source)
-    if location.scheme in ("http", "https") or (location.scheme == "mlflow-artifacts" and location.netloc):
-        raise UserError(f"its files are at {source}, another server's")
-    if location.scheme == "mlflow-artifacts":
-        root = os.environ[ARTIFACTS_DESTINATION_ENV_VAR].rstrip("/")
-        return f"{root}/{_get_proxied_run_artifact_destination_path(source)}"
-    return source
+
+@contextmanager
+def _lent(session: Session) -> Iterator[Session]:
+    yield session
+
+
+class _OwnTracking:
+    """The server's own tracking store, once it is asked something."""
+
+    def __getattr__(self, method: str) -> Any:
+        from mlflow.server.handlers import _get_tracking_store
+
+        return getattr(_get_tracking_store(), method)
+
+
+def _location(source: str, download: str | None = None, roots: Sequence[str] = ()) -> str:
+    """Where the server itself reads what clients get for a version.
+
+    Raises:
+        UserError: If clients may get something else, or the files lie outside of the server's artifact root and the
+            roots that are trusted beside it.
+    """
+    location, trusted = version_location(_OwnTracking(), source, download or source), [*_own_roots(), *roots]
+    served = urlparse(location)
+    if inside(location, trusted) and served.scheme == SERVED:
+        location, trusted = posixpath.join(_destination(), served.path[1:]), [_destination()]
+    if not inside(location, trusted):
+        raise UserError("its files lie outside of the server's artifact root and of artifact_roots")
+    return location
+
+
+def _own_roots() -> list[str]:
+    """Where the server puts artifacts: behind itself, if it serves them, and where clients find them otherwise."""
+    from mlflow.server import ARTIFACT_ROOT_ENV_VAR, SERVE_ARTIFACTS_ENV_VAR
+
+    served = [f"{SERVED}:/"] if os.environ.get(SERVE_ARTIFACTS_ENV_VAR) == "true" else []
+    return [*served, *filter(None, [os.environ.get(ARTIFACT_ROOT_ENV_VAR)])]
+
+
+def _destination() -> str:
+    from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR
+
+    return os.environ[ARTIFACTS_DESTINATION_ENV_VAR]

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from tokenbuncher.doctor import require_files
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import FILE_NAME as EVIDENCE
-from tokenbuncher.evidence import REGISTRATION_NAME, found_below, read_all_evidence, read_registration
+from tokenbuncher.evidence import REGISTRATION_NAME, read_registration
 from tokenbuncher.files import write_text
+from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.history import remember
 from tokenbuncher.local.process import pipeline
 from tokenbuncher.log import MESSAGE, RESULT, tell
-from tokenbuncher.report import broken_figures, documents
+from tokenbuncher.report import documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.stage import ENDS, Line, log_name, parse_line
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, read_verdict
@@ -34,6 +34,9 @@ INTERRUPTED = ".interrupted"
 SPEC = "spec.yaml"
 REPORT = "report.html"
 VERDICT_FILES = ("report.md", "report.json", "card.md", "junit.xml", "attestation.json")
+LOCK = ".lock"
+LEFT = {LOG, LOGS, ARTIFACTS, INTERRUPTED, SPEC, LOCK, FILE_NAME, REPORT, *VERDICT_FILES}
+"""All that a run leaves in its folder."""
 # What a task that could not speak for itself leaves in the log.
 _ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")
 _TASK_FAILED = re.compile(r"Task .* finished with status .*FAILURE")
@@ -90,13 +93,14 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
         The verdict. A PASS has moved the alias.
 
     Raises:
-        UserError: If a file that the spec names is missing, a stage fails, or another run uses the folder; of a stage
-            names its log and the command that repeats it.
+        UserError: If the folder holds something else, a file that the spec names is missing, a stage fails, or another
+            run uses the folder; of a stage names its log and the command that repeats it.
         OSError: If the folder cannot be written.
         KeyboardInterrupt: If interrupted; no process of the run is left by then.
     """
     require_files(spec)
     folder = spec.output.root / spec.name
+    check_run_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _in_use(folder):
         _clear(folder, resume)
@@ -114,9 +118,26 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
     return verdict
 
 
+def check_run_folder(folder: Path) -> None:
+    """Checks that a folder is that of an earlier run, or none is there yet.
+
+    Raises:
+        UserError: If it holds something else, so that what is called like a run's files may be the user's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is there and is no folder; change the spec's name or output.root")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(there - LEFT)
+    if foreign and not {LOCK, SPEC} <= there:
+        raise UserError(
+            f"{folder} holds {foreign[0]!r} and is no folder of an earlier run, and files in it would be replaced; "
+            "change the spec's name or output.root, or move that folder away"
+        )
+
+
 @contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -239,9 +260,7 @@ def _remember(folder: Path) -> None:
 
 def _report_broken(folder: Path, spec: ReleaseSpec, failure: str) -> None:
     """The report on what a run without a verdict has left: INCONCLUSIVE, and what is missing."""
-    evidence = [path for path in found_below(folder / ARTIFACTS, EVIDENCE) if path.exists()]
-    pieces, unreadable = read_all_evidence(evidence)
-    for name, text in documents(broken_figures(spec, pieces, [failure], unreadable)).items():
+    for name, text in documents(unfinished_figures(spec, [folder / ARTIFACTS], failure)).items():
         write_text(folder / name, text)
 
 

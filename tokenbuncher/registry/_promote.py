@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
+from tokenbuncher.attestation import TAG, refusal
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.files import listing_digest
 from tokenbuncher.log import RESULT, tell
+from tokenbuncher.registry._aliases import NotMoved, move_alias, named
 from tokenbuncher.registry._tries import uncounted
-from tokenbuncher.registry._versions import champion, tag, version_files
+from tokenbuncher.registry._versions import tag, untag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import Refused, connected
-from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
+from tokenbuncher.tracking import Refused, alias_holder, connected, failures_of, in_words, version_of
+from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, judge_release, read_verdict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,50 +51,129 @@ def promote(
         Refused: On BLOCK, INCONCLUSIVE, or a PASS that does not hold; the alias stays where it is.
         UserError: If registration or verdict cannot be read, or MLflow refuses or cannot be reached.
     """
-    registered = read_registration(registration)
-    if (registered.name, registered.tracking_uri) != (spec.tracking.model_name, spec.tracking_uri()):
-        raise UserError(
-            f"{registration} is about {registered.name} at {registered.tracking_uri}, but the spec about "
-            f"{spec.tracking.model_name} at {spec.tracking_uri()}; promote with the spec it was registered with"
-        )
+    registered = _registration(spec, registration)
     name, version, alias = registered.name, registered.version, spec.tracking.alias
     pieces, unreadable = read_all_evidence(evidence)
     judged = judge_release(spec, pieces, registered, unreadable)
     with connected(spec.tracking_uri()) as client:
-        before = champion(client, name, alias)
-        differing = list(_differences(verdict, judged))
-        doubts = [*differing, *_changes(client, registered), *uncounted(client, registered)]
-        outcome = Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome
-        reason = "; ".join(doubts) or "the verdict tells why"
+        before = alias_holder(client, name, alias)
+        decision = _decide(client, registered, judged, verdict)
         if dry_run:
-            if outcome is not Outcome.PASS:
-                raise Refused(outcome, f"{alias} would not be moved to {name} version {version}: {reason}")
-            tell(
-                f"would move {alias} from {_named(before)} to version {version} of {name}; nothing was written", RESULT
-            )
+            _tell_dry(decision, registered, alias, before)
             return
-        if not differing:
+        if decision.refusal:
+            _record_refusal(client, registered, decision.refusal)
+        if decision.keeps:
             _keep(client, registered, verdict)
             signed = only_below(verdict, FILE_NAME).with_name(ATTESTATION_NAME).is_file()
             client.update_model_version(name, version, _description(card(spec, judged, pieces, signed)))
-        tag(client, name, version, verdict=outcome, base=judged.base, data=judged.data)
-        if outcome is not Outcome.PASS:
+        tag(client, name, version, verdict=decision.outcome, base=judged.base, data=judged.data)
+        tag(client, name, version, headline=headline(spec.policy, decision.outcome, judged))
+        if decision.outcome is not Outcome.PASS:
             tag(client, name, version, status="refused")
-            raise Refused(outcome, f"{alias} was not moved to {name} version {version}: {reason}")
-        if (now := champion(client, name, alias)) != before:
+            told = f"{alias} was not moved to {name} version {version}: {decision.reason}"
+            raise Refused(decision.outcome, told + _still_held(client, registered))
+        if (now := alias_holder(client, name, alias)) != before:
             raise Refused(
                 Outcome.INCONCLUSIVE,
-                f"{alias} was not moved to {name} version {version}: it went from {_named(before)} to {_named(now)} "
+                f"{alias} was not moved to {name} version {version}: it went from {named(before)} to {named(now)} "
                 "in the meantime; promote again if this version is still wanted",
             )
-        client.set_registered_model_alias(name, alias, version)
-        # Each version's record is written by its own promotion alone, so that two of them cannot contradict.
-        tag(client, name, version, **{"status": "promoted", f"promoted.{alias}": datetime.now(UTC).isoformat()})
+        _move(client, registered, alias)
     tell(f"{alias} is {name} version {version}", RESULT, alias=alias, version=version)
 
 
-def _named(version: str | None) -> str:
-    return f"version {version}" if version else "no version"
+class _Decision(NamedTuple):
+    outcome: Outcome
+    reason: str
+    keeps: bool
+    """Whether the verdict that was given is kept with the version."""
+    refusal: Verdict | None
+    """The verdict that refuses the version, if one does. That something is missing or changed here and now is none."""
+
+
+def _decide(client: MlflowClient, registered: Registration, judged: Verdict, path: Path) -> _Decision:
+    differing = list(_differences(path, judged))
+    given = judged if differing else read_verdict(path)
+    ended = list(_later_refusals(client, registered, given))
+    doubts = [*differing, *ended, *_changes(client, registered), *uncounted(client, registered)]
+    refuses = judged.outcome is Outcome.BLOCK or (judged.outcome is not Outcome.PASS and not differing)
+    return _Decision(
+        outcome=Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome,
+        reason="; ".join(doubts) or "the verdict tells why",
+        keeps=not differing and not ended,
+        refusal=given if refuses else None,
+    )
+
+
+def _registration(spec: ReleaseSpec, path: Path) -> Registration:
+    registered = read_registration(path)
+    if (registered.name, registered.tracking_uri) != (spec.tracking.model_name, spec.tracking_uri()):
+        raise UserError(
+            f"{path} is about {registered.name} at {registered.tracking_uri}, but the spec about "
+            f"{spec.tracking.model_name} at {spec.tracking_uri()}; promote with the spec it was registered with"
+        )
+    return registered
+
+
+def _tell_dry(decision: _Decision, registered: Registration, alias: str, before: str | None) -> None:
+    name, version = registered.name, registered.version
+    if decision.outcome is not Outcome.PASS:
+        raise Refused(decision.outcome, f"{alias} would not be moved to {name} version {version}: {decision.reason}")
+    tell(f"would move {alias} from {named(before)} to version {version} of {name}; nothing was written", RESULT)
+
+
+def _move(client: MlflowClient, registered: Registration, alias: str) -> None:
+    """Moves the alias, and writes down what came of it.
+
+    Each version's record is written by its own promotion alone, so that two of them cannot contradict.
+    """
+    name, version = registered.name, registered.version
+    try:
+        move_alias(client, name, alias, version)
+    except NotMoved as refused:
+        if refused.denied:
+            tag(client, name, version, status="refused")
+        raise
+    try:
+        tag(client, name, version, **{"status": "promoted", f"promoted.{alias}": datetime.now(UTC).isoformat()})
+    except failures_of(client.tracking_uri) as error:
+        raise UserError(
+            f"{alias} is {name} version {version}, but this could not be written down with the version: "
+            f"{in_words(error)}; promote it again"
+        ) from error
+
+
+def _record_refusal(client: MlflowClient, registered: Registration, verdict: Verdict) -> None:
+    """Writes down that a verdict has refused the version: from now on, no attestation made until then counts."""
+    name, version = registered.name, registered.version
+    known = refusal(version_of(client, name, version).tags)
+    if known is None or not _is_later(known, verdict.created):
+        tag(client, name, version, refused_at=verdict.created.isoformat())
+    untag(client, name, version, TAG)
+
+
+def _later_refusals(client: MlflowClient, registered: Registration, verdict: Verdict) -> Iterator[str]:
+    """Whether a verdict on record has refused the version since this one: then a PASS does not count any longer."""
+    known = refusal(version_of(client, registered.name, registered.version).tags)
+    if verdict.outcome is Outcome.PASS and known is not None and _is_later(known, verdict.created):
+        yield f"a verdict of {known} has refused the version; run gate again, with all the evidence there is by now"
+
+
+def _is_later(record: str, created: datetime) -> bool:
+    """Whether a refusal on record is not earlier than a verdict; one that cannot be read counts as later."""
+    try:
+        return datetime.fromisoformat(record) >= created
+    except (ValueError, TypeError):
+        return True
+
+
+def _still_held(client: MlflowClient, registered: Registration) -> str:
+    """What to do about the aliases that a refused version has."""
+    aliases = version_of(client, registered.name, registered.version).aliases
+    if not aliases:
+        return ""
+    return f". It still has {', '.join(sorted(aliases))}: go back with `tokenbuncher rollback`, or take the alias away"
 
 
 def _differences(path: Path, judged: Verdict) -> Iterator[str]:
@@ -120,7 +201,7 @@ def _changes(client: MlflowClient, registered: Registration) -> Iterator[str]:
 
 def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None:
     """Keeps the verdict, and what lies beside it, with the run of the version; the attestation as a tag, too."""
-    run = client.get_model_version(registered.name, registered.version).run_id
+    run = version_of(client, registered.name, registered.version).run_id
     verdict = only_below(verdict, FILE_NAME)
     for path in (verdict.with_name(name) for name in KEPT):
         if path.is_file():

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__
-from tokenbuncher.artifacts import stored_files
+from tokenbuncher.artifacts import inside, server_root, stored_files
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
 from tokenbuncher.registry._attacks import log_attacks
 from tokenbuncher.registry._tries import count_tries
-from tokenbuncher.registry._versions import tag, version_files
+from tokenbuncher.registry._versions import quoted, tag, version_files
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import connected
+from tokenbuncher.tracking import connected, looked_up, settled, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
 
 EXPERIMENT = "tokenbuncher"
 
@@ -39,8 +40,8 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         The registered version.
 
     Raises:
-        UserError: If there is no candidate, an attack cannot be read, the artifact store has other files afterwards,
-            or MLflow refuses or cannot be reached.
+        UserError: If there is no candidate, an attack cannot be read, the experiment keeps its files in a place that
+            somebody else chose, the artifact store has other files afterwards, or MLflow refuses or cannot be reached.
     """
     if not candidate.is_dir() or not any(candidate.iterdir()):
         raise UserError(f"candidate {candidate} is not a folder with a model in it; run defend first")
@@ -54,28 +55,15 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         client.set_terminated(run.info.run_id)
         with _unless_made_by_another():
             client.create_registered_model(name)
-        version = client.create_model_version(
-            name,
-            source=f"runs:/{run.info.run_id}/model",
-            run_id=run.info.run_id,
-            tags={
-                "tokenbuncher.status": "pending",
-                "tokenbuncher.digest": digest,
-                "tokenbuncher.source": spec.model.source,
-                "tokenbuncher.defence": spec.defence.recipe,
-                "tokenbuncher.spec": spec.evidence_digest(),
-                "tokenbuncher.policy": spec.policy_digest(),
-                "tokenbuncher.tool": __version__,
-            },
-        )
+        version = _make_version(client, spec, run, digest)
         files = _files(candidate, f"{run.info.artifact_uri}/model")
         if any(file.stored for file in files):
             # The guard takes the store's names for the content, so they must be: read after they were written down.
-            _check_stored(client, name, str(version.version), digest)
-        tries = count_tries(client, spec, version, digest, attacks)
+            _check_stored(client, name, version, digest)
+        tries = count_tries(client, spec, version_of(client, name, version), digest, attacks)
         registration = Registration(
             name=name,
-            version=str(version.version),
+            version=version,
             digest=digest,
             files=files,
             tracking_uri=spec.tracking_uri(),
@@ -86,6 +74,37 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         write_text(folder / REGISTRATION_NAME, registration.model_dump_json(indent=1) + "\n")
     print(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
     return registration
+
+
+def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, digest: str) -> str:
+    """Makes the run's version: just one, although MLflow's client sends a request again whose answer was lost."""
+    name, run_id = spec.tracking.model_name, run.info.run_id
+    # Not runs:/RUN/model: MLflow's client would lay a logged model of that name over it.
+    source = f"{run.info.artifact_uri}/model"
+    tags = {
+        "tokenbuncher.status": "pending",
+        "tokenbuncher.digest": digest,
+        "tokenbuncher.source": spec.model.source,
+        "tokenbuncher.defence": spec.defence.recipe,
+        "tokenbuncher.spec": spec.evidence_digest(),
+        "tokenbuncher.policy": spec.policy_digest(),
+        "tokenbuncher.tool": __version__,
+    }
+
+    def made() -> list[int]:
+        found = client.search_model_versions(f"name = {quoted(name)} and run_id = '{run_id}'")
+        return sorted(int(version.version) for version in found if (version.source, version.tags) == (source, tags))
+
+    settled(
+        client,
+        lambda: client.create_model_version(name, source=source, run_id=run_id, tags=tags),
+        lambda: bool(made()),
+    )
+    if not (versions := looked_up(client, made)):
+        raise UserError(f"MLflow said that it made a version of {name}, and has none of run {run_id}; register again")
+    for repeated in versions[1:]:
+        client.delete_model_version(name, str(repeated))
+    return str(versions[0])
 
 
 def _files(candidate: Path, stored_at: str) -> list[ModelFile]:
@@ -112,14 +131,40 @@ def _check_stored(client: MlflowClient, name: str, version: str, digest: str) ->
 
 
 def _experiment(client: MlflowClient, spec: ReleaseSpec) -> str:
-    embedded = spec.tracking.uri is None
-    location = (spec.output.root.resolve() / "mlartifacts").as_uri() if embedded else None
+    """The experiment of all releases, made if there is none.
+
+    Raises:
+        UserError: If whoever made it chose where unreleased weights would be uploaded.
+    """
     if client.get_experiment_by_name(EXPERIMENT) is None:
         with _unless_made_by_another():
-            client.create_experiment(EXPERIMENT, artifact_location=location)
+            client.create_experiment(EXPERIMENT, artifact_location=_embedded_artifacts(spec))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
+    _check_place(client, spec, experiment)
     return str(experiment.experiment_id)
+
+
+def _embedded_artifacts(spec: ReleaseSpec) -> str | None:
+    return (spec.output.root.resolve() / "mlartifacts").as_uri() if spec.tracking.uri is None else None
+
+
+def _check_place(client: MlflowClient, spec: ReleaseSpec, experiment: Experiment) -> None:
+    """Checks that artifacts lie where the spec says, or else where the registry keeps those of any experiment."""
+    place, stated = experiment.artifact_location, spec.tracking.artifact_root
+    if stated is not None:
+        trusted = inside(f"{place}/run", [stated])
+    elif spec.tracking_uri().startswith(("http://", "https://")):
+        root = server_root(client)
+        trusted = root is not None and place == f"{root}/{experiment.experiment_id}"
+    else:  # whoever can write to the database file needs no experiment
+        trusted = place == (_embedded_artifacts(spec) or place)
+    if not trusted:
+        raise UserError(
+            f"experiment {EXPERIMENT} keeps its files at {place}, which is not where this registry keeps those of "
+            "other experiments: whoever made it would get the unreleased model. Rename or delete the experiment, or "
+            "state tracking.artifact_root in the spec if the place is right"
+        )
 
 
 @contextmanager

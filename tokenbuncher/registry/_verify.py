@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tokenbuncher.attestation import TAG, Statement, verify, verify_files
+from tokenbuncher.attestation import (
+    TAG,
+    Statement,
+    Withdrawn,
+    attestation_digest,
+    refusal,
+    refused_only,
+    verify,
+    verify_files,
+)
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files
-from tokenbuncher.registry._versions import champion, download
-from tokenbuncher.tracking import connected
+from tokenbuncher.files import check_output, folder_files, whole_folder
+from tokenbuncher.registry._versions import download
+from tokenbuncher.tracking import alias_holder, connected, version_of
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
@@ -23,7 +31,12 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alia
 
 
 def verify_version(
-    uri: str, trusted: Sequence[SSlibKey], tracking_uri: str | None, policy: str | None = None, out: Path | None = None
+    uri: str,
+    trusted: Sequence[SSlibKey],
+    tracking_uri: str | None,
+    policy: str | None = None,
+    out: Path | None = None,
+    withdrawn: Callable[[str, str | None], Withdrawn] = refused_only,
 ) -> tuple[Statement, list[str]]:
     """Verifies the attestation of a registered version and every file of it.
 
@@ -33,6 +46,8 @@ def verify_version(
         tracking_uri: Of the registry; MLFLOW_TRACKING_URI, if None.
         policy: Digest of the policy it must have been judged by.
         out: Folder for the files, the very ones that were verified; made, or replaced, only if all holds.
+        withdrawn: What ends the word of an attestation early, by the model's name and the refusal that is on record
+            for the version; if not given, nothing but that refusal.
 
     Returns:
         The statement, and what is wrong, in words; nothing means that it holds.
@@ -49,20 +64,24 @@ def verify_version(
         raise UserError(f"where is {uri}? Give --tracking-uri or set MLFLOW_TRACKING_URI")
     name = match["name"]
     if out:
+        check_output(out)
         out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out and out.parent) as scratch:
         with connected(tracking_uri) as client:
-            version = match["version"] or champion(client, name, match["alias"])
+            version = match["version"] or alias_holder(client, name, match["alias"])
             if version is None:
                 raise UserError(f"{name} has no version with alias {match['alias']}")
-            text = client.get_model_version(name, version).tags.get(TAG)
-            if text is None:
+            tags = version_of(client, name, version).tags
+            if TAG not in tags:
                 raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
-            statement, problems = verify(text, trusted, policy=policy, model=name, version=version)
+            print(f"attestation: sha256 {attestation_digest(tags[TAG])}")
+            ended = withdrawn(name, refusal(tags))
+            statement, problems = verify(
+                tags[TAG], trusted, policy=policy, model=name, version=version, withdrawn=ended
+            )
             folder = download(client, name, version, Path(scratch))
         problems += verify_files(statement, folder_files(folder))
         if out and not problems:
-            if out.exists():
-                shutil.rmtree(out)
-            os.replace(folder, out)
+            with whole_folder(out) as whole:
+                os.replace(folder, whole)
     return statement, problems

@@ -2,52 +2,82 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tokenbuncher.attestation import TAG
-from tokenbuncher.files import folder_files, listing_digest
+from tokenbuncher.artifacts import located
+from tokenbuncher.attestation import TAG, Withdrawn, read_unverified, refusal, verify, verify_files
+from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_files
+from tokenbuncher.registry._aliases import move_alias
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import Refused, connected, require_registry
-from tokenbuncher.verdict import FILE_NAME, Outcome, read_verdict
+from tokenbuncher.tracking import (
+    Refused,
+    alias_holder,
+    connected,
+    model_of,
+    registry_of,
+    require_registry,
+    settled,
+    version_of,
+)
+from tokenbuncher.verdict import Outcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from securesystemslib.signer import SSlibKey
 
 PREFIX = "tokenbuncher."
 
 
-def champion(client: MlflowClient, name: str, alias: str) -> str | None:
-    """The version that has the alias; None if none has."""
-    version = client.get_registered_model(name).aliases.get(alias)
-    return None if version is None else str(version)
-
-
 def tag(client: MlflowClient, name: str, version: str, **tags: str | None) -> None:
     """Sets the tool's own tags on a version, those that have a value."""
-    from mlflow.exceptions import MlflowException
-
     for key, value in tags.items():
         if value is not None:
-            try:
-                client.set_model_version_tag(name, version, PREFIX + key, value)
-            except MlflowException as error:
-                # MLflow inserts where it found none; another process may have done so in between.
-                if "unique constraint" not in str(error).lower():
-                    raise
-                client.set_model_version_tag(name, version, PREFIX + key, value)
+            _set(client, name, version, PREFIX + key, value)
+
+
+def untag(client: MlflowClient, name: str, version: str, key: str) -> None:
+    """Removes a tag from a version, if it has it."""
+
+    def is_gone() -> bool:
+        return key not in version_of(client, name, version).tags
+
+    if not is_gone():
+        settled(client, lambda: registry_of(client).delete_model_version_tag(name, version, key), is_gone)
+
+
+def _set(client: MlflowClient, name: str, version: str, key: str, value: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def put() -> None:
+        registry_of(client).set_model_version_tag(name, version, key, value)
+
+    def is_there() -> bool:
+        return bool(version_of(client, name, version).tags.get(key) == value)
+
+    try:
+        settled(client, put, is_there)
+    except MlflowException as error:
+        # MLflow inserts where it found none; another process may have done so in between.
+        if "unique constraint" not in str(error).lower():
+            raise
+        settled(client, put, is_there)
 
 
 def download(client: MlflowClient, name: str, version: str, scratch: Path) -> Path:
-    """The folder with the files of a version, below a folder for it."""
+    """The folder with the files of a version, below a folder for it.
+
+    Raises:
+        UserError: If MLflow's clients may read other files than these.
+    """
     from mlflow.artifacts import download_artifacts
 
-    uri = client.tracking_uri
-    source = client.get_model_version_download_uri(name, version)
-    return Path(download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri, registry_uri=uri))
+    uri, location = client.tracking_uri, located(client, name, version)
+    return Path(download_artifacts(artifact_uri=location, dst_path=str(scratch), tracking_uri=uri, registry_uri=uri))
 
 
 def version_files(client: MlflowClient, name: str, version: str) -> dict[str, str]:
@@ -56,18 +86,23 @@ def version_files(client: MlflowClient, name: str, version: str) -> dict[str, st
         return folder_files(download(client, name, version, Path(scratch)))
 
 
-def rollback(spec: ReleaseSpec) -> None:
-    """Moves the alias back to the version promoted before the present one, if its verdict still holds.
+def rollback(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> None:
+    """Moves the alias back to the version promoted before the present one, if its attestation still holds.
+
+    Args:
+        spec: The release spec; its tracking part names server, model and alias.
+        trusted: The public keys that are trusted. What is kept with a version can be written by anybody who may write
+            to the artifact store, so that nothing but a signature counts.
 
     Raises:
-        Refused: If there is none, its verdict is not a PASS, has expired, is by another policy than the spec's, or is
-            about other files than it has now.
+        Refused: If there is none, it has no attestation by a trusted key, that is not about a PASS by the spec's
+            policy, has expired or was withdrawn, or is about other files than the version has now.
         UserError: If MLflow refuses or cannot be reached.
     """
     name, alias = spec.tracking.model_name, spec.tracking.alias
     require_registry(spec.tracking_uri())
     with connected(spec.tracking_uri()) as client:
-        present = champion(client, name, alias)
+        present = alias_holder(client, name, alias)
         if present is None:
             raise Refused(Outcome.INCONCLUSIVE, f"{alias} is on no version of {name}; there is nothing to go back from")
         versions = {str(version.version): _promoted(version, alias) for version in versions_of(client, name)}
@@ -76,8 +111,11 @@ def rollback(spec: ReleaseSpec) -> None:
         if not earlier:
             raise Refused(Outcome.INCONCLUSIVE, f"no version of {name} was {alias} before version {present}")
         version = max(earlier, key=lambda version: earlier[version])
-        _check_kept_verdict(client, spec, version)
-        client.set_registered_model_alias(name, alias, version)
+        if doubts := list(_doubts(client, spec, version, trusted)):
+            raise Refused(
+                Outcome.INCONCLUSIVE, f"{alias} does not go back to {name} version {version}: {'; '.join(doubts)}"
+            )
+        move_alias(client, name, alias, version)
     print(f"{alias} is {name} version {version} again, after version {present}")
 
 
@@ -86,32 +124,35 @@ def _promoted(version: ModelVersion, alias: str) -> str:
     return str(version.tags.get(f"{PREFIX}promoted.{alias}", ""))
 
 
-def _check_kept_verdict(client: MlflowClient, spec: ReleaseSpec, version: str) -> None:
+def _doubts(client: MlflowClient, spec: ReleaseSpec, version: str, trusted: Sequence[SSlibKey]) -> Iterator[str]:
+    """Why the alias does not go back to a version."""
     name = spec.tracking.model_name
-    run = client.get_model_version(name, version).run_id
-    with TemporaryDirectory() as scratch:
-        verdict = read_verdict(Path(client.download_artifacts(run, FILE_NAME, scratch)))
-    doubts = []
-    if verdict.outcome is not Outcome.PASS:
-        doubts.append(f"its verdict is {verdict.outcome}")
-    if (verdict.name, verdict.version) != (name, version):
-        doubts.append(f"its verdict is about {verdict.name} version {verdict.version}")
-    if verdict.policy != spec.policy_digest():
-        doubts.append(
-            f"its verdict is by policy {verdict.policy[:12]}, not {spec.policy_digest()[:12]}; run its gate again"
+    tags = version_of(client, name, version).tags
+    if not trusted:
+        yield (
+            "no key is trusted, and without one anybody could say that it passed; give --key, or promote the recorded "
+            f"release of version {version} again, which judges it anew"
         )
-    if datetime.now(UTC) >= verdict.expires:
-        doubts.append(f"its verdict expired at {verdict.expires.isoformat(timespec='seconds')}; run its gate again")
-    if listing_digest(version_files(client, name, version)) != verdict.candidate:
-        doubts.append("its files are not those that were judged")
-    if doubts:
-        raise Refused(
-            Outcome.INCONCLUSIVE, f"the alias does not go back to {name} version {version}: {'; '.join(doubts)}"
-        )
+    elif TAG not in tags:
+        yield f"it has no attestation; promote the recorded release of version {version} again, with one"
+    else:
+        withdrawn = Withdrawn(refused_at=refusal(tags))
+        try:
+            statement, problems = verify(
+                tags[TAG], trusted, policy=spec.policy_digest(), model=name, version=version, withdrawn=withdrawn
+            )
+        except UserError as error:
+            yield str(error)
+            return
+        yield from problems or verify_files(statement, version_files(client, name, version))
 
 
-def status(spec: ReleaseSpec) -> str:
-    """The registered versions as a table, the newest first: verdict, status, aliases, promotion, files.
+def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
+    """The registered versions as a table, the newest first: verdict, status, aliases, promotion, signature, files.
+
+    Args:
+        spec: The release spec; its tracking part names server and model.
+        trusted: The public keys that are trusted; without any, signatures are not verified.
 
     Raises:
         UserError: If there is no such model, or MLflow refuses or cannot be reached.
@@ -119,7 +160,7 @@ def status(spec: ReleaseSpec) -> str:
     name = spec.tracking.model_name
     require_registry(spec.tracking_uri())
     with connected(spec.tracking_uri()) as client:
-        aliases = client.get_registered_model(name).aliases
+        aliases = model_of(client, name).aliases
         versions = versions_of(client, name)
     rows = [["version", "verdict", "status", "aliases", "promoted", "signed", "files"]]
     for version in sorted(versions, key=lambda version: int(version.version), reverse=True):
@@ -129,11 +170,11 @@ def status(spec: ReleaseSpec) -> str:
         rows.append(
             [
                 str(version.version),
-                tags.get(f"{PREFIX}verdict", "-"),
+                tags.get(f"{PREFIX}headline") or tags.get(f"{PREFIX}verdict", "-"),
                 "superseded" if status == "promoted" and spec.tracking.alias not in named else status,
                 ", ".join(sorted(named)) or "-",
                 _promoted(version, spec.tracking.alias)[:19] or "-",
-                "yes" if TAG in tags else "no",
+                _signed(tags.get(TAG), name, str(version.version), trusted),
                 tags.get(f"{PREFIX}digest", "-")[:12],
             ]
         )
@@ -142,18 +183,50 @@ def status(spec: ReleaseSpec) -> str:
     return "\n".join([name, *lines])
 
 
-def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """Every version of a model, with its tags."""
-    found: list[ModelVersion] = []
-    wanted = f"name = {quoted(name)}"
-    page = client.search_model_versions(wanted)
-    found += page
-    while page.token:
-        page = client.search_model_versions(wanted, page_token=page.token)
-        found += page
-    return found
+def _signed(attestation: str | None, name: str, version: str, trusted: Sequence[SSlibKey]) -> str:
+    """What a version's attestation is worth, in a word. Whether it is a PASS that holds, verify tells."""
+    if attestation is None:
+        return "no"
+    try:
+        predicate = read_unverified(attestation).predicate
+    except UserError:
+        return "garbage"
+    if (predicate.model, predicate.version) != (name, version):
+        return "another's"
+    if not trusted:
+        return "unverified"
+    try:
+        verify(attestation, trusted)
+    except UserError:
+        return "untrusted"
+    return "yes"
 
 
 def quoted(name: str) -> str:
     """A name as MLflow's filters take it."""
     return f'"{name}"' if "'" in name else f"'{name}'"
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Every version of a model, with its tags; by number, too, because a search leaves out what has a prompt's tag."""
+    from mlflow.exceptions import MlflowException
+
+    found = {str(version.version): version for version in _searched(client, name)}
+    latest = model_of(client, name).latest_versions
+    for number in range(1, 1 + max((int(version.version) for version in latest), default=0)):
+        if str(number) not in found:
+            try:
+                found[str(number)] = version_of(client, name, str(number))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it may have been deleted
+                    raise
+    return list(found.values())
+
+
+def _searched(client: MlflowClient, name: str) -> Iterator[ModelVersion]:
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = {quoted(name)}", page_token=token)
+        yield from page
+        if not (token := page.token):
+            return

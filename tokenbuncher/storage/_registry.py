@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tokenbuncher.artifacts import located
 from tokenbuncher.errors import UserError
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
@@ -16,7 +17,8 @@ def version_location(source: Source) -> str:
     """Where the files of a model version are, by the registry; an alias is looked up once.
 
     Raises:
-        UserError: If there is no such version, or MLflow refuses or cannot be reached.
+        UserError: If there is no such version, its files can be read in two ways, or MLflow refuses or cannot be
+            reached.
     """
     from tokenbuncher.tracking import connected
 
@@ -27,12 +29,7 @@ def version_location(source: Source) -> str:
             if version is None:
                 raise UserError(f"{source.uri}: {name} has no version with alias {alias}")
             print(f"{source.uri} is version {version}", flush=True)
-        location = str(client.get_model_version_download_uri(name, str(version)))
-        if location.startswith("runs:/"):
-            from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
-
-            location = str(RunsArtifactRepository.get_underlying_uri(location, client.tracking_uri))
-        return location
+        return located(client, name, str(version))
 
 
 def fetch_artifacts(location: str, cache: Path) -> Path:

@@ -53,6 +53,11 @@ def test_mlflows_delivery_is_read() -> None:
     assert read(signed()) == AliasMove(name="assistant", alias="champion")
 
 
+def test_a_model_with_the_tag_of_a_prompt_is_told_of_as_a_prompt() -> None:
+    body = json.dumps({**EVENT, "entity": "prompt_alias"}).encode()
+    assert read(signed(body), body) == AliasMove(name="assistant", alias="champion")
+
+
 def test_headers_may_have_any_case() -> None:
     assert read({name.lower(): value for name, value in signed().items()}) is not None
 
@@ -166,7 +171,7 @@ def test_unknown_fields_are_taken_inside_data_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [("model_version_alias", "deleted"), ("prompt_alias", "created"), ("budget_policy", "exceeded")]
+    "kind", [("model_version_alias", "deleted"), ("prompt_alias", "deleted"), ("budget_policy", "exceeded")]
 )
 def test_other_events_are_ignored(kind: tuple[str, str]) -> None:
     body = json.dumps({**EVENT, "entity": kind[0], "action": kind[1], "data": {"x": 1}}).encode()

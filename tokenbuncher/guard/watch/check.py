@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlparse
 
-from tokenbuncher.artifacts import stored_files
-from tokenbuncher.attestation import TAG
+from tokenbuncher.artifacts import SERVED, inside, located, server_root
+from tokenbuncher.attestation import TAG, refusal
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard import check_version, load_guard
-from tokenbuncher.guard.watch.service import Check
+from tokenbuncher.guard.check import Record
+from tokenbuncher.guard.watch.service import Check, Place
+from tokenbuncher.tracking import version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
 def attestation_check(client: MlflowClient, settings: Path) -> Check:
-    """A check whether a version may have a protected alias, by the guard's settings as they are at that time.
+    """A check whether a version may have a protected alias or stage, by the guard's settings as they are at that time.
 
     Args:
         client: Of the registry.
@@ -27,34 +30,43 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
         The check. It raises an error if settings, registry or artifact store cannot be read.
     """
 
-    def check(name: str, version: str, alias: str) -> list[str]:
+    def check(name: str, version: str, place: Place) -> list[str]:
         guard = load_guard(settings)
-        if alias not in guard.aliases:
+        protected = guard.protected(place.name) if place.kind == "alias" else dict(guard.stages).get(place.name)
+        if protected is None:
             return []
-        attestation = client.get_model_version(name, version).tags.get(TAG)
+        tags = version_of(client, name, version).tags
         return check_version(
-            guard, guard.aliases[alias], name, version, attestation, lambda: _location(client, name, version)
+            guard,
+            protected,
+            name,
+            version,
+            tags.get(TAG),
+            lambda: _location(client, name, version, guard.artifact_roots),
+            told=_nobodys_fault,
+            record=Record(refusal(tags)),
         )
 
     return check
 
 
-def _location(client: MlflowClient, name: str, version: str) -> str:
-    """Where the watcher itself finds the files of a version.
+def _location(client: MlflowClient, name: str, version: str, roots: Sequence[str]) -> str:
+    """Where the watcher itself reads what clients get for a version.
 
     Raises:
-        ConnectionError: If the store there does not answer: that is not to be held against the version.
+        UserError: If clients may get something else, or the files lie outside of the server's artifact root and the
+            roots that are trusted beside it.
     """
     from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
-    from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
-    location = str(client.get_model_version_download_uri(name, version))
-    if urlparse(location).scheme == "runs":
-        location = RunsArtifactRepository.get_underlying_uri(location, client.tracking_uri)
-    if urlparse(location).scheme == "mlflow-artifacts":
-        location = MlflowArtifactsRepository.resolve_uri(location, client.tracking_uri)
-    try:
-        stored_files(location)
-    except UserError as error:
-        raise ConnectionError(str(error)) from error
+    location, own = located(client, name, version), server_root(client)
+    if not inside(location, [*roots, *([own] if own is not None else [])]):
+        raise UserError("its files lie outside of the server's artifact root and of artifact_roots")
+    if urlparse(location).scheme == SERVED:
+        return str(MlflowArtifactsRepository.resolve_uri(location, client.tracking_uri))
     return location
+
+
+def _nobodys_fault(error: Exception) -> NoReturn:
+    """A store that does not answer is not to be held against the version: whether it may have the alias is unknown."""
+    raise ConnectionError(str(error)) from error

@@ -12,23 +12,36 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from tokenbuncher.documents import Strict
 from tokenbuncher.errors import UserError
+from tokenbuncher.guard.settings import GuardSettings
 from tokenbuncher.guard.watch.webhook import Rejected, SeenDeliveries, check_size, read_delivery
+from tokenbuncher.tracking import model_of, registry_of, settled
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
 
 SHORTEST_SECRET = 16
 REQUEST_SECONDS = 10
 MODELS_PER_PAGE = 100
+PROMPTS = "tag.`mlflow.prompt.is_prompt` = 'true'"
+ARCHIVED = "Archived"
 
-Check = Callable[[str, str, str], list[str]]
-"""Why a version (model, version, alias) must not have an alias; an error if that cannot be found out."""
+
+class Place(NamedTuple):
+    """What a version of a model can have, and not every version may."""
+
+    kind: Literal["alias", "stage"]
+    name: str
+
+
+Check = Callable[[str, str, Place], list[str]]
+"""Why a version (model, version, place) must not be in a place; an error if that cannot be found out."""
 
 Action = Literal["none", "moved back", "removed", "left, as it has moved on", "failed"]
 
@@ -37,15 +50,16 @@ class Report(Strict):
     """What the watcher has to say."""
 
     what: Literal["unattested", "unknown"] = Field(
-        description="Whether a version has an alias that it must not have, or it could not be found out who has it "
-        "and whether they may."
+        description="Whether a version has an alias or stage that it must not have, or it could not be found out who "
+        "has it and whether they may."
     )
     model: str | None = Field(None, description="None: of no model could it be found out.")
     alias: str | None = None
-    version: str | None = Field(None, description="The version that had the alias.")
+    stage: str | None = None
+    version: str | None = Field(None, description="The version that had it.")
     reasons: list[str]
     action: Action = "none"
-    back_to: str | None = Field(None, description="The version that has the alias again.")
+    back_to: str | None = Field(None, description="The version that has it again.")
     when: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -56,12 +70,12 @@ def print_report(report: Report) -> None:
 
 
 class Watcher:
-    """Compares who has a protected alias with who may have it."""
+    """Compares who has a protected alias or stage with who may have it."""
 
     def __init__(
         self,
         client: MlflowClient,
-        aliases: Collection[str],
+        settings: Callable[[], GuardSettings],
         check: Check,
         revert: bool,
         report: Callable[[Report], None] = print_report,
@@ -69,130 +83,173 @@ class Watcher:
         """
         Args:
             client: Of the registry.
-            aliases: The protected ones.
-            check: Tells why a version must not have an alias.
-            revert: Whether to move an alias back to the last version known to be good, or remove it if there is none.
+            settings: Gives the guard's settings as they are now: they say what is protected.
+            check: Tells why a version must not be in a place.
+            revert: Whether to move an alias back to the last version known to be good, or remove it if there is none;
+                stages alike.
             report: Gets each finding once, until it changes.
         """
         self._client = client
-        self._aliases = frozenset(aliases)
+        self._settings = settings
         self._check = check
         self._revert = revert
         self._report = report
-        self._good: dict[tuple[str, str], list[str]] = {}  # earlier holders, the latest last
-        self._reported: dict[tuple[str | None, str | None], tuple[str, ...]] = {}
+        self._good: dict[tuple[str, Place], list[str]] = {}  # earlier holders, the latest last
+        self._reported: dict[tuple[str | None, Place | None], tuple[str, ...]] = {}
+        self._known: set[str] = set()
         self._lock = Lock()
 
-    def look(self, name: str, alias: str) -> None:
-        """Looks who has an alias now, reports a version that must not have it, and takes it back if told to.
+    def look(self, name: str) -> None:
+        """Looks who has what is protected of a model, reports versions that must not have it, and takes it back if
+        told to.
 
         An alias that somebody else moves in the meantime is left alone. MLflow cannot compare and swap, so a move in
         the milliseconds between this last reading and the writing is undone nevertheless, to a version that is good.
         Where it cannot be found out whether a version may have the alias, it keeps it.
         """
-        if alias not in self._aliases:
-            return
         with self._lock:
             try:
-                report = self._judge(name, alias)
+                held = self._held(name)
             except Exception as error:  # whatever it is, the watcher watches on
-                report = Report(what="unknown", model=name, alias=alias, reasons=[_in_words(error)])
-            if report is not None:
-                self._say(report)
-            if report is None or report.action in ("moved back", "removed"):
-                self._reported.pop((name, alias), None)
+                self._say(None, Report(what="unknown", model=name, reasons=[_in_words(error)]))
+                return
+            for model, place in list(self._reported):
+                if model == name and place not in held:
+                    del self._reported[model, place]
+            for place, holder in held.items():
+                self._look_at(name, place, holder)
 
     def look_at_all(self, names: Collection[str] | None = None, stop: Event | None = None) -> None:
-        """Looks at every protected alias of these models, or of all that are registered, until told to stop."""
+        """Looks at these models, or at all that are registered, until told to stop."""
         try:
-            for name, alias in self._places(names):
+            for name in self._registered() if names is None else names:
                 if stop is not None and stop.is_set():
                     return
-                self.look(name, alias)
+                self.look(name)
         except Exception as error:  # as above
-            self._say(Report(what="unknown", reasons=[_in_words(error)]))
+            self._say(None, Report(what="unknown", reasons=[_in_words(error)]))
         else:
             self._reported.pop((None, None), None)
 
-    def _judge(self, name: str, alias: str) -> Report | None:
-        holder = self._holder(name, alias)
-        if holder is None:
-            return None
-        reasons = self._check(name, holder, alias)
+    def _look_at(self, name: str, place: Place, holder: str) -> None:
+        try:
+            report = self._judge(name, place, holder)
+        except Exception as error:  # as above
+            report = Report(what="unknown", model=name, reasons=[_in_words(error)], **_named(place))
+        if report is not None:
+            self._say(place, report)
+        if report is None or report.action in ("moved back", "removed"):
+            self._reported.pop((name, place), None)
+
+    def _judge(self, name: str, place: Place, holder: str) -> Report | None:
+        reasons = self._check(name, holder, place)
         if reasons:
-            action, back_to = self._take_back(name, alias, holder, reasons) if self._revert else ("none", None)
+            action, back_to = self._take_back(name, place, holder, reasons) if self._revert else ("none", None)
             return Report(
                 what="unattested",
                 model=name,
-                alias=alias,
                 version=holder,
                 reasons=reasons,
                 action=action,
                 back_to=back_to,
+                **_named(place),
             )
-        good = self._good.setdefault((name, alias), [])
+        good = self._good.setdefault((name, place), [])
         if holder in good:
             good.remove(holder)
         good.append(holder)
         return None
 
-    def _take_back(self, name: str, alias: str, holder: str, reasons: list[str]) -> tuple[Action, str | None]:
-        """What was done about it, and who has the alias again; `reasons` get that of a failure."""
-        earlier = reversed(self._good.get((name, alias), []))
+    def _take_back(self, name: str, place: Place, holder: str, reasons: list[str]) -> tuple[Action, str | None]:
+        """What was done about it, and who has it again; `reasons` get that of a failure."""
+        earlier = reversed(self._good.get((name, place), []))
         good = next(
-            (version for version in earlier if version != holder and self._may_have(name, version, alias)), None
+            (version for version in earlier if version != holder and self._may_have(name, version, place)), None
         )
         try:
-            if self._holder(name, alias) != holder:
+            if self._held(name).get(place) != holder:
                 return "left, as it has moved on", None
-            if good is None:
-                self._client.delete_registered_model_alias(name, alias)
-                return "removed", None
-            self._client.set_registered_model_alias(name, alias, good)
-            return "moved back", good
+            settled(
+                self._client,
+                lambda: self._move(name, place, holder, good),
+                lambda: self._held(name).get(place) in (good, None),
+            )
+            return ("removed", None) if good is None else ("moved back", good)
         except Exception as error:  # it is reported, and tried again at the next look
             reasons.append(f"it cannot be taken back: {_in_words(error)}")
             return "failed", None
 
-    def _may_have(self, name: str, version: str, alias: str) -> bool:
+    def _move(self, name: str, place: Place, holder: str, good: str | None) -> None:
+        registry = registry_of(self._client)
+        match place, good:
+            case Place("alias", alias), None:
+                registry.delete_registered_model_alias(name, alias)
+            case Place("alias", alias), _:
+                registry.set_registered_model_alias(name, alias, good)
+            case Place("stage", _), None:
+                registry.transition_model_version_stage(name, holder, ARCHIVED)
+            case Place("stage", stage), _:
+                registry.transition_model_version_stage(name, good, stage, archive_existing_versions=True)
+
+    def _may_have(self, name: str, version: str, place: Place) -> bool:
         """Whether an earlier holder is good still; one that cannot be checked, or is gone, is not."""
         try:
-            return not self._check(name, version, alias)
+            return not self._check(name, version, place)
         except Exception:
             return False
 
-    def _holder(self, name: str, alias: str) -> str | None:
+    def _held(self, name: str) -> dict[Place, str]:
+        """Who has what is protected of a model; nobody has anything of one that is gone."""
         from mlflow.exceptions import MlflowException
 
         try:
-            holder = self._client.get_registered_model(name).aliases.get(alias)
+            return _protected(self._settings(), model_of(self._client, name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            return None
-        return None if holder is None else str(holder)
+            return {}
 
-    def _places(self, names: Collection[str] | None) -> Iterator[tuple[str, str]]:
-        """Model and alias wherever to look: where there is a holder, or was one that must not have been."""
-        if names is not None:
-            yield from ((name, alias) for name in names for alias in self._aliases)
-            return
-        token = None
-        while True:
-            page = self._client.search_registered_models(max_results=MODELS_PER_PAGE, page_token=token)
-            for model in page:
-                for alias in self._aliases:
-                    if alias in model.aliases or (model.name, alias) in self._reported:
-                        yield model.name, alias
-            if not (token := page.token):
-                return
+    def _registered(self) -> Iterator[str]:
+        """Every model with something protected, and those that had it once: what hides from one search is there yet."""
+        settings = self._settings()
+        found = {model.name for model in self._searched() if _protected(settings, model)}
+        self._known |= found
+        yield from sorted(self._known)
 
-    def _say(self, report: Report) -> None:
-        place = (report.model, report.alias)
+    def _searched(self) -> Iterator[RegisteredModel]:
+        """Every model: MLflow's search leaves out what has the tag of a prompt, which anybody can set."""
+        for wanted in (None, PROMPTS):
+            token = None
+            while True:
+                page = registry_of(self._client).search_registered_models(wanted, MODELS_PER_PAGE, page_token=token)
+                yield from page
+                if not (token := page.token):
+                    break
+
+    def _say(self, place: Place | None, report: Report) -> None:
         said = (report.what, report.version or "", report.action)
-        if self._reported.get(place) != said:
-            self._reported[place] = said
+        if self._reported.get((report.model, place)) != said:
+            self._reported[report.model, place] = said
             self._report(report)
+
+
+def _protected(settings: GuardSettings, model: RegisteredModel) -> dict[Place, str]:
+    """The holders of the protected aliases of a model, and of its protected stages: there clients get the latest."""
+    aliases = {
+        Place("alias", alias): str(version)
+        for alias, version in model.aliases.items()
+        if settings.protected(alias) is not None
+    }
+    stages = {
+        Place("stage", version.current_stage): str(version.version)
+        for version in model.latest_versions
+        if version.current_stage in settings.stages
+    }
+    return aliases | stages
+
+
+def _named(place: Place) -> dict[str, Any]:
+    return {place.kind: place.name}
 
 
 def poll(watcher: Watcher, names: Collection[str] | None, seconds: float, stop: Event) -> None:
@@ -245,6 +302,8 @@ def serve(watcher: Watcher, address: str, port: int, secret: str, stop: Event) -
 
 def watch(watcher: Watcher, listen: str | None, every: float | None, secret: str, stop: Event) -> None:
     """Watches in one of the two ways, or in both at once: webhooks are fast, and looking again misses nothing.
+
+    MLflow sends no webhook when a stage changes: stages are seen by looking again only.
 
     Args:
         watcher: The watcher.
@@ -330,7 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
         # Answered first: hashing a model takes longer than MLflow waits, and it would send the delivery again.
         self._answer(HTTPStatus.NO_CONTENT)
         if move is not None:
-            self.server.watcher.look(move.name, move.alias)
+            self.server.watcher.look(move.name)
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Requests are not logged, but rejections are."""

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenbuncher.documents import Strict, first_problem
 from tokenbuncher.errors import UserError
 
+ALIAS_SET = {("model_version_alias", "created"), ("prompt_alias", "created")}
+"""Events of an alias that was set; a model with the tag of a prompt, which anybody can set, counts as a prompt."""
 LARGEST_BODY = 64 * 1024
 TOLERANCE_SECONDS = 5 * 60
 
@@ -101,7 +103,7 @@ def read_delivery(
         raise Rejected(HTTPStatus.CONFLICT, "this delivery was accepted before")
     try:
         event = _Envelope.model_validate_json(body)
-        if (event.entity, event.action) != ("model_version_alias", "created"):
+        if (event.entity, event.action) not in ALIAS_SET:
             return None
         return AliasMove.model_validate(event.data)
     except ValidationError as error:

@@ -1,0 +1,128 @@
+"""Two attackers who change a version while the guard reads its files; the alias never ends on what was not judged."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from tests.guard.conftest import Guarded, together
+from tests.guard.test_bypasses import other_run
+from tests.guard.test_store import Attested
+from tokenbuncher.attestation import FILE_NAME, TAG
+
+TRIES = 200
+MEGABYTES = 16
+"""Enough to be hashed for as long as an attacker needs for a request."""
+
+
+class Stage:
+    """A judged version, and what attackers can make that looks like it."""
+
+    def __init__(self, guarded: Guarded, attested: Attested, candidate: Path, tmp_path: Path) -> None:
+        (candidate / "model.safetensors").write_bytes(os.urandom(MEGABYTES * 2**20))
+        registered = attested()
+        self.client = guarded.client
+        self.name = registered.release.registration.name
+        self.attestation = (registered.verdict / FILE_NAME).read_text()
+        self.good, self.run = str(registered.version.source), registered.version.run_id
+        self.evil_run = other_run(guarded, tmp_path)
+        self.evil = f"{guarded.client.get_run(self.evil_run).info.artifact_uri}/model"
+
+    def make(self, name: str, source: str, run: str) -> None:
+        """A model with one version, which carries the attestation."""
+        self.client.create_registered_model(name)
+        self.client.create_model_version(name, source, run, {TAG: self.attestation})
+
+    def clear(self) -> None:
+        for name in (self.name, f"{self.name}-evil", f"{self.name}-aside"):
+            with suppress(MlflowException):
+                self.client.delete_registered_model(name)
+
+    def moved_to(self) -> str | None:
+        """The source that whoever asks for the alias is given; None if nobody has it."""
+        with suppress(MlflowException):
+            return str(self.client.get_model_version_by_alias(self.name, "champion").source)
+        return None
+
+
+@pytest.fixture
+def stage(guarded: Guarded, attested: Attested, candidate: Path, tmp_path: Path) -> Stage:
+    return Stage(guarded, attested, candidate, tmp_path)
+
+
+def remake(stage: Stage) -> None:
+    stage.client.delete_registered_model(stage.name)
+    stage.make(stage.name, stage.evil, stage.evil_run)
+
+
+def exchange(stage: Stage) -> None:
+    stage.client.rename_registered_model(stage.name, f"{stage.name}-aside")
+    stage.client.rename_registered_model(f"{stage.name}-evil", stage.name)
+
+
+def move(stage: Stage) -> None:
+    stage.client.set_registered_model_alias(stage.name, "champion", "1")
+
+
+def to_production(stage: Stage) -> None:
+    stage.client.transition_model_version_stage(stage.name, "1", "Production")
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    with suppress(MlflowException):
+        yield
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("change", [remake, exchange], ids=lambda f: f.__name__)
+def test_nobody_wins_a_race_with_the_guard(change: Callable[[Stage], None], stage: Stage, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    won, moved = [], 0
+
+    def attack(attacker: int) -> None:
+        if attacker:
+            time.sleep(random.uniform(0, 0.1))
+        with refusals():
+            (change if attacker else move)(stage)
+
+    for _ in range(TRIES // 2):
+        stage.clear()
+        stage.make(stage.name, stage.good, stage.run)
+        stage.make(f"{stage.name}-evil", stage.evil, stage.evil_run)
+        together(2, attack)
+        holder = stage.moved_to()
+        moved += holder == stage.good
+        won += [holder] if holder == stage.evil else []
+    assert won == []
+    assert moved < TRIES // 2  # attackers were fast enough at times
+
+
+def test_a_version_that_is_changed_while_it_is_read_is_told_so(stage: Stage, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    told = []
+
+    def attack(attacker: int) -> None:
+        if attacker:
+            time.sleep(random.uniform(0, 0.1))
+            stage.client.set_model_version_tag(stage.name, "1", TAG, "{}")
+            return
+        try:
+            to_production(stage)
+        except MlflowException as error:
+            told.append(str(error))
+
+    for _ in range(20):
+        stage.clear()
+        stage.make(stage.name, stage.good, stage.run)
+        together(2, attack)
+        if any("was changed while it was checked" in error for error in told):
+            return
+    pytest.fail(f"it was never changed in time: {told}")
