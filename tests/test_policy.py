@@ -12,6 +12,7 @@ from tokenbuncher.policy import (
     HARD_LIMITS,
     LAXER,
     LONGEST_WAIVER,
+    AttackLimits,
     PolicySpec,
     Waiver,
     laxer,
