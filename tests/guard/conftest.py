@@ -70,7 +70,11 @@ class Guarded:
 @pytest.fixture(scope="session")
 def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Guard settings, the policy and the key they name."""
-    folder = tmp_path_factory.mktemp("guard")
+    return write_guard(tmp_path_factory.mktemp("guard"))
+
+
+def write_guard(folder: Path) -> Path:
+    """Writes guard settings, the policy and the key they name into a folder."""
     generate_key(folder / "trusted.pem")
     (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
     protected = {"policy": "policy.yaml", "keys": ["trusted.pub"]}
