@@ -94,7 +94,7 @@ def in_words(error: Exception) -> str:
 
 def failures_of(uri: str) -> tuple[type[Exception], ...]:
     """What MLflow lets through, and of SQLAlchemy only where a database is opened: images do without it."""
-    from google.protobuf.json_format import ParseError
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from mlflow.exceptions import MlflowException
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
@@ -108,6 +108,11 @@ def failures_of(uri: str) -> tuple[type[Exception], ...]:
             "or install tokenbuncher[registry]"
         ) from error
     return MlflowException, SQLAlchemyError, OSError
+
+
+def unanswered(client: MlflowClient) -> tuple[type[Exception], ...]:
+    """How reading the registry fails: by MLflow's errors, and by answers about something else."""
+    return (*failures_of(client.tracking_uri), UserError)
 
 
 def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], bool]) -> None:
@@ -128,7 +133,7 @@ def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], 
         act()
     except failures_of(client.tracking_uri) as error:
         for _ in _looks(1 if is_answer(error) else LOOKS):
-            with suppress(*failures_of(client.tracking_uri), UserError):
+            with suppress(*unanswered(client)):
                 if done():
                     return
         raise
@@ -144,7 +149,7 @@ def looked_up(client: MlflowClient, read: Callable[[], Value]) -> Value:
     for _ in _looks(LOOKS):
         try:
             return read()
-        except (*failures_of(client.tracking_uri), UserError) as error:
+        except unanswered(client) as error:
             failure = error
             if is_answer(error):
                 break

@@ -76,6 +76,10 @@ class GuardSettings(Strict):
         """What protects an alias, however it is written: to some databases it is the same alias."""
         return next((found for name, found in self.aliases.items() if folded(name) == folded(alias)), None)
 
+    def protected_stage(self, stage: str) -> Protected | None:
+        """What protects a stage."""
+        return next((found for name, found in self.stages.items() if name == stage), None)
+
     @field_validator("aliases")
     @classmethod
     def _can_be_protected(cls, aliases: dict[str, Protected]) -> dict[str, Protected]:
