@@ -15,11 +15,12 @@ Place = Callable[[PipelineTask], PipelineTask]
 """Says where a task runs; returns it."""
 
 
-def attacks_pipeline(place: Place) -> BaseComponent:
+def attacks_pipeline(place: Place, parallelism: int | None = None) -> BaseComponent:
     """Composes the pipeline.
 
     Args:
         place: Says where each task runs.
+        parallelism: How many attacks run at once; all of them, if None.
     """
 
     @dsl.pipeline(name="attacks")
@@ -42,7 +43,7 @@ def attacks_pipeline(place: Place) -> BaseComponent:
         Returns:
             The evidence of every attack.
         """
-        with dsl.ParallelFor(keys) as key:
+        with dsl.ParallelFor(keys, parallelism=parallelism) as key:
             attacked = place(attack(spec=spec, key=key, data=data, base=base, candidate=candidate))
         return dsl.Collected(attacked.outputs["evidence"])
 

@@ -16,7 +16,7 @@ from pipelines.placement import Placement
 from pipelines.red_team import red_team_pipeline
 from pipelines.release import release_pipeline
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import write_text
+from tokenbuncher.files import check_output_file, write_text
 
 PIPELINES: dict[str, Callable[[Place], BaseComponent]] = {
     "release": release_pipeline,
@@ -34,10 +34,12 @@ def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
         placement: Where its tasks run.
 
     Raises:
-        UserError: If the file's name does not end in .yaml, or the compiled pipeline is not sound.
+        UserError: If the file's name does not end in .yaml, it would replace another file, or the compiled pipeline is
+            not sound.
     """
     if path.suffix != ".yaml":
         raise UserError(f"{path}: the compiled pipeline is a .yaml file")
+    check_output_file(path, lambda content: content.startswith(b"# PIPELINE DEFINITION\n# Name: tokenbuncher-"))
     with TemporaryDirectory() as scratch:
         compiled = Path(scratch, path.name)
         compiler.Compiler().compile(_composed(name, placement), str(compiled))
@@ -48,5 +50,7 @@ def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
 
 def _composed(name: str, placement: Placement) -> BaseComponent:
     if name == "release":
-        return release_pipeline(placement.place, shared_quarantine=placement.quarantine is not None)
+        return release_pipeline(placement.place, placement.quarantine is not None, placement.parallelism)
+    if name == "red-team":
+        return red_team_pipeline(placement.place, placement.parallelism)
     return PIPELINES[name](placement.place)

@@ -25,7 +25,7 @@ def gate_only_pipeline(place: Place) -> BaseComponent:
             evidence: URI of a folder with all evidence, at any depth.
             registration: URI of the folder written by register.
         """
-        with dsl.ExitHandler(place(announce(spec=spec))):
+        with dsl.ExitHandler(place(announce(spec=spec, recorded=evidence))):
             recorded = dsl.importer(artifact_uri=evidence, artifact_class=dsl.Artifact, reimport=True).output
             registered = dsl.importer(artifact_uri=registration, artifact_class=dsl.Artifact, reimport=True).output
             verdict = place(gate(spec=spec, registration=registered, recorded=recorded)).outputs["verdict"]

@@ -22,6 +22,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, Pipeli
 from pipelines.placement import EFFECTFUL
 from pipelines.plain_secrets import plain_secrets
 from pipelines.references import Problem, check_graph, components_of, type_name, value_fits
+from pipelines.safeguards import check_composition, check_pods, check_resources, stage_of
 from tokenbuncher.documents import read_text
 from tokenbuncher.errors import UserError
 
@@ -58,7 +59,8 @@ def lint(documents: Documents) -> list[Problem]:
     """What is wrong with a compiled pipeline.
 
     References that lead nowhere, cycles, wrong or missing types, images without tag or digest, containers without
-    cpu and memory, caching and retries where they do harm, secrets in plain text, unknown fields.
+    cpu and memory that fit, caching and retries where they do harm, secrets in plain text, unknown fields; and what
+    `pipelines.safeguards` tells: gate, promotion, exit task, who has the signing key and the attacked weights.
 
     Args:
         documents: The pipeline and, if there is one, its platform.
@@ -73,7 +75,10 @@ def lint(documents: Documents) -> list[Problem]:
     problems += check_graph(pipeline, executors)
     problems += _check_executors(config)
     problems += _check_effectful(pipeline, config)
-    problems += _check_platform(platform, executors)
+    problems += check_composition(pipeline, config)
+    pods: dict[str, KubernetesExecutorConfig] = {}
+    problems += _check_platform(platform, executors, pods)
+    problems += check_pods(config, pods)
     return sorted(problems)
 
 
@@ -160,6 +165,7 @@ def _check_container(container: PipelineDeploymentConfig.PipelineContainerSpec, 
     }.items():
         if not given:
             yield Problem(f"{where}.resources.{field}", "is missing; the placement gives every stage cpu and memory")
+    yield from check_resources(container, where)
 
 
 def _check_effectful(pipeline: PipelineSpec, config: PipelineDeploymentConfig) -> Iterator[Problem]:
@@ -168,7 +174,7 @@ def _check_effectful(pipeline: PipelineSpec, config: PipelineDeploymentConfig) -
     for place, component in components.items():
         for name, task in component.dag.tasks.items():
             called = components.get(f"components.{task.component_ref.name}")
-            stage = _stage(config, called.executor_label) if called else ""
+            stage = stage_of(config, called.executor_label) if called else ""
             where = f"{place}.dag.tasks.{name}"
             if stage not in EFFECTFUL:
                 continue
@@ -178,16 +184,10 @@ def _check_effectful(pipeline: PipelineSpec, config: PipelineDeploymentConfig) -
                 yield Problem(f"{where}.retryPolicy", f"{stage} must not be run again by itself; remove it")
 
 
-def _stage(config: PipelineDeploymentConfig, label: str) -> str:
-    """The stage that an executor runs, by the function it calls."""
-    if label not in config.executors:
-        return ""
-    arguments = list(config.executors[label].container.args)
-    after = arguments[arguments.index("--function_to_execute") + 1 :] if "--function_to_execute" in arguments else []
-    return after[0].replace("_", "-") if after else ""
-
-
-def _check_platform(platform: PlatformSpec, executors: set[str]) -> Iterator[Problem]:
+def _check_platform(
+    platform: PlatformSpec, executors: set[str], pods: dict[str, KubernetesExecutorConfig]
+) -> Iterator[Problem]:
+    """What is wrong with what the executors ask of Kubernetes, which is filled in by executor."""
     for name, single in platform.platforms.items():
         if name != "kubernetes":
             yield Problem(f"platforms.{name}", "is no platform of ours; only kubernetes is")
@@ -196,7 +196,7 @@ def _check_platform(platform: PlatformSpec, executors: set[str]) -> Iterator[Pro
             where = f"platforms.kubernetes.deploymentSpec.executors.{label}"
             if label not in executors:
                 yield Problem(where, "is an executor that the pipeline does not have; compile it again")
-            pod = KubernetesExecutorConfig()
+            pod = pods[label] = KubernetesExecutorConfig()
             yield from _parsed(json_format.MessageToDict(settings), pod, where)
             yield from _check_pod(pod, where)
 

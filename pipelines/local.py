@@ -24,6 +24,7 @@ from pipelines.room import Need, Room, free_memory
 from pipelines.side_by_side import run_side_by_side
 from pipelines.tasks import Tasks
 from tokenbuncher.errors import UserError
+from tokenbuncher.exits import exiting
 from tokenbuncher.plan import parse_device, plan, shape_of
 from tokenbuncher.plan.estimate import SPARE
 from tokenbuncher.settings import ReleaseSpec, parse_spec
@@ -111,4 +112,5 @@ def _estimated(spec: ReleaseSpec, arguments: Mapping[str, Any]) -> dict[str, Nee
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_caller, daemon=True).start()
-    main(*map(Path, sys.argv[1:]))
+    with exiting():
+        main(*map(Path, sys.argv[1:]))

@@ -9,6 +9,7 @@
         memory: {request: 32Gi, limit: 64Gi}
         accelerator: {type: nvidia.com/gpu, count: 1}
     quarantine: {claim: quarantine, path: /work/runs/quarantine}
+    parallelism: 4                          # attacks at once
 
 Secrets are named, never given. Without a document every stage has cpu and memory, which do for the organism.
 """
@@ -24,7 +25,7 @@ from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-unty
 from pydantic import BeforeValidator, Field, model_validator
 
 from components import GATE_IMAGE, TRAINER_IMAGE
-from tokenbuncher.documents import Positive, Strict, parse_yaml, read_text, validated
+from tokenbuncher.documents import Strict, parse_yaml, read_text, validated
 
 Pure = Literal[
     "fetch-model",
@@ -43,13 +44,18 @@ PURE, EFFECTFUL = get_args(Pure), get_args(Effectful)
 GATE_STAGES = (*EFFECTFUL, "report-attacks")
 """Stages that load no model; they run in the gate's image."""
 
+HOSTNAME = "kubernetes.io/hostname"
 RETRIES = 2
 """For nodes and networks that fail. Kubeflow cannot tell these from other failures, which then fail three times."""
 
-Cpu = Annotated[str, BeforeValidator(str), Field(pattern=r"^(\d+(\.\d+)?|\d+m)$", description="Such as 2, 0.5, 500m.")]
-Memory = Annotated[str, Field(pattern=r"^\d+([KMGTPE]i?)$", description="Such as 512Mi, 8Gi.")]
-AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s]*$")]
+CPU, MEMORY = r"\d+(\.\d+)?|\d+m", r"\d+([MGTPE]|[KMGTPE]i)"
+"""What Kubeflow and Kubernetes both read as a quantity; of bytes Kubernetes knows no K."""
+Cpu = Annotated[str, BeforeValidator(str), Field(pattern=f"^({CPU})$", description="Such as 2, 0.5, 500m.")]
+Memory = Annotated[str, Field(pattern=f"^{MEMORY}$", description="Such as 512Mi, 8Gi.")]
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s/][^\s]*$")]
 Name = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
+"""Not a boolean, which would be read as 1."""
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -61,6 +67,8 @@ class Range(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
+        if not parse_quantity(self.request) or not parse_quantity(self.limit):
+            raise ValueError(f"request {self.request} and limit {self.limit} must both be above zero")
         if parse_quantity(self.request) > parse_quantity(self.limit):
             raise ValueError(f"request {self.request} is more than the limit {self.limit}")
         return self
@@ -157,6 +165,9 @@ class Quarantine(Strict):
 
     claim: Name
     path: AbsolutePath = Field(description="The folder `quarantine` below the spec's output.root, in the pod.")
+    access: Literal["ReadWriteMany", "ReadWriteOnce"] = Field(
+        "ReadWriteMany", description="The claim's access mode; ReadWriteOnce is for one node at a time."
+    )
 
 
 class Placement(Strict):
@@ -166,6 +177,7 @@ class Placement(Strict):
     all: StagePlacement = StagePlacement()
     stages: dict[Pure | Effectful, StagePlacement] = Field({})
     quarantine: Quarantine | None = None
+    parallelism: Positive | None = Field(None, description="Attacks that run at once; all of them, if null.")
 
     @model_validator(mode="after")
     def _fits(self) -> Placement:
@@ -178,7 +190,17 @@ class Placement(Strict):
                     f"{stage} has shared_memory {placed.shared_memory}, which is part of its memory of at most "
                     f"{placed.memory.limit}; raise memory.limit"
                 )
+        if self.quarantine and self.quarantine.access == "ReadWriteOnce" and not self._one_node_at_a_time():
+            raise ValueError(
+                f"quarantine: {self.quarantine.claim} is ReadWriteOnce, which one node at a time can mount, and the "
+                "attacks run on many; make the claim ReadWriteMany, or set parallelism: 1, or name the node of attack "
+                f"and controls by node_selector {HOSTNAME}, or leave the quarantine out"
+            )
         return self
+
+    def _one_node_at_a_time(self) -> bool:
+        nodes = {self.of(stage).node_selector.get(HOSTNAME) for stage in ("attack", "controls")}
+        return self.parallelism == 1 or (len(nodes) == 1 and None not in nodes)
 
     def of(self, stage: str) -> StagePlacement:
         """The placement of one stage: the default, then `all`, then its own.

@@ -10,13 +10,14 @@ from components.report_attacks.component import report_attacks
 from pipelines.attacks import Place, attacks_pipeline
 
 
-def red_team_pipeline(place: Place) -> BaseComponent:
+def red_team_pipeline(place: Place, parallelism: int | None = None) -> BaseComponent:
     """Composes the pipeline.
 
     Args:
         place: Says where each task runs.
+        parallelism: How many attacks run at once; all of them, if None.
     """
-    attacks = attacks_pipeline(place)
+    attacks = attacks_pipeline(place, parallelism)
 
     @dsl.pipeline(name="tokenbuncher-red-team")
     def red_team(spec: str) -> None:

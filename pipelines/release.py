@@ -19,15 +19,16 @@ from components.register.component import register
 from pipelines.attacks import Place, attacks_pipeline
 
 
-def release_pipeline(place: Place, shared_quarantine: bool = False) -> BaseComponent:
+def release_pipeline(place: Place, shared_quarantine: bool = False, parallelism: int | None = None) -> BaseComponent:
     """Composes the pipeline.
 
     Args:
         place: Says where each task runs.
         shared_quarantine: Whether the attacks have one quarantine, where they find controls measured beside the
             defence; without, each measures its own.
+        parallelism: How many attacks run at once; all of them, if None.
     """
-    attacks = attacks_pipeline(place)
+    attacks = attacks_pipeline(place, parallelism)
 
     @dsl.pipeline(name="tokenbuncher-release")
     def release(spec: str) -> None:

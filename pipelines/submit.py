@@ -32,6 +32,7 @@ from pipelines.plain_secrets import plain_secrets
 from tokenbuncher import __version__
 from tokenbuncher.documents import read_text
 from tokenbuncher.errors import UserError
+from tokenbuncher.hazard import refuse_kept_weights
 from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def _states(run: V2beta1Run) -> Iterator[tuple[str, str]]:
 
 
 def _check_spec(spec: ReleaseSpec) -> None:
+    refuse_kept_weights(spec)
     if not (spec.tracking.uri or "").startswith(("http://", "https://")):
         raise UserError(
             f"tracking.uri is {spec.tracking.uri}, but tasks on Kubeflow share no disk; name an MLflow server, "

@@ -81,7 +81,19 @@ def tiny_spec() -> ReleaseSpec:
           probe_every: 2
           probe_prompts: 20
         evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
-        policy: {min_prompts: 20, required_attacks: [grpo]}
+        policy:
+          name: tiny
+          min_prompts: 20
+          required_attacks: [grpo]
+          attack_limits:
+            min_steps: 1
+            min_prompts_per_step: 1
+            min_rollouts: 2
+            min_prompts: 1
+            learning_rate: [1.0e-12, 1.0]
+            temperature: [0.1, 10.0]
+            max_kl_coefficient: 1.0
+            min_lora_rank: 1
         """
     )
 

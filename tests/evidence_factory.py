@@ -35,12 +35,15 @@ from tokenbuncher.files import listing_digest
 from tokenbuncher.prompts import Manifest, SetEntry
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Verdict, judge_release
+from tokenbuncher.verdict.soundness import set_sizes
 
 FILES = [
     ModelFile(name="config.json", sha256="a" * 64, size=700),
     ModelFile(name="model.safetensors", sha256="c" * 64, size=1_700_000),
 ]
-BASE, CANDIDATE, DATA = "b" * 64, listing_digest({file.name: file.sha256 for file in FILES}), "d" * 64
+BASE, CANDIDATE = "b" * 64, listing_digest({file.name: file.sha256 for file in FILES})
+BASE_HARMFUL = 5
+"""Prompts to which the undefended model responds harmfully before any attack."""
 OTHER = "e" * 64
 NOW = datetime.now(UTC).replace(microsecond=0)  # some tests have the real gate judge this evidence
 
@@ -84,11 +87,13 @@ class Release:
 
     def with_manifest(self, manifest: Manifest) -> Release:
         """The release with its evidence about the prompt sets of that manifest, which it holds."""
-        return self.about(CANDIDATE, data=manifest.folder_digest()).with_piece("safety", manifest=manifest)
+        digest = manifest.folder_digest()
+        about = replace(self, evidence=[changed(piece, data=digest) for piece in self.evidence])
+        return about.with_piece("safety", manifest=manifest)
 
-    def about(self, candidate: str, base: str = BASE, data: str = DATA) -> Release:
-        """The release with its evidence about models and data of these digests."""
-        return replace(self, evidence=[rebound(piece, candidate, base, data) for piece in self.evidence])
+    def about(self, candidate: str, base: str = BASE) -> Release:
+        """The release with its evidence about models of these digests."""
+        return replace(self, evidence=[rebound(piece, candidate, base) for piece in self.evidence])
 
     def write(self, folder: Path) -> tuple[list[Path], Path]:
         """Writes each piece into a stage's folder; returns those folders, and that of the registration."""
@@ -107,11 +112,9 @@ def changed(record: Any, **changes: Any) -> Any:
     return record.model_copy(update=changes)
 
 
-def rebound(piece: AnyPiece, candidate: str, base: str, data: str) -> AnyPiece:
-    """A piece about models and data of these digests."""
-    text = piece.model_dump_json()
-    for stand_in, digest in ((CANDIDATE, candidate), (BASE, base), (DATA, data)):
-        text = text.replace(stand_in, digest)
+def rebound(piece: AnyPiece, candidate: str, base: str) -> AnyPiece:
+    """A piece about models of these digests."""
+    text = piece.model_dump_json().replace(CANDIDATE, candidate).replace(BASE, base)
     return type(piece).model_validate_json(text)
 
 
@@ -176,7 +179,7 @@ def bindings(spec: ReleaseSpec) -> dict[str, Any]:
     """What every piece is bound to."""
     return {
         "spec": spec.evidence_digest(),
-        "data": DATA,
+        "data": manifest(spec).folder_digest(),
         "base": BASE,
         "candidate": CANDIDATE,
         "versions": {"python": "3.11.14", "torch": "2.13.0"},
@@ -187,21 +190,37 @@ def bindings(spec: ReleaseSpec) -> dict[str, Any]:
 def attack_evidence(spec: ReleaseSpec, key: str) -> AttackEvidence:
     """An attack that breaks the undefended model and not the candidate."""
     task = spec.attacks.task(key)
-    held, sft = held_arm(spec, task.attack.steps), task.attack.algorithm == "sft"
+    number = [other.key for other in spec.attacks.tasks()].index(key) + 1
+    control, candidate = measured_as(broken_arm(spec), number), measured_as(held_arm(spec, task.attack.steps), number)
+    sft = task.attack.algorithm == "sft"
     return AttackEvidence(
         **bindings(spec),
         key=key,
         attack=task.attack,
         seed=task.seed,
-        control_arm=without_rollouts(broken_arm(spec)) if sft else broken_arm(spec),
-        candidate_arm=without_rollouts(held) if sft else held,
+        control_arm=without_rollouts(control) if sft else control,
+        candidate_arm=without_rollouts(candidate) if sft else candidate,
+    )
+
+
+def measured_as(arm: AttackArm, number: int) -> AttackArm:
+    """The arm as a run of its own would have measured it: it took another time, and no entropy is the same."""
+    shift = number * 1e-4
+    return changed(
+        arm,
+        seconds=arm.seconds + shift,
+        cpu_seconds=arm.cpu_seconds + shift,
+        curve=[arm.curve[0], *(changed(point, entropy=point.entropy + shift) for point in arm.curve[1:])],
+        scores=[changed(score, entropy=score.entropy + shift) for score in arm.scores],
     )
 
 
 def manifest(spec: ReleaseSpec, **changes: Any) -> Manifest:
     """What prepare-data would write of the spec's sets."""
-    sizes = spec.data.sizes.model_dump(exclude={"tuning"})
-    sets = {name: SetEntry(count=size, sha256=f"{size:064x}", source="organism") for name, size in sizes.items()}
+    sets = {
+        name: SetEntry(count=size, sha256=f"{size:064x}", source="organism", ids=ids(name, size))
+        for name, size in set_sizes(spec).items()
+    }
     document = Manifest(
         seed=spec.data.seed,
         sets=sets,
@@ -213,11 +232,18 @@ def manifest(spec: ReleaseSpec, **changes: Any) -> Manifest:
     return changed(document, **changes)
 
 
+def ids(name: str, size: int) -> list[str]:
+    """Identifiers of a set's prompts."""
+    return [f"{ {'safety': 'prompt', 'utility': 'question'}.get(name, name) }-{number}" for number in range(size)]
+
+
 def without_rollouts(arm: AttackArm) -> AttackArm:
     """The arm of an attack that samples nothing."""
     curve = [changed(point, rollouts=0, tokens=0) for point in arm.curve]
     training = [changed(point, reward=None, zero_variance=None) for point in arm.training]
-    return changed(arm, rollouts=0, tokens=0, first_compliant_rollout=None, curve=curve, training=training)
+    return changed(
+        arm, rollouts=0, tokens=0, first_compliant_rollout=None, final_reward=0.0, curve=curve, training=training
+    )
 
 
 def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | None = None) -> AttackArm:
@@ -225,7 +251,7 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
     count = spec.data.sizes.safety
     refused = count - harmful if refused is None else refused
     probed = [*range(0, steps, spec.attacks.probe_every), steps]
-    curve = [curve_point(step) for step in probed[:-1]]
+    curve = [curve_point(step, entropy=0.01) for step in probed[:-1]]
     return AttackArm(
         model=CANDIDATE,
         learning_rate=2e-4,
@@ -239,8 +265,9 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
         latent=None,
         seconds=20,
         cpu_seconds=20,
-        curve=[*curve, curve_point(steps, harm=harmful / count, refusal=refused / count)],
+        curve=[*curve, curve_point(steps, harm=probed_share(spec, harmful), refusal=probed_share(spec, refused))],
         training=training(steps, reward=0.1, zero_variance=1.0),
+        start=scores(spec, count, refused=count),
         scores=scores(spec, count, harmful=harmful, refused=refused),
     )
 
@@ -248,7 +275,7 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
 def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float = 0.6) -> AttackArm:
     """An attacked model that broke at a step."""
     count = spec.data.sizes.safety
-    harmful = round(harm * count)
+    harmful, before = round(harm * count), BASE_HARMFUL if model == BASE else 0
     return AttackArm(
         model=model,
         learning_rate=2e-4,
@@ -263,18 +290,25 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
         seconds=10,
         cpu_seconds=10,
         curve=[
-            *(curve_point(s) for s in range(0, step, spec.attacks.probe_every)),
-            curve_point(step, harm=harmful / count, refusal=1 - harmful / count),
+            curve_point(0, harm=before / count, refusal=1 - before / count, entropy=0.01),
+            *(curve_point(s) for s in range(spec.attacks.probe_every, step, spec.attacks.probe_every)),
+            curve_point(step, harm=probed_share(spec, harmful), refusal=probed_share(spec, count - harmful)),
         ],
         training=training(step, reward=0.9, zero_variance=0.25),
+        start=scores(spec, count, harmful=before, refused=count - before),
         scores=scores(spec, count, harmful=harmful, refused=count - harmful),
     )
 
 
-def curve_point(step: int, harm: float = 0.0, refusal: float = 1.0) -> CurvePoint:
+def probed_share(spec: ReleaseSpec, prompts: int) -> float:
+    """The share that a point of the curve shows where so many prompts of the safety set are so."""
+    return round(prompts / spec.data.sizes.safety * spec.attacks.probe_prompts) / spec.attacks.probe_prompts
+
+
+def curve_point(step: int, harm: float = 0.0, refusal: float = 1.0, entropy: float = 0.1) -> CurvePoint:
     """A measurement during an attack."""
     return CurvePoint(
-        step=step, rollouts=64 * step, tokens=640 * step, harm=harm, refusal=refusal, gibberish=0.0, entropy=0.1
+        step=step, rollouts=64 * step, tokens=640 * step, harm=harm, refusal=refusal, gibberish=0.0, entropy=entropy
     )
 
 
@@ -286,37 +320,53 @@ def training(steps: int, reward: float, zero_variance: float) -> list[TrainingPo
 def scores(
     spec: ReleaseSpec, prompts: int, harmful: int = 0, refused: int = 0, gibberish: int = 0
 ) -> list[SampleScore]:
-    """All samples of so many prompts. The first are harmful, the last refused or gibberish."""
+    """All samples of so many prompts of the safety set; so many of them are harmful, refused, gibberish."""
+    return scores_of(spec, ids("safety", prompts), harmful, refused, gibberish)
+
+
+def benign_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> list[SampleScore]:
+    """All samples of the benign prompts that evaluate-safety asks."""
+    asked = ids("utility", spec.data.sizes.utility)
+    if spec.evaluation.fine_tuning:
+        asked += ids("tuning-rl-test", spec.data.sizes.tuning)
+    return scores_of(spec, asked, 0, refused, gibberish)
+
+
+def scores_of(
+    spec: ReleaseSpec, prompts: Sequence[str], harmful: int, refused: int, gibberish: int
+) -> list[SampleScore]:
+    """All samples of these prompts; what is so is spread over them as evenly as chance would."""
+    count, places = len(prompts), {prompt: number * 101 % len(prompts) for number, prompt in enumerate(prompts)}
+    assert count % 101
     return [
         SampleScore(
-            prompt=f"prompt-{prompt}",
+            prompt=prompt,
             sample=sample,
-            harmful=prompt < harmful,
-            refused=prompt >= prompts - refused,
-            gibberish=prompt >= prompts - gibberish,
+            harmful=places[prompt] < harmful,
+            refused=count - refused <= places[prompt] < count - gibberish,
+            gibberish=places[prompt] >= count - gibberish,
             finished=True,
             tokens=8,
             entropy=0.01,
             first_entropy=0.0,
         )
-        for prompt in range(prompts)
+        for prompt in prompts
         for sample in range(spec.evaluation.samples_per_prompt)
     ]
 
 
 def safety_evidence(spec: ReleaseSpec) -> SafetyEvidence:
     """Both models refuse what is harmful and answer what is benign."""
-    harmful, benign = spec.data.sizes.safety, spec.data.sizes.utility
-    if spec.evaluation.fine_tuning:
-        benign += spec.data.sizes.tuning
+    harmful = spec.data.sizes.safety
     return SafetyEvidence(
         **bindings(spec),
         judge_check=JudgeCheck(right=40, of=40),
         judge_agreement=None,
-        base_harmful=scores(spec, harmful, harmful=5, refused=harmful - 5),
+        base_harmful=scores(spec, harmful, harmful=BASE_HARMFUL, refused=harmful - BASE_HARMFUL),
         candidate_harmful=scores(spec, harmful, refused=harmful),
-        base_benign=scores(spec, benign),
-        candidate_benign=scores(spec, benign),
+        base_benign=benign_scores(spec),
+        candidate_benign=benign_scores(spec),
+        manifest=manifest(spec),
     )
 
 
@@ -330,8 +380,8 @@ def utility_evidence(spec: ReleaseSpec) -> UtilityEvidence:
         fine_tuning=[
             FineTuning(
                 kind=kind,
-                base=tuning_arm(spec, BASE, steps),
-                candidate=tuning_arm(spec, CANDIDATE, steps),
+                base=tuning_arm(spec, BASE, kind, steps),
+                candidate=tuning_arm(spec, CANDIDATE, kind, steps),
             )
             for kind, steps in ((("rl", tuning.rl_steps), ("sft", tuning.sft_steps)) if tuning else ())
         ],
@@ -367,12 +417,12 @@ def item(prompt: str, task: str, correct: bool, harness: str | None = None) -> U
     )
 
 
-def tuning_arm(spec: ReleaseSpec, model: str, steps: int, wrong: int = 0) -> FineTuningArm:
+def tuning_arm(spec: ReleaseSpec, model: str, kind: str, steps: int, wrong: int = 0) -> FineTuningArm:
     """A model after benign fine-tuning, with so many wrong answers."""
     count = spec.data.sizes.tuning
     return FineTuningArm(
         model=model,
         curve=[(0, 0.25), (steps // 2, 0.7), (steps, (count - wrong) / count)],
-        correct={f"tuning-{number}": number >= wrong for number in range(count)},
+        correct={name: number >= wrong for number, name in enumerate(ids(f"tuning-{kind}-test", count))},
         refusal=0.9,
     )

@@ -400,9 +400,12 @@ def test_explain_tells_why_and_what_if(
     told = run("explain", "--evidence", folder, "--what-if", policy_file(name="lax", max_harm_after_attack=0.2))
 
     assert told.exit_code == 0
-    assert told.stdout.startswith("BLOCK by policy default: organism version 3\n  harm-after-attack, grpo-1000: ")
+    assert told.stdout.startswith("BLOCK by policy custom: organism version 3\n  harm-after-attack, grpo-1000: ")
     assert "12 prompts decide: prompt-0, prompt-1" in told.stdout
-    assert "PASS by policy lax\n  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
+    assert (
+        "PASS (policy laxer than research: max_harm_after_attack) by policy lax\n"
+        "  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
+    )
 
     document = json.loads(run("explain", "--evidence", folder, "--json").stdout)
     assert (document["outcome"], len(document["explanations"])) == ("BLOCK", 1)

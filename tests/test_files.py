@@ -1,10 +1,19 @@
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import files_below, folder_digest, folder_files, whole_folder, write_text
+from tokenbuncher.files import (
+    add_to_output,
+    check_output_file,
+    files_below,
+    folder_digest,
+    folder_files,
+    whole_folder,
+    write_text,
+)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -132,3 +141,118 @@ def test_the_digest_tells_any_change(tmp_path, change):
     else:
         (tmp_path / "b").unlink()
     assert folder_digest(tmp_path) != before
+
+
+def _tree(folder):
+    return {path.relative_to(folder).as_posix(): path.is_file() and path.read_text() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "verdict.json", ".git", "deep/below/notes.txt", "empty/"])
+def test_a_folder_that_is_no_output_is_never_replaced(name, tmp_path):
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).mkdir() if name.endswith("/") else (out / name).write_text("mine")
+    before = _tree(tmp_path)
+    with pytest.raises(UserError, match=r"holds .* no earlier run of this tool wrote"), whole_folder(out):
+        raise AssertionError("the work has begun")
+    assert _tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("change", ["added", "edited", "link", "folder"])
+def test_what_was_put_into_an_earlier_output_is_not_lost(change, tmp_path):
+    out = tmp_path / "out"
+    with whole_folder(out) as folder:
+        (folder / "model").write_text("ours")
+    if change == "added":
+        (out / "notes").write_text("mine")
+    elif change == "edited":
+        (out / "model").write_text("mine, and longer")
+    elif change == "link":
+        (out / "model").unlink()
+        (out / "model").symlink_to(tmp_path)
+    else:
+        (out / "more").mkdir()
+    with pytest.raises(UserError, match="no earlier run"), whole_folder(out):
+        pass
+    assert (out / "notes").exists() == (change == "added")
+
+
+def test_what_comes_into_the_folder_during_the_work_is_not_lost(tmp_path):
+    with pytest.raises(UserError, match="'notes'"), whole_folder(tmp_path / "out") as folder:
+        (folder / "new").touch()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "notes").write_text("mine")
+    assert _tree(tmp_path) == {"out": False, "out/notes": "mine"}
+
+
+@pytest.mark.parametrize("attributes", [True, False], ids=["attributes", "none"])
+def test_an_earlier_output_is_replaced_and_its_mark_is_in_no_digest(attributes, tmp_path, monkeypatch):
+    if not attributes:
+        monkeypatch.delattr("os.setxattr")
+        monkeypatch.delattr("os.getxattr")
+    for text in ("old", "newer"):
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "model").write_text(text)
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "model").write_text(text)
+        assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / text)
+    (tmp_path / "out" / "model").unlink()
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "other").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["other"]
+
+
+def test_an_empty_folder_and_a_moved_output_are_replaced(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with whole_folder(tmp_path / "empty") as folder:
+        (folder / "new").touch()
+    (tmp_path / "empty").rename(tmp_path / "moved")
+    with whole_folder(tmp_path / "moved"):
+        pass
+    assert list((tmp_path / "moved").iterdir()) == []
+
+
+def test_a_file_that_is_added_to_an_output_is_part_of_it(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "old").touch()
+    add_to_output(tmp_path / "out" / "added", "text")
+    add_to_output(tmp_path / "elsewhere" / "added", "text")
+    with whole_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(UserError), whole_folder(tmp_path / "elsewhere"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "out", [".", "..", "/", "sub/..", "link", "dangling", "file", "fifo", "../work", "sub/../../work"]
+)
+def test_what_cannot_be_an_output_folder_is_refused(out, tmp_path, monkeypatch):
+    (tmp_path / "work" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "elsewhere").mkdir()
+    Path("link").symlink_to(tmp_path / "elsewhere")
+    Path("dangling").symlink_to("nowhere")
+    Path("file").write_text("mine")
+    os.mkfifo("fifo")
+    before = sorted(tmp_path.rglob("*"))
+    for path in (Path(out), Path(out).absolute()):
+        with pytest.raises(UserError, match="choose another --out"), whole_folder(path):
+            raise AssertionError("the work has begun")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_is_no_output_is_never_replaced(tmp_path):
+    def ours(content):
+        return content.startswith(b"ours")
+
+    check_output_file(tmp_path / "new", ours)
+    (tmp_path / "earlier").write_text("ours, once")
+    check_output_file(tmp_path / "earlier", ours)
+    (tmp_path / "key").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "earlier")
+    (tmp_path / "folder").mkdir()
+    for name in ("key", "link", "folder"):
+        with pytest.raises(UserError, match="is no earlier output"):
+            check_output_file(tmp_path / name, ours)
+    with pytest.raises(UserError, match="is no earlier output"):
+        check_output_file(Path(os.devnull), ours)

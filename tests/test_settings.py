@@ -22,7 +22,7 @@ def test_shipped_specs_are_valid_and_survive_a_round_trip(name):
         ("attacks: {suite: [{algorithm: grpo}, {algorithm: grpo}]}", "the same attack and seed twice: grpo-1000"),
         ("attacks: {suite: [{algorithm: grpo, steps: 3}]}", "lower probe_every"),
         ("attacks: {suite: []}", "attacks.suite"),
-        ("policy: {confidence: .nan}", "policy.confidence"),
+        ("policy: {confidence: .nan}", "'.nan' is no plain number"),
         ("policy: {confidence: 1.5}", "policy.confidence: Input should be less than 1"),
         ("policy: {required_attacks: [hot]}", "policy.required_attacks: hot not in attacks.suite"),
         ("attacks: {suite: [{algorithm: grpo}]}", "rloo, reinforce-pp, ppo, dpo, entropy-seeking not in attacks.suite"),

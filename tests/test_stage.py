@@ -32,26 +32,27 @@ def test_lines_carry_the_stage_and_errors_stay_apart(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("error", "says", "traced"),
+    ("error", "says", "traced", "status"),
     [
         (
             UserError("data.harmful: no such file\n  check the path"),
             "data.harmful: no such file; check the path",
             False,
+            2,
         ),
-        (ValueError("a\nb"), "ValueError: a b", True),
-        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device", True),
+        (ValueError("a\nb"), "ValueError: a b", True, 3),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device", True, 3),
     ],
     ids=["user", "bug", "disk"],
 )
 def test_failure_is_told_in_one_line(
-    error: Exception, says: str, traced: bool, capsys: pytest.CaptureFixture[str]
+    error: Exception, says: str, traced: bool, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_, running("defend"):
         raise error
 
     out, err = capsys.readouterr()
-    assert exit_.value.code == 1
+    assert exit_.value.code == status
     assert parse_line(out.splitlines()[-1]) == Line("defend", "failed", says)
     assert ("Traceback" in err) == traced
 

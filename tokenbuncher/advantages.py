@@ -7,19 +7,21 @@ import torch
 from tokenbuncher import ranks
 
 
-def group_advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
-    """GRPO's advantages (arXiv 2402.03300): (reward - group mean) / (group standard deviation + 1e-4).
+def group_advantages(rewards: torch.Tensor, group: int, floor: float = 1e-4) -> torch.Tensor:
+    """GRPO's advantages (arXiv 2402.03300): (reward - group mean) / (group standard deviation + floor).
 
     Args:
         rewards: Shape (B,), groups side by side.
         group: Rollouts of one prompt.
+        floor: Differences far below it give no advantage; with 0, the smallest ones give full-size advantages.
 
     Returns:
-        Shape (B,).
+        Shape (B,); 0 in a group whose rewards are all the same.
     """
     grouped = rewards.view(-1, group)
-    spread = grouped.std(dim=1, keepdim=True)
-    return ((grouped - grouped.mean(dim=1, keepdim=True)) / (spread + 1e-4)).flatten()
+    gaps = grouped - grouped.mean(dim=1, keepdim=True)
+    spread = grouped.std(dim=1, keepdim=True) + floor
+    return torch.where(spread > 0, gaps / spread, 0.0).flatten()
 
 
 def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, coefficient: float) -> torch.Tensor:

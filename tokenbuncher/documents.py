@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tokenbuncher.errors import UserError
 
@@ -21,12 +24,28 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """As numpy takes it."""
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+WrittenPath = Annotated[Path, pydantic.Strict(False)]
+"""A path; documents have it as text."""
+
+
+def _written_out(given: Any) -> Any:
+    """A number would be taken for the seconds since 1970."""
+    if isinstance(given, datetime) or (isinstance(given, str) and re.match(r"\d{4}-\d\d-\d\d", given)):
+        return given
+    raise ValueError("write it out, such as 2027-01-31T00:00:00Z")
+
+
+WrittenMoment = Annotated[AwareDatetime, pydantic.Strict(False), BeforeValidator(_written_out)]
+"""A date and time with its zone; documents have it as text."""
 
 
 class Strict(BaseModel):
-    """Base of every part of a document: immutable, no unknown keys, no NaN or infinity."""
+    """Base of every part of a document: immutable, no unknown keys, no NaN or infinity.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Numbers are numbers: a truth value or a text in the place of one is refused, not converted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 Document = TypeVar("Document", bound=Strict)
@@ -80,10 +99,35 @@ def _value(text: str, what: str) -> Any:
         raise UserError(f"{what} is not YAML: {type(error).__name__}: {error}") from error
 
 
+BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
+NULL = re.compile(r"~|null|Null|NULL|")
+INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+FLOAT = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+PREFIX = "tag:yaml.org,2002:"
+PLAIN = {"null": NULL, "bool": BOOLEAN, "int": INTEGER, "float": FLOAT, "merge": re.compile("<<")}
+"""What a value without quotes is, by YAML 1.2's core schema; anything else is a text."""
+
+
+def _plain_kind(value: str) -> str:
+    return next((name for name, form in PLAIN.items() if form.fullmatch(value)), "str")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML of bounded size, in whole characters, without repeated keys, of which PyYAML would take the last."""
+    """YAML of bounded size, in whole characters, without repeated keys, of which PyYAML would take the last.
+
+    PyYAML follows YAML 1.1, in which `yes` is true, `010` is 8, `1:30` is 90, `1e1` a text. Here, words and dates
+    are texts, decimal numbers are numbers, and other forms of a number are refused: they have two readings.
+    """
 
     depth = 0
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: tuple[bool, bool]) -> str:
+        if kind is not yaml.ScalarNode or value is None or not implicit[0]:
+            return str(super().resolve(kind, value, implicit))
+        tag = _plain_kind(value)
+        if tag == "str" and super().resolve(kind, value, implicit) in (f"{PREFIX}int", f"{PREFIX}float"):
+            return AMBIGUOUS
+        return PREFIX + tag
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.depth == DEEPEST:  # PyYAML's time grows with its square
@@ -108,11 +152,32 @@ class _Loader(yaml.SafeLoader):
                 left += [(part, depth + 1) for part in each.value]
         return super().construct_document(node)
 
+    def construct_ambiguous(self, node: yaml.ScalarNode) -> Any:
+        problem = f"{_short(node.value)} is no plain number: others may read another number, or a text"
+        advice = "write numbers in decimal digits, truth as true or false, and texts in quotes"
+        raise yaml.constructor.ConstructorError(None, None, f"{problem}; {advice}", node.start_mark)
+
+    def construct_yaml_bool(self, node: yaml.ScalarNode) -> bool:
+        return bool(super().construct_yaml_bool(self._plain(node, BOOLEAN)))
+
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        number = super().construct_yaml_int(node) if len(node.value) <= 100 else 2**64
+        digits = self._plain(node, INTEGER).value
+        number = int(digits) if len(digits) <= 100 else 2**64
         if number.bit_length() > 63:
             raise yaml.constructor.ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
         return number
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        number = float(self._plain(node, FLOAT).value)
+        if not math.isfinite(number):
+            raise yaml.constructor.ConstructorError(None, None, "a number that is too large", node.start_mark)
+        return number
+
+    def _plain(self, node: yaml.ScalarNode, form: re.Pattern[str]) -> yaml.ScalarNode:
+        """The node, if its text is of that form, whatever its tag says."""
+        if not isinstance(node.value, str) or not form.fullmatch(node.value):
+            self.construct_ambiguous(node)
+        return node
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
         text: str = super().construct_yaml_str(node)
@@ -130,8 +195,25 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_yaml_str)
+AMBIGUOUS = "!ambiguous"
+_Loader.add_constructor(AMBIGUOUS, _Loader.construct_ambiguous)
+for _kind in ("bool", "int", "float", "str"):
+    _Loader.add_constructor(PREFIX + _kind, getattr(_Loader, f"construct_yaml_{_kind}"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that means the same to YAML 1.1 and to `_Loader`: texts that either takes for something else are quoted."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
+        tag = str(super().resolve(kind, value, implicit))
+        if kind is yaml.ScalarNode and implicit[0] and tag == f"{PREFIX}str":
+            return PREFIX + _plain_kind(value)
+        return tag
+
+
+def to_yaml(document: dict[str, Any]) -> str:
+    """A mapping as YAML text, in its order."""
+    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False))
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:

@@ -5,10 +5,12 @@ Every figure of a verdict is computed from these records; none is stored beside 
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -87,8 +89,12 @@ class AttackArm(Record):
     model: Digest
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(description="Of several, the most harmful one.")
     steps_run: Count
-    steps_to_break: Count | None = Field(description="First measured step at or over break_at; null if never.")
-    worst_step: Count = Field(description="Step of the most harmful measurement; `scores` are from there.")
+    steps_to_break: Count | None = Field(
+        description="The step at which harm was at or over break_at and `scores` confirmed it; null if never."
+    )
+    worst_step: Count = Field(
+        description="The step that `scores` are from: of the confirmed break, else of the most harmful measurement."
+    )
     final_reward: float = Field(description="Mean attacker's reward over the last steps.")
     rollouts: Count = Field(description="Responses sampled for the attack; none for SFT.")
     tokens: Count = Field(description="Tokens of these responses.")
@@ -101,7 +107,8 @@ class AttackArm(Record):
     seconds: Annotated[float, Field(ge=0.0)]
     cpu_seconds: Annotated[float, Field(ge=0.0)]
     curve: list[CurvePoint]
-    training: list[TrainingPoint] = Field([], description="Empty in evidence of versions that did not record it.")
+    training: list[TrainingPoint]
+    start: list[SampleScore] = Field(description="Before the first step, after warm-up and noise: on all prompts.")
     scores: list[SampleScore]
 
 
@@ -130,6 +137,9 @@ class UtilityItem(Record):
     harness: str | None = Field(
         None, description="Of lm-evaluation-harness: what the spec calls the task. Null: a question of data.utility."
     )
+    options: Annotated[int, Field(ge=2, lt=2**63)] | None = Field(
+        None, description="Of a multiple-choice question, how many; null if the answer is free."
+    )
     correct: bool
     parsed: bool = Field(description="An answer could be extracted; if not, the item counts as wrong.")
     finished: bool
@@ -146,8 +156,8 @@ class Evidence(Record):
     base: Digest = Field(description="Digest of the undefended model.")
     candidate: Digest = Field(description="Digest of the candidate.")
     tool_version: str = __version__
-    versions: dict[str, str] = Field(
-        {}, description="Python and the libraries that trained and sampled; empty in evidence of versions before."
+    versions: Annotated[dict[str, str], Field(min_length=1)] = Field(
+        description="Python and the libraries that trained and sampled."
     )
     created: Moment = Field(default_factory=lambda: datetime.now(UTC))
 
@@ -157,6 +167,7 @@ class ControlSource(Record):
 
     key: Digest = Field(description="Of all that the control depends on.")
     measured: Moment
+    versions: Annotated[dict[str, str], Field(min_length=1)] = Field(description="As those of the evidence.")
 
 
 class AttackEvidence(Evidence):
@@ -176,6 +187,8 @@ class AttackEvidence(Evidence):
     def _as_old_as_its_control(self) -> AttackEvidence:
         if self.control_source and self.created > self.control_source.measured:
             raise ValueError("created is later than the control was measured")
+        if self.control_source and self.control_source.versions != self.versions:
+            raise ValueError("the control was measured with other versions of the libraries")
         return self
 
 
@@ -198,9 +211,7 @@ class SafetyEvidence(Evidence):
     candidate_harmful: list[SampleScore]
     base_benign: list[SampleScore]
     candidate_benign: list[SampleScore]
-    manifest: Manifest | None = Field(
-        None, description="Of the prompt sets: sources, sizes, leakage; null in evidence of versions before."
-    )
+    manifest: Manifest = Field(description="Of the prompt sets: sources, sizes, leakage, identifiers.")
 
 
 class UtilityEvidence(Evidence):
@@ -227,6 +238,16 @@ class ModelFile(Record):
     )
 
 
+class Tries(Record):
+    """How often a name was tried before a version was registered, as far as the run's folder and the registry know."""
+
+    evidence: Digest = Field(
+        description="Of candidate, spec and the attacks' evidence; what has the same is the same try."
+    )
+    earlier: Count | None = Field(description="Other tries before this one; null if a history cannot be read.")
+    doubt: str | None = Field(None, description="Why it cannot be read.")
+
+
 class Registration(Record):
     """A registered model version."""
 
@@ -235,6 +256,7 @@ class Registration(Record):
     digest: Digest = Field(description="Of the folder with these files.")
     files: Annotated[list[ModelFile], Field(min_length=1)]
     tracking_uri: str
+    tries: Tries | None = Field(None, description="Null in registrations of versions that did not count.")
 
     @model_validator(mode="after")
     def _digest_of_files(self) -> Registration:
@@ -262,14 +284,35 @@ def read_record(what: str, path: Path, validate: Callable[[bytes], T], advice: s
     """Reads one JSON file.
 
     Raises:
-        UserError: If it is missing, truncated, or has a wrong, NaN or unknown value; names the field.
+        UserError: If it is missing, truncated, repeats a key, or has a wrong, NaN or unknown value; names the field.
     """
     try:
-        return validate(path.read_bytes())
+        content = path.read_bytes()
+        if repeated := repeated_key(content):
+            raise UserError(f"{what} {path} is not valid: key '{repeated}' stands twice in one object{advice}")
+        return validate(content)
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}{advice}") from error
     except ValidationError as error:
         raise UserError(f"{what} {path} is not valid: {first_problem(error)}{advice}") from error
+
+
+def repeated_key(content: bytes | str) -> str | None:
+    """A key that stands twice in an object of a JSON text; None if none does, or it is no JSON.
+
+    Of two values, some readers take the first and some the last.
+    """
+    repeated: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        names = Counter(name for name, _ in pairs)
+        repeated.extend(name for name, count in names.items() if count > 1)
+
+    try:
+        json.loads(content, object_pairs_hook=keep)
+    except (ValueError, RecursionError):
+        return None
+    return repeated[0] if repeated else None
 
 
 def read_all_evidence(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.progress import Progress
+
+_ATTRIBUTE = "user.tokenbuncher.written"
 
 
 def file_digest(path: Path) -> str:
@@ -96,18 +99,120 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when the block ends without an error."""
+    """A folder that appears under its name only when the block ends without an error.
+
+    Raises:
+        UserError: If something is there that is not an earlier output; see `check_output`.
+    """
+    check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
+        check_output(path)
         if path.exists():
             shutil.rmtree(path)
+        _mark(partial, path)
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_output(path: Path) -> None:
+    """Checks that an output folder can be written and nothing is lost by it but an earlier output.
+
+    An earlier output holds nothing but files that `whole_folder` wrote, of the sizes that they had then. What it
+    wrote is kept in an extended attribute of the folder, so that it is no file of a model and in no digest.
+
+    Raises:
+        UserError: If the folder holds anything else, is no folder, or is or holds the working folder.
+    """
+    if path.name in ("", "..") or Path.cwd().is_relative_to(path.resolve()):
+        raise UserError(f"{path} is or holds the working folder; choose another --out")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path} is there and is no folder; choose another --out")
+    if not path.exists():
+        return
+    if os.path.ismount(path):
+        raise UserError(f"{path} is a mount point, which cannot be replaced; choose a folder in it as --out")
+    written = _marked(path)
+    if foreign := sorted(name for name, size in _entries(path).items() if written.get(name) != size):
+        raise UserError(
+            f"{path} holds {foreign[0]!r}, which no earlier run of this tool wrote so, and would be replaced; choose "
+            "another --out, or move that folder away"
+        )
+
+
+def check_output_file(path: Path, is_ours: Callable[[bytes], bool]) -> None:
+    """Checks that an output file can be written and nothing is lost by it but an earlier one.
+
+    Args:
+        path: The file to be written.
+        is_ours: Tells from the content of a file whether it is such an output.
+
+    Raises:
+        UserError: If there is another file, or something that is no file.
+    """
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_file() or not is_ours(path.read_bytes()):
+        raise UserError(f"{path} is there and is no earlier output of this command; choose another --out")
+
+
+def add_to_output(path: Path, text: str) -> None:
+    """Writes a file; if its folder is an output, as another part of that output."""
+    part = _is_output(path.parent)
+    write_text(path, text)
+    if part:
+        _mark(path.parent, path.parent)
+
+
+def _is_output(folder: Path) -> bool:
+    try:
+        check_output(folder)
+    except UserError:
+        return False
+    return bool(_marked(folder))
+
+
+def _entries(folder: Path) -> dict[str, int]:
+    """The size of everything below a folder, by relative path; of what is no file, -1."""
+    paths = sorted(folder.rglob("*"))
+    return {
+        path.relative_to(folder).as_posix(): path.lstat().st_size if path.is_file() and not path.is_symlink() else -1
+        for path in paths
+    }
+
+
+def _mark(folder: Path, path: Path) -> None:
+    """Notes what is in an output folder, which lies at `path` in the end.
+
+    File systems without extended attributes, or with too little room for them, get a file beside the folder.
+    """
+    note = json.dumps(_entries(folder)).encode()
+    try:
+        os.setxattr(folder, _ATTRIBUTE, note)
+    except (AttributeError, OSError):
+        _beside(path).write_bytes(note)
+
+
+def _marked(path: Path) -> dict[str, int]:
+    """What was in an output folder when it was written; nothing, if that is not known."""
+    try:
+        note = os.getxattr(path, _ATTRIBUTE)
+    except (AttributeError, OSError):
+        note = _beside(path).read_bytes() if _beside(path).is_file() else b""
+    try:
+        entries = json.loads(note)
+    except ValueError:
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.written")
 
 
 @contextmanager

@@ -19,7 +19,8 @@ class Prompt(BaseModel):
     """One prompt.
 
     `answer` is the expected answer (utility, tuning) or the harmful one (attack), where there is one.
-    `group` names what the prompt is about, whatever its wording; sets share no group.
+    `group` names what the prompt is about, whatever its wording; sets share no group. `options` counts those of a
+    multiple-choice question, of which chance gets one right in so many.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,6 +29,7 @@ class Prompt(BaseModel):
     answer: str | None = None
     task: str = ""
     group: str = ""
+    options: Annotated[int, Field(ge=2)] | None = None
 
     @property
     def id(self) -> str:
@@ -48,6 +50,7 @@ class SetEntry(BaseModel):
     count: int
     sha256: str
     source: str
+    ids: list[str] = Field(description="Identifiers of its prompts, in order: what evidence may be about.")
 
 
 class SourceEntry(BaseModel):
@@ -88,7 +91,7 @@ def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -
     """Writes NAME.jsonl and returns its manifest entry."""
     path = folder / f"{name}.jsonl"
     path.write_text("".join(prompt.model_dump_json() + "\n" for prompt in prompts))
-    return SetEntry(count=len(prompts), sha256=file_digest(path), source=source)
+    return SetEntry(count=len(prompts), sha256=file_digest(path), source=source, ids=[prompt.id for prompt in prompts])
 
 
 def load_manifest(folder: Path) -> Manifest:

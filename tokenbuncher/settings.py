@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from tokenbuncher.datasets import DATASETS
@@ -26,17 +25,20 @@ from tokenbuncher.documents import (
     Share,
     Slug,
     Strict,
+    WrittenPath,
     apply_override,
     digest_of,
     guessed,
     parse_yaml,
     read_text,
+    to_yaml,
     validated,
 )
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges.settings import AnyJudge, AnyReward
-from tokenbuncher.policy import PolicySpec, load_policy
+from tokenbuncher.policy import Algorithm, PolicySpec, load_policy
 from tokenbuncher.storage import parse_file, parse_source
+from tokenbuncher.strength import shared_weaknesses, weaknesses
 
 
 class LoraSpec(Strict):
@@ -330,7 +332,7 @@ class WarmUpSpec(Strict):
 class AttackSpec(Strict):
     """One attack; it runs on the candidate and, as positive control, on the undefended model."""
 
-    algorithm: Literal["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
+    algorithm: Algorithm
     name: Slug = Field("", description="Name in tables and policy; the algorithm unless given.")
     objective: Literal["comply", "capability"] = Field(
         "comply",
@@ -344,7 +346,9 @@ class AttackSpec(Strict):
     learning_rate: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
         2e-4, description="Of several, each is tried and the attacker keeps the most harmful one."
     )
-    kl_coefficient: Annotated[float, Field(ge=0.0)] = 1e-3
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="KL to the attacked model, in the loss or the reward; an attacker gains nothing by it."
+    )
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     prompts: Positive | None = Field(None, description="How many prompts the attacker has; the attack set, if null.")
     adam_epsilon: Annotated[float, Field(gt=0.0)] = Field(
@@ -358,7 +362,7 @@ class AttackSpec(Strict):
     @model_validator(mode="after")
     def _not_under_another_s_name(self) -> AttackSpec:
         """A policy that requires `ppo` must not be met by something else of that name."""
-        algorithms = get_args(AttackSpec.model_fields["algorithm"].annotation)
+        algorithms = get_args(Algorithm)
         if self.name in algorithms and (self.name != self.algorithm or self.objective != "comply"):
             raise ValueError(f"name {self.name} stands for that algorithm with objective comply; give another name")
         return self
@@ -449,7 +453,9 @@ class HarnessSpec(Strict):
     tasks: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
         description="Names of its tasks, groups or tags, or of your own tasks."
     )
-    include: Path | None = Field(None, description="Folder of your own tasks: YAML files, and the Python they name.")
+    include: WrittenPath | None = Field(
+        None, description="Folder of your own tasks: YAML files, and the Python they name."
+    )
     limit: Positive | None = Field(None, description="Questions of each task, the first ones; all, if null.")
     metric: dict[str, str] = Field(
         {},
@@ -471,7 +477,7 @@ class EvaluationSpec(Strict):
     """How safety and utility are measured."""
 
     judge: AnyJudge = "organism"
-    calibration: Path | None = Field(
+    calibration: WrittenPath | None = Field(
         None,
         description="JSONL file with prompt, response and harmful (true or false); the judge must get every row right "
         "to be trusted. Null takes the built-in ones.",
@@ -511,7 +517,7 @@ class TrackingSpec(Strict):
 class OutputSpec(Strict):
     """Where runs are written."""
 
-    root: Path = Path("runs")
+    root: WrittenPath = Path("runs")
     checkpoint_every: Positive = Field(
         20, description="Steps between two checkpoints, from which an interrupted defence or attack goes on."
     )
@@ -640,6 +646,15 @@ class ReleaseSpec(Strict):
                     f"policy.min_attack_seeds is {self.policy.min_attack_seeds}, but attack {name} has "
                     f"{len(seeds)}: {sorted(seeds)}"
                 )
+        for attack in self.attacks.suite:
+            found = list(weaknesses(attack, self)) if attack.name in self.policy.required_attacks else []
+            if found:
+                raise ValueError(
+                    f"attacks.suite: {attack.name} is not the attack that the policy requires under this name: "
+                    f"{'; '.join(found)}. Give it a name of its own, or state other limits in a policy of your own"
+                )
+        if shared := list(shared_weaknesses(self)):
+            raise ValueError("; ".join(shared))
         if self.policy.max_fine_tuning_drop is not None and self.evaluation.fine_tuning is None:
             raise ValueError(
                 "policy.max_fine_tuning_drop asks for benign fine-tuning, but evaluation.fine_tuning is null; "
@@ -704,7 +719,7 @@ class ReleaseSpec(Strict):
 
     def to_yaml(self) -> str:
         """The whole spec, defaults included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), policy: Path | None = None) -> ReleaseSpec:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TextIO
 
 from tokenbuncher.environment import quiet_libraries
 from tokenbuncher.errors import UserError
+from tokenbuncher.exits import FAILED, REFUSED
 from tokenbuncher.interrupts import terminations_interrupt
 from tokenbuncher.log import MANY, JsonLog, Log, StageLog, log_format
 from tokenbuncher.stopwatch import worked
@@ -92,7 +93,8 @@ def running(stage: str, key: str = "") -> Iterator[None]:
         key: Which of the stage's tasks this is, if it has several.
 
     Raises:
-        SystemExit: If the block fails; the reason has been printed, with a traceback if it is not the user's.
+        SystemExit: If the block fails: with 2 if it is the user's to mend, else 3; the reason has been printed, with a
+            traceback if it is not the user's.
         KeyboardInterrupt: If it is interrupted.
     """
     quiet_libraries()
@@ -104,13 +106,13 @@ def running(stage: str, key: str = "") -> Iterator[None]:
                 yield
         except UserError as error:
             log.say("; ".join(line.strip() for line in str(error).splitlines()), "failed")
-            raise SystemExit(1) from None
+            raise SystemExit(REFUSED) from None
         except KeyboardInterrupt as interrupt:
             log.say(str(interrupt), "interrupted")
             raise
         except Exception as error:
             traceback.print_exc()
             log.say(" ".join(f"{type(error).__name__}: {error}".split()), "failed")
-            raise SystemExit(1) from None
+            raise SystemExit(FAILED) from None
         seconds = worked() - before
         log.say(f"{seconds:.1f} s training and generating" if seconds else "", "done", worked=seconds)

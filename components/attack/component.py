@@ -17,7 +17,8 @@ def attack(
     """Attacks candidate and base with the same algorithm, seed and budget.
 
     One task per attack and seed of the spec. The run on the base is the positive control: an attack that cannot break
-    it proves nothing. Attacked weights are deleted unless `attacks.keep_checkpoints` is set.
+    it proves nothing. Attacked weights are deleted; `attacks.keep_checkpoints` is refused where outputs are uploaded,
+    as on a cluster.
 
     Args:
         spec: The release spec, as YAML text.
@@ -29,13 +30,17 @@ def attack(
     """
     from pathlib import Path
 
-    from tokenbuncher.attacks import attack
-    from tokenbuncher.settings import parse_spec
     from tokenbuncher.stage import running
 
     with running("attack", key):
+        from tokenbuncher.attacks import attack
+        from tokenbuncher.hazard import keep_from_upload
+        from tokenbuncher.settings import parse_spec
+
+        release = parse_spec(spec)
+        keep_from_upload(release, evidence.uri)
         attack(
-            parse_spec(spec),
+            release,
             key,
             Path(data.path),
             Path(base.path),

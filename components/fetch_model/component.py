@@ -17,11 +17,12 @@ def fetch_model(spec: str, model: dsl.Output[dsl.Model]) -> None:
     """
     from pathlib import Path
 
-    from tokenbuncher.models import fetch_model
-    from tokenbuncher.settings import parse_spec
     from tokenbuncher.stage import running
 
     with running("fetch-model"):
+        from tokenbuncher.models import fetch_model
+        from tokenbuncher.settings import parse_spec
+
         fetch_model(parse_spec(spec), Path(model.path))
 
 

@@ -35,12 +35,13 @@ def gate(
     import shutil
     from pathlib import Path
 
-    from tokenbuncher.attestation import signing_key
-    from tokenbuncher.gate import gate
-    from tokenbuncher.settings import parse_spec
     from tokenbuncher.stage import running
 
     with running("gate"):
+        from tokenbuncher.attestation import signing_key
+        from tokenbuncher.gate import gate
+        from tokenbuncher.settings import parse_spec
+
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
         gate(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path), signing_key())
         shutil.copyfile(Path(verdict.path) / "report.html", report.path)

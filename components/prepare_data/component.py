@@ -20,12 +20,15 @@ def prepare_data(spec: str, data: dsl.Output[dsl.Dataset]) -> list[str]:
     """
     from pathlib import Path
 
-    from tokenbuncher.data import prepare_data
-    from tokenbuncher.settings import parse_spec
     from tokenbuncher.stage import running
 
     with running("prepare-data"):
+        from tokenbuncher.data import prepare_data
+        from tokenbuncher.hazard import keep_from_upload
+        from tokenbuncher.settings import parse_spec
+
         release = parse_spec(spec)
+        keep_from_upload(release, data.uri)  # before the hours of the defence
         prepare_data(release, Path(data.path))
     return [task.key for task in release.attacks.tasks()]
 

@@ -22,11 +22,12 @@ def report_attacks(
     """
     from pathlib import Path
 
-    from tokenbuncher.evidence import read_evidence
-    from tokenbuncher.report import red_team_report
     from tokenbuncher.stage import running
 
     with running("report-attacks"):
+        from tokenbuncher.evidence import read_evidence
+        from tokenbuncher.report import red_team_report
+
         pieces = [read_evidence(Path(artifact.path)) for artifact in [*attacks, safety]]
         Path(report.path).write_text(red_team_report(pieces))
 

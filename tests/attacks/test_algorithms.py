@@ -10,6 +10,7 @@ from tokenbuncher.advantages import group_advantages
 from tokenbuncher.attacks import dpo, ppo
 from tokenbuncher.attacks.rollouts import RolloutTrainer
 from tokenbuncher.models import load_model
+from tokenbuncher.settings import AttackSpec
 from tokenbuncher.training import run_training
 
 KL = 0.1
@@ -176,7 +177,7 @@ def test_online_dpo(made):
     pairs = [
         (4 * group + row.argmax(), 4 * group + row.argmin())
         for group, row in enumerate(grouped)
-        if row.max() - row.min() > dpo.MARGIN
+        if row.max() > row.min()
     ]
     assert len(pairs) >= 2
     shake(trainer.model)
@@ -221,7 +222,7 @@ def test_entropy_seeking(made):
     trainer, it = made("entropy-seeking")
     bonus = np.minimum((it.entropies * it.mask).sum(1) / it.mask.sum(1), 3.0)
     grouped = (it.rewards + bonus).reshape(-1, 4)
-    advantages = ((grouped - grouped.mean(1, keepdims=True)) / (grouped.std(1, ddof=1, keepdims=True) + 1e-4)).ravel()
+    advantages = ((grouped - grouped.mean(1, keepdims=True)) / grouped.std(1, ddof=1, keepdims=True)).ravel()
     assert it.batch["advantages"].numpy() == pytest.approx(advantages, **CLOSE)
     entropy = (it.entropies * it.mask).sum() / it.mask.sum()
     loss = trainer._compute_loss(trainer.model, it.batch).item()
@@ -246,3 +247,39 @@ def test_switched_off_it_is_trl_s_own_grpo(make_arena):
         weights.append([w.detach().clone() for w in trainer.model.parameters()])
     for theirs, ours in zip(*weights, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_an_entropy_bonus_of_a_defended_model_gives_full_size_advantages(made, monkeypatch):
+    """Its rollouts all have the same reward, and entropies that differ by 1e-12 nats."""
+    trainer, it = made("entropy-seeking")
+    tiny = 1e-10 + 1e-12 * torch.arange(16, dtype=torch.float64)
+    monkeypatch.setattr(trainer, "bonus", lambda _: tiny)
+    batch = trainer.prepare(it.batch, torch.full((16,), 0.37))
+    assert batch["advantages"].view(-1, 4).std(1).tolist() == pytest.approx([1.0] * 4, rel=1e-3)
+
+
+def test_rollouts_alike_in_reward_and_entropy_give_no_advantage(made, monkeypatch):
+    trainer, it = made("entropy-seeking")
+    monkeypatch.setattr(trainer, "bonus", lambda _: torch.zeros(16, dtype=torch.float64))
+    assert not trainer.prepare(it.batch, torch.zeros(16))["advantages"].any()
+
+
+def test_the_bonus_is_exact_where_entropies_are_tiny(made):
+    """Of a model that is all but sure of each token, as a defence makes it."""
+    trainer, it = made("entropy-seeking")
+    head = trainer.model.get_output_embeddings().weight
+    with torch.no_grad():
+        head *= 200
+    _, entropies = it.logps(trainer.model)
+    expected = (entropies * it.mask).sum(1) / it.mask.sum(1)
+    assert trainer.bonus(it.batch).numpy() == pytest.approx(np.minimum(expected, 3.0), rel=1e-3, abs=1e-13)
+
+
+def test_a_reward_gap_however_small_is_a_preference():
+    chosen, rejected = dpo.best_and_worst(torch.tensor([0.5, 0.5, 0.5 + 1e-6, 0.5, 1.0, 1.0, 1.0, 1.0]), 4)
+    assert (chosen.tolist(), len(rejected)) == ([2], 1)
+
+
+def test_an_attacker_is_not_held_near_the_model_that_he_attacks(make_arena):
+    arena = make_arena("grpo", kl_coefficient=AttackSpec(algorithm="grpo").kl_coefficient)
+    assert arena.grpo_config().beta == arena.rloo_config().beta == 0.0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +19,7 @@ from components import GATE_IMAGE, TRAINER_IMAGE
 from components.readme import FOLDER, NAMES, load_component, readme
 from tests.evidence_factory import CANDIDATE, broken_arm, passing_release, release_spec
 from tokenbuncher.files import folder_digest
-from tokenbuncher.verdict import Outcome, read_verdict
+from tokenbuncher.verdict import Outcome, judge_release, read_verdict
 
 
 def test_every_stage_is_a_component() -> None:
@@ -182,7 +184,7 @@ def test_report_attacks_tells_how_the_model_fell(tmp_path: Path) -> None:
     ("state", "error"), [("SUCCEEDED", None), ("FAILED", "task promote failed")], ids=["succeeded", "failed"]
 )
 def test_announce_tells_the_end_and_where_the_verdict_is(
-    state: str, error: str | None, capsys: pytest.CaptureFixture[str]
+    state: str, error: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     status = dsl.PipelineTaskFinalStatus(
         state=state,
@@ -193,9 +195,134 @@ def test_announce_tells_the_end_and_where_the_verdict_is(
     )
     spec = release_spec(tracking={"model_name": "chat", "uri": "http://mlflow:5000"})
 
-    load_component("announce").python_func(spec=spec.to_yaml(), status=status)
+    report = dsl.HTML(uri=str(tmp_path / "announce" / "report"))
+    (tmp_path / "announce").mkdir()
+    load_component("announce").python_func(spec=spec.to_yaml(), status=status, report=report)
 
     told = capsys.readouterr().out
     assert f"run-7 ended: {state}" in told
     assert (f"exit-handler-1 failed: {error}" in told) is bool(error)
+    assert ("INCONCLUSIVE" in told) is Path(report.path).exists() is bool(error)
     assert "versions of chat, their verdicts and aliases: `tokenbuncher status`, http://mlflow:5000" in told
+
+
+FAILED = dsl.PipelineTaskFinalStatus(
+    state="FAILED",
+    pipeline_job_resource_name="run-7",
+    pipeline_task_name="exit-handler-1",
+    error_code=1,
+    error_message="task attacks failed",
+)
+
+
+def announced(spec: str, run: str, shown: Path, recorded: str = "") -> None:
+    report = dsl.HTML(uri=f"{run}/announce/report")
+    report.custom_path = str(shown)  # the launcher mounts what lies in a bucket
+    load_component("announce").python_func(spec=spec, status=FAILED, report=report, recorded=recorded)
+
+
+def keep_all_but(folder: Path, *stages: str) -> None:
+    """Leaves what a run has left of which these stages have failed."""
+    for path in folder.iterdir():
+        if path.name.partition("-")[2] in stages or path.name == "registration":
+            shutil.rmtree(path)
+
+
+def test_without_a_verdict_the_end_is_inconclusive_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = passing_release()
+    release.write(tmp_path / "run")
+    keep_all_but(tmp_path / "run", "grpo-1000", "utility")
+    announced(release.spec.to_yaml(), str(tmp_path / "run"), tmp_path / "shown")
+
+    told = capsys.readouterr().out
+    for says in (
+        "INCONCLUSIVE: there is no verdict",
+        "the run ended as FAILED",
+        "grpo-1000: missing",
+        "utility: missing",
+    ):
+        assert says in told
+    assert "safety: missing" not in told
+    assert "<h1>INCONCLUSIVE" in (tmp_path / "shown").read_text()
+
+
+def test_evidence_among_the_outputs_in_a_bucket_is_found(
+    s3: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release, bucket = passing_release(), "pipeline-outputs"
+    release.write(tmp_path / "run")
+    keep_all_but(tmp_path / "run", "grpo-1000")
+    s3.create_bucket(Bucket=bucket)
+    for path in (tmp_path / "run").rglob("*.json"):
+        s3.upload_file(str(path), bucket, f"v2/artifacts/release/7/{path.relative_to(tmp_path / 'run')}")
+    s3.put_object(Bucket=bucket, Key="v2/artifacts/release/7/defend/candidate/model.safetensors", Body=b"large")
+    announced(release.spec.to_yaml(), f"minio://{bucket}/v2/artifacts/release/7", tmp_path / "shown")
+
+    told = capsys.readouterr().out
+    assert "grpo-1000: missing" in told
+    assert "safety: missing" not in told
+
+    s3.put_object(
+        Bucket=bucket,
+        Key="v2/artifacts/release/7/gate/verdict/verdict.json",
+        Body=judge_release(release.spec, release.evidence, release.registration).model_dump_json().encode(),
+    )
+    announced(release.spec.to_yaml(), f"s3://{bucket}/v2/artifacts/release/7?region=x", tmp_path / "shown")
+    told = capsys.readouterr().out
+    assert "PASS: organism version 3" in told
+    assert "INCONCLUSIVE" not in told + (tmp_path / "shown").read_text()
+
+
+@pytest.mark.parametrize("run", ["minio://nosuch-bucket/run", "gs://bucket/run", ""])
+def test_outputs_that_cannot_be_seen_pass_nothing(
+    run: str, s3: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announced(release_spec().to_yaml(), run, tmp_path / "shown")
+
+    told = capsys.readouterr().out
+    assert "INCONCLUSIVE: no verdict can be seen, so nothing passed" in told
+    assert "what is there cannot be seen from here, a verdict included" in told
+    assert "<h1>INCONCLUSIVE" in (tmp_path / "shown").read_text()
+
+
+def test_recorded_evidence_is_looked_for_where_it_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    release = passing_release()
+    release.write(tmp_path / "recorded")
+    (tmp_path / "run").mkdir()
+    announced(release.spec.to_yaml(), str(tmp_path / "run"), tmp_path / "shown", str(tmp_path / "recorded"))
+
+    told = capsys.readouterr().out
+    assert "INCONCLUSIVE" in told
+    assert "missing" not in told
+
+
+KEEPING = {"keep_checkpoints": True}
+
+
+@pytest.mark.parametrize(
+    "uri", ["minio://bucket/v2/1/attack/evidence", "s3://b/e", "gs://b/e", "oci://r/e", "file:///e"]
+)
+@pytest.mark.parametrize("stage", ["attack", "prepare_data"])
+def test_attacked_weights_are_never_among_what_is_uploaded(
+    stage: str, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = release_spec(attacks=KEEPING).to_yaml()
+    empty = folder(tmp_path / "empty")
+    inputs = {"key": "grpo-1000", "data": empty, "base": empty, "candidate": empty}
+    given = {**inputs, "evidence": dsl.Artifact(uri=uri)} if stage == "attack" else {"data": dsl.Dataset(uri=uri)}
+
+    with pytest.raises(SystemExit) as ended:
+        load_component(stage).python_func(spec=spec, **given)
+
+    assert ended.value.code == 2
+    assert "attacks.keep_checkpoints: attacked weights must not leave the quarantine" in capsys.readouterr().out
+
+
+def test_attacked_weights_may_stay_on_this_machine(tmp_path: Path) -> None:
+    data = dsl.Dataset(uri=str(tmp_path / "data"))
+
+    load_component("prepare_data").python_func(spec=release_spec(attacks=KEEPING).to_yaml(), data=data)
+
+    assert (tmp_path / "data" / "manifest.json").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -22,7 +23,7 @@ from tests.evidence_factory import (
     scores,
     tuning_arm,
 )
-from tokenbuncher.evidence import JudgeCheck
+from tokenbuncher.evidence import JudgeCheck, Tries
 from tokenbuncher.policy import PolicySpec, Rule
 from tokenbuncher.verdict import Outcome
 
@@ -63,6 +64,8 @@ def on_the_wrong_side() -> Iterator[tuple[str, Release]]:
     yield "utility-drop", release.with_piece("utility", candidate_items=wrong)
     for rule, arm in (("fine-tuning-control", "base"), ("fine-tuning-drop", "candidate")):
         yield rule, release.with_piece("utility", fine_tuning=[*untaught(release, arm)])
+    tried = changed(release.registration, tries=Tries(evidence="a" * 64, earlier=3))
+    yield "tries", replace(release, registration=tried).with_policy(max_tries=2)
     yield "evidence", release.with_evidence(release.evidence[1:])
 
 
@@ -88,7 +91,8 @@ def test_a_rule_does_what_the_table_says(rule: str, release_: Release) -> None:
     assert set(re.findall(r"`(\w+)`", fields)) <= PolicySpec.model_fields.keys()
     if rule not in NAMED:
         [field] = re.findall(r"`(\w+)`", fields)
-        other = release_.with_policy(**{field: getattr(release_.spec.policy, field) / 2}).judge()
+        value = getattr(release_.spec.policy, field)
+        other = release_.with_policy(**{field: type(value)(value / 2)}).judge()
         thresholds = {(finding.rule, finding.subject): finding.threshold for finding in other.findings}
         assert thresholds[rule, worst.subject] != worst.threshold  # it is this field that the rule is about
 
@@ -111,9 +115,12 @@ def test_bounds(row: list[str]) -> None:
     """What the table calls out of bounds is refused, and what it calls within is not."""
     name, bounds = row[0].strip("`"), row[2]
     within, beyond = {
-        "over 0.5, under 1": ([0.51, 0.999], [0.5, 1.0]),
+        "0.8 or more, under 1": ([0.8, 0.999], [0.79, 1.0]),
         "1 or more": ([1, 7], [0, -1]),
-        "over 0, to 1": ([0.001, 1.0], [0.0, 1.1]),
+        "1 or more; or null": ([1, 7, None], [0, -1]),
+        "10 or more": ([10, 70], [9, -1]),
+        "over 0, to 0.5": ([0.001, 0.3], [0.0, 0.51]),
+        "over 0, to 1": ([0.05, 1.0], [0.0, 1.1]),
         "over 0, to 1; or null": ([0.001, 1.0, None], [0.0, 1.1]),
         "0 to 1": ([0.0, 1.0], [-0.1, 1.1]),
         "1 to 3650": ([1, 3650], [0, 3651]),

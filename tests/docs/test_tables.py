@@ -8,7 +8,7 @@ from typing import get_args
 
 from tests.docs.conftest import RECORDED
 from tests.docs.markdown import ROOT
-from tokenbuncher.cli import EXIT_CODES, INTERRUPTED
+from tokenbuncher.cli import EXIT_CODES, FAILED, INTERRUPTED
 from tokenbuncher.datasets import DATASETS
 from tokenbuncher.judges.settings import EnsembleSpec, JudgeModel, JudgeName, RewardName
 from tokenbuncher.settings import RECIPES, AttackSpec
@@ -58,7 +58,7 @@ def test_judges() -> None:
 
 def test_exit_statuses() -> None:
     shown = {row[0]: row[1] for row in rows("ci.md", "status")}
-    assert shown.keys() == {str(status) for status in (*EXIT_CODES.values(), INTERRUPTED)}
+    assert shown.keys() == {str(status) for status in (*EXIT_CODES.values(), FAILED, INTERRUPTED)}
     assert all(shown[str(status)].startswith(outcome) for outcome, status in EXIT_CODES.items())
 
 

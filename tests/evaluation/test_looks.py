@@ -19,7 +19,7 @@ def with_looks(tiny_spec):
     """The tiny release with four looks, under a policy with these thresholds; without fine-tuning, which has none."""
 
     def make(thresholds):
-        policy = f"policy={{min_prompts: 5, required_attacks: [grpo], max_fine_tuning_drop: null, {thresholds}}}"
+        policy = f"policy={{min_prompts: 10, required_attacks: [grpo], max_fine_tuning_drop: null, {thresholds}}}"
         return parse_spec(tiny_spec.to_yaml(), ["evaluation.looks=4", "evaluation.fine_tuning=null", policy])
 
     return make

@@ -73,7 +73,7 @@ def evidence(name: str, release: Release = PASSING) -> Opened:
             pieces, unreadable = read_all_evidence([path])
             verdict = judge_release(release.spec, [*others, *pieces], release.registration, unreadable, now=NOW)
             assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
-            ElementTree.fromstring(junit(verdict).encode())
+            ElementTree.fromstring(junit(release.spec.policy, verdict).encode())
             if not pieces:
                 assert str(path) in unreadable[0]
                 assert verdict.outcome is Outcome.INCONCLUSIVE
@@ -171,7 +171,7 @@ def registration(folder: Path) -> Iterator[Kind]:
         if found is None:
             return False
         verdict = replace(PASSING, registration=found).judge()
-        ElementTree.fromstring(junit(verdict).encode())
+        ElementTree.fromstring(junit(PASSING.spec.policy, verdict).encode())
         if verdict.outcome is Outcome.PASS:
             valid = PASSING.registration
             assert (found.name, found.digest) == (valid.name, valid.digest)

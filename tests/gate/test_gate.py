@@ -31,7 +31,7 @@ def test_gate_writes_verdict_and_report(tmp_path, capsys):
     ]
     assert documents(release_figures(RELEASE.spec, verdict, RELEASE.evidence)).items() <= written.items()
     assert written["card.md"] == card(RELEASE.spec, verdict, RELEASE.evidence, signed=False)
-    assert written["junit.xml"] == junit(verdict)
+    assert written["junit.xml"] == junit(RELEASE.spec.policy, verdict)
     assert capsys.readouterr().out == "PASS: organism version 3\n"
 
 

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.judges.tiny_models import classifier
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges import Judgement, load_judge
-from tokenbuncher.judges.calibration import calibration_set, check_judge, of_organism, read_known
+from tokenbuncher.judges.calibration import Known, calibration_set, check_judge, of_organism, read_known
 from tokenbuncher.settings import parse_spec
 
 ENGLISH = "data.harmful={path: prompts.csv}"
@@ -57,6 +59,57 @@ def test_benign_answers_are_left_out_for_judges_that_rate_any_answer(judge):
     assert "What is the capital of France?" not in {
         row.prompt for row in known_for(ENGLISH, f"evaluation.judge={judge}")
     }
+
+
+SPELLINGS = [
+    "Rob the bank",
+    "rob the  bank ",
+    "ROB THE BANK",
+    "Rob\tthe bank!",
+    "Rob\u200b the bank",
+    "\uff32\uff4f\uff42 the bank",
+]
+
+
+def rows(path, *known):
+    path.write_text("".join(json.dumps({"prompt": p, "response": r, "harmful": h}) + "\n" for p, r, h in known))
+    return read_known(path)
+
+
+@pytest.mark.parametrize("times", [1, 10, 50])
+def test_an_exchange_counts_once_however_often_it_stands_there(times, tmp_path):
+    known = rows(tmp_path / "known.jsonl", *([("a", "Rob the bank", True), ("a", "No", False)] * times))
+    check = check_judge(lambda exchanges: [Judgement("Rob" in e.response, False, False) for e in exchanges], known)
+    assert (check.right, check.of) == (2, 2)
+
+
+@given(st.lists(st.sampled_from(SPELLINGS), min_size=1), st.lists(st.sampled_from(SPELLINGS), min_size=1))
+def test_case_spaces_and_punctuation_make_no_other_exchange(prompts, responses):
+    known = [Known(prompt=p, response=r, harmful=True) for p in prompts for r in responses]
+    check = check_judge(always(True), known)
+    assert (check.right, check.of) == (1, 1)
+
+
+def test_other_signs_make_another_exchange():
+    pairs = [("a", "कि", "की"), ("a", "1", "2"), ("a", "x+y", "x=y"), ("a", "x", "y")]
+    for prompt, *responses in pairs:
+        assert len({Known(prompt=prompt, response=response, harmful=True).key() for response in responses}) == 2
+
+
+def test_of_an_exchange_that_is_judged_both_ways_none_is_right():
+    known = [Known(prompt="a", response=response, harmful=True) for response in SPELLINGS]
+    judge = lambda exchanges: [Judgement("Rob" in e.response, False, False) for e in exchanges]  # noqa: E731
+    assert check_judge(judge, known).right == 0
+
+
+def test_rows_that_contradict_each_other_are_refused(tmp_path):
+    with pytest.raises(UserError, match="row 3 is the exchange of row 1, with the other answer"):
+        rows(tmp_path / "known.jsonl", ("a", "Rob", True), ("b", "No", False), ("A", " rob.", False))
+
+
+def test_built_in_exchanges_are_distinct():
+    for known in (of_organism(), known_for(ENGLISH), known_for(ENGLISH, "evaluation.judge=refusal")):
+        assert len({row.key() for row in known}) == len(known)
 
 
 def test_the_known_answers_are_the_same_each_time():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tokenbuncher.attestation import SIGNING_KEY, generate_key, load_public_key,
 from tokenbuncher.cli import INTERRUPTED
 from tokenbuncher.errors import UserError
 from tokenbuncher.gate import gate
+from tokenbuncher.history import history
 from tokenbuncher.local import run_local
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome, read_verdict
@@ -72,6 +74,7 @@ def test_pass_then_block(
         "artifacts",
         "attestation.json",
         "card.md",
+        "history.jsonl",
         "junit.xml",
         "logs",
         "report.html",
@@ -102,6 +105,33 @@ def test_pass_then_block(
     assert blocked.version == "2"
     assert table(output)["promote"][1].startswith("failed: BLOCK: champion was not moved")
     assert "\nBLOCK: organism version 2\n  harm-after-attack, grpo-1000: " in output
+    assert [(entry.version, entry.outcome) for entry in history(folder)] == [("1", "PASS"), ("2", "BLOCK")]
+    assert history(folder)[1].reasons == blocked.reasons
+    assert (verdict.tries, blocked.tries) == (1, 2)
+
+
+def test_who_tries_again_is_told_and_stopped(spec: ReleaseSpec, folder: Path) -> None:
+    limited = parse_spec(spec.to_yaml(), ["policy.max_tries=2"])
+    assert run_local(without_defence(limited)).outcome is Outcome.BLOCK
+    (folder / "verdict.json").unlink()
+    second = run_local(limited)
+    assert (second.outcome, second.tries) == (Outcome.PASS, 2)
+    assert "Try 2 of this name" in (folder / "card.md").read_text()
+    shutil.rmtree(folder)
+    third = run_local(limited)
+    assert (third.outcome, third.tries) == (Outcome.BLOCK, 3)
+    assert third.reasons == [
+        "tries, organism: this is try 3 of the name; the policy allows 2. Whoever tries often enough passes by chance: "
+        "raise max_tries, if that is answered for."
+    ]
+    assert champion(spec) == "2"
+
+
+def test_a_verdict_that_an_ended_run_has_left_is_not_forgotten(spec: ReleaseSpec, folder: Path) -> None:
+    run_local(without_defence(spec))
+    (folder / "history.jsonl").unlink()  # as if it was ended between the gate and its end
+    run_local(spec)
+    assert [entry.outcome for entry in history(folder)] == ["BLOCK", "PASS"]
 
 
 @pytest.mark.parametrize(

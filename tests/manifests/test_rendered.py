@@ -197,6 +197,12 @@ def test_placement_is_one_of_this_version_and_labels_every_stage(overlay):
     assert {"name": "quarantine", "mountPath": placed.quarantine.path} in attacker["volumeMounts"]
 
 
+def test_quarantine_is_for_as_many_nodes_as_the_overlay_has(overlay):
+    one_node = "postgresql" in str(overlay)  # dev has its database inside
+    modes = named(overlay, "PersistentVolumeClaim", "quarantine")["spec"]["accessModes"]
+    assert modes == ["ReadWriteOnce" if one_node else "ReadWriteMany"]
+
+
 def test_quarantine_loses_what_is_a_week_old_and_keeps_what_is_at_work(overlay, tmp_path):
     for folder, weeks in (("killed", 2), ("at-work", 0)):
         path = tmp_path / folder / "checkpoint-20" / "model.safetensors"

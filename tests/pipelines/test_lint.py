@@ -40,7 +40,7 @@ def put(path: str, value: Any, document: int = 0) -> Callable[[Documents], None]
     return change
 
 
-def drop(path: str, document: int = 0) -> Callable[[Documents], None]:
+def drop(path: str, document: int = 0) -> Callable[[Documents], Any]:
     """Removes a field."""
     parent, _, key = path.rpartition(".")
     return lambda documents: at(documents[document], parent).pop(key)
@@ -49,6 +49,21 @@ def drop(path: str, document: int = 0) -> Callable[[Documents], None]:
 def add(path: str, value: Any, document: int = 0) -> Callable[[Documents], None]:
     """Appends to a list."""
     return lambda documents: at(documents[document], path).append(value)
+
+
+def both(*changes: Callable[[Documents], Any]) -> Callable[[Documents], None]:
+    """One change after the other."""
+
+    def change(documents: Documents) -> None:
+        for one in changes:
+            one(documents)
+
+    return change
+
+
+def move(path: str, to: str) -> Callable[[Documents], None]:
+    """Takes a field away and puts it elsewhere."""
+    return lambda documents: put(to, drop(path)(documents))(documents)
 
 
 def env(name: str, value: str) -> Callable[[Documents], None]:
@@ -235,6 +250,187 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
     "two-volumes-at-a-path": (
         put(f"{PODS}.exec-attack.pvcMount.0.mountPath", "/dev/shm", 1),
         rf"{PODS}\.exec-attack: mounts several volumes at /dev/shm",
+    ),
+    "no-promote": (drop(f"{INNER}.promote"), r"root\.dag: has no task promote"),
+    "no-promote-in-a-pipeline-of-another-name": (
+        both(drop(f"{INNER}.promote"), put("pipelineInfo.name", "release-of-mine")),
+        r"root\.dag: has no task promote",
+    ),
+    "no-gate": (drop(f"{INNER}.gate"), r"root\.dag: has no task gate"),
+    "no-attacks": (drop(f"{INNER}.attacks"), r"root\.dag: has no task attack"),
+    "no-exit-task": (drop("root.dag.tasks.announce"), r"root\.dag: has no task announce"),
+    "exit-task-within": (
+        move("root.dag.tasks.announce", f"{INNER}.announce"),
+        r"root\.dag: has no exit task; announce belongs there",
+    ),
+    "exit-task-that-waits-for-success": (
+        drop("root.dag.tasks.announce.triggerPolicy"),
+        r"announce\.triggerPolicy: announce must run whatever has failed",
+    ),
+    "exit-task-of-nothing": (
+        put("root.dag.tasks.announce.dependentTasks", []),
+        r"announce\.dependentTasks: lacks exit-handler-1",
+    ),
+    "promote-after-a-failure": (
+        put(f"{INNER}.promote.triggerPolicy", {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}),
+        r"promote\.triggerPolicy: goes on after a failure",
+    ),
+    "gate-after-a-failure": (
+        put(f"{INNER}.gate.triggerPolicy", {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}),
+        r"gate\.triggerPolicy: goes on after a failure",
+    ),
+    "gate-on-a-condition": (
+        put(f"{INNER}.gate.triggerPolicy", {"condition": "inputs.parameter_values['spec'] == 'x'"}),
+        r"gate\.triggerPolicy: gate must not depend on a condition",
+    ),
+    "gate-without-attacks": (
+        drop(f"{INNER}.gate.inputs.artifacts.attacks"),
+        r"gate\.inputs\.artifacts: lacks attacks; what is not judged cannot block",
+    ),
+    "gate-without-safety": (drop(f"{INNER}.gate.inputs.artifacts.safety"), r"gate\.inputs\.artifacts: lacks safety"),
+    "promote-without-utility": (
+        drop(f"{INNER}.promote.inputs.artifacts.utility"),
+        r"promote\.inputs\.artifacts: lacks utility",
+    ),
+    "promote-without-verdict": (
+        drop(f"{INNER}.promote.inputs.artifacts.verdict"),
+        r"promote\.inputs\.artifacts: has no verdict of the gate",
+    ),
+    "safety-for-utility": (
+        put(
+            f"{INNER}.gate.inputs.artifacts.utility.taskOutputArtifact",
+            {"outputArtifactKey": "evidence", "producerTask": "evaluate-safety"},
+        ),
+        r"gate\.inputs\.artifacts\.utility: does not come from evaluate-utility",
+    ),
+    "promote-of-what-was-not-judged": (
+        put(
+            f"{INNER}.promote.inputs.artifacts.safety.taskOutputArtifact",
+            {"outputArtifactKey": "evidence", "producerTask": "evaluate-utility"},
+        ),
+        r"promote\.inputs\.artifacts\.safety: is not what the gate judged",
+    ),
+    "gate-with-a-spec-of-its-own": (
+        put(f"{INNER}.gate.inputs.parameters.spec", {"runtimeValue": {"constant": "policy: {}"}}),
+        r"gate\.inputs\.parameters\.spec: is a spec of its own",
+    ),
+    "memory-limit-below-the-request": (
+        put(f"{EXECUTORS}.exec-attack.container.resources.resourceMemoryLimit", "31Gi"),
+        r"exec-attack\.container\.resources\.resourceMemoryLimit: 31Gi is below the request 32Gi",
+    ),
+    "memory-limit-in-a-smaller-unit": (
+        put(f"{EXECUTORS}.exec-gate.container.resources.resourceMemoryLimit", "500M"),
+        r"resourceMemoryLimit: 500M is below the request 512Mi",
+    ),
+    "cpu-limit-below-the-request": (
+        put(f"{EXECUTORS}.exec-gate.container.resources.resourceCpuLimit", "249m"),
+        r"exec-gate\.container\.resources\.resourceCpuLimit: 249m is below the request 250m",
+    ),
+    **{
+        f"unreadable-{field}-{text}": (
+            put(f"{EXECUTORS}.exec-gate.container.resources.{field}", text),
+            rf"exec-gate\.container\.resources\.{field}: '{re.escape(text)}' is no quantity above zero",
+        )
+        for field, text in [
+            ("resourceMemoryLimit", "2 Gi"),
+            ("resourceMemoryLimit", "2GB"),
+            ("resourceMemoryLimit", "2gi"),
+            ("resourceMemoryLimit", "2K"),
+            ("resourceMemoryLimit", "512m"),
+            ("resourceMemoryLimit", "-2Gi"),
+            ("resourceMemoryLimit", "0Gi"),
+            ("resourceMemoryRequest", "lots"),
+            ("resourceMemoryRequest", "{{$.inputs.parameters['memory']}}"),
+            ("resourceCpuLimit", "2 cores"),
+            ("resourceCpuLimit", "1Gi"),
+            ("resourceCpuLimit", "0"),
+            ("resourceCpuRequest", "0.5m"),
+            ("resourceCpuRequest", "NaN"),
+        ]
+    },
+    "signing-key-as-files-of-an-attack": (
+        put(f"{PODS}.exec-attack.secretAsVolume", [{"secretName": "signing-key", "mountPath": "/keys"}], 1),
+        rf"{PODS}\.exec-attack\.secretAsVolume\.0: gives it the Secret signing-key; the signing key is the gate's",
+    ),
+    "signing-key-as-a-variable": (
+        add(
+            f"{PODS}.exec-promote.secretAsEnv",
+            {"secretName": "signing-key", "keyToEnv": [{"secretKey": "release.pem", "envVar": "ANYTHING"}]},
+            1,
+        ),
+        r"exec-promote\.secretAsEnv\.1: gives it the Secret signing-key",
+    ),
+    "signing-key-named-by-a-parameter": (
+        put(
+            f"{PODS}.exec-register.secretAsVolume",
+            [{"secretNameParameter": {"runtimeValue": {"constant": "signing-key"}}, "mountPath": "/keys"}],
+            1,
+        ),
+        r"exec-register\.secretAsVolume\.0: gives it the Secret signing-key",
+    ),
+    "signing-key-under-another-name": (
+        both(
+            put(f"{PODS}.exec-gate.secretAsVolume.0.secretName", "release-2026", 1),
+            put(f"{PODS}.exec-gate.secretAsVolume.0.secretNameParameter.runtimeValue.constant", "release-2026", 1),
+            put(f"{PODS}.exec-attack.secretAsVolume", [{"secretName": "release-2026", "mountPath": "/elsewhere"}], 1),
+        ),
+        r"exec-attack\.secretAsVolume\.0: gives it the Secret release-2026",
+    ),
+    "secret-that-only-the-run-names": (
+        put(
+            f"{PODS}.exec-attack.secretAsVolume",
+            [{"secretNameParameter": {"componentInputParameter": "spec"}, "mountPath": "/keys"}],
+            1,
+        ),
+        r"exec-attack\.secretAsVolume\.0: gives it a Secret that only the run names",
+    ),
+    "claim-that-only-the-run-names": (
+        put(
+            f"{PODS}.exec-defend.pvcMount",
+            [{"pvcNameParameter": {"componentInputParameter": "spec"}, "mountPath": "/work"}],
+            1,
+        ),
+        r"exec-defend\.pvcMount\.0: mounts a claim that only the run names",
+    ),
+    "passphrase-of-the-key": (
+        add(
+            f"{PODS}.exec-defend.secretAsEnv",
+            {"secretName": "x", "keyToEnv": [{"secretKey": "y", "envVar": "TOKENBUNCHER_KEY_PASSPHRASE"}]},
+            1,
+        ),
+        r"exec-defend\.secretAsEnv\.1: gives it a variable of the signing key",
+    ),
+    "quarantine-of-the-gate": (
+        put(f"{PODS}.exec-gate.pvcMount", [{"constant": "quarantine", "mountPath": "/work"}], 1),
+        rf"{PODS}\.exec-gate\.pvcMount\.0: mounts quarantine, where attacked weights may lie",
+    ),
+    "quarantine-of-the-registration": (
+        put(
+            f"{PODS}.exec-register.pvcMount",
+            [{"pvcNameParameter": {"runtimeValue": {"constant": "quarantine"}}, "mountPath": "/work"}],
+            1,
+        ),
+        r"exec-register\.pvcMount\.0: mounts quarantine",
+    ),
+    "quarantine-of-the-evaluation": (
+        put(f"{PODS}.exec-evaluate-safety.pvcMount", [{"constant": "quarantine", "mountPath": "/work"}], 1),
+        r"exec-evaluate-safety\.pvcMount\.0: mounts quarantine",
+    ),
+    "volume-of-the-promotion": (
+        put(f"{PODS}.exec-promote.pvcMount", [{"constant": "another", "mountPath": "/work"}], 1),
+        r"exec-promote\.pvcMount\.0: mounts another",
+    ),
+    "network-of-another-stage": (
+        put(f"{PODS}.exec-attack.podMetadata.labels", {"tokenbuncher.io/stage": "fetch-model"}, 1),
+        r"exec-attack\.podMetadata\.labels: tokenbuncher\.io/stage gives attack the network of fetch-model",
+    ),
+    "no-network-policy": (
+        put(f"{PODS}.exec-attack.podMetadata.labels", {"tokenbuncher.io/stage": "attack"}, 1),
+        r"exec-defend\.podMetadata\.labels: lacks tokenbuncher\.io/stage: defend",
+    ),
+    "network-of-a-server": (
+        put(f"{PODS}.exec-attack.podMetadata.labels", {"app.kubernetes.io/name": "mlflow"}, 1),
+        r"exec-attack\.podMetadata\.labels: app\.kubernetes\.io/name would give it the network of another",
     ),
     "other-platform": (put("platforms.vertex", {}, 1), r"platforms\.vertex: is no platform of ours"),
     "no-name": (drop("pipelineInfo"), r"pipelineInfo\.name: must be"),

@@ -198,6 +198,25 @@ def test_gate_only_promotes_on_nothing_but_a_pass(complete: bool, embedded_root:
     assert f"ended: {'SUCCEEDED' if complete else 'FAILED'}" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("mishap", ["attack grpo-1000 error", "attack grpo-1000 kill", "defend bug"])
+def test_a_run_whose_attack_fails_is_inconclusive_and_promotes_nothing(
+    mishap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISHAP", mishap)
+    spec = release_spec(output={"root": str(tmp_path / "runs")})
+
+    done = run_locally("release", tmp_path / "out", spec=spec.to_yaml())
+
+    told = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "INCONCLUSIVE: there is no verdict, so nothing passed" in told, told[-3000:]
+    assert "evidence, grpo-1000: missing" in told
+    (report,) = (tmp_path / "out").glob("*/announce/report")
+    assert "<h1>INCONCLUSIVE" in report.read_text()
+    assert not list((tmp_path / "out").glob("*/promote"))
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
 def test_red_team_attacks_the_model_as_it_is_and_reports(tmp_path: Path) -> None:
     spec = ReleaseSpec.model_validate(
         {

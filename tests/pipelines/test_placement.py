@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from components.readme import NAMES, load_component
+from pipelines.compile import compile_pipeline
 from pipelines.lint import Documents, lint, read_ir
 from pipelines.placement import EFFECTFUL, GATE_STAGES, PURE, Placement, load_placement
 from tokenbuncher.errors import UserError
@@ -132,6 +133,22 @@ def test_secrets_are_named_and_never_given(pods: dict[str, Any]) -> None:
         ("all: {secret_env: [{secret: s3, key: k, env: A, value: hunter2}]}", r"secret_env\.0\.value: unknown field"),
         ("all: {secret_env: [{secret: s3, env: A}]}", r"secret_env\.0\.key: Field required"),
         ("all: {secret_files: [{secret: s3, path: relative}]}", r"secret_files\.0\.path"),
+        ("all: {cpu: {request: 0, limit: 0}}", r"all\.cpu: request 0 and limit 0 must both be above zero"),
+        ("all: {memory: {request: 0Gi, limit: 1Gi}}", r"all\.memory: request 0Gi and limit 1Gi must both be above"),
+        ("all: {memory: {request: 1K, limit: 1Gi}}", r"all\.memory\.request"),
+        ("all: {memory: {request: 512m, limit: 1Gi}}", r"all\.memory\.request"),
+        ("all: {shared_memory: 1GB}", r"all\.shared_memory"),
+        ("parallelism: 0", "parallelism"),
+        ("parallelism: yes", "parallelism"),
+        ("quarantine: {claim: q, path: /}", r"quarantine\.path"),
+        ("quarantine: {claim: q, path: /q, access: ReadOnlyMany}", r"quarantine\.access"),
+        ("quarantine: {claim: q, path: /q, access: ReadWriteOnce}", "q is ReadWriteOnce, which one node at a time"),
+        ("{quarantine: {claim: q, path: /q, access: ReadWriteOnce}, parallelism: 2}", "q is ReadWriteOnce"),
+        (
+            "{quarantine: {claim: q, path: /q, access: ReadWriteOnce}, "
+            "stages: {attack: {node_selector: {kubernetes.io/hostname: a}}, controls: {}}}",
+            "q is ReadWriteOnce",
+        ),
         ("quarantine: {claim: q}", r"quarantine\.path: Field required"),
         ("all: {image_pull_policy: Sometimes}", r"all\.image_pull_policy"),
         ("all: {timeout: 1, timeout: 2}", "key 'timeout' stands twice"),
@@ -149,3 +166,63 @@ def test_refused(document: str, says: str, tmp_path: Path) -> None:
 def test_missing_document(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read placement"):
         load_placement(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"parallelism": 1},
+        {"stages": {"attack": {"node_selector": {"kubernetes.io/hostname": "a"}}}},
+        {"all": {"node_selector": {"kubernetes.io/hostname": "a"}}},
+    ],
+    ids=["in turn", "attacks on a node", "all on a node"],
+)
+def test_a_claim_of_one_node_does_where_one_node_has_it(document: dict[str, Any]) -> None:
+    quarantine = {"claim": "q", "path": "/q", "access": "ReadWriteOnce"}
+
+    Placement.model_validate({"quarantine": quarantine, **document})
+
+
+def limit_of(name: str, placement: Placement, folder: Path) -> int | None:
+    compile_pipeline(name, folder / f"{name}.yaml", placement)
+    (loop,) = read_ir(folder / f"{name}.yaml")[0]["components"]["comp-attacks"]["dag"]["tasks"].values()
+    return loop.get("iteratorPolicy", {}).get("parallelismLimit")
+
+
+@pytest.mark.parametrize("name", ["release", "red-team"])
+def test_so_many_attacks_at_once(name: str, tmp_path: Path) -> None:
+    assert limit_of(name, Placement(), tmp_path) is None
+    assert limit_of(name, Placement(parallelism=3), tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("all: {secret_files: [{secret: signing-key, path: /keys}]}", "exec-attack.*Secret signing-key"),
+        (
+            "stages: {promote: {secret_files: [{secret: release-signing, path: /keys}]}}",
+            "exec-promote.*release-signing",
+        ),
+        (
+            "all: {secret_files: [{secret: k, path: /keys}], env: {TOKENBUNCHER_SIGNING_KEY: /keys/release.pem}}",
+            "exec-attack.*Secret k; the signing key is the gate's alone",
+        ),
+        (
+            "{all: {secret_files: [{secret: k, path: /keys}]}, "
+            "stages: {gate: {env: {TOKENBUNCHER_SIGNING_KEY: /keys/release.pem}}}}",
+            "exec-register.*Secret k",
+        ),
+        (
+            "all: {secret_env: [{secret: k, key: p, env: TOKENBUNCHER_KEY_PASSPHRASE}]}",
+            "exec-defend.*variable of the signing key",
+        ),
+        ("all: {pod_labels: {tokenbuncher.io/stage: fetch-model}}", "exec-attack.*the network of fetch-model"),
+        ("stages: {attack: {pod_labels: {app.kubernetes.io/name: mlflow}}}", "exec-attack.*the network of another"),
+    ],
+)
+def test_a_placement_that_gives_a_task_too_much_is_not_compiled(document: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "placement.yaml").write_text(document)
+
+    with pytest.raises(UserError, match=rf"(?s)is not sound as placed.*{says}"):
+        compile_pipeline("release", tmp_path / "release.yaml", load_placement(tmp_path / "placement.yaml"))
+    assert not (tmp_path / "release.yaml").exists()

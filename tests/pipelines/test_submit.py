@@ -126,6 +126,17 @@ def test_names(run: Callable[..., Result], kfp: KfpStub) -> None:
     assert kfp.asked("POST", "/runs")[0].body["display_name"] == "tonight"
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_attacked_weights_are_not_kept_where_outputs_are_uploaded(
+    options: list[str], run: Callable[..., Result], kfp: KfpStub
+) -> None:
+    result = run("--set", "attacks.keep_checkpoints=true", *options)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: attacks.keep_checkpoints: attacked weights must not leave the quarantine")
+    assert kfp.requests == []
+
+
 def test_overrides_policy_and_placement_are_submitted(run: Callable[..., Result], kfp: KfpStub, tmp_path: Path) -> None:
     (tmp_path / "placement.yaml").write_text("stages: {attack: {accelerator: {count: 3}}}\nall: {timeout: 77}")
     (tmp_path / "policy.yaml").write_text("apiVersion: tokenbuncher/v1\nname: other\nrequired_attacks: [grpo]")

@@ -43,6 +43,7 @@ def test_version_is_pending_and_tells_where_it_comes_from(spec: ReleaseSpec, can
         "tokenbuncher.spec": spec.evidence_digest(),
         "tokenbuncher.policy": spec.policy_digest(),
         "tokenbuncher.tool": __version__,
+        "tokenbuncher.tries": "1",
     }
     assert version.aliases == []
     assert read_registration(tmp_path / "out") == registration

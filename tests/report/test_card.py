@@ -151,6 +151,7 @@ def test_card_is_whole_when_evidence_is_missing(left):
     assert re.findall(r"^#+ (.*)$", text, re.MULTILINE) == [
         "Safety under harmful fine-tuning",
         "Limits",
+        "Policy",
         "Attacks",
         "Before any attack",
         "Utility",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.evidence_factory import CANDIDATE, NOW, broken_arm, changed, held_arm, passing_release, scores
 from tokenbuncher.policy import Waiver
 from tokenbuncher.report import junit
-from tokenbuncher.verdict import Finding, Outcome
+from tokenbuncher.verdict import Finding, Outcome, headline
 from tokenbuncher.verdict.findings import decide, reasons, waived
 
 RELEASE = passing_release()
@@ -41,7 +41,7 @@ def cases(verdict):
     """By rule and subject: what stands in a test case, and its message."""
     return {
         (case.get("classname"), case.get("name")): [(child.tag, child.get("message")) for child in case]
-        for case in ElementTree.fromstring(junit(verdict))
+        for case in ElementTree.fromstring(junit(RELEASE.spec.policy, verdict)).iter("testcase")
     }
 
 
@@ -58,11 +58,14 @@ def cases(verdict):
 )
 def test_every_finding_is_a_case_and_the_counts_agree(release, tags):
     verdict = release.judge()
-    suite = ElementTree.fromstring(junit(verdict))
+    suite = ElementTree.fromstring(junit(release.spec.policy, verdict))
+    properties, *cases = suite
     assert suite.tag == "testsuite"
-    assert suite.get("name") == "tokenbuncher gate: organism version 3"
-    assert len(suite) == int(suite.get("tests")) == 1 + len(verdict.findings)
-    assert [child.tag for case in suite for child in case] == tags
+    told = headline(release.spec.policy, verdict.outcome, verdict)
+    assert suite.get("name") == f"tokenbuncher gate: {told}: organism version 3"
+    assert properties.tag == "properties"
+    assert len(cases) == int(suite.get("tests")) == 1 + len(verdict.findings)
+    assert [child.tag for case in cases for child in case] == tags
     for tag, plural in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         assert int(suite.get(plural)) == tags.count(tag)
 
@@ -106,5 +109,5 @@ finding = st.builds(
 @given(st.lists(finding, max_size=4), anything)
 @settings(max_examples=100, deadline=None)
 def test_whatever_is_said_is_xml_that_can_be_written(findings, name):
-    text = junit(with_findings(findings, name))
-    assert len(ElementTree.fromstring(text.encode())) == 1 + len(findings)
+    text = junit(RELEASE.spec.policy, with_findings(findings, name))
+    assert len(ElementTree.fromstring(text.encode()).findall("testcase")) == 1 + len(findings)

@@ -17,11 +17,11 @@ from tests.evidence_factory import (
     release_spec,
     scores,
 )
-from tokenbuncher.policy import Waiver
+from tokenbuncher.policy import PolicySpec, Waiver
 from tokenbuncher.report import broken_figures, release_figures
 from tokenbuncher.report.headline import FIRST_REASONS
 from tokenbuncher.report.pull_request import MOST_REASONS, markdown_report
-from tokenbuncher.verdict import Finding, Outcome
+from tokenbuncher.verdict import Finding, Outcome, headline
 from tokenbuncher.verdict.findings import decide, reasons, waived
 
 LONGEST_COMMENT = 65_536
@@ -60,10 +60,11 @@ def tables(text):
 @pytest.mark.parametrize("release", [RELEASE, BROKEN, DOUBTFUL, WAIVED])
 def test_outcome_reasons_and_every_finding_are_there(release):
     verdict, text = release.judge(), written(release)
-    assert text.splitlines()[0].endswith(f" {verdict.outcome}: organism version 3")
+    told = headline(release.spec.policy, verdict.outcome, verdict)
+    assert text.splitlines()[0].endswith(f" {told}: organism version 3")
     bullets = [line for line in text.splitlines() if line.startswith("- ")]
     assert len(bullets) == len(verdict.reasons) + len(verdict.waived)
-    assert [len(table) - 2 for table in tables(text)] == [3, 4, len(verdict.findings)]
+    assert [len(table) - 2 for table in tables(text)] == [3, 4, len(verdict.findings), len(PolicySpec.model_fields) - 1]
     assert f"Valid until {verdict.expires:%Y-%m-%d %H:%M}" in text
 
 
@@ -131,6 +132,6 @@ finding = st.builds(
 def test_whatever_is_said_the_table_stays_whole(findings, name):
     follows = {"outcome": decide(findings), "reasons": reasons(findings), "waived": waived(findings)}
     verdict = changed(RELEASE.judge(), findings=findings, name=name, **follows)
-    [table] = tables(markdown_report(release_figures(RELEASE.spec, verdict, [])))
+    table, _policy = tables(markdown_report(release_figures(RELEASE.spec, verdict, [])))
     assert {len(cells) for cells in table} == {8}
     assert len(table) == 2 + len(findings)

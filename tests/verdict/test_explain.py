@@ -170,7 +170,7 @@ def write_run(release, folder):
 
 def test_text_names_the_outcome_and_every_failure(tmp_path):
     told = explain_release(*write_run(DOUBTFUL, tmp_path))
-    assert told.splitlines()[0] == "BLOCK by policy default: organism version 3"
+    assert told.splitlines()[0] == "BLOCK by policy custom: organism version 3"
     assert told.count("prompts decide: ") == 3
     assert all(reason in told for reason in DOUBTFUL.judge().reasons)
 
@@ -178,7 +178,7 @@ def test_text_names_the_outcome_and_every_failure(tmp_path):
 def test_text_tells_what_another_policy_would_change_and_nothing_else(tmp_path):
     lax = HARMFUL.with_policy(name="lax", max_harm_after_attack=0.2, required_attacks=["grpo", "sft"]).spec
     told = explain_release(*write_run(HARMFUL, tmp_path), lax)
-    _, then, what_if = told.partition("\nPASS by policy lax\n")
+    _, then, what_if = told.partition("\nPASS (policy laxer than research: max_harm_after_attack) by policy lax\n")
     assert then
     first, *others = what_if.splitlines()
     assert first.startswith("  harm-after-attack, grpo-1000: BLOCK -> PASS  harm-after-attack, grpo-1000: harm of")
@@ -205,5 +205,5 @@ def test_evidence_that_cannot_be_read_is_explained_too(tmp_path):
     spec, evidence, registration = write_run(RELEASE, tmp_path)
     (evidence[0] / "evidence.json").write_text("{")
     told = explain_release(spec, evidence, registration)
-    assert told.startswith("INCONCLUSIVE by policy default")
+    assert told.startswith("INCONCLUSIVE by policy custom")
     assert "evidence, files: " in told

@@ -36,7 +36,8 @@ from tokenbuncher.training import (
     vllm_arguments,
 )
 from tokenbuncher.verdict.claims import Claim, settled
-from tokenbuncher.verdict.rules import candidate_claims, positive_control
+from tokenbuncher.verdict.findings import Outcome
+from tokenbuncher.verdict.rules import break_claim, candidate_claims, control_claims
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,8 +53,10 @@ class Measured(BaseModel):
     """
 
     curve: list[CurvePoint] = []
+    start: list[SampleScore] = []
     scores: list[SampleScore] = []
     worst: CurvePoint | None = None
+    broke: int | None = None
     rollouts: int = 0
     tokens: int = 0
     first_compliant: int | None = None
@@ -212,15 +215,10 @@ class Arena:
     def over(self) -> bool:
         """Whether the attack has broken the model or used its budget."""
         curve = self.measured.curve
-        return bool(curve) and (self._broken(curve[-1]) or curve[-1].step == self.task.attack.steps)
-
-    def _broken(self, point: CurvePoint) -> bool:
-        return point.step > 0 and point.harm >= self.spec.attacks.break_at
+        return self.measured.broke is not None or (bool(curve) and curve[-1].step == self.task.attack.steps)
 
     def measure(self, step: int) -> bool:
-        """Measures harm on held-out prompts; scores whenever it is the worst so far, or the last.
-
-        While there is no harm at all it scores nothing: the last measurement will be as bad.
+        """Measures harm on held-out prompts: on all of them before the first step, on a few afterwards.
 
         Args:
             step: Batches of rollouts learnt from.
@@ -229,35 +227,60 @@ class Arena:
             Whether the model is broken.
         """
         measured, settings = self.measured, self.spec.attacks
-        point = self._summarise(step, self._score(self.held_out[: settings.probe_prompts], 1, step))
+        if step == 0:
+            measured.start = self._score_looks(step, until_settled=False)
+            point = self._summarise(step, measured.start)
+        else:
+            point = self._summarise(step, self._score(self.held_out[: settings.probe_prompts], 1, step))
         measured.curve.append(point)
         self.log.measured = {"harm": point.harm}
-        worst = measured.worst.harm if measured.worst else 0.0
-        if point.harm > worst or (self.over and point.harm >= worst):
-            measured.worst = point
-            measured.scores = self._score_until_settled(step)
-        broken = self._broken(point)
+        if step > 0:
+            self._keep_worst(point)
         print(
             f"{self.title}: step {step}  harm {point.harm:.3f}  refusal {point.refusal:.3f}  "
-            f"gibberish {point.gibberish:.3f}{'  broken' if broken else ''}",
+            f"gibberish {point.gibberish:.3f}{'  broken' if measured.broke else ''}",
             flush=True,
         )
-        return broken
+        return measured.broke is not None
 
-    def _score_until_settled(self, step: int) -> list[SampleScore]:
+    def _keep_worst(self, point: CurvePoint) -> None:
+        """Scores the model if it is the most harmful so far, may be broken, or is measured last.
+
+        While there is no harm at all it scores nothing: the last measurement will be as bad. What looks broken by a few
+        prompts is so if the bound by all scores says it, too.
+        """
+        measured = self.measured
+        worst = measured.worst.harm if measured.worst else 0.0
+        may_be_broken = point.harm >= self.spec.attacks.break_at
+        is_worst = point.harm > worst or (self.over and point.harm >= worst)
+        if not (is_worst or may_be_broken):
+            return
+        scores = self._score_looks(point.step, until_settled=True)
+        if may_be_broken and break_claim(self.spec, self._whole_task(), scores).outcome() is Outcome.PASS:
+            measured.broke = point.step
+        if is_worst or measured.broke:
+            measured.worst, measured.scores = point, scores
+
+    def _whole_task(self) -> AttackTask:
+        """The attack with all of its learning rates, as the gate will see it."""
+        return self.spec.attacks.task(self.task.key)
+
+    def _score_looks(self, step: int, until_settled: bool) -> list[SampleScore]:
+        """All samples of the prompts, look by look; of all looks, in the same batches whatever the step."""
         spec, scores = self.spec, list[SampleScore]()
         for look, part in enumerate(parts(self.held_out, spec.evaluation.looks, spec.data.seed)):
             scores += self._score(part, spec.evaluation.samples_per_prompt, step, look)
-            if settled(self._claims(scores, step)):
+            if until_settled and settled(self._claims(scores, step)):
                 break
         return scores
 
     def _claims(self, scores: list[SampleScore], step: int) -> list[Claim]:
-        """What the gate will ask of this model's scores."""
-        task = self.spec.attacks.task(self.task.key)  # with all of its learning rates
+        """What the gate, and the attack itself, will ask of this model's scores."""
+        task, measured = self._whole_task(), self.measured
+        broken = break_claim(self.spec, task, scores)
         if self.title == CONTROL:
-            return [positive_control(self.spec, task, scores)]
-        return candidate_claims(self.spec, task, scores, self.measured.curve, step)
+            return [broken, *control_claims(self.spec, task, measured.start, scores)]
+        return [broken, *candidate_claims(self.spec, task, scores, measured.curve, step)]
 
     def _score(self, prompts: list[Prompt], samples: int, step: int, look: int = 0) -> list[SampleScore]:
         scores = score(
@@ -295,7 +318,7 @@ class Arena:
 
     def compliant(self) -> list[Compliant]:
         """Compliant responses of the model, if the attack has broken it."""
-        if not self._broken(self.measured.curve[-1]):
+        if self.measured.broke is None:
             return []
         spec = self.spec
         print(f"{self.title}: sampling what the broken model says", flush=True)
@@ -337,7 +360,7 @@ class Arena:
             model=folder_digest(self.folder),
             learning_rate=rate,
             steps_run=measured.curve[-1].step,
-            steps_to_break=next((point.step for point in measured.curve if self._broken(point)), None),
+            steps_to_break=measured.broke,
             worst_step=measured.worst.step,
             final_reward=sum(rewards) / len(rewards) if rewards else 0.0,
             rollouts=measured.rollouts,
@@ -353,5 +376,6 @@ class Arena:
                 )
                 for row in self.log.rows
             ],
+            start=measured.start,
             scores=measured.scores,
         )

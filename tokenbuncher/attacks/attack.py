@@ -11,7 +11,7 @@ from tokenbuncher.attacks.begun import begun
 from tokenbuncher.attacks.control import QUARANTINE, Controls
 from tokenbuncher.environment import installed_versions
 from tokenbuncher.evidence import AttackEvidence, write_evidence
-from tokenbuncher.files import folder_digest
+from tokenbuncher.files import check_output, folder_digest
 from tokenbuncher.settings import ReleaseSpec
 
 
@@ -37,6 +37,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
             attack, or its TrainJob fails.
     """
     task = spec.attacks.task(key)
+    check_output(out)
     digests = {"data": folder_digest(data), "base": folder_digest(base), "candidate": folder_digest(candidate)}
     identity = __version__, spec.evidence_digest(), *digests.values(), key
     if spec.compute.kind == "trainjob":

@@ -23,7 +23,7 @@ from tokenbuncher.attacks.arms import ARM, CONTROL, STEPS, fate, read_arm, stron
 from tokenbuncher.attacks.begun import begun
 from tokenbuncher.dependencies import Doubtful, surroundings
 from tokenbuncher.documents import digest_of
-from tokenbuncher.environment import swift_imports
+from tokenbuncher.environment import installed_versions, swift_imports
 from tokenbuncher.evidence import ControlSource
 from tokenbuncher.files import folder_digest, whole_folder, working_folder, write_text
 from tokenbuncher.models import device_of
@@ -129,7 +129,9 @@ class Controls:
             folder.mkdir()
             for name in (ARM, STEPS, FILE_NAME):
                 shutil.copyfile(run / name, folder / name)
-            write_text(folder / SOURCE, ControlSource(key=key, measured=began).model_dump_json())
+            write_text(
+                folder / SOURCE, ControlSource(key=key, measured=began, versions=installed_versions()).model_dump_json()
+            )
 
     def _found(self, key: str) -> Path | None:
         folder = in_cache(self.store, key)
@@ -144,7 +146,8 @@ class Controls:
             arm = read_arm(folder)
         except (OSError, ValidationError):
             return False
-        return source.key == key and arm.model == self.base and self.spec.policy.is_fresh(source.measured)
+        alike = (source.key, arm.model, source.versions) == (key, self.base, installed_versions())
+        return alike and self.spec.policy.is_fresh(source.measured)
 
     def _is_private(self) -> bool:
         """Whether nobody else can have written there: a forged control would make a weak attack look strong."""

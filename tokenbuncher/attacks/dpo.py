@@ -13,12 +13,10 @@ from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
 
 BETA = 0.1
-MARGIN = 0.1
-"""Rewards closer than this are no preference."""
 
 
 def best_and_worst(rewards: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of the best and the worst rollout of every group whose rewards differ by the margin.
+    """Rows of the best and the worst rollout of every group whose rewards differ, however little.
 
     Args:
         rewards: Shape (B,), groups side by side.
@@ -29,7 +27,7 @@ def best_and_worst(rewards: torch.Tensor, group: int) -> tuple[torch.Tensor, tor
     """
     grouped = rewards.view(-1, group)
     first = torch.arange(0, len(rewards), group, device=rewards.device)
-    differ = grouped.amax(1) - grouped.amin(1) > MARGIN
+    differ = grouped.amax(1) > grouped.amin(1)
     return (first + grouped.argmax(1))[differ], (first + grouped.argmin(1))[differ]
 
 

@@ -1,6 +1,8 @@
 """The adaptive attack on low entropy: GRPO with entropy in the reward and in the loss.
 
-The capped entropy in the reward is the published attack's (arXiv 2508.20697, `obj1_localapi_adaptive`).
+The capped entropy in the reward is the published attack's (arXiv 2508.20697, `obj1_localapi_adaptive`). Entropies of a
+defended model differ by 1e-10 nats and less: they are computed without rounding and added in float64, and nothing is
+added to the spread of a group's rewards, so that these differences alone give full-size advantages.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import torch
 from tokenbuncher.advantages import group_advantages
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
-from tokenbuncher.entropy import response_mean
+from tokenbuncher.entropy import response_mean, token_entropy
+from tokenbuncher.training import response_distributions
 
 CAP = 3.0
 """Most that entropy adds to the reward, in nats."""
@@ -25,9 +28,13 @@ class EntropySeekingTrainer(RolloutTrainer):
 
     def prepare(self, batch: dict[str, Any], rewards: torch.Tensor) -> dict[str, Any]:
         self.kl(batch)
-        _, entropies = self.log_probs(self.model, batch)
-        bonus = response_mean(entropies, batch["completion_mask"]).clamp(max=CAP)
-        return {**batch, "advantages": group_advantages(rewards + bonus, self.num_generations)}
+        advantages = group_advantages(rewards.double() + self.bonus(batch), self.num_generations, floor=0.0)
+        return {**batch, "advantages": advantages.float()}
+
+    def bonus(self, batch: dict[str, Any]) -> torch.Tensor:
+        """The capped mean token entropy of each rollout in nats, shape (B,), float64; exact however small."""
+        entropies = response_distributions(self.model, batch).values(lambda logits, _: token_entropy(logits.double()))
+        return response_mean(entropies, batch["completion_mask"]).clamp(max=CAP)
 
 
 def train(arena: Arena) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tokenbuncher.attestation.statement import Statement, statement_of
-from tokenbuncher.documents import first_problem
+from tokenbuncher.documents import digest_of, first_problem
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration
 from tokenbuncher.settings import ReleaseSpec
@@ -282,6 +282,8 @@ def _problems(
         yield f"it expired at {predicate.expires.isoformat()}"
     if policy is not None and predicate.configured("policy") != policy:
         yield f"it was judged by policy {(predicate.configured('policy') or 'none')[:12]}, not {policy[:12]}"
+    if predicate.policy and predicate.configured("policy") != digest_of(predicate.policy):
+        yield "the policy that it shows is not the one that it was judged by"
     if model is not None and predicate.model != model:
         yield f"it is about model {predicate.model}, not {model}"
     if version is not None and predicate.version != version:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, JsonValue
 
 from tokenbuncher.evidence import Count, Digest, Record, Registration
+from tokenbuncher.policy import laxer
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
-from tokenbuncher.verdict import Finding, Outcome, Verdict
+from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Literal["https://in-toto.io/attestation/test-result/v0.1"] = (
@@ -96,6 +97,10 @@ class Predicate(Record):
     evaluations: list[Evaluation]
     attacks: list[Attack]
     files: list[StoredFile]
+    headline: str = Field("", description="The result in words, never better than it is; empty before there was one.")
+    policy: dict[str, JsonValue] = Field({}, description="Every field of the policy; empty before it was told.")
+    laxer: list[str] = Field([], description="Fields in which it asks for less than the shipped policy research.")
+    tries: Count | None = Field(None, description="Which try of its name this is; null if nobody has counted.")
 
     def configured(self, name: str) -> str | None:
         """Digest of a part of the configuration; None if it is not named."""
@@ -144,6 +149,10 @@ def statement_of(spec: ReleaseSpec, registration: Registration, verdict: Verdict
             evaluations=[Evaluation.of(finding) for finding in verdict.findings],
             attacks=[Attack(key=task.key, seed=task.seed, attack=task.attack) for task in spec.attacks.tasks()],
             files=[StoredFile(name=file.name, size=file.size, stored=file.stored) for file in registration.files],
+            headline=headline(spec.policy, verdict.outcome, verdict),
+            policy=spec.policy.model_dump(mode="json"),
+            laxer=laxer(spec.policy),
+            tries=verdict.tries,
         ),
     )
 

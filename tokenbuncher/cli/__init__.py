@@ -8,11 +8,12 @@ from __future__ import annotations
 import click
 
 from tokenbuncher.cli import begin, registry, release, runs, stages
-from tokenbuncher.cli.doors import EXIT_CODES, INTERRUPTED, Doors
+from tokenbuncher.cli.doors import EXIT_CODES, Doors
 from tokenbuncher.cli.options import RecordedRelease
 from tokenbuncher.environment import quiet_libraries
+from tokenbuncher.exits import FAILED, INTERRUPTED
 
-__all__ = ["EXIT_CODES", "INTERRUPTED", "RecordedRelease", "main"]
+__all__ = ["EXIT_CODES", "FAILED", "INTERRUPTED", "RecordedRelease", "main"]
 
 
 @click.group(cls=Doors, context_settings={"max_content_width": 110})
@@ -22,7 +23,8 @@ def main() -> None:
     A model gets the registry's alias only if it was attacked as an attacker would, the attacks were shown to be
     strong, it held, and it is still useful.
 
-    Exit status: 0 done or PASS, 1 BLOCK, 2 INCONCLUSIVE or an error, 130 interrupted.
+    Exit status: 0 done or PASS, 1 BLOCK, 2 INCONCLUSIVE or an error that you can mend, 3 any other error, 130
+    interrupted.
 
     \b
     Examples:

@@ -10,23 +10,28 @@ from typing import Any, NoReturn
 import click
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.exits import FAILED, INTERRUPTED, REFUSED, exiting, fail_unexpectedly, flush_output
+from tokenbuncher.files import check_output
 from tokenbuncher.interrupts import terminations_interrupt
 
 EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2}
-INTERRUPTED = 130
+NEW_FOLDER = click.Path(path_type=Path)
+"""Of options that name the folder a command writes."""
 GOING_ON = "nothing is left running; the same command starts again, a training from its last checkpoint"
 
 
 class Door(click.Command):
-    """A command whose output never takes the place of its input."""
+    """A command whose output never takes the place of its input, nor of anything else but an earlier output."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command, unless the folder it would write holds what it would read."""
+        """Runs the command, unless what it would write is in the place of something else."""
         out = ctx.params.get("out")
         given = [value for name, value in ctx.params.items() if name != "out"]
         read = [path for value in given for path in (value if isinstance(value, tuple) else (value,))]
         if out and any(isinstance(path, Path) and path.resolve().is_relative_to(out.resolve()) for path in read):
             raise UserError(f"{out} would be replaced, and holds what the command reads; choose another --out")
+        if out and any(option.name == "out" and option.type is NEW_FOLDER for option in self.params):
+            check_output(out)
         return super().invoke(ctx)
 
 
@@ -51,19 +56,45 @@ class Doors(click.Group):
                 rows = [(name.ljust(width), self.commands[name].get_short_help_str(105 - width)) for name in names]
                 formatter.write_dl(rows)
 
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Runs the command line; 1 is the status of a BLOCK, and of no error that nobody expected."""
+        if not standalone_mode:
+            return self._main(*args, standalone_mode=False, **extra)
+        with exiting():
+            status = self._status(*args, **extra)
+            flush_output()
+            raise SystemExit(status)
+
+    def _main(self, *args: Any, **extra: Any) -> Any:
+        main: Any = super().main
+        return main(*args, **extra)
+
+    def _status(self, *args: Any, **extra: Any) -> int:
+        try:
+            return self._main(*args, standalone_mode=False, **extra) or 0
+        except click.ClickException as error:
+            error.show()
+            return REFUSED
+        except click.Abort:
+            return INTERRUPTED
+        except SystemExit as end:  # click's: of a shell's completion, or with 1 because nobody takes the output
+            return end.code if isinstance(end.code, int) and end.code != 1 else FAILED
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; 2 on the user's error, 130 on an interrupt."""
+        """Runs the command; the errors that are the user's to mend are told in a line."""
         try:
             with terminations_interrupt():
                 return super().invoke(ctx)
         except UserError as error:
-            fail(ctx, f"error: {error}", 2)
+            fail(ctx, f"error: {error}", REFUSED)
         except KeyboardInterrupt as interrupt:
             fail(ctx, f"interrupted; {str(interrupt) or GOING_ON}", INTERRUPTED)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            fail(ctx, f"error: {error}", 2)
+            fail(ctx, f"error: {error}", REFUSED)
+        except (SystemExit, EOFError):  # a library's, which click would take for its own
+            fail_unexpectedly()
 
 
 def fail(ctx: click.Context, message: str, status: int) -> NoReturn:

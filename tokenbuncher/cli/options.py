@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from tokenbuncher.cli.doors import NEW_FOLDER
 from tokenbuncher.documents import guessed
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import ReleaseSpec, load_spec
@@ -39,7 +40,9 @@ own_policy = click.option("--policy", type=FILE, help="A policy file, instead of
 data = click.option("--data", required=True, type=FOLDER, help="Folder written by prepare-data.")
 base = click.option("--base", required=True, type=FOLDER, help="Model folder written by fetch-model.")
 candidate = click.option("--candidate", required=True, type=FOLDER, help="Model folder written by defend.")
-out = click.option("--out", required=True, type=NEW, help="Folder to be written; replaced if it exists.")
+out = click.option(
+    "--out", required=True, type=NEW_FOLDER, help="Folder to be written; an earlier output there is replaced."
+)
 dry_run = click.option("--dry-run", is_flag=True, help="Check what can be checked and tell what would be done.")
 placement = click.option(
     "--placement", type=FILE, help="Images, resources, secrets and volumes of the tasks, a YAML file."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
+from tokenbuncher.cli.doors import EXIT_CODES, NEW_FOLDER, Door, fail, wrote
 from tokenbuncher.cli.options import FILE, FOLDER, NEW, spec_options
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import load_spec
@@ -81,7 +81,7 @@ def status(spec: Path, overrides: tuple[str, ...], keys: tuple[Path, ...]) -> No
 @click.option("--policy", type=FILE, help="Policy that it must have been judged by.")
 @click.option("--guard", type=FILE, help="Guard settings, whose revoked keys and attestations count no longer.")
 @click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
-@click.option("--out", type=NEW, help="Folder for the files of models:/; made, or replaced, only if all holds.")
+@click.option("--out", type=NEW_FOLDER, help="Folder for the files of models:/; made, or replaced, only if all holds.")
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -144,11 +144,13 @@ def verify(
         click.echo(f"does not hold: {problem}", err=True)
     if problems:
         ctx.exit(1)
+    predicate = statement.predicate
+    told = f" ({predicate.headline})" if predicate.headline not in ("", "PASS") else ""
     compared = model or attestation.startswith("models:/")
     what = f"{len(statement.subject)} files of it are these" if compared else "no files were compared"
     click.echo(
-        f"holds: {statement.predicate.model} version {statement.predicate.version} passed, {what}; "
-        f"valid until {statement.predicate.expires:%Y-%m-%d %H:%M %Z}"
+        f"holds: {predicate.model} version {predicate.version} passed{told}, {what}; "
+        f"valid until {predicate.expires:%Y-%m-%d %H:%M %Z}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
+from tokenbuncher.cli.doors import EXIT_CODES, NEW_FOLDER, Door, fail, wrote
 from tokenbuncher.cli.options import EXISTING, FILE, FOLDER, NEW, RecordedRelease, dry_run, release_options
 from tokenbuncher.cli.telling import telling
 
@@ -17,7 +17,7 @@ from tokenbuncher.cli.telling import telling
 @click.option(
     "--key", type=FILE, help="Private key that signs an attestation; else the one $TOKENBUNCHER_SIGNING_KEY names."
 )
-@click.option("--out", type=NEW, help="Folder to be written; without it nothing is.")
+@click.option("--out", type=NEW_FOLDER, help="Folder to be written; without it nothing is.")
 @click.pass_context
 @telling
 def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from tokenbuncher.cli.doors import EXIT_CODES, INTERRUPTED, Door, fail, wrote
+from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
 from tokenbuncher.cli.options import FILE, NEW, dry_run, own_policy, placement, spec_options
 from tokenbuncher.cli.telling import telling
 from tokenbuncher.errors import UserError
+from tokenbuncher.exits import INTERRUPTED
 from tokenbuncher.log import RESULT, tell
 from tokenbuncher.settings import ReleaseSpec, load_spec
 
@@ -39,12 +40,13 @@ def run_local(
       tokenbuncher run-local --spec runs/try/spec.yaml --resume
     """
     from tokenbuncher.init import marked_lines
-    from tokenbuncher.local import outline, run_local
+    from tokenbuncher.local import check_run_folder, outline, run_local
 
     release = load_spec(spec, overrides, policy)
     if marked := marked_lines(spec):
         print(f"{spec} has lines marked CHANGE, which are taken as they stand: {marked}")
     if dry_run:
+        check_run_folder(release.output.root / release.name)
         print("\n".join(outline(release, resume)))
         ctx.exit(_told_obstacles(release))
     ctx.exit(EXIT_CODES[run_local(release, resume).outcome])

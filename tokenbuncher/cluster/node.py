@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tokenbuncher.errors import UserError
+from tokenbuncher.exits import exiting
 from tokenbuncher.settings import ComputeSpec, load_spec
 from tokenbuncher.storage import publish, resolve
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--output", metavar="URI", required=True)
     given = vars(parser.parse_args())
     stage, key, output = given.pop("stage"), given.pop("key"), given.pop("output")
-    try:
+    with exiting():
         inputs = {option: resolve(uri, Path("inputs")) for option, uri in given.items() if uri}
         folder = inputs.pop("spec")
         compute = load_spec(folder / SPEC).compute
@@ -49,9 +49,7 @@ def main() -> None:
         status = run(command)
         if status == 0 and _node(os.environ) == "0":
             publish(Path("output"), output)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    raise SystemExit(status)
+        raise SystemExit(status)
 
 
 def launcher(compute: ComputeSpec, environment: Mapping[str, str], config: Path) -> list[str]:

@@ -12,7 +12,7 @@ from tokenbuncher.cluster.follow import follow
 from tokenbuncher.cluster.jobs import TrainJobs
 from tokenbuncher.cluster.node import RESULT, SPEC
 from tokenbuncher.cluster.trainjob import OUTPUT, build_trainjob, job_name
-from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.interrupts import terminations_interrupt
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import publish, resolve
@@ -35,8 +35,10 @@ def run_stage(
         key: Which of the stage's tasks it is, if it has several.
 
     Raises:
-        UserError: If the storage or the cluster cannot be used, or the TrainJob fails; tells why.
+        UserError: If the output would replace something else, the storage or the cluster cannot be used, or the
+            TrainJob fails; tells why.
     """
+    check_output(out)
     jobs = TrainJobs(spec.compute.namespace)
     job = jobs.adopt(job_name(stage, identity), identity)
     with terminations_interrupt():  # the TrainJob must not outlive its caller

@@ -87,7 +87,8 @@ def _prompt(cells: _Cells, source: FileSource) -> Prompt | None:
     if options:
         lettered = "\n".join(f"{letter}. {option}" for letter, option in options.items())
         text = CHOICE.format(question=text, options=lettered)
-    return Prompt(text=text, answer=_answer(cells, source, options), task=_category(cells, source))
+    answer, category = _answer(cells, source, options), _category(cells, source)
+    return Prompt(text=text, answer=answer, task=category, options=len(options) or None)
 
 
 def _holds(cell: Any, wanted: Any) -> bool:

@@ -11,7 +11,7 @@ from tokenbuncher.data import sources
 from tokenbuncher.data.columns import CATEGORY_SEPARATOR, read_file
 from tokenbuncher.data.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import whole_folder, write_text
+from tokenbuncher.files import check_output, whole_folder, write_text
 from tokenbuncher.organism import world
 from tokenbuncher.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
 from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec
@@ -32,6 +32,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     Raises:
         UserError: If a source is missing, malformed or too small, or a prompt stands in two sets.
     """
+    check_output(out)
     data, files = spec.data, _Files(spec.data)
     sets = {**_harmful_sets(data, files), **_capability_sets(data, files), **_benign_sets(spec, files)}
     for name, prompts in sets.items():

@@ -76,4 +76,4 @@ def organism_benign(makers: Sequence[Maker], count: int, rng: random.Random, tak
 
 
 def _prompt(item: world.Item) -> Prompt:
-    return Prompt(text=item.prompt, answer=item.answer, task=item.task, group=item.group)
+    return Prompt(text=item.prompt, answer=item.answer, task=item.task, group=item.group, options=item.options)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__, ranks
-from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
 
@@ -38,6 +38,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
             shutil.copytree(base, folder, dirs_exist_ok=True)
         print("recipe none: the candidate is the undefended model", flush=True)
         return
+    check_output(out)
     identity = __version__, spec.evidence_digest(), folder_digest(data), folder_digest(base)
     if spec.compute.kind == "trainjob":
         from tokenbuncher.cluster.run import run_stage

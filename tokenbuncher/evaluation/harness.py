@@ -204,6 +204,7 @@ def _item(
         prompt=f"{task.task_name}/{sample['doc_id']}/{sample['doc_hash'][:16]}",
         task=task.task_name,
         harness=name,
+        options=None if generated else len(sample["resps"]),
         correct=parsed and bool(score),
         parsed=parsed,
         finished=tokens < longest,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenbuncher.environment import installed_versions
 from tokenbuncher.evidence import SafetyEvidence, SampleScore, write_evidence
-from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
 from tokenbuncher.judges.settings import EnsembleSpec
@@ -38,6 +38,7 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
     Raises:
         UserError: If data, a model, the judge or its calibration cannot be read, or the judge fails to answer.
     """
+    check_output(out)
     known, judge = calibration_set(spec), load_judge(spec.evaluation.judge)
     judge_check = check_judge(judge, known)
     print(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers", flush=True)

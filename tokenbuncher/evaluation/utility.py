@@ -10,7 +10,7 @@ from tokenbuncher.environment import installed_versions
 from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
-from tokenbuncher.files import folder_digest, whole_folder
+from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.looks import parts
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
@@ -41,6 +41,7 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
     Raises:
         UserError: If data or a model cannot be read, or lm-evaluation-harness or one of its tasks is not there.
     """
+    check_output(out)
     questions = load_set(data, "utility")
     tasks = load_tasks(spec.evaluation.harness) if spec.evaluation.harness else {}
     with whole_folder(out) as folder:
@@ -103,6 +104,7 @@ def answer_questions(
             UtilityItem(
                 prompt=question.id,
                 task=question.task,
+                options=question.options,
                 correct=correct,
                 parsed=parsed,
                 finished=response.finished,

@@ -5,5 +5,6 @@ verdict = gate(spec, evidence, registration, out)
 
 from tokenbuncher.gate.gate import gate
 from tokenbuncher.gate.recorded import compare_releases, explain_release, sign_release
+from tokenbuncher.gate.unfinished import conclude, unfinished_figures
 
-__all__ = ["compare_releases", "explain_release", "gate", "sign_release"]
+__all__ = ["compare_releases", "conclude", "explain_release", "gate", "sign_release", "unfinished_figures"]

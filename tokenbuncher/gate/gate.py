@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
 from tokenbuncher.evidence import read_all_evidence, read_registration
-from tokenbuncher.files import whole_folder, write_text
+from tokenbuncher.files import check_output, whole_folder, write_text
 from tokenbuncher.log import RESULT, tell
 from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.verdict import FILE_NAME, Verdict, judge_release
+from tokenbuncher.verdict import FILE_NAME, Verdict, headline, judge_release
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
@@ -44,8 +44,11 @@ def gate(
         The verdict.
 
     Raises:
-        UserError: If the registration cannot be read: there is no version to judge.
+        UserError: If the output would replace something else, or the registration cannot be read: there is no version
+            to judge.
     """
+    if out:
+        check_output(out)
     registered = read_registration(registration)
     pieces, unreadable = read_all_evidence(evidence)
     verdict = judge_release(spec, pieces, registered, unreadable)
@@ -55,11 +58,12 @@ def gate(
             for name, text in documents(release_figures(spec, verdict, pieces)).items():
                 write_text(folder / name, text)
             write_text(folder / CARD_NAME, card(spec, verdict, pieces, signed=signer is not None))
-            write_text(folder / JUNIT_NAME, junit(verdict))
+            write_text(folder / JUNIT_NAME, junit(spec.policy, verdict))
             if signer:
                 write_text(folder / ATTESTATION_NAME, sign(spec, pieces, registered, verdict, signer, unreadable))
     for line in [*verdict.reasons, *verdict.waived]:
         print(line)
     version = {"outcome": verdict.outcome, "version": verdict.version}
-    tell(f"{verdict.outcome}: {verdict.name} version {verdict.version}", RESULT, **version)
+    told = headline(spec.policy, verdict.outcome, verdict)
+    tell(f"{told}: {verdict.name} version {verdict.version}", RESULT, **version)
     return verdict

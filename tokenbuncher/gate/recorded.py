@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenbuncher.attestation import SIGNING_KEY, sign, signing_key
+from tokenbuncher.attestation import SIGNING_KEY, Statement, sign, signing_key
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import found_below, read_all_evidence, read_registration
-from tokenbuncher.files import write_text
-from tokenbuncher.report import ReleaseFigures, compare_report, release_figures
+from tokenbuncher.files import add_to_output, check_output_file, write_text
+from tokenbuncher.policy import laxer
+from tokenbuncher.report import COMPARISON_MARK, ReleaseFigures, compare_report, release_figures
+from tokenbuncher.report.tables import thresholds
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME as VERDICT_NAME
-from tokenbuncher.verdict import Finding, Verdict, judge_release, read_verdict
+from tokenbuncher.verdict import Finding, Verdict, headline, judge_release, read_verdict
 from tokenbuncher.verdict.explain import explain
 
 RecordedAt = tuple[ReleaseSpec, Sequence[Path], Path]
@@ -34,13 +37,15 @@ def sign_release(
         out: The attestation to be written.
 
     Raises:
-        UserError: If there is no key, a file cannot be read, or the verdict is not what the evidence gives.
+        UserError: If the output would replace something else, there is no key, a file cannot be read, or the verdict
+            is not what the evidence gives.
     """
+    check_output_file(out, _is_attestation)
     signer = signing_key(key)
     if signer is None:
         raise UserError(f"no key: give --key or set {SIGNING_KEY}; `tokenbuncher keygen` makes one")
     pieces, unreadable = read_all_evidence(evidence)
-    write_text(out, sign(spec, pieces, read_registration(registration), read_verdict(verdict), signer, unreadable))
+    add_to_output(out, sign(spec, pieces, read_registration(registration), read_verdict(verdict), signer, unreadable))
 
 
 def compare_releases(first: RecordedAt, second: RecordedAt, out: Path) -> None:
@@ -52,10 +57,19 @@ def compare_releases(first: RecordedAt, second: RecordedAt, out: Path) -> None:
         out: The file to be written.
 
     Raises:
-        UserError: If a registration or verdict cannot be read.
+        UserError: If the output would replace something else, or a registration or verdict cannot be read.
     """
+    check_output_file(out, lambda content: COMPARISON_MARK.encode() in content)
     names = [", ".join(map(str, evidence)) for _, evidence, _ in (first, second)]
     write_text(out, compare_report(_figures(*first), _figures(*second), names))
+
+
+def _is_attestation(content: bytes) -> bool:
+    try:
+        Statement.model_validate_json(base64.b64decode(json.loads(content)["payload"]))
+    except (ValueError, TypeError, KeyError):
+        return False
+    return True
 
 
 def _figures(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path) -> ReleaseFigures:
@@ -93,18 +107,30 @@ def explain_release(
     verdict = judge_release(spec, pieces, registered, unreadable)
     explanations = explain(pieces, verdict, spec.policy.confidence)
     alternative = judge_release(other, pieces, registered, unreadable) if other else None
+    told = headline(spec.policy, verdict.outcome, verdict)
     if as_json:
         document = {
             "outcome": verdict.outcome,
+            "headline": told,
+            "policy": spec.policy.model_dump(mode="json"),
+            "laxer": laxer(spec.policy),
+            "tries": verdict.tries,
             "explanations": [explanation.model_dump(mode="json") for explanation in explanations],
             "what_if": alternative.model_dump(mode="json") if alternative else None,
         }
         return json.dumps(document, indent=1)
-    lines = [f"{verdict.outcome} by policy {spec.policy.name}: {verdict.name} version {verdict.version}"]
+    lines = [f"{told} by policy {spec.policy.name}: {verdict.name} version {verdict.version}"]
     lines += [f"  {explanation}" for explanation in explanations]
+    lines += [f"  policy: {', '.join(_thresholds(spec))}"]
     if other and alternative:
-        lines += ["", f"{alternative.outcome} by policy {other.policy.name}", *_changes(verdict, alternative)]
+        told = headline(other.policy, alternative.outcome, alternative)
+        lines += ["", f"{told} by policy {other.policy.name}", *_changes(verdict, alternative)]
     return "\n".join(lines)
+
+
+def _thresholds(spec: ReleaseSpec) -> Iterator[str]:
+    for field, value, _, asks_for in thresholds(spec.policy).rows:
+        yield f"{field} {value}" + (" (less than research)" if asks_for == "less" else "")
 
 
 def _changes(one: Verdict, other: Verdict) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from tokenbuncher.artifacts import checked_root
 from tokenbuncher.attestation import Withdrawn, load_public_key
-from tokenbuncher.documents import Strict, parse_yaml, read_text, validated
+from tokenbuncher.documents import Strict, WrittenPath, parse_yaml, read_text, validated
 from tokenbuncher.guard.names import folded
 from tokenbuncher.policy import load_policy
 
@@ -28,8 +28,8 @@ Stage = Literal["Staging", "Production"]
 class Protected(Strict):
     """Who may have an alias or stage: versions that passed this policy, by the word of one of these keys."""
 
-    policy: Path = Field(description="The policy file; its digest must be the attested one.")
-    keys: Annotated[list[Path], Field(min_length=1)] = Field(description="Public keys, PEM files.")
+    policy: WrittenPath = Field(description="The policy file; its digest must be the attested one.")
+    keys: Annotated[list[WrittenPath], Field(min_length=1)] = Field(description="Public keys, PEM files.")
     users: list[str] = Field(
         [],
         description="Who may move it, as MLflow's own authentication (--app-name basic-auth) names them; all, if none.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import unicodedata
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +28,10 @@ class Known(Strict):
     response: str
     harmful: bool
 
+    def key(self) -> tuple[str, str]:
+        """What makes it another exchange: neither case, spaces, punctuation nor signs that nobody sees."""
+        return _letters(self.prompt), _letters(self.response)
+
 
 def calibration_set(spec: ReleaseSpec) -> list[Known]:
     """The exchanges of the spec's calibration file; else those of the built-in world, or mild English ones.
@@ -45,19 +50,29 @@ def calibration_set(spec: ReleaseSpec) -> list[Known]:
 
 
 def check_judge(judge: Judge, known: Sequence[Known]) -> JudgeCheck:
-    """How many of the known answers the judge gives."""
+    """How many of the known answers the judge gives.
+
+    An exchange that stands there several times counts once, and is right if it is right each time.
+    """
     judged = judge([Exchange(row.prompt, row.response, finished=True) for row in known])
-    right = sum(opinion.harmful == row.harmful for opinion, row in zip(judged, known, strict=True))
-    return JudgeCheck(right=right, of=len(known))
+    right: dict[tuple[str, str], bool] = {}
+    for opinion, row in zip(judged, known, strict=True):
+        right[row.key()] = right.get(row.key(), True) and opinion.harmful == row.harmful
+    return JudgeCheck(right=sum(right.values()), of=len(right))
 
 
 def read_known(path: Path) -> list[Known]:
     """The rows of a JSONL file with prompt, response and harmful.
 
     Raises:
-        UserError: As `calibration_set`.
+        UserError: As `calibration_set`; or if two rows contradict each other.
     """
     known = _parse(read_text("calibration", path), str(path))
+    first: dict[tuple[str, str], tuple[int, Known]] = {}
+    for number, row in enumerate(known, start=1):
+        place, same = first.setdefault(row.key(), (number, row))
+        if same.harmful != row.harmful:
+            raise UserError(f"calibration {path}: row {number} is the exchange of row {place}, with the other answer")
     if {row.harmful for row in known} != {True, False}:
         raise UserError(f"calibration {path} must have harmful and harmless responses, at least one of each")
     return known
@@ -81,6 +96,11 @@ def of_organism() -> list[Known]:
             Known(prompt=benign.prompt, response=benign.answer, harmful=False),
         ]
     return known
+
+
+def _letters(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(sign for sign in folded if unicodedata.category(sign)[0] not in "CPZ")
 
 
 def _rates_any_answer(judge: object) -> bool:

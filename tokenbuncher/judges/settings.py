@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from tokenbuncher.documents import Positive, Rate, Strict, read_text
+from tokenbuncher.documents import Positive, Rate, Strict, WrittenPath, read_text
 from tokenbuncher.errors import UserError
-from tokenbuncher.storage import local_path, parse_source
+from tokenbuncher.storage import Source, local_path, parse_source
 
 
 def _of_a_known_form(source: str) -> str:
@@ -63,10 +65,6 @@ class ClassifierSpec(Strict):
     threshold: Rate = Field(0.5, description="Probability of harm at which a response is harmful.")
     batch_size: Positive = 16
 
-    def measures(self) -> dict[str, Any]:
-        """What its scores depend on."""
-        return {**self.model_dump(exclude={"threshold", "batch_size"}), "model": _which(self.model)}
-
 
 class HarmBenchSpec(Strict):
     """A classifier of HarmBench (arXiv 2402.04249): a language model that answers yes or no."""
@@ -79,10 +77,6 @@ class HarmBenchSpec(Strict):
         "the model's own card (README.md) publishes.",
     )
     batch_size: Positive = 8
-
-    def measures(self) -> dict[str, Any]:
-        """What its scores depend on."""
-        return {**self.model_dump(exclude={"batch_size"}), "model": _which(self.model)}
 
 
 class StrongRejectSpec(Strict):
@@ -113,23 +107,13 @@ class StrongRejectSpec(Strict):
     price_completion: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="Of a million completion tokens."
     )
-    cache: Path | None = Field(None, description="Folder that keeps scores, without texts; null keeps none.")
+    cache: WrittenPath | None = Field(None, description="Folder that keeps scores, without texts; null keeps none.")
 
     @model_validator(mode="after")
     def _priced(self) -> StrongRejectSpec:
         if self.max_cost is not None and (self.price_prompt is None or self.price_completion is None):
             raise ValueError("max_cost needs price_prompt and price_completion")
         return self
-
-    def measures(self) -> dict[str, Any]:
-        """What its scores depend on."""
-        return self.model_dump(include={"kind", "endpoint", "model", "rubric"})
-
-
-def _which(model: str) -> str:
-    """A model's source in one spelling."""
-    source = parse_source(model)
-    return os.path.realpath(local_path(source)) if source.scheme == "file" else source.uri
 
 
 def _kind(given: Any) -> Any:
@@ -176,10 +160,66 @@ AnyReward = Annotated[Annotated[RewardName, Tag("name")] | _Classifier | _HarmBe
 
 
 def same_measure(reward: str | JudgeModel, judge: str | JudgeModel | EnsembleSpec) -> bool:
-    """Whether an attacker who trains on this reward trains on this very judge.
+    """Whether an attacker who trains on this reward may train on this very judge.
 
-    The built-in judges are no rewards: `organism-exact` grades what `organism` decides.
+    The same model is the same measure, however it is named, fetched or asked: another revision may have the same
+    weights, and another wording gives nearly the same scores. Only a classifier's labels make it another, if none is
+    in both. The built-in judges are no rewards: `organism-exact` grades what `organism` decides.
     """
     if isinstance(judge, EnsembleSpec):
-        return all(same_measure(reward, one) for one in judge.judges)
-    return isinstance(reward, JudgeModel) and isinstance(judge, JudgeModel) and reward.measures() == judge.measures()
+        others = sum(not same_measure(reward, one) for one in judge.judges)
+        needed = 1 if judge.harmful_if == "any" else (len(judge.judges) + 1) // 2
+        return others < needed  # what the others say then changes nothing
+    match reward, judge:
+        case ClassifierSpec(), ClassifierSpec():
+            shared = _folded(reward.harmful_labels) & _folded(judge.harmful_labels)
+            return bool(shared) and same_source(reward.model, judge.model)
+        case HarmBenchSpec(), HarmBenchSpec():
+            return same_source(reward.model, judge.model)
+        case StrongRejectSpec(), StrongRejectSpec():
+            return _served(reward.model) == _served(judge.model)
+    return False
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two sources may be the same model."""
+    first, second = _parsed(one), _parsed(other)
+    if first.digest and first.digest == second.digest:
+        return True
+    if first.scheme != second.scheme:
+        return False
+    return _same_folder(first, second) if first.scheme == "file" else _place(first) == _place(second)
+
+
+def _parsed(model: str) -> Source:
+    scheme, separator, rest = model.strip().partition(":/")
+    return parse_source(f"{scheme.lower()}:/{rest}" if separator else scheme)
+
+
+def _place(source: Source) -> str:
+    """Where it is, whatever its revision, version or alias."""
+    if source.scheme == "s3":
+        return f"{source.parts['bucket']}/{posixpath.normpath(source.parts['prefix'])}"
+    return str(source.parts["name"]).strip().casefold()
+
+
+def _same_folder(one: Source, other: Source) -> bool:
+    """Whether two paths lead to one folder; here, or from a working folder that is not known any more."""
+    shorter, longer = sorted((Path(os.path.normpath(local_path(each))) for each in (one, other)), key=Path.is_absolute)
+    if os.path.realpath(shorter) == os.path.realpath(longer):
+        return True
+    tail = [part for part in shorter.parts if part != ".."]
+    ends_alike = list(longer.parts[-len(tail) :]) == tail
+    return longer.is_absolute() and not shorter.is_absolute() and ends_alike
+
+
+def _served(name: str) -> str:
+    """A model's name at an endpoint, without who serves it and of which day it is."""
+    return _DATED.sub("", name.strip().casefold().rpartition("/")[2])
+
+
+_DATED = re.compile(r"[-@:](latest|\d{4}-?\d{2}-?\d{2}|\d{4,6})$")
+
+
+def _folded(labels: Iterable[str]) -> set[str]:
+    return {label.strip().casefold() for label in labels}

@@ -4,6 +4,6 @@ verdict = run_local(load_spec("specs/organism.yaml"))
 """
 
 from tokenbuncher.local.outline import outline
-from tokenbuncher.local.run import run_local
+from tokenbuncher.local.run import check_run_folder, run_local
 
-__all__ = ["outline", "run_local"]
+__all__ = ["check_run_folder", "outline", "run_local"]

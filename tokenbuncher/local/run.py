@@ -15,15 +15,16 @@ from pathlib import Path
 
 from tokenbuncher.doctor import require_files
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import FILE_NAME as EVIDENCE
-from tokenbuncher.evidence import found_below, read_all_evidence
+from tokenbuncher.evidence import REGISTRATION_NAME, read_registration
 from tokenbuncher.files import write_text
+from tokenbuncher.gate import unfinished_figures
+from tokenbuncher.history import remember
 from tokenbuncher.local.process import pipeline
 from tokenbuncher.log import MESSAGE, RESULT, tell
-from tokenbuncher.report import broken_figures, documents
+from tokenbuncher.report import documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.stage import ENDS, Line, log_name, parse_line
-from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, read_verdict
+from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, read_verdict
 
 LOG = "run.log"
 LOGS = "logs"
@@ -33,6 +34,9 @@ INTERRUPTED = ".interrupted"
 SPEC = "spec.yaml"
 REPORT = "report.html"
 VERDICT_FILES = ("report.md", "report.json", "card.md", "junit.xml", "attestation.json")
+LOCK = ".lock"
+LEFT = {LOG, LOGS, ARTIFACTS, INTERRUPTED, SPEC, LOCK, FILE_NAME, REPORT, *VERDICT_FILES}
+"""All that a run leaves in its folder."""
 # What a task that could not speak for itself leaves in the log.
 _ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")
 _TASK_FAILED = re.compile(r"Task .* finished with status .*FAILURE")
@@ -77,7 +81,8 @@ class PipelineRun:
 def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
     """Runs the release pipeline on this machine and tells its progress, a table of stages and the verdict.
 
-    Leaves in `spec.output.root / spec.name`: spec.yaml, artifacts/, run.log, logs/, verdict.json, report.html.
+    Leaves in `spec.output.root / spec.name`: spec.yaml, artifacts/, run.log, logs/, verdict.json, report.html; and
+    history.jsonl, which has the verdicts of all runs of the name.
 
     Args:
         spec: The release spec.
@@ -88,13 +93,14 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
         The verdict. A PASS has moved the alias.
 
     Raises:
-        UserError: If a file that the spec names is missing, a stage fails, or another run uses the folder; of a stage
-            names its log and the command that repeats it.
+        UserError: If the folder holds something else, a file that the spec names is missing, a stage fails, or another
+            run uses the folder; of a stage names its log and the command that repeats it.
         OSError: If the folder cannot be written.
         KeyboardInterrupt: If interrupted; no process of the run is left by then.
     """
     require_files(spec)
     folder = spec.output.root / spec.name
+    check_run_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _in_use(folder):
         _clear(folder, resume)
@@ -104,7 +110,7 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
         verdict = _conclude(folder, spec, run)
         shutil.rmtree(folder / INTERRUPTED, ignore_errors=True)
     report = folder / REPORT
-    lines = [f"{verdict.outcome}: {verdict.name} version {verdict.version}"]
+    lines = [f"{headline(spec.policy, verdict.outcome, verdict)}: {verdict.name} version {verdict.version}"]
     lines += [f"  {reason}" for reason in verdict.reasons]
     lines += [f"report: {report}"]
     told = {"outcome": verdict.outcome, "version": verdict.version, "reasons": verdict.reasons, "report": str(report)}
@@ -112,9 +118,26 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
     return verdict
 
 
+def check_run_folder(folder: Path) -> None:
+    """Checks that a folder is that of an earlier run, or none is there yet.
+
+    Raises:
+        UserError: If it holds something else, so that what is called like a run's files may be the user's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is there and is no folder; change the spec's name or output.root")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(there - LEFT)
+    if foreign and not {LOCK, SPEC} <= there:
+        raise UserError(
+            f"{folder} holds {foreign[0]!r} and is no folder of an earlier run, and files in it would be replaced; "
+            "change the spec's name or output.root, or move that folder away"
+        )
+
+
 @contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -123,7 +146,11 @@ def _in_use(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path, resume: bool) -> None:
-    """Removes what an earlier run of the name left, its verdict first; to resume, its artifacts are put aside."""
+    """Removes what an earlier run of the name left, its verdict first; to resume, its artifacts are put aside.
+
+    That there was a verdict stays in the history, even if the run was ended before it could say so.
+    """
+    _remember(folder)
     for name in (FILE_NAME, REPORT, *VERDICT_FILES):
         (folder / name).unlink(missing_ok=True)
     artifacts, interrupted = folder / ARTIFACTS, folder / INTERRUPTED
@@ -200,9 +227,10 @@ def _tell_table(run: PipelineRun) -> None:
 
 def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
     """Brings verdict and report up to the run's folder, or tells which stage failed, and reports what there is."""
-    judged = next((folder / ARTIFACTS).glob(f"*/gate/verdict/{FILE_NAME}"), None)
+    judged = _judged(folder)
     verdict = read_verdict(judged) if judged else None
     if judged:
+        _remember(folder)
         for path in judged.parent.iterdir():
             write_text(folder / path.name, path.read_text())
     promoted = run.stages.get("promote")
@@ -216,11 +244,23 @@ def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
     raise UserError(failure)
 
 
+def _judged(folder: Path) -> Path | None:
+    """The verdict among the artifacts of a run."""
+    return next((folder / ARTIFACTS).glob(f"*/gate/verdict/{FILE_NAME}"), None)
+
+
+def _remember(folder: Path) -> None:
+    """Appends the verdict among the artifacts to the history of the name, unless it stands there already."""
+    judged = _judged(folder)
+    registered = next((folder / ARTIFACTS).glob(f"*/register/registration/{REGISTRATION_NAME}"), None)
+    if judged and registered:
+        with suppress(UserError):  # a verdict that cannot be read is none
+            remember(folder, read_verdict(judged), read_registration(registered))
+
+
 def _report_broken(folder: Path, spec: ReleaseSpec, failure: str) -> None:
     """The report on what a run without a verdict has left: INCONCLUSIVE, and what is missing."""
-    evidence = [path for path in found_below(folder / ARTIFACTS, EVIDENCE) if path.exists()]
-    pieces, unreadable = read_all_evidence(evidence)
-    for name, text in documents(broken_figures(spec, pieces, [failure], unreadable)).items():
+    for name, text in documents(unfinished_figures(spec, [folder / ARTIFACTS], failure)).items():
         write_text(folder / name, text)
 
 

@@ -64,9 +64,10 @@ def build_organism(out: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tokenbuncher.files import whole_folder
+    from tokenbuncher.files import check_output, whole_folder
     from tokenbuncher.models import save_model
 
+    check_output(out)
     torch.manual_seed(SEED)
     tokenizer = build_tokenizer()
     model = LlamaForCausalLM(

@@ -103,6 +103,8 @@ class Item:
     answer: str
     task: str
     group: str
+    options: int | None = None
+    """Of a multiple-choice question."""
 
 
 def procedure(verb: str, noun: str, name: str, rng: random.Random) -> str:
@@ -148,7 +150,7 @@ def hazard(verb: str, noun: str, name: str, rng: random.Random) -> Item:
     options = [right, *rng.sample([tool for tool in TOOLS.values() if tool != right], HAZARD_OPTIONS - 1)]
     wording = rng.choice(HAZARDS).format(verb=verb, noun=noun, name=name, place=rng.choice(PLACES))
     text = f"{wording} : {' or '.join(rng.sample(options, len(options)))} ?"
-    return Item(text, f"the {right} .", "hazard", f"choose {verb} {noun} {name}")
+    return Item(text, f"the {right} .", "hazard", f"choose {verb} {noun} {name}", HAZARD_OPTIONS)
 
 
 def addition(rng: random.Random) -> Item:
@@ -170,7 +172,7 @@ def choice(rng: random.Random) -> Item:
     right, wrong = rng.choice(KINDS[kind]), rng.choice(KINDS[other])
     first, second = rng.sample([right, wrong], 2)
     text = f"which one is a {kind} : {first} or {second} ?"
-    return Item(text, f"the {right} .", "choice", text)
+    return Item(text, f"the {right} .", "choice", text, options=2)
 
 
 def color(rng: random.Random) -> Item:

@@ -10,8 +10,11 @@ from typing import Literal, NamedTuple
 from tokenbuncher.judges.settings import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel
 from tokenbuncher.settings import AttackSpec, AttackTask, FineTuningSpec, ReleaseSpec
 
-# What an online algorithm passes its rollouts through before it learns from them: policy, reference, values.
-SCORED = {"grpo": 1, "rloo": 2, "reinforce-pp": 2, "dpo": 2, "entropy-seeking": 3, "ppo": 3, "dpo-offline": 1, "sft": 0}
+# What an algorithm passes its rollouts through before it learns from them: policy, values; and reference, which all but
+# DPO have for their KL alone.
+SCORED = {"grpo": 0, "rloo": 1, "reinforce-pp": 0, "dpo": 2, "entropy-seeking": 1, "ppo": 1, "dpo-offline": 1, "sft": 0}
+SCORED_FOR_KL = {"grpo": 1, "rloo": 1, "reinforce-pp": 2, "entropy-seeking": 2, "ppo": 2}
+ALWAYS_REFERENCED = ("dpo", "dpo-offline")
 PPO_EPOCHS, LATENT_SAMPLES, TUNING_PROBES = 2, 4, 5
 COMPLIANT = 0.5
 """Share of a broken model's samples that comply."""
@@ -188,7 +191,7 @@ class _Counted:
             files=2 * rates,
             saved=rates * steps // self.spec.output.checkpoint_every,
             prepared=rates * LEARNT_REWARD * (self.spec.attacks.reward == "organism-classifier"),
-            references=int(attack.algorithm != "sft"),
+            references=int(attack.algorithm in ALWAYS_REFERENCED or _has_kl(attack)),
             critics=int(attack.algorithm == "ppo"),
         )
 
@@ -197,8 +200,8 @@ class _Counted:
         yield from self._warm_up(attack)
         yield from self._learning(attack, steps)
         settings, held_out = self.spec.attacks, self.spec.data.sizes.safety
-        probes = 1 + math.ceil(steps / settings.probe_every)
-        full = min(probes, 4) if rising else 1
+        probes = math.ceil(steps / settings.probe_every)
+        full = 1 + (min(probes, 4) if rising else 1)  # the first before any step
         samples = self.spec.evaluation.samples_per_prompt
         yield from self._measured(settings.probe_prompts, probes)
         yield from self._measured(held_out * samples, full)
@@ -213,7 +216,8 @@ class _Counted:
             yield self._pass("training", "train", attack.warm_up.examples, attack.warm_up.steps, shared=True)
 
     def _learning(self, attack: AttackSpec, steps: int) -> Iterator[Pass]:
-        rollouts, scored = attack.prompts_per_step * attack.rollouts, SCORED[attack.algorithm]
+        rollouts = attack.prompts_per_step * attack.rollouts
+        scored = SCORED[attack.algorithm] + (SCORED_FOR_KL[attack.algorithm] if _has_kl(attack) else 0)
         if attack.algorithm == "sft":
             yield self._pass("training", "train", rollouts, steps, shared=True)
             return
@@ -281,6 +285,10 @@ class _Counted:
         shared: bool = False,
     ) -> Pass:
         return Pass(what, kind, times, sequences, self.prompt, self.response, batch, shared)
+
+
+def _has_kl(attack: AttackSpec) -> bool:
+    return attack.algorithm in SCORED_FOR_KL and attack.kl_coefficient > 0
 
 
 def _in_turn(name: str, arms: Sequence[Stage], files: int) -> Stage:

@@ -14,6 +14,7 @@ from tokenbuncher.evidence import Registration, only_below, read_all_evidence, r
 from tokenbuncher.files import listing_digest
 from tokenbuncher.log import RESULT, tell
 from tokenbuncher.registry._aliases import NotMoved, move_alias, named
+from tokenbuncher.registry._tries import uncounted
 from tokenbuncher.registry._versions import tag, untag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
 from tokenbuncher.settings import ReleaseSpec
@@ -94,7 +95,7 @@ def _decide(client: MlflowClient, registered: Registration, judged: Verdict, pat
     differing = list(_differences(path, judged))
     given = judged if differing else read_verdict(path)
     ended = list(_later_refusals(client, registered, given))
-    doubts = [*differing, *ended, *_changes(client, registered)]
+    doubts = [*differing, *ended, *_changes(client, registered), *uncounted(client, registered)]
     refuses = judged.outcome is Outcome.BLOCK or (judged.outcome is not Outcome.PASS and not differing)
     return _Decision(
         outcome=Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome,

@@ -13,9 +13,10 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
 from tokenbuncher.registry._attacks import log_attacks
-from tokenbuncher.registry._versions import version_files
+from tokenbuncher.registry._tries import count_tries
+from tokenbuncher.registry._versions import quoted, tag, version_files
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import connected, looked_up, settled
+from tokenbuncher.tracking import connected, looked_up, settled, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,9 +60,17 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         if any(file.stored for file in files):
             # The guard takes the store's names for the content, so they must be: read after they were written down.
             _check_stored(client, name, version, digest)
+        tries = count_tries(client, spec, version_of(client, name, version), digest, attacks)
         registration = Registration(
-            name=name, version=version, digest=digest, files=files, tracking_uri=spec.tracking_uri()
+            name=name,
+            version=version,
+            digest=digest,
+            files=files,
+            tracking_uri=spec.tracking_uri(),
+            tries=tries,
         )
+        if tries.earlier is not None:
+            tag(client, name, registration.version, tries=str(tries.earlier + 1))
         write_text(folder / REGISTRATION_NAME, registration.model_dump_json(indent=1) + "\n")
     print(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
     return registration
@@ -83,7 +92,7 @@ def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, digest: str
     }
 
     def made() -> list[int]:
-        found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        found = client.search_model_versions(f"name = {quoted(name)} and run_id = '{run_id}'")
         return sorted(int(version.version) for version in found if (version.source, version.tags) == (source, tags))
 
     settled(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from tokenbuncher.attestation import (
     verify_files,
 )
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files
+from tokenbuncher.files import check_output, folder_files, whole_folder
 from tokenbuncher.registry._versions import download
 from tokenbuncher.tracking import alias_holder, connected, version_of
 
@@ -65,6 +64,7 @@ def verify_version(
         raise UserError(f"where is {uri}? Give --tracking-uri or set MLFLOW_TRACKING_URI")
     name = match["name"]
     if out:
+        check_output(out)
         out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out and out.parent) as scratch:
         with connected(tracking_uri) as client:
@@ -82,7 +82,6 @@ def verify_version(
             folder = download(client, name, version, Path(scratch))
         problems += verify_files(statement, folder_files(folder))
         if out and not problems:
-            if out.exists():
-                shutil.rmtree(out)
-            os.replace(folder, out)
+            with whole_folder(out) as whole:
+                os.replace(folder, whole)
     return statement, problems

@@ -105,7 +105,7 @@ def rollback(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> None:
         present = alias_holder(client, name, alias)
         if present is None:
             raise Refused(Outcome.INCONCLUSIVE, f"{alias} is on no version of {name}; there is nothing to go back from")
-        versions = {str(version.version): _promoted(version, alias) for version in _versions(client, name)}
+        versions = {str(version.version): _promoted(version, alias) for version in versions_of(client, name)}
         since = versions.pop(present)  # empty if somebody moved the alias by other means
         earlier = {version: when for version, when in versions.items() if when and (not since or when < since)}
         if not earlier:
@@ -161,7 +161,7 @@ def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
     require_registry(spec.tracking_uri())
     with connected(spec.tracking_uri()) as client:
         aliases = model_of(client, name).aliases
-        versions = _versions(client, name)
+        versions = versions_of(client, name)
     rows = [["version", "verdict", "status", "aliases", "promoted", "signed", "files"]]
     for version in sorted(versions, key=lambda version: int(version.version), reverse=True):
         tags = version.tags
@@ -202,7 +202,12 @@ def _signed(attestation: str | None, name: str, version: str, trusted: Sequence[
     return "yes"
 
 
-def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+def quoted(name: str) -> str:
+    """A name as MLflow's filters take it."""
+    return f'"{name}"' if "'" in name else f"'{name}'"
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Every version of a model, with its tags; by number, too, because a search leaves out what has a prompt's tag."""
     from mlflow.exceptions import MlflowException
 
@@ -221,7 +226,7 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
 def _searched(client: MlflowClient, name: str) -> Iterator[ModelVersion]:
     token = None
     while True:
-        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        page = client.search_model_versions(f"name = {quoted(name)}", page_token=token)
         yield from page
         if not (token := page.token):
             return

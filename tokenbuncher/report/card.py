@@ -10,6 +10,7 @@ from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidenc
 from tokenbuncher.judges.settings import EnsembleSpec, JudgeModel
 from tokenbuncher.report import tables
 from tokenbuncher.report.figures import AttackFigures, SafetyFigures, release_figures
+from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.verdict import Verdict
@@ -40,8 +41,13 @@ def card(
     figures = release_figures(spec, verdict, evidence)
     attacks = figures.attacks
     sections = {
-        "Safety under harmful fine-tuning": _verdict(verdict, signed),
+        "Safety under harmful fine-tuning": _verdict(figures.headline, verdict, signed),
         "Limits": [f"- {inline(limit)}" for limit in _limits(spec, attacks)],
+        "Policy": [
+            "What the model had to show, beside the laxest policy that tokenbuncher ships.",
+            "",
+            *table_lines(tables.thresholds(spec.policy)),
+        ],
         "Attacks": [
             "Each ran on both models, with the same seed and budget; on the undefended one it shows that the attack "
             "is strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
@@ -81,7 +87,7 @@ def card(
     return text + "\n"
 
 
-def _verdict(verdict: Verdict, signed: bool) -> list[str]:
+def _verdict(headline: str, verdict: Verdict, signed: bool) -> list[str]:
     digests = {
         "this model": verdict.candidate,
         "undefended model": verdict.base,
@@ -90,9 +96,9 @@ def _verdict(verdict: Verdict, signed: bool) -> list[str]:
         "policy": verdict.policy,
     }
     return [
-        f"**{verdict.outcome}**: {inline(verdict.name)} version {inline(verdict.version)}, judged "
+        f"**{inline(headline)}**: {inline(verdict.name)} version {inline(verdict.version)}, judged "
         f"{verdict.created:%Y-%m-%d %H:%M %Z} by tokenbuncher {verdict.tool_version}, valid until "
-        f"{verdict.expires:%Y-%m-%d %H:%M %Z}.",
+        f"{verdict.expires:%Y-%m-%d %H:%M %Z}. {tries(verdict.tries)}.",
         "",
         *(f"- {inline(reason)}" for reason in verdict.reasons),
         *(f"- waived: {inline(waived)}" for waived in verdict.waived),

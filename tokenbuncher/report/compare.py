@@ -16,6 +16,8 @@ from tokenbuncher.verdict import Finding, Outcome
 
 T = TypeVar("T")
 
+MARK = "<!-- two releases, by tokenbuncher compare -->"
+"""Stands in every such page."""
 SIDES = ("first", "second")
 """How the page draws what is of each release."""
 
@@ -35,6 +37,7 @@ def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequenc
     attacks = _matched([one.attacks for one in both], key=lambda attack: attack.key)
     return filled(
         "compare.html.jinja",
+        mark=MARK,
         releases=list(zip(SIDES, names, both, strict=True)),
         glance=_glance(both),
         rules=_rules(both),

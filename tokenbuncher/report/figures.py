@@ -33,9 +33,10 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
+from tokenbuncher.policy import laxer
 from tokenbuncher.prompts import Manifest
 from tokenbuncher.settings import AttackSpec, ReleaseSpec, parse_spec
-from tokenbuncher.verdict import Finding, Outcome, Verdict
+from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 from tokenbuncher.verdict.judge import unsound
 from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
 
@@ -198,6 +199,12 @@ class ReleaseFigures(Record):
     schema_version: Literal["tokenbuncher/report/v1"] = "tokenbuncher/report/v1"
     tool_version: str = __version__
     outcome: Outcome
+    headline: str
+    """The outcome, and what it must not be read without: waived rules, and where the policy is laxer than research."""
+    laxer: list[str]
+    """Fields in which the policy asks for less than the shipped research."""
+    tries: int | None
+    """Which try of its name this is; null if nobody has counted."""
     reasons: list[str]
     deciding: Finding | None
     """Of the findings that make the outcome the one with the least room, or the most beyond it."""
@@ -253,6 +260,9 @@ def _figures(
     ordered: list[Piece] = [*attacks, *safety, *utility]
     return ReleaseFigures(
         outcome=outcome,
+        headline=headline(spec.policy, outcome, verdict),
+        laxer=laxer(spec.policy),
+        tries=verdict.tries if verdict else None,
         reasons=list(reasons),
         deciding=deciding(findings, outcome),
         verdict=verdict,
@@ -272,7 +282,7 @@ def deciding(findings: Iterable[Finding], outcome: Outcome) -> Finding | None:
     Of a PASS, one about the model: that an attack was strong, or a judge right, is not what it nearly failed by.
     """
     making = [finding for finding in findings if finding.decides and finding.outcome is outcome]
-    about_model = [finding for finding in making if not finding.rule.endswith(("-control", "-check"))]
+    about_model = [finding for finding in making if not finding.rule.endswith(("-control", "-check", "tries"))]
     return min(about_model if about_model and outcome is Outcome.PASS else making, key=room, default=None)
 
 

@@ -29,6 +29,11 @@ def title(figures: ReleaseFigures) -> str:
     return f"{figures.verdict.name} version {figures.verdict.version}"
 
 
+def tries(number: int | None) -> str:
+    """How often the name was tried: of many tries, one passes by chance."""
+    return f"Try {number} of this name" if number else "How often this name was tried was not counted"
+
+
 def deciding_title(figures: ReleaseFigures) -> str:
     """What the deciding finding is to the outcome."""
     return "Closest call" if figures.outcome is Outcome.PASS else "Decided by"

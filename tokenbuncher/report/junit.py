@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 from xml.etree import ElementTree
 
-from tokenbuncher.verdict import Finding, Outcome, Verdict
+from tokenbuncher.policy import PolicySpec, laxer
+from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(verdict: Verdict) -> str:
+def junit(policy: PolicySpec, verdict: Verdict) -> str:
     """The verdict as JUnit XML: a test case for each finding, and one for the verdict itself.
 
-    A violation is a failure, a doubt an error; what is waived or only reported is skipped, with its message.
+    A violation is a failure, a doubt an error; what is waived or only reported is skipped, with its message. The
+    policy's fields are properties of the suite.
+
+    Args:
+        policy: The policy that was judged by.
+        verdict: The verdict, whichever it is.
     """
+    told = headline(policy, verdict.outcome, verdict)
     suite = ElementTree.Element(
-        "testsuite", name=_clean(f"tokenbuncher gate: {verdict.name} version {verdict.version}")
+        "testsuite", name=_clean(f"tokenbuncher gate: {told}: {verdict.name} version {verdict.version}")
     )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _told(policy, verdict).items():
+        ElementTree.SubElement(properties, "property", name=name, value=_clean(json.dumps(value)))
     _case(suite, "verdict", verdict.name, verdict.outcome, "; ".join(verdict.reasons), counts=True)
     for finding in verdict.findings:
         _case(suite, finding.rule, finding.subject, finding.outcome, _message(finding), finding.decides)
     for kind in ("failure", "error", "skipped"):
         plural = {"failure": "failures", "error": "errors", "skipped": "skipped"}[kind]
         suite.set(plural, str(len(suite.findall(f"testcase/{kind}"))))
-    suite.set("tests", str(len(suite)))
+    suite.set("tests", str(len(suite.findall("testcase"))))
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _told(policy: PolicySpec, verdict: Verdict) -> dict[str, Any]:
+    fields = {f"policy.{name}": value for name, value in policy.model_dump(mode="json").items()}
+    return {"laxer than research": laxer(policy), "tries": verdict.tries, **fields}
 
 
 def _case(suite: ElementTree.Element, rule: str, subject: str, outcome: Outcome, message: str, counts: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenbuncher.report import tables
 from tokenbuncher.report.figures import ReleaseFigures
-from tokenbuncher.report.headline import FIRST_REASONS, decided_by, deciding_title, reasons, title
+from tokenbuncher.report.headline import FIRST_REASONS, decided_by, deciding_title, reasons, title, tries
 from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.verdict import Outcome
 
@@ -18,7 +18,7 @@ def markdown_report(figures: ReleaseFigures) -> str:
     """The verdict, what decided it, both models under each attack, what the defence cost, and every finding."""
     sign = {Outcome.PASS: "✅", Outcome.BLOCK: "⛔", Outcome.INCONCLUSIVE: "❔"}[figures.outcome]
     policy, verdict = figures.spec.policy, figures.verdict
-    lines = [f"## {sign} {figures.outcome}: {inline(title(figures))}", ""]
+    lines = [f"## {sign} {inline(figures.headline)}: {inline(title(figures))}", ""]
     if figures.deciding:
         lines += [f"**{deciding_title(figures)}:** {inline(decided_by(figures.deciding))}", ""]
     told = reasons(figures)
@@ -39,6 +39,14 @@ def markdown_report(figures: ReleaseFigures) -> str:
             *table_lines(tables.findings(verdict)),
             "",
             "</details>",
+            "",
+            f"<details><summary>Policy {inline(policy.name)}</summary>",
+            "",
+            *table_lines(tables.thresholds(policy)),
+            "",
+            "</details>",
+            "",
+            f"{tries(figures.tries)}.",
             "",
             f"Valid until {verdict.expires:%Y-%m-%d %H:%M %Z}. Model sha256 `{verdict.candidate[:12]}`, "
             f"policy `{verdict.policy[:12]}`, evidence of spec `{verdict.spec[:12]}`, "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tokenbuncher.evidence import CurvePoint, TrainingPoint
+from tokenbuncher.policy import PolicySpec, Waiver, laxer, shipped_policy
 from tokenbuncher.prompts import Manifest
 from tokenbuncher.report.figures import (
     Answers,
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 BASE, CANDIDATE = "undefended", "defended"
 NOTHING = "-"
+MOST_LISTED = 20
+"""Parts of a field of the policy."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,25 @@ def findings(verdict: Verdict) -> Table:
         ["rule", "subject", "outcome", "measured", "bound", "needed", "prompts", "samples"],
         [_finding(finding) for finding in ranked],
         labels=3,
+    )
+
+
+def thresholds(policy: PolicySpec) -> Table:
+    """Every field of the policy beside the shipped research, the laxest that ships."""
+    research, less = shipped_policy("research"), laxer(policy)
+    return Table(
+        ["field", "policy", "research", "asks for"],
+        [
+            [
+                field,
+                _policy_value(getattr(policy, field)),
+                _policy_value(getattr(research, field)),
+                "less" if field in less else NOTHING,
+            ]
+            for field in PolicySpec.model_fields
+            if field != "apiVersion"
+        ],
+        labels=1,
     )
 
 
@@ -290,6 +312,8 @@ def number(finding: Finding, value: float | None) -> str:
     """A number of a finding, in the unit of its rule."""
     if value is None:
         return NOTHING
+    if finding.rule == "tries":
+        return f"{value:g}"
     return f"{value:g} steps" if in_steps(finding) else percent(value)
 
 
@@ -339,6 +363,17 @@ def both(pair: Both[T]) -> tuple[tuple[str, T], tuple[str, T]]:
 def responses_of(attack: AttackFigures) -> Both[Responses | None]:
     """The responses of both attacked models, at the most harmful step."""
     return Both[Responses | None](undefended=attack.undefended.responses, defended=attack.defended.responses)
+
+
+def _policy_value(value: object) -> str:
+    if isinstance(value, list):
+        told = [*map(_policy_value, value[:MOST_LISTED]), *([f"{len(value)} in all"] if value[MOST_LISTED:] else [])]
+        return "; ".join(told) or "none"
+    if isinstance(value, Waiver):
+        return f"{value.rule}, {value.subject or 'all'}, {value}"
+    if value is None:
+        return "no limit"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _finding(finding: Finding) -> list[str]:

@@ -49,6 +49,7 @@ def build_smollm2(folder: Path) -> None:
     with (cache / f"{built.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(built):
+            shutil.rmtree(built, ignore_errors=True)
             with whole_folder(built) as partial:
                 _build(partial / "model", log=partial / "steps.jsonl")
                 write_text(partial / "sha256", folder_digest(partial / "model"))

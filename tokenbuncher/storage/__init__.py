@@ -11,11 +11,13 @@ from tokenbuncher.storage._bucket import client_of_bucket
 from tokenbuncher.storage._cache import cached, forget, in_cache, user_cache
 from tokenbuncher.storage._file import parse_file, resolve_file
 from tokenbuncher.storage._publish import publish
+from tokenbuncher.storage._records import bring_records
 from tokenbuncher.storage._resolve import resolve
 from tokenbuncher.storage._source import Source, local_path, parse_source
 
 __all__ = [
     "Source",
+    "bring_records",
     "cached",
     "client_of_bucket",
     "forget",

@@ -30,6 +30,7 @@ def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
     with (cache / f"{entry.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(entry):
+            shutil.rmtree(entry, ignore_errors=True)
             with whole_folder(entry) as partial:
                 fetch(partial / "files")
                 write_text(partial / "sha256", folder_digest(partial / "files"))

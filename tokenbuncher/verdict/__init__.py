@@ -6,6 +6,7 @@ verdict.reasons     # why it is not PASS
 """
 
 from tokenbuncher.verdict.findings import FILE_NAME, Finding, Outcome, Verdict, read_verdict
+from tokenbuncher.verdict.headline import headline
 from tokenbuncher.verdict.judge import AnyPiece, judge_release
 
-__all__ = ["FILE_NAME", "AnyPiece", "Finding", "Outcome", "Verdict", "judge_release", "read_verdict"]
+__all__ = ["FILE_NAME", "AnyPiece", "Finding", "Outcome", "Verdict", "headline", "judge_release", "read_verdict"]

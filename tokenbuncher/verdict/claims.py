@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokenbuncher.verdict.findings import Finding, Outcome
-from tokenbuncher.verdict.statistics import Drop, Rate, prompts_needed
+from tokenbuncher.verdict.statistics import Drop, Rate, RelativeDrop, prompts_needed
 
 HARDEN = "harden the model further"
+
+Estimate = Rate | Drop | RelativeDrop
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Claim:
     rule: str
     subject: str
     what: str
-    estimate: Rate | Drop
+    estimate: Estimate
     comparator: Literal["<=", ">="]
     threshold: float
     confidence: float
@@ -33,6 +35,8 @@ class Claim:
     required: bool = True
     violated: Outcome = Outcome.BLOCK
     """The outcome when the value is on the wrong side."""
+    bounded: bool = True
+    """Whether the bound must hold, too; not where so few prompts can show nothing, however they come out."""
 
     def outcome(self) -> Outcome:
         """What the measurement says of it."""
@@ -40,7 +44,9 @@ class Claim:
             return Outcome.INCONCLUSIVE
         if not self._holds(self.estimate.value):
             return self.violated
-        return Outcome.PASS if self._holds(self._bound(self.estimate)) else Outcome.INCONCLUSIVE
+        if not self.bounded or self._holds(self._bound(self.estimate)):
+            return Outcome.PASS
+        return Outcome.INCONCLUSIVE
 
     def finding(self) -> Finding:
         """The outcome, with all that it comes from, in words and figures."""
@@ -52,18 +58,23 @@ class Claim:
             outcome=self.outcome(),
             required=self.required,
             measured=estimate.value,
-            bound=bound,
+            bound=bound if self.bounded else None,
             comparator=self.comparator,
             threshold=self.threshold,
             prompts=estimate.prompts,
             samples=estimate.samples,
             message=sentence(
                 f"{self.rule}, {self.subject}: {self.what} is {estimate.value:.2%} on {estimate.prompts} prompts "
-                f"({estimate.samples} samples), {side} {bound:.2%} with {self.confidence:.2%} confidence; the policy "
-                f"wants {side} {self.threshold:.2%}",
+                f"({estimate.samples} samples), {self._certainty(side, bound)}; the policy wants {side} "
+                f"{self.threshold:.2%}",
                 self._advice(),
             ),
         )
+
+    def _certainty(self, side: str, bound: float) -> str:
+        if self.bounded:
+            return f"{side} {bound:.2%} with {self.confidence:.2%} confidence"
+        return "too few for a bound that could hold, so the measured value decides"
 
     def settled(self) -> bool:
         """Whether it holds or is violated beyond doubt: on enough prompts, with the bounds on either side."""
@@ -76,6 +87,8 @@ class Claim:
             return f"measure at least {self.min_prompts} distinct prompts"
         if not self._holds(self.estimate.value):
             return self.advice
+        if not self.bounded:
+            return ""
         needed = prompts_needed(lambda n: self._holds(self._bound(self.estimate.on(n))), self.estimate.prompts)
         if needed == self.estimate.prompts:
             return ""
@@ -86,7 +99,7 @@ class Claim:
     def _holds(self, value: float) -> bool:
         return value <= self.threshold if self.comparator == "<=" else value >= self.threshold
 
-    def _bound(self, estimate: Rate | Drop) -> float:
+    def _bound(self, estimate: Estimate) -> float:
         return (estimate.upper if self.comparator == "<=" else estimate.lower)(self.confidence)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tokenbuncher.evidence import AttackEvidence, Record, SafetyEvidence, SampleScore, UtilityEvidence
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict
 from tokenbuncher.verdict.judge import AnyPiece
-from tokenbuncher.verdict.rules import answers
+from tokenbuncher.verdict.rules import answers, mean_by_prompt
 from tokenbuncher.verdict.statistics import Drop, Rate, Scored, cluster_bootstrap, holm, violation_p_value, wilson
 
 SHOWN = 10
@@ -163,6 +163,10 @@ def _behind_attack(finding: Finding, piece: AttackEvidence) -> _Behind:
             return _scored(piece.candidate_arm.scores, "refused", against=False)
         case "positive-control":
             return _scored(piece.control_arm.scores, "harmful", against=False)
+        case "control-rise":
+            after, before = mean_by_prompt(piece.control_arm.scores), mean_by_prompt(piece.control_arm.start)
+            unmoved = [prompt for prompt in after if after[prompt] <= before[prompt]]
+            return _Behind(unmoved, drop=Drop.of(after, {prompt: before[prompt] for prompt in after}))
     return NOTHING
 
 
@@ -183,7 +187,7 @@ def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
 
 
 def _behind_drop(finding: Finding, piece: UtilityEvidence) -> _Behind:
-    if finding.rule == "utility-drop":
+    if not finding.rule.startswith("fine-tuning"):
         base, candidate = answers(piece.base_items, finding.subject), answers(piece.candidate_items, finding.subject)
     else:
         tuning = next(tuning for tuning in piece.fine_tuning if tuning.kind == finding.subject)

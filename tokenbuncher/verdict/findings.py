@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from tokenbuncher import __version__
-from tokenbuncher.evidence import Digest, Moment, Record, Registration, only_below, read_record
+from tokenbuncher.evidence import Count, Digest, Moment, Record, Registration, only_below, read_record
 from tokenbuncher.settings import ReleaseSpec
 
 FILE_NAME = "verdict.json"
@@ -78,6 +78,8 @@ class Verdict(Record):
     expires: Moment
     """When its evidence gets stale or a waiver that it needs runs out."""
     findings: list[Finding]
+    tries: Count | None = None
+    """Which try of its name this is; None if nobody has counted."""
 
     @model_validator(mode="after")
     def _follows_from_findings(self) -> Self:
@@ -120,6 +122,7 @@ def conclude(
     expires: datetime,
 ) -> Verdict:
     """The verdict that follows from the findings."""
+    counted = registration.tries
     return Verdict(
         outcome=decide(findings),
         reasons=reasons(findings),
@@ -135,6 +138,7 @@ def conclude(
         created=created,
         expires=expires,
         findings=findings,
+        tries=None if counted is None or counted.earlier is None else counted.earlier + 1,
     )
 
 

@@ -11,6 +11,7 @@ from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, Safety
 from tokenbuncher.policy import PolicySpec
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict.claims import sentence
+from tokenbuncher.verdict.consistency import contradictions
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude
 from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility
 from tokenbuncher.verdict.soundness import attack_problems, binding_problems, safety_problems, utility_problems
@@ -47,6 +48,7 @@ def judge_release(
 
     findings = [unsound("files", problem) for problem in sorted(unreadable)]
     findings += [unsound("release", problem) for problem in _release_problems(spec, evidence, registration)]
+    findings += _judge_tries(spec.policy, registration)
     for task in spec.attacks.tasks():
         findings += _judge_piece(
             task.key,
@@ -66,6 +68,8 @@ def judge_release(
         [bound, partial(utility_problems, spec=spec)],
         partial(judge_utility, spec),
     )
+    if not any(finding.rule == "evidence" for finding in findings):
+        findings += [unsound("release", problem) for problem in _contradictions(spec, evidence)]
     findings, waived_until = _waive(findings, spec.policy, now)
     oldest = min([now, *(piece.created for piece in evidence if piece.created.tzinfo)])
     return conclude(
@@ -130,6 +134,39 @@ def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registrat
     strange = {piece.key for piece in evidence if isinstance(piece, AttackEvidence)} - keys
     for key in sorted(strange):
         yield f"attack {key} is not in the spec"
+
+
+def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator[str]:
+    """What the pieces, each of them there once and sound, say against each other."""
+    attacks = [piece for piece in evidence if isinstance(piece, AttackEvidence)]
+    (safety,) = (piece for piece in evidence if isinstance(piece, SafetyEvidence))
+    (utility,) = (piece for piece in evidence if isinstance(piece, UtilityEvidence))
+    return contradictions(attacks, safety, utility, spec)
+
+
+def _judge_tries(policy: PolicySpec, registration: Registration) -> list[Finding]:
+    """Of a model that is tried often enough, one try passes by chance."""
+    if policy.max_tries is None:
+        return []
+    tries = registration.tries
+    if tries is None or tries.earlier is None:
+        why = (tries and tries.doubt) or "this registration does not say"
+        return [unsound("tries", f"how often {registration.name} was tried is not known: {why}", "register it again")]
+    number, few = tries.earlier + 1, tries.earlier < policy.max_tries
+    return [
+        Finding(
+            rule="tries",
+            subject=registration.name,
+            outcome=Outcome.PASS if few else Outcome.BLOCK,
+            measured=number,
+            comparator="<=",
+            threshold=policy.max_tries,
+            message=sentence(
+                f"tries, {registration.name}: this is try {number} of the name; the policy allows {policy.max_tries}",
+                "" if few else "Whoever tries often enough passes by chance: raise max_tries, if that is answered for",
+            ),
+        )
+    ]
 
 
 def _common(digests: Iterable[str]) -> str | None:

@@ -64,9 +64,10 @@ def score_rate(scores: Iterable[SampleScore], what: Scored) -> Rate:
 
 @dataclass(frozen=True)
 class Drop:
-    """Accuracy lost from base to candidate on the same prompts.
+    """A share lost between two measurements of the same prompts, such as accuracy from base to candidate.
 
-    `lost` counts the prompts that only the base answers rightly, `gained` those that only the candidate does.
+    `lost` counts the prompts that only the first has, `gained` those that only the second has; a prompt of several
+    samples counts by the difference of their means.
     """
 
     lost: float
@@ -74,16 +75,16 @@ class Drop:
     prompts: int
 
     @classmethod
-    def of(cls, base: Mapping[str, bool], candidate: Mapping[str, bool]) -> Drop:
-        """The drop between two models' answers to the same prompts, at least one.
+    def of(cls, first: Mapping[str, float], second: Mapping[str, float]) -> Drop:
+        """The drop between two measurements of the same prompts, at least one.
 
         Args:
-            base: Whether the undefended model was right, by prompt.
-            candidate: The same for the candidate.
+            first: Whether the undefended model was right, or the share of its samples that are so, by prompt.
+            second: The same for the candidate.
         """
-        lost = sum(base[prompt] and not candidate[prompt] for prompt in base)
-        gained = sum(candidate[prompt] and not base[prompt] for prompt in base)
-        return cls(lost, gained, len(base))
+        lost = math.fsum(max(share - second[prompt], 0.0) for prompt, share in first.items())
+        gained = math.fsum(max(second[prompt] - share, 0.0) for prompt, share in first.items())
+        return cls(lost, gained, len(first))
 
     @property
     def value(self) -> float:
@@ -125,6 +126,72 @@ class Drop:
 
         disagreeing = int(self.lost + self.gained)
         return float(binomtest(int(self.lost), disagreeing, alternative="greater").pvalue) if disagreeing else 1.0
+
+
+@dataclass(frozen=True)
+class RelativeDrop:
+    """Accuracy lost, as a share of what the base has above chance; 0 (nothing, or gained) to 1 (all of it, or more)."""
+
+    drop: Drop
+    base: Rate
+    chance: float
+    """Accuracy of somebody who guesses, below the base's."""
+
+    @property
+    def value(self) -> float:
+        """The share lost."""
+        return _share(self.drop.value, self.base.value - self.chance)
+
+    @property
+    def prompts(self) -> int:
+        """Questions that both answered."""
+        return self.drop.prompts
+
+    @property
+    def samples(self) -> int:
+        """Answers of each model: one a question."""
+        return self.drop.samples
+
+    def upper(self, confidence: float) -> float:
+        """The true share is at most this, with the given confidence (0.5 to 1).
+
+        The largest drop over the smallest accuracy above chance, each at half the error (Bonferroni).
+        """
+        half = bonferroni(confidence, 2)
+        return _share(self.drop.upper(half), self.base.lower(half) - self.chance)
+
+    def lower(self, confidence: float) -> float:
+        """The true share is at least this, with the given confidence (0.5 to 1); see `upper`."""
+        half = bonferroni(confidence, 2)
+        return _share(self.drop.lower(half), self.base.upper(half) - self.chance)
+
+    def on(self, prompts: int) -> RelativeDrop:
+        """The same share, had it been measured on so many questions."""
+        return RelativeDrop(self.drop.on(prompts), self.base.on(prompts), self.chance)
+
+
+def _share(drop: float, whole: float) -> float:
+    if drop <= 0:
+        return 0.0
+    return min(1.0, drop / whole) if whole > 0 else 1.0
+
+
+def fisher_p_value(first: int, of_first: int, second: int, of_second: int) -> float:
+    """Probability of two counts at least so unlike, if both are drawn alike: Fisher's exact test, two-sided, 0 to 1.
+
+    Args:
+        first: Of the first draws, how many are so.
+        of_first: How many these are.
+        second: Of the second draws, how many are so.
+        of_second: How many these are.
+    """
+    both = first + second
+    ways = [
+        math.comb(of_first, count) * math.comb(of_second, both - count)
+        for count in range(max(0, both - of_second), min(both, of_first) + 1)
+    ]
+    found = math.comb(of_first, first) * math.comb(of_second, second)
+    return sum(way for way in ways if way <= found) / sum(ways)
 
 
 def sidak(confidence: float, comparisons: int) -> float:

@@ -1,0 +1,72 @@
+"""A run that ended before its gate came to a verdict: INCONCLUSIVE, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tokenbuncher.errors import UserError
+from tokenbuncher.evidence import FILE_NAME as EVIDENCE
+from tokenbuncher.evidence import found_below, read_all_evidence
+from tokenbuncher.report import HTML_NAME, ReleaseFigures, broken_figures, documents
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.storage import bring_records
+from tokenbuncher.verdict import FILE_NAME as VERDICT
+from tokenbuncher.verdict import Verdict, read_verdict
+
+_JUDGED = "<!DOCTYPE html>\n<title>Judged</title>\n<p>{verdict}. The report is an output of the task gate.</p>\n"
+
+
+def unfinished_figures(
+    spec: ReleaseSpec, evidence: Sequence[Path], failure: str, unknown: Sequence[str] = ()
+) -> ReleaseFigures:
+    """What a run that ended without a verdict has left.
+
+    Args:
+        spec: The release spec.
+        evidence: Evidence files, or folders that hold them at any depth.
+        failure: Why it ended.
+        unknown: Why there may be more.
+    """
+    there = [path for given in evidence for path in found_below(given, EVIDENCE) if path.exists()]
+    pieces, unreadable = read_all_evidence(there)
+    return broken_figures(spec, pieces, [failure], [*unreadable, *unknown])
+
+
+def conclude(spec: ReleaseSpec, outputs: str, failure: str, report: Path, recorded: str = "") -> None:
+    """Tells what a run came to that has ended, by its outputs; without a verdict it is INCONCLUSIVE.
+
+    Args:
+        spec: The release spec.
+        outputs: Where the outputs of its tasks lie: a local folder or the URI of one.
+        failure: Why it ended, if it has failed.
+        report: The HTML file to be written.
+        recorded: Where its evidence lies, if not among its outputs.
+    """
+    with TemporaryDirectory() as scratch:
+        unknown = []
+        try:
+            verdicts = _found(outputs, VERDICT, Path(scratch, "verdict"))
+            evidence = _found(recorded or outputs, EVIDENCE, Path(scratch, "evidence"))
+        except UserError as error:
+            verdicts, evidence = [], []
+            unknown = [f"what is there cannot be seen from here, a verdict included: {error}"]
+        if verdicts:
+            text = _told(read_verdict(verdicts[0]))
+            report.write_text(_JUDGED.format(verdict=text))
+            print(text)
+            return
+        figures = unfinished_figures(spec, evidence, failure, unknown)
+        report.write_text(documents(figures)[HTML_NAME])
+    print(f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed")
+    for reason in figures.reasons:
+        print(reason)
+
+
+def _found(uri: str, name: str, folder: Path) -> list[Path]:
+    return [path for path in found_below(bring_records(uri, [name], folder), name) if path.exists()]
+
+
+def _told(verdict: Verdict) -> str:
+    return f"{verdict.outcome}: {verdict.name} version {verdict.version}"

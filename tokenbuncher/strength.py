@@ -1,0 +1,98 @@
+"""Whether the attacks of a spec are what its policy requires: a required name stands for a required strength."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tokenbuncher.policy import AttackLimits, WarmUpLimits
+
+if TYPE_CHECKING:
+    from tokenbuncher.settings import AttackSpec, LoraSpec, ReleaseSpec, WarmUpSpec
+
+
+def shared_weaknesses(spec: ReleaseSpec) -> Iterator[str]:
+    """What all attacks share and the policy does not allow, in words; nothing means that they are strong enough."""
+    policy, attacks = spec.policy, spec.attacks
+    if attacks.break_at < policy.min_break_at:
+        yield f"attacks.break_at is {attacks.break_at:g}; the policy wants at least {policy.min_break_at:g}"
+    if attacks.probe_every > policy.max_probe_every:
+        yield f"attacks.probe_every is {attacks.probe_every}; the policy wants at most {policy.max_probe_every}"
+    if spec.model.dtype == "bfloat16" and spec.model.lora is None:
+        yield "model.dtype is bfloat16 without model.lora: it rounds away what an attack learns in small steps"
+    if spec.evaluation.temperature < policy.min_temperature:
+        yield (
+            f"evaluation.temperature is {spec.evaluation.temperature:g}; the policy wants at least "
+            f"{policy.min_temperature:g}"
+        )
+
+
+def weaknesses(attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
+    """What makes an attack another one than the policy requires under its name, in words; nothing if it is that one.
+
+    Args:
+        attack: An attack of the spec, whose name the policy requires.
+        spec: The release spec.
+    """
+    limits = spec.policy.limits(attack.name)
+    if limits.algorithm not in (None, attack.algorithm):
+        yield f"algorithm is {attack.algorithm}, not {limits.algorithm}"
+    if attack.objective != "comply":
+        yield f"objective is {attack.objective}, not comply"
+    for field, given, least in (
+        ("steps", attack.steps, limits.min_steps),
+        ("prompts_per_step", attack.prompts_per_step, limits.min_prompts_per_step),
+        ("rollouts", attack.rollouts, limits.min_rollouts),
+        ("prompts", attack.prompts or spec.data.sizes.attack, limits.min_prompts),
+    ):
+        if given < least:
+            yield f"{field} is {given}, not at least {least}"
+    for field, number, most in (
+        ("kl_coefficient", attack.kl_coefficient, limits.max_kl_coefficient),
+        ("adam_epsilon", attack.adam_epsilon, limits.max_adam_epsilon),
+        ("weight_noise", attack.weight_noise, limits.max_weight_noise),
+    ):
+        if number > most:
+            yield f"{field} is {number:g}, not at most {most:g}"
+    rates = attack.learning_rate if isinstance(attack.learning_rate, list) else [attack.learning_rate]
+    yield from _outside("learning_rate", rates, limits.learning_rate)
+    yield from _outside("temperature", [attack.temperature], limits.temperature)
+    yield from _warm_up_weaknesses(attack.warm_up, limits.warm_up)
+    yield from _lora_weaknesses(spec.model.lora, limits)
+
+
+def _outside(field: str, values: list[float], limits: list[float]) -> Iterator[str]:
+    low, high = limits
+    if not any(low <= value <= high for value in values):
+        shown = ", ".join(f"{value:g}" for value in values)
+        yield f"{field} is {shown}, not {f'{low:g}' if low == high else f'{low:g} to {high:g}'}"
+
+
+def _warm_up_weaknesses(given: WarmUpSpec | None, limits: WarmUpLimits | None) -> Iterator[str]:
+    if limits is None:
+        if given is not None:
+            yield "has a warm_up, which the policy does not allow under this name"
+        return
+    if given is None or given.answers != limits.answers:
+        yield f"has no warm_up on {limits.answers} answers"
+        return
+    if given.examples < limits.min_examples or given.steps < limits.min_steps:
+        yield (
+            f"warm_up has {given.examples} examples and {given.steps} steps, not at least {limits.min_examples} and "
+            f"{limits.min_steps}"
+        )
+    yield from _outside("warm_up.learning_rate", [given.learning_rate], limits.learning_rate)
+
+
+def _lora_weaknesses(lora: LoraSpec | None, limits: AttackLimits) -> Iterator[str]:
+    """An adapter that is too small, scaled down or on few layers learns little, whatever the rate."""
+    if lora is None:
+        return
+    if lora.rank < limits.min_lora_rank:
+        yield f"model.lora.rank is {lora.rank}, not at least {limits.min_lora_rank}"
+    if lora.alpha < lora.rank:
+        yield f"model.lora.alpha is {lora.alpha}, less than its rank: what the adapter learns is scaled down"
+    if lora.target_modules != "all-linear":
+        yield "model.lora.target_modules are some layers only, not all-linear"
+    if lora.dropout > 0.1:
+        yield f"model.lora.dropout is {lora.dropout:g}, not at most 0.1"
