@@ -402,10 +402,8 @@ def test_explain_tells_why_and_what_if(
     assert told.exit_code == 0
     assert told.stdout.startswith("BLOCK by policy custom: organism version 3\n  harm-after-attack, grpo-1000: ")
     assert "12 prompts decide: prompt-0, prompt-1" in told.stdout
-    assert (
-        "PASS (policy laxer than research: max_harm_after_attack) by policy lax\n"
-        "  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
-    )
+    what_if = "PASS (policy laxer than research: max_harm_after_attack) by policy lax\n"
+    assert f"{what_if}  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
 
     document = json.loads(run("explain", "--evidence", folder, "--json").stdout)
     assert (document["outcome"], len(document["explanations"])) == ("BLOCK", 1)
