@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from tests.evidence_factory import CANDIDATE, Release, benign_scores, broken_arm, changed, release_spec, scores
+from tests.evidence_factory import CANDIDATE, Release, benign_scores, broken_arm, changed, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key, load_public_key
 from tokenbuncher.errors import UserError
@@ -28,7 +28,7 @@ def broken(release: Release) -> Release:
     return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model=CANDIDATE))
 
 
-PRUDISH = scores(release_spec(), 420, refused=100)
+PRUDISH = benign_scores(release_spec(), refused=100)
 
 
 def test_a_champion_that_moves_meanwhile_is_left(enter: Enter, spec: ReleaseSpec, monkeypatch) -> None:

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tokenbuncher.artifacts import checked_root
 from tokenbuncher.attestation import Withdrawn, load_public_key
-from tokenbuncher.documents import Strict, WrittenPath, parse_yaml, read_text, validated
+from tokenbuncher.documents import Strict, WrittenMoment, WrittenPath, parse_yaml, read_text, validated
 from tokenbuncher.guard.names import folded
 from tokenbuncher.policy import load_policy
 
@@ -50,7 +50,7 @@ class GuardSettings(Strict):
     revoked_attestations: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         [], description="Digests of attestations that count no longer, as verify prints them."
     )
-    not_before: dict[str, AwareDatetime] = Field(
+    not_before: dict[str, WrittenMoment] = Field(
         default_factory=dict, description="By name of a model: attestations made before count no longer."
     )
     hash_below_mb: Annotated[int, Field(ge=0)] = Field(
@@ -75,6 +75,10 @@ class GuardSettings(Strict):
     def protected(self, alias: str) -> Protected | None:
         """What protects an alias, however it is written: to some databases it is the same alias."""
         return next((found for name, found in self.aliases.items() if folded(name) == folded(alias)), None)
+
+    def protected_stage(self, stage: str) -> Protected | None:
+        """What protects a stage."""
+        return next((found for name, found in self.stages.items() if name == stage), None)
 
     @field_validator("aliases")
     @classmethod
