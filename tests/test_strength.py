@@ -125,7 +125,7 @@ def suite_of(attack):
 
 
 def test_an_attack_that_is_not_required_may_be_anything():
-    weak = {"algorithm": "grpo", "name": "weak", "temperature": 0.01, "weight_noise": 1.0, "steps": 10, "prompts": 1}
+    weak = {"algorithm": "grpo", "name": "weak", "temperature": 0.01, "kl_coefficient": 1.0, "steps": 10, "prompts": 1}
     suite = [{"algorithm": "grpo", "seeds": [1000], "steps": 60}, weak]
     assert passing_release(release_spec(attacks={"suite": suite})).judge().outcome is Outcome.PASS
 
