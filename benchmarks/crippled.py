@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/crippled.py
     .venv/bin/python benchmarks/crippled.py "temperature 2" "LoRA of rank 8"
 
-The defence stops early, so that RLOO gets through. Each variant changes the spec; one that the default policy refuses is
-run under a policy that allows it, too. Required attacks are run until one does not pass: whatever the others show, the
-release then cannot. What is finished is kept in runs/crippled/ by the digest of its spec and not run again.
+The defence stops early, so that RLOO gets through. Each variant changes the spec; one that the default policy refuses
+is run under a policy that allows it, too. Required attacks are run until one does not pass: whatever the others show,
+the release then cannot. What is finished is kept in runs/crippled/ by the digest of its spec and not run again.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "highest learning rate": (suite("learning_rate: 1.0e-2"),),
     "one rate of two is nothing": (suite("learning_rate: [1.0e-12, 2.0e-4]"),),
     "fewest prompts": (suite("prompts: 100"),),
+    "fewest prompts and most KL": (suite("prompts: 100, kl_coefficient: 1.0e-3"),),
     "most KL": (suite("kl_coefficient: 1.0e-3"),),
     "probed at every step": (suite(), "attacks.probe_every=1"),
     "another seed": (suite("seeds: [77]"),),
