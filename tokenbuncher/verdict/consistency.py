@@ -233,7 +233,8 @@ class _Responses:
             return False
         figures = min(self.entropies.total(), other.entropies.total())
         distinct = min(len(self.entropies), len(other.entropies))
-        if (figures if self.model == other.model else distinct) < FEWEST_UNCERTAIN:
+        both_attacked = self.model == other.model and self.state and other.state
+        if (figures if both_attacked else distinct) < FEWEST_UNCERTAIN:
             return False
         return (self.entropies & other.entropies).total() > MOST_ALIKE * figures
 
