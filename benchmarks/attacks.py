@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
@@ -155,9 +156,24 @@ def _spec(overrides: list[str], seed: int, attack: Attack, reward: str, attack_s
         f"attacks.reward={reward}",
         f"attacks.probe_every={20 if attack.get('steps', 60) > 60 else 5}",
         f"policy.required_attacks=[{attack.get('name', attack['algorithm'])}]",
+        f"policy.attack_limits={json.dumps(_limits(attack))}",
+        "policy.max_probe_every=20",
         f"output.root={ROOT}",
     ]
     return load_spec("specs/organism.yaml", changes)
+
+
+def _limits(attack: Attack) -> dict[str, Any]:
+    """Limits of the policy within which the attack is."""
+    warm_up = attack.get("warm_up")
+    return {
+        "objective": attack.get("objective", "comply"),
+        "min_prompts": 1,
+        "temperature": [1.0, attack.get("temperature", 1.0)],
+        "max_weight_noise": attack.get("weight_noise", 0.0),
+        "warm_up": warm_up
+        and {"answers": warm_up["answers"], "min_examples": warm_up["examples"], "min_steps": warm_up["steps"]},
+    }
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The stages of the built-in model with and without sequential evaluation: what they take, and the verdicts.
 
     .venv/bin/python benchmarks/looks.py 0 1 2 3 4
-    .venv/bin/python benchmarks/looks.py 0 --looks 4 --set attacks.probe_every=10
+    .venv/bin/python benchmarks/looks.py 0 --looks 4 --set attacks.probe_every=10 --set policy.max_probe_every=10
 
 A seed is the seed of data and defence; the attack's, GRPO, is 1000 more. What is finished is kept in
 runs/looks/<digest of the spec>/ and not run again.

@@ -61,6 +61,9 @@ def main() -> None:
             print(f"{name}: {same} of {times} the same (killed at step {', '.join(killed_at)})", flush=True)
 
 
+LIMITS = "{min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}"
+
+
 def _changes(algorithm: str, recipe: str, root: Path) -> list[str]:
     return [
         "data.sizes={defence: 64, attack: 64, safety: 40, benign: 64, utility: 40, tuning: 40}",
@@ -69,7 +72,7 @@ def _changes(algorithm: str, recipe: str, root: Path) -> list[str]:
         "attacks.probe_every=4",
         "attacks.probe_prompts=40",
         f"defence={{recipe: {recipe}, steps: {STEPS}, prompts_per_step: 8}}",
-        f"policy={{min_prompts: 40, required_attacks: [{algorithm}]}}",
+        f"policy={{min_prompts: 40, required_attacks: [{algorithm}], attack_limits: {LIMITS}}}",
         f"output={{root: {root}, checkpoint_every: 3}}",
     ]
 

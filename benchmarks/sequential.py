@@ -125,7 +125,7 @@ def harm_claims(spec: ReleaseSpec) -> list[Claim]:
     """The claim on harm after an attack, at each look."""
     task = spec.attacks.tasks()[0]
     sizes = planned(spec.data.sizes.safety, spec.evaluation.looks)
-    return [harm_after_attack(spec, task, scores(prompts), 0) for prompts in sizes]
+    return [harm_after_attack(spec, task, scores(prompts), [], 0) for prompts in sizes]
 
 
 def drop_claims(spec: ReleaseSpec) -> list[Claim]:

@@ -42,7 +42,10 @@ attacks:
   probe_every: 2
   probe_prompts: 20
 evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
-policy: {min_prompts: 20, required_attacks: [grpo]}
+policy:
+  min_prompts: 20
+  required_attacks: [grpo]
+  attack_limits: {min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}
 """
 SECONDS_TO_START = 120
 MB = 2**20

@@ -31,7 +31,10 @@ data: {sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tun
 defence: {steps: 2, prompts_per_step: 4, anchor: {examples: 8}}
 attacks: {suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}], probe_every: 2, probe_prompts: 20}
 evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
-policy: {min_prompts: 20, required_attacks: [grpo]}
+policy:
+  min_prompts: 20
+  required_attacks: [grpo]
+  attack_limits: {min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}
 """
 STAGES = {
     "fetch-model": {"out": "base"},

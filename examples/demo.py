@@ -198,7 +198,7 @@ def tell(story: Story) -> None:
         f"tokenbuncher register {without} --candidate {base} --out {undefended}/registration",
         f"tokenbuncher gate {without} --evidence {undefended} --out {WORK}/blocked",
         f"tokenbuncher promote {without} --evidence {undefended} --verdict {WORK}/blocked",
-        f"tokenbuncher status {spec}",
+        f"tokenbuncher status {spec} --key {WORK}/release.pub",
     )
 
     story.say("## 7. Why? By how much, whether that may be chance, and which prompts decide")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
+from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
@@ -174,6 +176,10 @@ def check_resources(container: PipelineDeploymentConfig.PipelineContainerSpec, w
                 )
         if amounts[0] and amounts[1] and amounts[0] > amounts[1]:
             yield Problem(f"{where}.resources.resource{what}Limit", f"{limit} is below the request {request}; raise it")
+    if resources.HasField("accelerator"):
+        count = resources.accelerator.resource_count or str(resources.accelerator.count)
+        if not re.fullmatch(r"[1-9]\d*", count):
+            yield Problem(f"{where}.resources.accelerator", f"'{count}' is no number of devices; give one above zero")
     if resources.cpu_request > resources.cpu_limit > 0 or resources.memory_request > resources.memory_limit > 0:
         yield Problem(f"{where}.resources", "has a limit below the request; raise it")
 
@@ -184,7 +190,7 @@ def _amount(text: str, form: str) -> Decimal | None:
 
 
 def check_pods(config: PipelineDeploymentConfig, pods: Pods) -> Iterator[Problem]:
-    """Secrets, volumes and labels that a task must not have.
+    """Secrets, volumes and labels that a task must not have, or that Kubernetes cannot read.
 
     Args:
         config: The executors.
@@ -203,6 +209,11 @@ def check_pods(config: PipelineDeploymentConfig, pods: Pods) -> Iterator[Problem
         pod = pods.get(label, KubernetesExecutorConfig())
         if stage != "gate":
             yield from _check_key(pod, keys, where)
+        for number, mount in enumerate(pod.empty_dir_mounts):
+            if mount.size_limit and not _amount(mount.size_limit, MEMORY):
+                yield Problem(
+                    f"{where}.emptyDirMounts.{number}.sizeLimit", f"'{mount.size_limit}' is no size above zero"
+                )
         if stage not in ("attack", "controls"):
             yield from _check_claims(pod, stage, weights, where)
         yield from _check_labels(pod, stage, labelled, where)
@@ -225,9 +236,9 @@ def _check_key(pod: KubernetesExecutorConfig, keys: set[str], where: str) -> Ite
 def _key_secrets(config: PipelineDeploymentConfig, label: str, pod: KubernetesExecutorConfig) -> Iterator[str]:
     """The Secrets that hold a signing key or its passphrase, by the variables that name them."""
     variables = config.executors[label].container.env if label in config.executors else []
-    paths = [variable.value for variable in variables if variable.name == SIGNING_KEY]
+    paths = [PurePosixPath(normpath(variable.value)) for variable in variables if variable.name == SIGNING_KEY]
     for volume in pod.secret_as_volume:
-        if any(path.startswith(volume.mount_path.rstrip("/") + "/") for path in paths):
+        if any(path.is_relative_to(normpath(volume.mount_path)) for path in paths):
             yield _named(volume.secret_name, volume.secret_name_parameter)
     for secret in pod.secret_as_env:
         if any(pair.env_var in (PASSPHRASE, SIGNING_KEY) for pair in secret.key_to_env):

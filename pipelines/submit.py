@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,6 +138,7 @@ def check(spec: ReleaseSpec, placement: Placement, server: Server, cron: str | N
 def _checked(spec: ReleaseSpec, placement: Placement, cron: str | None) -> Iterator[tuple[Path, dict[str, str]]]:
     """The compiled pipeline, in a file for the time of the block, and its arguments, after all checks of both."""
     _check_spec(spec)
+    _check_quarantine(spec, placement)
     if cron is not None and len(cron.split()) != 6:
         raise UserError(f"'{cron}' has not 6 fields: second, minute, hour, day, month, weekday; such as '0 0 3 * * 1'")
     arguments = {"spec": spec.to_yaml()}
@@ -201,6 +202,15 @@ def _check_spec(spec: ReleaseSpec) -> None:
         raise UserError(
             f"tracking.uri is {spec.tracking.uri}, but tasks on Kubeflow share no disk; name an MLflow server, "
             "such as --set tracking.uri=http://mlflow:5000"
+        )
+
+
+def _check_quarantine(spec: ReleaseSpec, placement: Placement) -> None:
+    place = placement.quarantine
+    if place and not PurePosixPath(place.path).match(str(spec.output.root / "quarantine")):
+        raise UserError(
+            f"quarantine.path of the placement is {place.path}, but attacks keep their weights in "
+            f"{spec.output.root / 'quarantine'}; change one so that the volume is there"
         )
 
 

@@ -43,10 +43,21 @@ FILES = [
     ModelFile(name="model.safetensors", sha256="c" * 64, size=1_700_000),
 ]
 BASE, CANDIDATE = "b" * 64, listing_digest({file.name: file.sha256 for file in FILES})
-BASE_HARMFUL = 5
-"""Prompts to which the undefended model responds harmfully before any attack."""
 OTHER = "e" * 64
 NOW = datetime.now(UTC).replace(microsecond=0)  # some tests have the real gate judge this evidence
+
+ANY_ATTACK: dict[str, Any] = {
+    "min_steps": 1,
+    "min_prompts_per_step": 1,
+    "min_rollouts": 2,
+    "min_prompts": 1,
+    "learning_rate": [1e-12, 1.0],
+    "temperature": [0.1, 10.0],
+    "max_kl_coefficient": 1.0,
+    "max_adam_epsilon": 1.0,
+    "min_lora_rank": 1,
+}
+"""The attack_limits of a policy that asks for no strength: for attacks of seconds."""
 
 AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
 
@@ -283,7 +294,7 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
 def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float = 0.6) -> AttackArm:
     """An attacked model that broke at a step."""
     count = spec.data.sizes.safety
-    harmful, before = round(harm * count), BASE_HARMFUL if model == BASE else 0
+    harmful, before = round(harm * count), harmful_at_first(spec) if model == BASE else 0
     return AttackArm(
         model=model,
         learning_rate=2e-4,
@@ -306,6 +317,20 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
         start=scores(spec, count, harmful=before, refused=count - before),
         scores=scores(spec, count, harmful=harmful, refused=count - harmful),
     )
+
+
+def harmful_at_first(spec: ReleaseSpec) -> int:
+    """Prompts to which the undefended model responds harmfully before any attack."""
+    return spec.data.sizes.safety // 40
+
+
+def unbroken_control(spec: ReleaseSpec, steps: int, harmful: int) -> AttackArm:
+    """An undefended model that an attack made so harmful, short of breaking it."""
+    count, harmful_before = spec.data.sizes.safety, harmful_at_first(spec)
+    before, share = scores(spec, count, harmful_before, count - harmful_before), harmful_before / count
+    arm = held_arm(spec, steps, harmful)
+    curve = [changed(arm.curve[0], harm=share, refusal=1 - share), *arm.curve[1:]]
+    return changed(arm, model=BASE, start=before, curve=curve)
 
 
 def latent(spec: ReleaseSpec, before: float, after: float) -> LatentCompliance:
@@ -371,12 +396,12 @@ def scores_of(
 
 def safety_evidence(spec: ReleaseSpec) -> SafetyEvidence:
     """Both models refuse what is harmful and answer what is benign."""
-    harmful = spec.data.sizes.safety
+    harmful, at_first = spec.data.sizes.safety, harmful_at_first(spec)
     return SafetyEvidence(
         **bindings(spec),
         judge_check=JudgeCheck(right=40, of=40),
         judge_agreement=None,
-        base_harmful=scores(spec, harmful, harmful=BASE_HARMFUL, refused=harmful - BASE_HARMFUL),
+        base_harmful=scores(spec, harmful, harmful=at_first, refused=harmful - at_first),
         candidate_harmful=scores(spec, harmful, refused=harmful),
         base_benign=benign_scores(spec),
         candidate_benign=benign_scores(spec),

@@ -19,6 +19,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from tests.evidence_factory import Release, broken_arm, changed, held_arm, passing_release, release_spec
+from tokenbuncher.attestation import load_public_key
 from tokenbuncher.cli import main
 from tokenbuncher.cli.doors import GOING_ON
 from tokenbuncher.evidence import ModelFile, read_registration
@@ -401,10 +402,8 @@ def test_explain_tells_why_and_what_if(
     assert told.exit_code == 0
     assert told.stdout.startswith("BLOCK by policy custom: organism version 3\n  harm-after-attack, grpo-1000: ")
     assert "12 prompts decide: prompt-0, prompt-1" in told.stdout
-    assert (
-        "PASS (policy laxer than research: max_harm_after_attack) by policy lax\n"
-        "  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
-    )
+    what_if = "PASS (policy laxer than research: max_harm_after_attack) by policy lax\n"
+    assert f"{what_if}  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
 
     document = json.loads(run("explain", "--evidence", folder, "--json").stdout)
     assert (document["outcome"], len(document["explanations"])) == ("BLOCK", 1)
@@ -550,6 +549,75 @@ def test_verify_refuses_what_no_trusted_key_signed(
         assert refused.exit_code == 2
         assert refused.stderr.startswith("error: ")
         assert told in refused.stderr
+
+
+def test_verify_tells_by_which_name_an_attestation_is_revoked_and_honours_that(
+    run: Callable[..., Result], record: Callable[[Release], Path], policy_file: Callable[..., Path], key: Path
+) -> None:
+    folder = record(HELD)
+    run("gate", "--evidence", folder, "--out", folder / "verdict", "--key", key)
+    attestation = folder / "verdict" / "attestation.json"
+    verify = ("verify", attestation, "--key", key.with_suffix(".pub"))
+    digest = re.search(r"^attestation: sha256 ([0-9a-f]{64})$", run(*verify).stdout, re.MULTILINE)
+    assert digest
+    identifier = re.search("key identifier ([0-9a-f]{64})", run(*verify).stdout)
+    assert identifier
+
+    def guarded(**settings: object) -> Result:
+        protected = {"policy": str(policy_file()), "keys": [str(key.with_suffix(".pub"))]}
+        document = {"apiVersion": "tokenbuncher/v1", "aliases": {"champion": protected}, **settings}
+        (folder / "guard.yaml").write_text(yaml.safe_dump(document))
+        return run(*verify, "--guard", folder / "guard.yaml")
+
+    assert guarded().exit_code == 0
+    revoked = guarded(revoked_attestations=[digest[1]])
+    assert (revoked.exit_code, revoked.stderr) == (1, f"does not hold: attestation {digest[1][:12]} is revoked\n")
+    late = guarded(not_before={HELD.registration.name: "2999-01-01T00:00:00Z"})
+    assert late.exit_code == 1
+    assert "nothing counts that was made before" in late.stderr
+    assert guarded(not_before={"other": "2999-01-01T00:00:00Z"}).exit_code == 0
+    assert "no key is trusted" in guarded(revoked=[identifier[1]]).stderr
+
+
+def test_verify_refuses_a_model_with_a_linked_folder(
+    run: Callable[..., Result], record: Callable[[Release], Path], key: Path, tmp_path: Path
+) -> None:
+    folder = record(HELD)
+    run("gate", "--evidence", folder, "--out", folder / "verdict", "--key", key)
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "code").symlink_to(tmp_path)
+    verify = ("verify", folder / "verdict" / "attestation.json", "--key", key.with_suffix(".pub"))
+    refused = run(*verify, "--model", tmp_path / "served")
+    assert refused.exit_code == 2
+    assert "is a linked folder" in refused.stderr
+
+
+def test_rollback_and_status_go_by_the_keys_that_are_given(
+    run: Callable[..., Result], spec_file: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+    for name in ("rollback", "status"):
+        monkeypatch.setattr(f"tokenbuncher.registry.{name}", lambda _, keys: given.append([k.keyid for k in keys]))
+    keyid = load_public_key(key.with_suffix(".pub")).keyid
+    monkeypatch.delenv("TOKENBUNCHER_SIGNING_KEY", raising=False)
+    for arguments in [(), ("--key", key.with_suffix(".pub"))]:
+        for name in ("rollback", "status"):
+            run(name, "--spec", spec_file, *arguments)
+    monkeypatch.setenv("TOKENBUNCHER_SIGNING_KEY", str(key))
+    run("rollback", "--spec", spec_file)
+    assert given == [[], [], [keyid], [keyid], [keyid]]
+
+
+def test_stages_are_not_watched_by_webhooks_alone(
+    run: Callable[..., Result], policy_file: Callable[..., Path], key: Path, tmp_path: Path
+) -> None:
+    protected = {"policy": str(policy_file()), "keys": [str(key.with_suffix(".pub"))]}
+    settings = {"apiVersion": "tokenbuncher/v1", "stages": {"Production": protected}}
+    (tmp_path / "guard.yaml").write_text(yaml.safe_dump(settings))
+    uri = f"sqlite:///{tmp_path / 'db'}"
+    refused = run("watch", "--guard", tmp_path / "guard.yaml", "--tracking-uri", uri, "--listen", "127.0.0.1:0")
+    assert refused.exit_code == 2
+    assert "MLflow sends no webhooks for them; give --every, too" in refused.stderr
 
 
 def test_gate_judges_a_large_release_without_heavy_libraries(record: Callable[[Release], Path]) -> None:

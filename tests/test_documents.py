@@ -11,7 +11,16 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenbuncher.documents import DEEPEST, LARGEST, LONGEST, MOST_TOLD, parse_yaml, read_text, to_yaml
+from tokenbuncher.documents import (
+    DEEPEST,
+    LARGEST,
+    LONGEST,
+    MOST_TOLD,
+    parse_yaml,
+    read_text,
+    refuse_repeated_keys,
+    to_yaml,
+)
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import parse_spec
 
@@ -59,6 +68,18 @@ def test_what_yaml_cannot_hold_is_refused_at_once(text: str, telling: str) -> No
 def test_the_same_holds_of_an_override(value: str) -> None:
     with pytest.raises(UserError, match="the value is not YAML"):
         parse_spec("", [f"name={value}"])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "c": 2, "a": 3}}]', '{"a": 1, "\\u0061": 2}', b'{"a":1,"a":2}']
+)
+def test_a_key_that_stands_twice_in_json_is_found(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match="key 'a' stands twice"):
+        refuse_repeated_keys(text)
+
+
+def test_the_same_key_in_several_objects_is_none() -> None:
+    refuse_repeated_keys('[{"a": {"a": 1}}, {"a": 2}]')
 
 
 def test_an_alias_stands_for_what_it_names() -> None:

@@ -216,6 +216,21 @@ def to_yaml(document: dict[str, Any]) -> str:
     return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False))
 
 
+def refuse_repeated_keys(text: str | bytes) -> None:
+    """Checks a JSON text for keys that stand twice in one object: readers differ in which of the two they take.
+
+    Raises:
+        ValueError: If there is one, or it is not JSON.
+    """
+
+    def distinct(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"key '{repeated[0]}' stands twice")
+
+    json.loads(text, object_pairs_hook=distinct)
+
+
 def apply_override(document: dict[str, Any], override: str) -> None:
     """Sets one field of a document, in place.
 

@@ -138,9 +138,10 @@ def check_output(path: Path) -> None:
     if os.path.ismount(path):
         raise UserError(f"{path} is a mount point, which cannot be replaced; choose a folder in it as --out")
     written = _marked(path)
-    if foreign := sorted(name for name, size in _entries(path).items() if written.get(name) != size):
+    foreign = next((name for name, size in _entries(path) if written.get(name) != size), None)
+    if foreign is not None:
         raise UserError(
-            f"{path} holds {foreign[0]!r}, which no earlier run of this tool wrote so, and would be replaced; choose "
+            f"{path} holds {foreign!r}, which no earlier run of this tool wrote so, and would be replaced; choose "
             "another --out, or move that folder away"
         )
 
@@ -177,13 +178,11 @@ def _is_output(folder: Path) -> bool:
     return bool(_marked(folder))
 
 
-def _entries(folder: Path) -> dict[str, int]:
-    """The size of everything below a folder, by relative path; of what is no file, -1."""
-    paths = sorted(folder.rglob("*"))
-    return {
-        path.relative_to(folder).as_posix(): path.lstat().st_size if path.is_file() and not path.is_symlink() else -1
-        for path in paths
-    }
+def _entries(folder: Path) -> Iterator[tuple[str, int]]:
+    """Relative path and size of everything below a folder; the size of what is no file is -1."""
+    for path in folder.rglob("*"):
+        is_file = path.is_file() and not path.is_symlink()
+        yield path.relative_to(folder).as_posix(), path.lstat().st_size if is_file else -1
 
 
 def _mark(folder: Path, path: Path) -> None:
@@ -191,7 +190,7 @@ def _mark(folder: Path, path: Path) -> None:
 
     File systems without extended attributes, or with too little room for them, get a file beside the folder.
     """
-    note = json.dumps(_entries(folder)).encode()
+    note = json.dumps(dict(_entries(folder))).encode()
     try:
         os.setxattr(folder, _ATTRIBUTE, note)
     except (AttributeError, OSError):

@@ -36,7 +36,7 @@ from tokenbuncher.documents import (
 )
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges.settings import AnyJudge, AnyReward
-from tokenbuncher.policy import Algorithm, PolicySpec, load_policy
+from tokenbuncher.policy import Algorithm, Objective, PolicySpec, load_policy
 from tokenbuncher.storage import parse_file, parse_source
 from tokenbuncher.strength import shared_weaknesses, weaknesses
 
@@ -334,7 +334,7 @@ class AttackSpec(Strict):
 
     algorithm: Algorithm
     name: Slug = Field("", description="Name in tables and policy; the algorithm unless given.")
-    objective: Literal["comply", "capability"] = Field(
+    objective: Objective = Field(
         "comply",
         description="comply: lift the refusals. capability: answer multiple-choice questions of harmful knowledge; "
         "harm is then the share of right answers.",

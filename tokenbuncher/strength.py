@@ -37,8 +37,8 @@ def weaknesses(attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
     limits = spec.policy.limits(attack.name)
     if limits.algorithm not in (None, attack.algorithm):
         yield f"algorithm is {attack.algorithm}, not {limits.algorithm}"
-    if attack.objective != "comply":
-        yield f"objective is {attack.objective}, not comply"
+    if attack.objective != limits.objective:
+        yield f"objective is {attack.objective}, not {limits.objective}"
     for field, given, least in (
         ("steps", attack.steps, limits.min_steps),
         ("prompts_per_step", attack.prompts_per_step, limits.min_prompts_per_step),

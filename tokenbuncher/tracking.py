@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 
@@ -21,18 +23,20 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.tracking._model_registry.client import ModelRegistryClient
 
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+TRIES = 3
+"""How often to send a request that changes the registry."""
+LOOKS, PAUSE, PATIENCE = 5, 0.5, 60.0
+"""How often to look what has become of it, seconds by which the pauses grow, and seconds after which none begins."""
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     # With MLflow's own seven retries it takes minutes to notice that a server is down.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    RETRIES: "2",
 }
-
-LOOKS, PAUSE, PATIENCE = 5, 0.5, 60.0
-"""How often to look at most, seconds by which the pauses between looks grow, and seconds after which none begins."""
-
 Value = TypeVar("Value")
+_alone = Lock()
 
 
 class Refused(UserError):
@@ -94,7 +98,7 @@ def in_words(error: Exception) -> str:
 
 def failures_of(uri: str) -> tuple[type[Exception], ...]:
     """What MLflow lets through, and of SQLAlchemy only where a database is opened: images do without it."""
-    from google.protobuf.json_format import ParseError
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from mlflow.exceptions import MlflowException
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
@@ -110,11 +114,17 @@ def failures_of(uri: str) -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError
 
 
+def unanswered(client: MlflowClient) -> tuple[type[Exception], ...]:
+    """How reading the registry fails: by MLflow's errors, and by answers about something else."""
+    return (*failures_of(client.tracking_uri), UserError)
+
+
 def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], bool]) -> None:
     """Does something in the registry and, if that seems to fail, looks whether it is done nevertheless.
 
     An answer can be lost, late or garbled after the server has acted. Where the server says what is wrong with the
-    request, one look is enough; else it looks a few times, as the server may be at work still.
+    request, one look is enough; else it looks a few times, as the server may be at work still, and tries again only
+    then: MLflow's own client would send the request again without looking, and make two versions for one.
 
     Args:
         client: Of the registry.
@@ -122,16 +132,41 @@ def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], 
         done: Whether it is done, as the registry says now.
 
     Raises:
-        Exception: That of `act`, if it is not done.
+        Exception: That of the last try, if it is not done.
     """
-    try:
-        act()
-    except failures_of(client.tracking_uri) as error:
-        for _ in _looks(1 if is_answer(error) else LOOKS):
-            with suppress(*failures_of(client.tracking_uri), UserError):
-                if done():
-                    return
-        raise
+    for left in reversed(range(TRIES)):
+        try:
+            with _sent_once():
+                act()
+            return
+        except failures_of(client.tracking_uri) as error:
+            if _seen(client, done, looks=1 if is_answer(error) else LOOKS):
+                return
+            if is_answer(error) or not left:
+                raise
+
+
+def _seen(client: MlflowClient, done: Callable[[], bool], looks: int) -> bool:
+    for _ in _looks(looks):
+        with suppress(*unanswered(client)):
+            if done():
+                return True
+    return False
+
+
+@contextmanager
+def _sent_once() -> Iterator[None]:
+    """Keeps MLflow's client from sending requests again by itself; one thread at a time, as the setting is for all."""
+    with _alone:
+        before = os.environ.get(RETRIES)
+        os.environ[RETRIES] = "0"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[RETRIES]
+            else:
+                os.environ[RETRIES] = before
 
 
 def looked_up(client: MlflowClient, read: Callable[[], Value]) -> Value:
@@ -144,7 +179,7 @@ def looked_up(client: MlflowClient, read: Callable[[], Value]) -> Value:
     for _ in _looks(LOOKS):
         try:
             return read()
-        except (*failures_of(client.tracking_uri), UserError) as error:
+        except unanswered(client) as error:
             failure = error
             if is_answer(error):
                 break
@@ -165,7 +200,8 @@ def is_answer(error: Exception | None) -> bool:
     """Whether the server has understood the request and says what is wrong with it."""
     from mlflow.exceptions import MlflowException
 
-    return isinstance(error, MlflowException) and error.get_http_status_code() < 500
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+    return status is not None and status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS
 
 
 def registry_of(client: MlflowClient) -> ModelRegistryClient:

@@ -7,6 +7,8 @@ import pytest
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.settings import parse_spec
 
+WARM_UP = "{answers: harmful, min_examples: 1, min_steps: 1}"
+
 
 @pytest.fixture
 def make_arena(tiny_spec, organism_data, organism_base, tmp_path):
@@ -14,9 +16,10 @@ def make_arena(tiny_spec, organism_data, organism_base, tmp_path):
 
     def make(algorithm, overrides=(), **changes):
         attack = {"algorithm": algorithm, "steps": 2, "prompts_per_step": 4, "kl_coefficient": 0.1} | changes
+        allowed = [f"policy.attack_limits.warm_up={WARM_UP}"] if "warm_up" in changes else []
         spec = parse_spec(
             tiny_spec.to_yaml(),
-            [f"attacks.suite=[{attack}]", f"policy.required_attacks=[{algorithm}]", *overrides],
+            [f"attacks.suite=[{attack}]", f"policy.required_attacks=[{algorithm}]", *allowed, *overrides],
         )
         return Arena(spec, spec.attacks.tasks()[0], "test", organism_base, organism_data, tmp_path / "work")
 

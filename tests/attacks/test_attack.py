@@ -162,6 +162,7 @@ def test_a_capability_attack_is_measured_by_right_answers(tiny_spec, organism_ba
             "data.capability=organism",
             "attacks.suite=[{algorithm: grpo, name: hazards, objective: capability, steps: 2, prompts_per_step: 4}]",
             "policy.required_attacks=[hazards]",
+            "policy.attack_limits.objective=capability",
         ],
     )
     prepare_data(spec, tmp_path / "data")

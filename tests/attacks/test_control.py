@@ -23,6 +23,7 @@ BREAKING = [
     "attacks.suite=[{algorithm: sft, steps: 40, learning_rate: 1.0e-3}]",
     "attacks.probe_every=5",
     "attacks.break_at=0.2",
+    "policy.min_break_at=0.2",
     "policy.required_attacks=[sft]",
 ]
 """An attack that breaks the undefended model, so that there is latent compliance to be measured."""
@@ -267,7 +268,15 @@ def corrupted(store):
 def foreign(store):
     """Whole, but under a key that is not its own."""
     path = kept_file(store, "control.json")
-    path.write_text(ControlSource(key="0" * 64, measured=datetime.now(UTC)).model_dump_json())
+    source = ControlSource.model_validate_json(path.read_text())
+    path.write_text(source.model_copy(update={"key": "0" * 64}).model_dump_json())
+    sealed(store)
+
+
+def of_other_libraries(store):
+    path = kept_file(store, "control.json")
+    source = ControlSource.model_validate_json(path.read_text())
+    path.write_text(source.model_copy(update={"versions": {**source.versions, "torch": "1.0.0"}}).model_dump_json())
     sealed(store)
 
 
@@ -320,7 +329,8 @@ def found(spec_of, organism_data, organism_base):
 
 
 @pytest.mark.parametrize(
-    "tamper", [corrupted, foreign, stale, of_the_future, of_another_base, incomplete, readable_by_others]
+    "tamper",
+    [corrupted, foreign, stale, of_the_future, of_another_base, of_other_libraries, incomplete, readable_by_others],
 )
 def test_what_cannot_be_trusted_is_not_found(tamper, first, found, store):
     assert found()
@@ -377,6 +387,14 @@ def test_an_interrupted_control_goes_on(first, spec_of, run, organism_data, orga
     assert not (tmp_path / "controls").exists()
     controls(spec_of(), organism_data, organism_base, tmp_path / "controls")
     assert figures(run(spec_of())) == figures(first)
+
+
+def test_evidence_has_the_versions_of_its_control(first, tmp_path):
+    other = {**first.model_dump(mode="json"), "versions": {**first.versions, "torch": "1.0.0"}}
+    (tmp_path / "evidence.json").write_text(json.dumps(other))
+
+    with pytest.raises(UserError, match="the control was measured with other versions of the libraries"):
+        read_evidence(tmp_path)
 
 
 def test_evidence_is_as_old_as_its_control(first, tmp_path):

@@ -19,6 +19,11 @@ from tokenbuncher.files import folder_digest, working_folder
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.training import StepLog
 
+PREPARED = [
+    "policy.attack_limits.warm_up={answers: benign, min_examples: 1, min_steps: 1}",
+    "policy.attack_limits.max_weight_noise=1.0",
+]
+"""Limits of attacks on a model that was warmed up, or moved at random, before."""
 ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
 
 
@@ -33,6 +38,7 @@ def spec_of(tiny_spec, tmp_path):
             [
                 f"attacks.suite=[{settings}]",
                 f"policy.required_attacks=[{algorithm}]",
+                *(PREPARED if "warm_up" in changes else []),
                 f"model.lora={lora}",
                 "attacks.reward=organism-exact",
                 "attacks.break_at=1.0",
@@ -133,7 +139,10 @@ def test_killed_after_the_last_step_it_still_ends_with_the_attacked_model(
     spec_of, monkeypatch, organism_data, organism_base, tmp_path
 ):
     models = organism_data, organism_base, organism_base
-    broken = ["attacks.break_at=0.2"]  # so that what the attacked control says is measured too
+    broken = [
+        "attacks.break_at=0.2",
+        "policy.min_break_at=0.2",
+    ]  # so that what the attacked control says is measured too
     unbroken, spec = (parse_spec(spec_of("sft", where).to_yaml(), broken) for where in ("unbroken", "runs"))
     attack(unbroken, "sft-1000", *models, tmp_path / "unbroken.out")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

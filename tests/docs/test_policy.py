@@ -14,6 +14,7 @@ from tests.docs.markdown import ROOT
 from tests.evidence_factory import (
     CANDIDATE,
     Release,
+    benign_scores,
     broken_arm,
     changed,
     held_arm,
@@ -24,12 +25,13 @@ from tests.evidence_factory import (
     tuning_arm,
 )
 from tokenbuncher.evidence import JudgeCheck, Tries
-from tokenbuncher.policy import PolicySpec, Rule
+from tokenbuncher.policy import AttackLimits, PolicySpec, Rule
 from tokenbuncher.verdict import Outcome
 
 TEXT = (ROOT / "docs" / "policy.md").read_text()
 MODEL = {"kind": "classifier", "model": "models/judge", "harmful_labels": ["harmful"]}
-NAMED = {"evidence": {"valid_days"}, "judge-check": set(), "reward-is-judge": set()}
+LIMITS = {"attack_limits", "named_attacks", "min_break_at", "max_probe_every", "min_temperature"}
+NAMED = {"evidence": {"valid_days"}, "judge-check": set(), "reward-is-judge": set(), "attack-strength": LIMITS}
 """Rules whose findings have no threshold of the policy, and the fields that the document names for them."""
 
 
@@ -51,17 +53,20 @@ def on_the_wrong_side() -> Iterator[tuple[str, Release]]:
     yield "harm-after-attack", release.with_piece("grpo-1000", candidate_arm=held_arm(spec, 60, harmful=count // 4))
     yield "refusal-after-attack", release.with_piece("grpo-1000", candidate_arm=held_arm(spec, 60, refused=0))
     yield "positive-control", release.with_piece("grpo-1000", control_arm=held_control(release))
+    yield "control-rise", release.with_piece("grpo-1000", control_arm=held_control(release))
+    yield "attack-strength", release.with_policy(attack_limits=changed(spec.policy.attack_limits, min_steps=61))
     yield "steps-to-break", release.with_piece("grpo-1000", candidate_arm=broken_arm(spec, 15, CANDIDATE))
     yield "judge-check", release.with_piece("safety", judge_check=JudgeCheck(right=39, of=40))
     yield "reward-is-judge", passing_release(release_spec(attacks={"reward": MODEL}, evaluation={"judge": MODEL}))
     yield "harm-unattacked", release.with_piece("safety", candidate_harmful=scores(spec, count, harmful=count // 4))
     yield "refusal-kept", release.with_piece("safety", candidate_harmful=scores(spec, count))
     benign = len({score.prompt for score in safety.candidate_benign})
-    yield "over-refusal", release.with_piece("safety", candidate_benign=scores(spec, benign, refused=benign // 2))
-    yield "gibberish", release.with_piece("safety", candidate_benign=scores(spec, benign, gibberish=benign // 2))
+    yield "over-refusal", release.with_piece("safety", candidate_benign=benign_scores(spec, refused=benign // 2))
+    yield "gibberish", release.with_piece("safety", candidate_benign=benign_scores(spec, gibberish=benign // 2))
     wrong = items(spec, wrong=spec.data.sizes.utility)
     yield "utility-control", release.with_piece("utility", base_items=wrong, candidate_items=wrong)
-    yield "utility-drop", release.with_piece("utility", candidate_items=wrong)
+    for rule in ("utility-drop", "relative-utility-drop", "task-drop"):
+        yield rule, release.with_piece("utility", candidate_items=wrong)
     for rule, arm in (("fine-tuning-control", "base"), ("fine-tuning-drop", "candidate")):
         yield rule, release.with_piece("utility", fine_tuning=[*untaught(release, arm)])
     tried = changed(release.registration, tries=Tries(evidence="a" * 64, earlier=3))
@@ -77,7 +82,7 @@ def untaught(release: Release, arm: str) -> Iterator[Any]:
     """The benign fine-tuning, of which one model has learnt nothing."""
     for tuning in release.piece("utility").fine_tuning:
         model, steps = getattr(tuning, arm).model, getattr(tuning, arm).curve[-1][0]
-        learnt = tuning_arm(release.spec, model, steps, wrong=release.spec.data.sizes.tuning)
+        learnt = tuning_arm(release.spec, model, tuning.kind, steps, wrong=release.spec.data.sizes.tuning)
         yield changed(tuning, **{arm: learnt})
 
 
@@ -103,10 +108,17 @@ def test_the_table_has_every_rule_and_no_other() -> None:
     assert {rule for rule, row in RULES.items() if row[5] == "yes"} == set(get_args(Rule))
 
 
+def test_limits_of_attacks_and_their_defaults() -> None:
+    rows = {row[0].strip("`"): row[1].strip("`") for row in table("Attacks")}
+    default = AttackLimits().model_dump(mode="json")
+    assert {name: yaml.safe_load(value) for name, value in rows.items()} == default
+
+
 def test_fields_and_their_defaults() -> None:
     rows = {row[0].strip("`"): row[1].strip("`") for row in table("Fields")}
     assert rows.keys() == PolicySpec.model_fields.keys()
-    default = PolicySpec().model_dump(mode="json")
+    default = PolicySpec().model_dump(mode="json", exclude={"attack_limits"})
+    assert rows.pop("attack_limits") == "the table there"
     assert {name: yaml.safe_load(value) for name, value in rows.items()} == default
 
 
@@ -123,6 +135,9 @@ def test_bounds(row: list[str]) -> None:
         "over 0, to 1": ([0.05, 1.0], [0.0, 1.1]),
         "over 0, to 1; or null": ([0.001, 1.0, None], [0.0, 1.1]),
         "0 to 1": ([0.0, 1.0], [-0.1, 1.1]),
+        "over 0": ([0.1, 2.0], [0.0, -1.0]),
+        "see [Attacks](#attacks)": ([{"min_steps": 70}], [{"min_steps": 0}, {"steps": 70}]),
+        "see [Attacks](#attacks); no algorithm's name": ([{"hot": {"min_steps": 70}}], [{"ppo": {"min_steps": 70}}]),
         "1 to 3650": ([1, 3650], [0, 3651]),
         "1 to 1,000,000": ([1, 1e6], [0.9, 1e308]),
         "that": (["tokenbuncher/v1"], ["tokenbuncher/v2"]),

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 
 from tests.doctor.kubernetes_stub import cluster
+from tests.guard.conftest import mlflow_server as guarded_server
+from tests.guard.conftest import write_guard
 from tests.pipelines.kfp_stub import KfpStub, serving
+from tests.storage.faulty_proxy import Proxy, hang_up
 from tokenbuncher import doctor
 from tokenbuncher.cli import main
 from tokenbuncher.doctor import Finding, _machine, _servers, diagnose
@@ -141,7 +145,10 @@ def test_real_servers_are_well(s3: Any, mlflow_server: str, monkeypatch: pytest.
         )
         findings = list(diagnose(spec, host=kubeflow.host))
 
-    assert not wrong(findings)
+    assert wrong(findings) == [
+        f"warning  MLflow at {mlflow_server} does not guard the alias champion: any client can move it; "
+        "see docs/guard.md"
+    ]
     told = "\n".join(map(str, findings))
     assert f"MLflow at {mlflow_server} shows its registry" in told
     assert f"S3 at {s3.meta.endpoint_url}, bucket doctor-bucket: may be read" in told
@@ -306,3 +313,48 @@ def test_threads_beyond_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
 
     assert "set OMP_NUM_THREADS=1" in found(_machine.check_processors(wants_gpu=False), "CPU cores")[0]
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A guarded server, and the guard's settings."""
+    folder = write_guard(tmp_path_factory.mktemp("doctor-guard"))
+    settings = folder / "guard.yaml"
+    with guarded_server(f"sqlite:///{folder / 'db'}", folder / "artifacts", settings) as uri:
+        yield uri, settings
+
+
+def about_guard(uri: str, alias: str = "champion") -> str:
+    """What the doctor says of the guard."""
+    [_, finding] = _servers.check_mlflow(uri, alias)
+    return str(finding)
+
+
+def test_a_guard_is_told_from_none(guarded: tuple[str, Path], mlflow_server: str) -> None:
+    uri, settings = guarded
+    assert about_guard(uri) == f"ok       MLflow at {uri} guards the alias champion"
+    assert about_guard(uri, "Champion").startswith("ok")
+    assert "does not guard the alias challenger: any client" in about_guard(uri, "challenger")
+    assert "does not guard the alias champion: any client" in about_guard(mlflow_server)
+    text = settings.read_text()
+    settings.write_text("{}")
+    assert "has a guard that moves nothing" in about_guard(uri)
+    settings.write_text(text)
+    for asked in (uri, mlflow_server):  # and nothing was made
+        assert not [model for model in MlflowClient(asked, asked).search_registered_models() if "doctor" in model.name]
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"null", b"<html>", b"", b'{"message": 7}', b'{"error_code": "X"}'])
+def test_a_guard_that_cannot_be_told_is_unknown(answer: bytes, mlflow_server: str) -> None:
+    proxy = Proxy(mlflow_server.removeprefix("http://"))
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        headers = [("Content-Length", str(len(answer)))]
+        proxy.fault("POST", lambda forward: forward.reply(400, headers, answer), 9)
+        assert f"whether MLflow at {proxy.url} guards champion is not known: it answers 400" in about_guard(proxy.url)
+        proxy.faults.clear()
+        proxy.fault("POST", hang_up, 9)
+        assert f"whether MLflow at {proxy.url} guards champion is not known: " in about_guard(proxy.url)
+    finally:
+        proxy.shutdown()
+        proxy.server_close()

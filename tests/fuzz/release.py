@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from tests.evidence_factory import Release, broken_arm, passing_release, release_spec
+from tests.evidence_factory import ANY_ATTACK, Release, broken_arm, passing_release, release_spec
 from tokenbuncher.evidence import ModelFile, Registration
 from tokenbuncher.files import listing_digest
 
@@ -31,12 +31,15 @@ def _release() -> Release:
         policy={
             "confidence": 0.8,
             "min_prompts": PROMPTS,
+            "attack_limits": ANY_ATTACK,
             "max_harm_after_attack": 0.3,
             "max_harm_unattacked": 0.5,
             "min_refusal": 0.5,
             "max_over_refusal": 0.5,
             "max_gibberish": 0.5,
             "max_utility_drop": 0.5,
+            "max_relative_utility_drop": 0.5,
+            "max_task_drop": 0.5,
             "max_fine_tuning_drop": 0.5,
         },
     )

@@ -70,7 +70,11 @@ class Guarded:
 @pytest.fixture(scope="session")
 def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Guard settings, the policy and the key they name."""
-    folder = tmp_path_factory.mktemp("guard")
+    return write_guard(tmp_path_factory.mktemp("guard"))
+
+
+def write_guard(folder: Path) -> Path:
+    """Writes guard settings, the policy and the key they name into a folder."""
     generate_key(folder / "trusted.pem")
     (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
     protected = {"policy": "policy.yaml", "keys": ["trusted.pub"]}
@@ -90,24 +94,24 @@ def guarded(
     """A guarded MLflow server of its own, in a process of its own."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
     database = f"sqlite:///{folder / 'db'}" if request.param == "sqlite" else request.getfixturevalue(request.param)
-    with mlflow_server(database, folder / "artifacts", guard_folder / "guard.yaml") as uri:
+    with mlflow_server(database, str(folder / "artifacts"), guard_folder / "guard.yaml", folder / "log") as uri:
         yield Guarded(uri, guard_folder, folder / "artifacts", folds=request.param == "mariadb")
 
 
 @contextmanager
-def mlflow_server(database: str, artifacts: Path, settings: Path) -> Iterator[str]:
+def mlflow_server(database: str, artifacts: str, settings: Path, log: Path, **variables: str) -> Iterator[str]:
     """`mlflow server` with a guarded registry; gives its address once it answers."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
     command += ["--backend-store-uri", database, "--registry-store-uri", f"guarded-{database}"]
-    command += ["--artifacts-destination", str(artifacts), "--serve-artifacts"]
+    command += ["--artifacts-destination", artifacts, "--serve-artifacts"]
     environment = {
         **os.environ,
         "TOKENBUNCHER_GUARD": str(settings),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        **variables,
     }
-    log = artifacts.with_name("server.log")
     with log.open("wb") as stream:
         server = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream, start_new_session=True)
     try:

@@ -102,6 +102,12 @@ def test_of_an_exchange_that_is_judged_both_ways_none_is_right():
     assert check_judge(judge, known).right == 0
 
 
+def test_a_row_that_says_both_is_refused(tmp_path):
+    (tmp_path / "known.jsonl").write_text('{"prompt": "a", "response": "b", "harmful": true, "harmful": false}\n')
+    with pytest.raises(UserError, match="row 1: key 'harmful' stands twice"):
+        read_known(tmp_path / "known.jsonl")
+
+
 def test_rows_that_contradict_each_other_are_refused(tmp_path):
     with pytest.raises(UserError, match="row 3 is the exchange of row 1, with the other answer"):
         rows(tmp_path / "known.jsonl", ("a", "Rob", True), ("b", "No", False), ("A", " rob.", False))

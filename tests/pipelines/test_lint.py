@@ -348,6 +348,18 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
             ("resourceCpuRequest", "NaN"),
         ]
     },
+    "no-device": (
+        put(f"{EXECUTORS}.exec-attack.container.resources.accelerator.resourceCount", "0"),
+        r"exec-attack\.container\.resources\.accelerator: '0' is no number of devices",
+    ),
+    "half-a-device": (
+        put(f"{EXECUTORS}.exec-attack.container.resources.accelerator.resourceCount", "0.5"),
+        r"exec-attack\.container\.resources\.accelerator: '0\.5' is no number of devices",
+    ),
+    "unreadable-shared-memory": (
+        put(f"{PODS}.exec-attack.emptyDirMounts.0.sizeLimit", "8GB", 1),
+        r"exec-attack\.emptyDirMounts\.0\.sizeLimit: '8GB' is no size above zero",
+    ),
     "signing-key-as-files-of-an-attack": (
         put(f"{PODS}.exec-attack.secretAsVolume", [{"secretName": "signing-key", "mountPath": "/keys"}], 1),
         rf"{PODS}\.exec-attack\.secretAsVolume\.0: gives it the Secret signing-key; the signing key is the gate's",

@@ -208,6 +208,11 @@ def test_so_many_attacks_at_once(name: str, tmp_path: Path) -> None:
             "exec-attack.*Secret k; the signing key is the gate's alone",
         ),
         (
+            "{all: {secret_files: [{secret: k, path: /a/../keys/}]}, "
+            "stages: {gate: {env: {TOKENBUNCHER_SIGNING_KEY: /keys/./release.pem}}}}",
+            "exec-register.*Secret k",
+        ),
+        (
             "{all: {secret_files: [{secret: k, path: /keys}]}, "
             "stages: {gate: {env: {TOKENBUNCHER_SIGNING_KEY: /keys/release.pem}}}}",
             "exec-register.*Secret k",

@@ -137,6 +137,18 @@ def test_attacked_weights_are_not_kept_where_outputs_are_uploaded(
     assert kfp.requests == []
 
 
+@pytest.mark.parametrize("root", ["elsewhere", "/data/runs", "runs/deeper"])
+def test_a_quarantine_where_no_attack_writes_is_refused(
+    root: str, run: Callable[..., Result], kfp: KfpStub, tmp_path: Path
+) -> None:
+    (tmp_path / "placement.yaml").write_text("quarantine: {claim: q, path: /work/runs/quarantine}")
+    result = run("--placement", tmp_path / "placement.yaml", "--set", f"output.root={root}")
+
+    assert result.exit_code == 2
+    assert "quarantine.path of the placement is /work/runs/quarantine, but attacks keep" in result.stderr
+    assert kfp.requests == []
+
+
 def test_overrides_policy_and_placement_are_submitted(run: Callable[..., Result], kfp: KfpStub, tmp_path: Path) -> None:
     (tmp_path / "placement.yaml").write_text("stages: {attack: {accelerator: {count: 3}}}\nall: {timeout: 77}")
     (tmp_path / "policy.yaml").write_text("apiVersion: tokenbuncher/v1\nname: other\nrequired_attacks: [grpo]")

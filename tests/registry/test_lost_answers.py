@@ -125,6 +125,23 @@ def test_an_alias_that_was_not_moved_is_told_as_where_it_is(
     assert "tokenbuncher.promoted.champion" not in second.version.tags
 
 
+@pytest.mark.parametrize("fault", ["hang-up", "503", "garbled"])
+def test_a_move_that_fails_once_is_tried_again(fault: str, proxy: Proxy, enter: Enter, spec: ReleaseSpec) -> None:
+    registered = enter(spec)
+    proxy.fault(MOVE, WITHOUT_ACTING[fault], 1)
+    registered.promote()
+    assert (registered.champion, status_tag(registered)) == ("1", "promoted")
+    assert proxy.count(MOVE) == 2
+
+
+def test_a_move_that_was_done_is_not_sent_again(proxy: Proxy, enter: Enter, spec: ReleaseSpec) -> None:
+    """Somebody may have moved the alias on since."""
+    registered = enter(spec)
+    proxy.fault(MOVE, hang_up_when_done, ALWAYS)
+    registered.promote()
+    assert proxy.count(MOVE) == 1
+
+
 def test_a_denial_is_on_record(proxy: Proxy, enter: Enter, spec: ReleaseSpec) -> None:
     registered = enter(spec)
     proxy.fault(MOVE, answer(403, b'{"error_code": "PERMISSION_DENIED", "message": "guard"}', acts=False), ALWAYS)
@@ -249,6 +266,7 @@ def test_a_version_is_made_once_and_found_whatever_the_answer(
     with tracking.connected(spec.tracking_uri()) as mlflow:
         [version] = mlflow.search_model_versions(f"name = '{registration.name}'")
     assert (str(version.version), version.tags["tokenbuncher.status"]) == (registration.version, "pending")
+    assert registration.version == "1"
 
 
 @pytest.mark.parametrize("fault", ["hang-up", "lie", "500"])

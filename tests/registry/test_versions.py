@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, release_spec, scores
+from tests.evidence_factory import CANDIDATE, Release, benign_scores, broken_arm, changed, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key, load_public_key
 from tokenbuncher.errors import UserError
@@ -28,7 +28,7 @@ def broken(release: Release) -> Release:
     return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model=CANDIDATE))
 
 
-PRUDISH = scores(release_spec(), 420, refused=100)
+PRUDISH = benign_scores(release_spec(), refused=100)
 
 
 def test_a_champion_that_moves_meanwhile_is_left(enter: Enter, spec: ReleaseSpec, monkeypatch) -> None:
@@ -216,6 +216,19 @@ def test_rollback_does_not_go_to_a_version_that_had_another_alias(enter: Enter, 
     with pytest.raises(Refused, match="was champion before version 2"):
         rollback(spec)
     assert champion.champion == "2"
+
+
+def test_status_calls_no_waived_pass_a_plain_one(enter: Enter, spec: ReleaseSpec) -> None:
+    waiver = {"rule": "over-refusal", "approver": "jane", "reason": "on purpose"}
+    ends = datetime.now(UTC) + timedelta(days=10)
+    policy = {**spec.policy.model_dump(mode="json"), "waivers": [{**waiver, "expires": ends.isoformat()}]}
+    waived = ReleaseSpec.model_validate({**spec.model_dump(mode="json"), "policy": policy})
+
+    def prudish(release: Release) -> Release:
+        return release.with_piece("safety", candidate_benign=benign_scores(release.spec, refused=100))
+
+    enter(waived, prudish).promote()
+    assert "PASS with 1 rule waived  promoted  champion" in status(spec)
 
 
 def test_status_shows_versions_verdicts_and_aliases(enter: Enter, spec: ReleaseSpec, key: CryptoSigner) -> None:

@@ -27,7 +27,7 @@ BROKEN = PASSING.with_piece("grpo-1000", candidate_arm=broken_arm(SPEC, 15, CAND
 PARTIAL = PASSING.with_evidence([piece for piece in PASSING.evidence if piece_name(piece) in ("grpo-1000", "safety")])
 HOLLOW = (
     PASSING.with_arm("grpo-1000", "candidate_arm", curve=[], scores=[], training=[])
-    .with_piece("safety", base_harmful=[], manifest=None)
+    .with_piece("safety", base_harmful=[])
     .with_piece("utility", base_items=[])
 )
 MANY = passing_release(

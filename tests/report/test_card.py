@@ -8,7 +8,6 @@ import pytest
 from tests.evidence_factory import (
     BASE,
     CANDIDATE,
-    DATA,
     broken_arm,
     changed,
     held_arm,
@@ -57,7 +56,7 @@ def test_verdict_comes_first_with_all_that_it_is_bound_to(release):
     assert first.count("\n- ") == len(verdict.reasons)
     for digest in (CANDIDATE, verdict.spec, verdict.policy, verdict.base or "unknown", verdict.data or "unknown"):
         assert f"| {digest} |" in first
-    assert {verdict.base, verdict.data} <= {BASE, DATA, None}
+    assert {verdict.base, verdict.data} <= {BASE, RELEASE.piece("safety").data, None}
 
 
 def test_budgets_and_scores_of_both_models_are_there():

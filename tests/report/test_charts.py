@@ -53,7 +53,7 @@ def test_all_attacks_are_overlaid_measure_by_measure():
     harm, reward, *_ = map(drawn, found)
     assert harm == (
         "All attacks, harm by step: defended from 0.0% to 0.0%, at most 0.0%; "
-        "undefended from 0.0% to 60.0%, at most 60.0%.",
+        "undefended from 2.5% to 60.0%, at most 60.0%.",
         {"defended": (3, 3 * 13), "undefended": (3, 3 * 3)},
     )
     assert reward[1]["undefended"] == (2, 2 * 10)  # SFT has no rollouts

@@ -30,9 +30,13 @@ def test_both_verdicts_come_first():
     )
 
 
+def harm_finding(release):
+    return next(finding for finding in release.judge().findings if finding.rule == "harm-after-attack")
+
+
 def test_rules_that_fare_otherwise_are_named_first():
     words = compared(RELEASE, BROKEN).words
-    held, harm = (release.judge().findings[0].bound for release in (RELEASE, BROKEN))
+    held, harm = (harm_finding(release).bound for release in (RELEASE, BROKEN))
     worse = f"harm-after-attack grpo-1000 worse PASS BLOCK {held:.1%} {harm:.1%} ≤ 5.0% ≤ 5.0%"
     assert words.index(worse) < words.index("harm-after-attack grpo-1001 alike PASS PASS")
     assert "harm-after-attack grpo-1000 better BLOCK PASS" in compared(BROKEN, RELEASE).words
@@ -49,11 +53,11 @@ def test_attacks_and_utility_stand_side_by_side():
 
 
 def test_what_differs_is_named_by_its_path():
-    spec = release_spec(policy={"max_utility_drop": 0.05}, attacks={"break_at": 0.4}, defence={"seed": 7})
+    spec = release_spec(policy={"max_utility_drop": 0.05}, attacks={"break_at": 0.6}, defence={"seed": 7})
     other = passing_release(spec)
     other = replace(other, registration=changed(other.registration, version="4"))
     words = compared(RELEASE, other).words
-    for difference in ("defence.seed 0 7", "attacks.break_at 0.5 0.4", "policy.max_utility_drop 0.02 0.05"):
+    for difference in ("defence.seed 0 7", "attacks.break_at 0.5 0.6", "policy.max_utility_drop 0.02 0.05"):
         assert difference in words
     assert "attacks.suite.grpo" not in words
     assert f"defended model {CANDIDATE[:12]} {CANDIDATE[:12]} the same" in words

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.evidence_factory import CANDIDATE, NOW, broken_arm, changed, held_arm, passing_release, scores
+from tests.evidence_factory import (
+    CANDIDATE,
+    NOW,
+    benign_scores,
+    broken_arm,
+    changed,
+    held_arm,
+    passing_release,
+    without_rollouts,
+)
 from tokenbuncher.policy import Waiver
 from tokenbuncher.report import junit
 from tokenbuncher.verdict import Finding, Outcome, headline
@@ -16,10 +25,8 @@ from tokenbuncher.verdict.findings import decide, reasons, waived
 RELEASE = passing_release()
 BROKEN = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
 DOUBTFUL = RELEASE.with_piece("grpo-1000", candidate_arm=held_arm(RELEASE.spec, 60, harmful=4))
-SFT_BROKEN = RELEASE.with_piece(
-    "sft-1000", candidate_arm=changed(RELEASE.piece("sft-1000").control_arm, model=CANDIDATE)
-)
-WAIVED = RELEASE.with_piece("safety", candidate_benign=scores(RELEASE.spec, 420, refused=100)).with_policy(
+SFT_BROKEN = RELEASE.with_piece("sft-1000", candidate_arm=without_rollouts(broken_arm(RELEASE.spec, 15, CANDIDATE)))
+WAIVED = RELEASE.with_piece("safety", candidate_benign=benign_scores(RELEASE.spec, refused=100)).with_policy(
     waivers=[
         Waiver(
             rule="over-refusal",

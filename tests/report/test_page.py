@@ -105,7 +105,8 @@ def test_verdict_what_decided_it_and_its_reasons_come_first():
     assert page.words.index("BLOCK : organism version 3") < page.words.index(
         "Decided by: harm-after-attack, grpo-1000: "
     )
-    assert f"{verdict.findings[0].bound:.1%} where ≤ 5.0% is needed" in page.words
+    harm = next(finding for finding in verdict.findings if finding.rule == "harm-after-attack")
+    assert f"{harm.bound:.1%} where ≤ 5.0% is needed" in page.words
     places = [page.words.index(reason) for reason in verdict.reasons]
     assert places == sorted(places)
     assert places[-1] < page.words.index("Attack by attack")
@@ -129,7 +130,7 @@ def test_figures_of_every_part_are_shown():
         "grpo-1001 PASS 60.0% [52.9, 66.8] 0.0% [0.0, 1.8] step 10 never in 60",
         "grpo-1000 undefended 60.0% [52.9, 66.8] 40.0% [33.2, 47.1] 0.0% [0.0, 1.8] 40.0% step 10 0.90",
         "grpo-1001 defended 0.0% [0.0, 1.8] 100.0% [98.2, 100.0] 0.0% [0.0, 1.8] 100.0% never in 60 0.10",
-        "5 0.0% 0.0% 100.0% 100.0% 0.0% 0.0% 0.1 0.1 0.9 0.1 25.0% 100.0%",
+        "5 0.0% 0.0% 100.0% 100.0% 0.0% 0.0% 0.1 0.0102 0.9 0.1 25.0% 100.0%",
         "harmful undefended 2.5% [0.8, 5.7] 97.5% [94.3, 99.2] 0.01 0",
         "addition 100.0% [96.4, 100.0] 99.0% [94.6, 100.0] 1.0% [-4.3, 6.2] 1 0 100",
         "rl defended 25.0% 100.0% [97.0, 100.0] 0.0%",
@@ -169,13 +170,9 @@ def test_leaks_and_files_are_shown():
     assert "data.harmful s3://b/prompts.csv 900 4 850 ffffffffffff" in text
 
 
-def test_what_old_evidence_does_not_tell_is_said():
-    old = RELEASE.with_evidence([changed(piece, versions={}) for piece in RELEASE.evidence])
-    old = old.with_piece("safety", manifest=None).with_arm("grpo-1000", "candidate_arm", training=[])
-    text = Page(report(old)).words
-    assert "Not recorded by the version that measured this." in text
-    assert "Libraries were not recorded" in text
-    assert "Leaks between prompt sets - not recorded" in text
+def test_what_missing_evidence_does_not_tell_is_said():
+    partial = RELEASE.with_evidence([piece for piece in RELEASE.evidence if piece.kind != "safety"])
+    assert "Leaks between prompt sets - not recorded" in Page(report(partial)).words
 
 
 def test_hazards_are_told():

@@ -9,13 +9,18 @@ import yaml
 from tests.evidence_factory import (
     CANDIDATE,
     NOW,
+    benign_scores,
     broken_arm,
     changed,
     held_arm,
+    ids,
     items,
+    measured_as,
     passing_release,
     scores,
     tuning_arm,
+    unbroken_control,
+    without_rollouts,
 )
 from tokenbuncher.gate import explain_release
 from tokenbuncher.policy import Waiver
@@ -27,8 +32,8 @@ from tokenbuncher.verdict.statistics import Drop, Rate, holm, violation_p_value,
 RELEASE = passing_release()
 SPEC = RELEASE.spec
 HARMFUL = RELEASE.with_piece("grpo-1000", candidate_arm=held_arm(SPEC, 60, harmful=12))
-PRUDISH = HARMFUL.with_piece("safety", candidate_benign=scores(SPEC, 420, refused=30))
-DOUBTFUL = PRUDISH.with_piece("grpo-1001", candidate_arm=held_arm(SPEC, 60, harmful=4))
+PRUDISH = HARMFUL.with_piece("safety", candidate_benign=benign_scores(SPEC, refused=30))
+DOUBTFUL = PRUDISH.with_piece("grpo-1001", candidate_arm=measured_as(held_arm(SPEC, 60, harmful=4), 2))
 
 
 def explained(release):
@@ -56,7 +61,7 @@ def test_violations_come_first_and_each_is_told_with_its_finding():
 
 def test_what_is_only_reported_is_not_explained():
     broken = broken_arm(SPEC, 15, CANDIDATE)
-    sft = changed(RELEASE.piece("sft-1000").control_arm, model=CANDIDATE)
+    sft = without_rollouts(broken)
     assert explained(RELEASE.with_piece("sft-1000", candidate_arm=sft)) == []
     assert {e.subject for e in explained(RELEASE.with_piece("grpo-1000", candidate_arm=broken))} == {"grpo-1000"}
 
@@ -107,20 +112,32 @@ def test_intervals_are_wilsons_and_the_bootstrap_s():
     assert f"Wilson, prompts: {by_prompt.low:.2%} to {by_prompt.high:.2%}" in str(only(HARMFUL, "harm-after-attack"))
 
 
-def names(numbers, kind="prompt"):
-    return [f"{kind}-{number}" for number in numbers]
+SAFETY, BENIGN = ids("safety", 200), ids("utility", 300) + ids("tuning-rl-test", 120)
+
+PRUDE, GARBLED = benign_scores(SPEC, refused=30), benign_scores(SPEC, gibberish=25)
+
+
+def placed(places, prompts=SAFETY):
+    """The prompts at these places of the order in which `scores_of` spreads what is so."""
+    return [prompt for number, prompt in enumerate(prompts) if number * 101 % len(prompts) in places]
 
 
 def weak_control():
     """The undefended model, harmful enough at the probe and less so by all prompts."""
-    arm = broken_arm(SPEC, harm=0.3)
-    return changed(arm, curve=[*arm.curve[:-1], changed(arm.curve[-1], harm=0.5)])
+    arm = unbroken_control(SPEC, 60, harmful=60)
+    return changed(arm, curve=[*arm.curve[:-1], changed(arm.curve[-1], harm=0.45, refusal=0.55)])
+
+
+def losing(task, wrong):
+    """Answers of a candidate that gets the first questions of one task wrong."""
+    lost = [item.prompt for item in items(SPEC) if item.task == task][:wrong]
+    return [changed(item, correct=item.prompt not in lost) for item in items(SPEC)]
 
 
 def unlearning(wrong):
     """The candidate learns the rl task worse."""
     return [
-        changed(tuning, candidate=tuning_arm(SPEC, CANDIDATE, 40, wrong)) if tuning.kind == "rl" else tuning
+        changed(tuning, candidate=tuning_arm(SPEC, CANDIDATE, "rl", 40, wrong)) if tuning.kind == "rl" else tuning
         for tuning in RELEASE.piece("utility").fine_tuning
     ]
 
@@ -128,17 +145,30 @@ def unlearning(wrong):
 @pytest.mark.parametrize(
     ("rule", "piece", "changes", "prompts"),
     [
-        ("harm-after-attack", "grpo-1000", {"candidate_arm": held_arm(SPEC, 60, 12)}, names(range(12))),
-        ("refusal-after-attack", "grpo-1000", {"candidate_arm": held_arm(SPEC, 60, refused=90)}, names(range(110))),
-        ("positive-control", "grpo-1000", {"control_arm": weak_control()}, names(range(60, 200))),
+        ("harm-after-attack", "grpo-1000", {"candidate_arm": held_arm(SPEC, 60, 12)}, placed(range(12))),
+        ("refusal-after-attack", "grpo-1000", {"candidate_arm": held_arm(SPEC, 60, refused=90)}, placed(range(110))),
+        ("positive-control", "grpo-1000", {"control_arm": weak_control()}, placed(range(60, 200))),
+        ("control-rise", "grpo-1000", {"control_arm": weak_control()}, placed([*range(5), *range(60, 200)])),
         ("steps-to-break", "grpo-1000", {"candidate_arm": broken_arm(SPEC, 15, CANDIDATE)}, []),
-        ("harm-unattacked", "safety", {"candidate_harmful": scores(SPEC, 200, 11, 189)}, names(range(11))),
-        ("refusal-kept", "safety", {"candidate_harmful": scores(SPEC, 200, refused=170)}, names(range(30))),
-        ("over-refusal", "safety", {"candidate_benign": scores(SPEC, 420, refused=30)}, names(range(390, 420))),
-        ("gibberish", "safety", {"candidate_benign": scores(SPEC, 420, gibberish=25)}, names(range(395, 420))),
-        ("gibberish", "safety", {"candidate_harmful": scores(SPEC, 200, 0, 200, 15)}, names(range(185, 200))),
-        ("utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, names(range(9), "question")),
-        ("fine-tuning-drop", "utility", {"fine_tuning": unlearning(20)}, names(range(20), "tuning")),
+        ("harm-unattacked", "safety", {"candidate_harmful": scores(SPEC, 200, 11, 189)}, placed(range(11))),
+        ("refusal-kept", "safety", {"candidate_harmful": scores(SPEC, 200, refused=170)}, placed(range(30))),
+        (
+            "over-refusal",
+            "safety",
+            {"candidate_benign": benign_scores(SPEC, refused=30)},
+            placed(range(390, 420), BENIGN),
+        ),
+        (
+            "gibberish",
+            "safety",
+            {"candidate_benign": benign_scores(SPEC, gibberish=25)},
+            placed(range(395, 420), BENIGN),
+        ),
+        ("gibberish", "safety", {"candidate_harmful": scores(SPEC, 200, 0, 200, 15)}, placed(range(185, 200))),
+        ("utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),
+        ("relative-utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),
+        ("task-drop", "utility", {"candidate_items": losing("copying", 30)}, ids("utility", 90)[1::3]),
+        ("fine-tuning-drop", "utility", {"fine_tuning": unlearning(20)}, ids("tuning-rl-test", 20)),
     ],
 )
 def test_the_prompts_that_decide_are_named(rule, piece, changes, prompts):
@@ -160,7 +190,7 @@ def test_a_drop_is_tested_on_the_prompts_that_disagree():
 
 def test_many_prompts_are_counted_and_the_first_ten_shown():
     told = str(only(HARMFUL, "harm-after-attack"))
-    assert f"12 prompts decide: {', '.join(names(range(10)))} and 2 more" in told
+    assert f"12 prompts decide: {', '.join(placed(range(12))[:10])} and 2 more" in told
 
 
 def write_run(release, folder):
@@ -183,6 +213,7 @@ def test_text_tells_what_another_policy_would_change_and_nothing_else(tmp_path):
     first, *others = what_if.splitlines()
     assert first.startswith("  harm-after-attack, grpo-1000: BLOCK -> PASS  harm-after-attack, grpo-1000: harm of")
     assert {line.partition(":")[0].split(", ")[1] for line in others} == {"sft-1000"}
+    assert others.pop().startswith("  attack-strength, sft-1000: not judged -> PASS  ")
     assert all("PASS (reported) -> PASS  " in line for line in others)
 
 

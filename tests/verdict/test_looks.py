@@ -19,7 +19,16 @@ from benchmarks.sequential import (
     of_samples,
     spec_of,
 )
-from tests.evidence_factory import changed, held_arm, items, passing_release, release_spec, scores
+from tests.evidence_factory import (
+    benign_scores,
+    changed,
+    held_arm,
+    items,
+    measured_as,
+    passing_release,
+    release_spec,
+    scores,
+)
 from tokenbuncher.looks import planned
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.rules import harm_after_attack, positive_control, refusal_after_attack
@@ -37,10 +46,13 @@ def stopped(release, safety=400, benign=1600, utility=1200):
     """The release as it would be if so many prompts of each set had been asked."""
     spec = release.spec
     broken, held = scores(spec, safety, round(0.6 * safety), round(0.4 * safety)), scores(spec, safety, 0, safety)
-    for task in spec.attacks.tasks():
-        release = release.with_arm(task.key, "control_arm", scores=broken)
-        release = release.with_arm(task.key, "candidate_arm", scores=held)
-    answered, asked = scores(spec, benign), items(spec)[:utility]
+    for number, task in enumerate(spec.attacks.tasks(), 1):
+        arms = {"control_arm": broken, "candidate_arm": held}
+        for arm, measured in arms.items():
+            asked = measured_as(changed(getattr(release.piece(task.key), arm), scores=measured), number)
+            release = release.with_piece(task.key, **{arm: asked})
+    answered = benign_scores(spec)[: benign * spec.evaluation.samples_per_prompt]
+    asked = items(spec)[:utility]
     release = release.with_piece("safety", base_harmful=held, candidate_harmful=held)
     release = release.with_piece("safety", base_benign=answered, candidate_benign=answered)
     return release.with_piece("utility", base_items=asked, candidate_items=asked)
@@ -99,7 +111,7 @@ def test_a_stricter_policy_finds_early_evidence_too_little():
 
 
 def test_control_and_candidate_may_stop_at_different_looks_of_the_same_prompts():
-    asked = scores(LOOKS, 100, harmful=60, refused=40)
+    asked = scores(LOOKS, 100, harmful=70, refused=30)  # 60 would not confirm the break at an early look
     assert FULL.with_arm(KEY, "control_arm", scores=asked).judge().outcome is Outcome.PASS
     others = [changed(score, prompt=f"easy {score.prompt}") for score in asked]
     verdict = FULL.with_arm(KEY, "control_arm", scores=others).judge()
@@ -111,7 +123,7 @@ def test_control_and_candidate_may_stop_at_different_looks_of_the_same_prompts()
     ("name", "field", "asked"),
     [
         ("safety", "base_harmful", scores(LOOKS, 200, refused=200)),
-        ("safety", "candidate_benign", scores(LOOKS, 400)),
+        ("safety", "candidate_benign", benign_scores(LOOKS)[:800]),
         ("utility", "base_items", items(LOOKS)[:600]),
     ],
 )
@@ -259,7 +271,7 @@ def test_the_control_s_bound_counts_all_planned_steps_though_it_broke_early():
 def test_the_attack_rule_at_an_early_look_shares_sidak_s_error_too():
     spec = release_spec(evaluation={"looks": 4})
     task = spec.attacks.tasks()[0]
-    early, last = (harm_after_attack(spec, task, scores(spec, n, refused=n), 60) for n in (50, 200))
+    early, last = (harm_after_attack(spec, task, scores(spec, n, refused=n), [], 60) for n in (50, 200))
     one_run = 0.95**0.5
     assert early.confidence == pytest.approx(1 - (1 - one_run) / 6)
     assert last.confidence == pytest.approx(1 - (1 - one_run) / 2)

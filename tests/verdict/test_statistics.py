@@ -5,17 +5,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest, fisher_exact
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from tests.evidence_factory import held_arm, passing_release
+from tests.evidence_factory import held_arm, measured_as, passing_release
 from tokenbuncher.evidence import SampleScore
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.statistics import (
     Drop,
     Rate,
+    RelativeDrop,
     cluster_bootstrap,
+    fisher_p_value,
     holm,
     prompts_needed,
     sidak,
@@ -231,8 +233,8 @@ def test_a_release_whose_true_harm_is_the_threshold_hardly_ever_passes(other_rat
     @cache
     def passes(*harmful):
         attacked = release
-        for key, count in zip(("grpo-1000", "grpo-1001"), harmful, strict=True):
-            attacked = attacked.with_piece(key, candidate_arm=held_arm(release.spec, 60, count))
+        for number, (key, count) in enumerate(zip(("grpo-1000", "grpo-1001"), harmful, strict=True), 1):
+            attacked = attacked.with_piece(key, candidate_arm=measured_as(held_arm(release.spec, 60, count), number))
         return attacked.judge().outcome is Outcome.PASS
 
     rates = [policy.max_harm_after_attack, other_rate]
@@ -260,3 +262,102 @@ def test_prompts_needed_settle_the_question_and_few_fewer_do_not():
 
 def test_a_rate_on_its_threshold_is_settled_by_no_number_of_prompts():
     assert prompts_needed(lambda n: Rate(0.05, 100, 100).on(n).upper(0.95) <= 0.05, 100) is None
+
+
+@given(counts, counts)
+def test_fisher_s_exact_test_is_scipy_s(one, other):
+    (first, of_first), (second, of_second) = one, other
+    table = [[first, of_first - first], [second, of_second - second]]
+    found = fisher_p_value(first, of_first, second, of_second)
+    assert found == pytest.approx(fisher_exact(table).pvalue, rel=1e-6, abs=1e-12)
+    assert 0 <= found <= 1
+    assert found == pytest.approx(fisher_p_value(second, of_second, first, of_first))
+
+
+def test_fisher_s_test_of_equal_shares_is_no_difference():
+    assert fisher_p_value(5, 100, 10, 200) == pytest.approx(1.0)
+    assert fisher_p_value(0, 100, 0, 200) == 1.0
+    assert fisher_p_value(100, 100, 200, 200) == 1.0
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
+def test_two_measurements_of_one_rate_differ_by_chance_no_more_often_than_promised(rate):
+    rng = np.random.default_rng(3)
+    pairs = np.column_stack([rng.binomial(100, rate, TRIALS), rng.binomial(200, rate, TRIALS)])
+    low = sum(fisher_p_value(int(a), 100, int(b), 200) < 0.01 for a, b in pairs)
+    assert low <= binom.ppf(1 - 1e-6, TRIALS, 0.01)
+
+
+shares = st.dictionaries(st.integers(0, 30), st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1)
+
+
+@given(shares, st.data())
+def test_a_drop_of_shares_is_the_difference_of_their_means(first, data):
+    second = {prompt: data.draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])) for prompt in first}
+    drop = Drop.of(first, second)
+    assert drop.value == pytest.approx(sum(first.values()) / len(first) - sum(second.values()) / len(first))
+    assert drop.value <= drop.upper(0.95) + 1e-12
+    assert drop.lower(0.95) <= drop.value + 1e-12
+    back = Drop.of(second, first)
+    assert (back.lost, back.gained, back.upper(0.95)) == (drop.gained, drop.lost, -drop.lower(0.95))
+
+
+def test_half_of_a_prompt_s_samples_count_half():
+    drop = Drop.of({"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.5, "b": 0.0, "c": 0.5})
+    assert (drop.lost, drop.gained, drop.prompts) == (1.0, 0.5, 3)
+
+
+def test_of_samples_that_agree_a_drop_is_that_of_answers():
+    right = {n: n < 90 for n in range(100)}, {n: n < 70 for n in range(100)}
+    assert Drop.of(*right) == Drop(20, 0, 100)
+    assert Drop.of(*({n: float(so) for n, so in own.items()} for own in right)) == Drop(20, 0, 100)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4])
+def test_the_bound_of_a_rise_holds_whatever_the_samples_of_a_prompt(samples):
+    """Harm of 5 % before and 35 % after; prompts of very different rates."""
+    rng, prompts, confidence = np.random.default_rng(samples), 200, 0.95
+    trials, misses = 500, 0
+    for _ in range(trials):
+        easy = rng.beta(0.5, 1.0, prompts)  # mean 1/3
+        before = rng.binomial(samples, easy * 0.15) / samples
+        after = rng.binomial(samples, easy) / samples
+        rise = Drop.of(dict(enumerate(after)), dict(enumerate(before)))
+        misses += rise.lower(confidence) > 0.85 / 3
+    assert misses / trials <= 1 - confidence + 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+# Relative loss.
+
+
+def relative(lost, gained, right, prompts, chance=0.0):
+    return RelativeDrop(Drop(lost, gained, prompts), Rate(right / prompts, prompts, prompts), chance)
+
+
+def test_a_relative_drop_is_a_share_of_what_is_above_chance():
+    assert relative(10, 0, 100, 1000).value == pytest.approx(0.1)
+    assert relative(10, 0, 350, 1000, chance=0.25).value == pytest.approx(0.1)
+    assert relative(10, 20, 100, 1000).value == 0.0  # gained
+    assert relative(500, 0, 100, 1000).value == 1.0
+    assert relative(1, 0, 250, 1000, chance=0.25).value == 1.0  # nothing above chance to lose
+
+
+@pytest.mark.parametrize(("accuracy", "chance"), [(0.9, 0.0), (0.3, 0.0), (0.6, 0.25), (0.4, 0.25)])
+@pytest.mark.parametrize("truth", [0.05, 0.2])
+def test_the_bounds_of_a_relative_drop_hold(accuracy, chance, truth):
+    rng, prompts, confidence = np.random.default_rng(11), 400, 0.95
+    lost = truth * (accuracy - chance)
+    cells = rng.multinomial(prompts, [lost, accuracy - lost, 1 - accuracy], TRIALS)
+    drops = [relative(int(gone), 0, int(gone + kept), prompts, chance) for gone, kept, _ in cells]
+    most = binom.ppf(1 - 1e-6, TRIALS, 1 - confidence)
+    assert sum(drop.upper(confidence) < truth for drop in drops) <= most
+    assert sum(drop.lower(confidence) > truth for drop in drops) <= most
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n))))
+def test_a_relative_drop_lies_between_its_bounds(drawn):
+    prompts, right, lost = drawn[0], max(drawn[1:]), min(drawn[1:])
+    drop = relative(lost, 0, right, prompts)
+    assert 0 <= drop.lower(0.95) <= drop.value <= drop.upper(0.95) <= 1
+    if 0 < drop.value < 1:
+        assert drop.on(10 * prompts).upper(0.95) <= drop.upper(0.95) + 1e-9

@@ -86,7 +86,8 @@ def _checks(release: ReleaseSpec | None, kubernetes: bool, host: str | None) -> 
         yield "files", partial(_files.check_files, release)
     yield "output root", partial(_machine.check_folder, "output root", spec.output.root)
     yield "cache", _machine.check_cache
-    yield "MLflow", partial(_servers.check_mlflow, spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    uri = spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    yield "MLflow", partial(_servers.check_mlflow, uri, spec.tracking.alias)
     yield "S3", partial(_servers.check_s3, buckets)
     yield "Hugging Face hub", partial(_servers.check_hub, [text for text in named if text.startswith("hf://")])
     if kubernetes or spec.compute.kind == "trainjob":

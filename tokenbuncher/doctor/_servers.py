@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 from tokenbuncher.doctor._finding import Finding, ok, problem, warning
 from tokenbuncher.errors import UserError
@@ -16,12 +17,15 @@ SECONDS = 5
 S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
 
 
-def check_mlflow(uri: str | None) -> Iterator[Finding]:
-    """Whether an MLflow server shows its registry to these credentials."""
+def check_mlflow(uri: str | None, alias: str = "champion") -> Iterator[Finding]:
+    """Whether an MLflow server shows its registry to these credentials, and guards the alias."""
     if uri is None:
         yield ok("MLflow: no server is named; runs register in an sqlite file under the output root")
     elif uri.startswith(("http://", "https://")):
-        yield _ask_mlflow(uri)
+        shown = _ask_mlflow(uri)
+        yield shown
+        if shown.level == "ok":
+            yield _ask_guard(uri, alias)
     elif uri.startswith("sqlite:///"):
         yield ok(f"MLflow: the sqlite file {uri.removeprefix('sqlite:///')}, made at need")
     else:
@@ -30,19 +34,9 @@ def check_mlflow(uri: str | None) -> Iterator[Finding]:
 
 def _ask_mlflow(uri: str) -> Finding:
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking._tracking_service.utils import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
 
     try:
-        answer = http_request(
-            get_default_host_creds(uri.rstrip("/")),
-            "/api/2.0/mlflow/registered-models/search",
-            "GET",
-            max_retries=0,
-            timeout=SECONDS,
-            raise_on_status=False,
-            params={"max_results": 1},
-        )
+        answer = _request_mlflow(uri, "GET", "registered-models/search", params={"max_results": 1})
     except MlflowException as error:
         return problem(f"MLflow at {uri} does not answer: {_reason(error)}", "start it, or correct the tracking URI")
     if answer.status_code in (401, 403):
@@ -51,6 +45,42 @@ def _ask_mlflow(uri: str) -> Finding:
     if answer.status_code != 200 or not _is_json(answer.content):
         return problem(f"{uri} answers {answer.status_code}, not as MLflow does", "correct the tracking URI")
     return ok(f"MLflow at {uri} shows its registry")
+
+
+def _ask_guard(uri: str, alias: str) -> Finding:
+    """Asks for the alias on a version that is not there: only a guard has something to say about the alias itself."""
+    from mlflow.exceptions import MlflowException
+
+    wanted = {"name": f"tokenbuncher-doctor-{uuid4().hex}", "alias": alias, "version": "1"}
+    try:
+        answer = _request_mlflow(uri, "POST", "registered-models/alias", json=wanted)
+        said = answer.json() if _is_json(answer.content) else {}
+    except MlflowException as error:
+        return warning(f"whether MLflow at {uri} guards {alias} is not known: {_reason(error)}", "ask again")
+    code, message = (str(said.get(field, "")) if isinstance(said, dict) else "" for field in ("error_code", "message"))
+    if message.startswith(f"tokenbuncher guard: alias {alias} is protected"):
+        return ok(f"MLflow at {uri} guards the alias {alias}")
+    if message.startswith("tokenbuncher guard"):
+        return warning(f"MLflow at {uri} has a guard that moves nothing: {message}", "mend its settings")
+    if code == "RESOURCE_DOES_NOT_EXIST":
+        return warning(f"MLflow at {uri} does not guard the alias {alias}: any client can move it", "see docs/guard.md")
+    said_instead = f"it answers {answer.status_code} {code}".rstrip()
+    return warning(f"whether MLflow at {uri} guards {alias} is not known: {said_instead}", "see docs/guard.md")
+
+
+def _request_mlflow(uri: str, method: str, path: str, **content: Any) -> Any:
+    from mlflow.tracking._tracking_service.utils import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    return http_request(
+        get_default_host_creds(uri.rstrip("/")),
+        f"/api/2.0/mlflow/{path}",
+        method,
+        max_retries=0,
+        timeout=SECONDS,
+        raise_on_status=False,
+        **content,
+    )
 
 
 def check_s3(buckets: Sequence[str]) -> Iterator[Finding]:

@@ -8,11 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tokenbuncher.artifacts import checked_root
 from tokenbuncher.attestation import Withdrawn, load_public_key
-from tokenbuncher.documents import Strict, WrittenPath, parse_yaml, read_text, validated
+from tokenbuncher.documents import Strict, WrittenMoment, WrittenPath, parse_yaml, read_text, validated
+from tokenbuncher.errors import UserError
 from tokenbuncher.guard.names import folded
 from tokenbuncher.policy import load_policy
 
@@ -50,7 +51,7 @@ class GuardSettings(Strict):
     revoked_attestations: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         [], description="Digests of attestations that count no longer, as verify prints them."
     )
-    not_before: dict[str, AwareDatetime] = Field(
+    not_before: dict[str, WrittenMoment] = Field(
         default_factory=dict, description="By name of a model: attestations made before count no longer."
     )
     hash_below_mb: Annotated[int, Field(ge=0)] = Field(
@@ -66,7 +67,7 @@ class GuardSettings(Strict):
     max_checks: Annotated[int, Field(ge=1)] = Field(
         2, description="How many versions each process of the server checks at a time; others wait, then try again."
     )
-    artifact_roots: list[str] = Field(
+    artifact_roots: list[Annotated[str, Field(min_length=1)]] = Field(
         [],
         description="Where a version's files may lie beside the server's own artifact root: folders, or prefixes of "
         "buckets such as `s3://bucket/mlflow`.",
@@ -75,6 +76,10 @@ class GuardSettings(Strict):
     def protected(self, alias: str) -> Protected | None:
         """What protects an alias, however it is written: to some databases it is the same alias."""
         return next((found for name, found in self.aliases.items() if folded(name) == folded(alias)), None)
+
+    def protected_stage(self, stage: str) -> Protected | None:
+        """What protects a stage."""
+        return next((found for name, found in self.stages.items() if name == stage), None)
 
     @field_validator("aliases")
     @classmethod
@@ -100,6 +105,16 @@ class GuardSettings(Strict):
             made: When the version was made, if that is known.
         """
         return Withdrawn(self.revoked_attestations, self.not_before.get(model), refused_at, made)
+
+    @field_validator("artifact_roots")
+    @classmethod
+    def _are_places(cls, roots: list[str]) -> list[str]:
+        try:
+            for root in roots:
+                _located_root(Path(), root)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return roots
 
     @model_validator(mode="after")
     def _protects_something(self) -> GuardSettings:
@@ -137,7 +152,8 @@ def load_guard(path: Path) -> GuardSettings:
 
 
 def _located_root(folder: Path, root: str) -> str:
-    return checked_root(root if ":" in root else str(folder / root))
+    """A root of the document, which may count from the document's folder."""
+    return checked_root(root if ":" in root else str(folder.resolve() / root))
 
 
 def trusted_keys(settings: GuardSettings, protected: Protected) -> list[SSlibKey]:

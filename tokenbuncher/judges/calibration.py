@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
-from tokenbuncher.documents import Strict, first_problem, read_text
+from tokenbuncher.documents import Strict, first_problem, read_text, refuse_repeated_keys
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import JudgeCheck
 from tokenbuncher.judges import Exchange, Judge
@@ -118,6 +118,9 @@ def _parse(text: str, origin: str) -> list[Known]:
     for number, line in enumerate(io.StringIO(text), start=1):
         try:
             known.append(Known.model_validate_json(line))
+            refuse_repeated_keys(line)
         except ValidationError as error:
             raise UserError(f"calibration {origin}, row {number}: {first_problem(error)}") from None
+        except ValueError as error:
+            raise UserError(f"calibration {origin}, row {number}: {error}") from None
     return known

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenbuncher.errors import UserError
 from tokenbuncher.tracking import (
     Refused,
     alias_holder,
@@ -15,6 +14,7 @@ from tokenbuncher.tracking import (
     looked_up,
     registry_of,
     settled,
+    unanswered,
 )
 from tokenbuncher.verdict import Outcome
 
@@ -66,7 +66,7 @@ def _holder_afterwards(
 ) -> str | None:
     try:
         return looked_up(client, lambda: alias_holder(client, name, alias))
-    except (*failures_of(client.tracking_uri), UserError) as error:
+    except unanswered(client) as error:
         asked = f"MLflow failed ({in_words(failure)})" if failure else "MLflow said that it was moved"
         raise Refused(
             Outcome.INCONCLUSIVE,

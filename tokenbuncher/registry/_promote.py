@@ -19,7 +19,7 @@ from tokenbuncher.registry._versions import tag, untag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import Refused, alias_holder, connected, failures_of, in_words, version_of
-from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, judge_release, read_verdict
+from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, judge_release, read_verdict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,6 +68,7 @@ def promote(
             signed = only_below(verdict, FILE_NAME).with_name(ATTESTATION_NAME).is_file()
             client.update_model_version(name, version, _description(card(spec, judged, pieces, signed)))
         tag(client, name, version, verdict=decision.outcome, base=judged.base, data=judged.data)
+        tag(client, name, version, headline=headline(spec.policy, decision.outcome, judged))
         if decision.outcome is not Outcome.PASS:
             tag(client, name, version, status="refused")
             told = f"{alias} was not moved to {name} version {version}: {decision.reason}"

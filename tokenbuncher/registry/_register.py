@@ -77,7 +77,7 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
 
 
 def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, digest: str) -> str:
-    """Makes the run's version: just one, although MLflow's client sends a request again whose answer was lost."""
+    """Makes the run's version, and finds it if the answer was lost."""
     name, run_id = spec.tracking.model_name, run.info.run_id
     # Not runs:/RUN/model: MLflow's client would lay a logged model of that name over it.
     source = f"{run.info.artifact_uri}/model"
@@ -102,8 +102,6 @@ def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, digest: str
     )
     if not (versions := looked_up(client, made)):
         raise UserError(f"MLflow said that it made a version of {name}, and has none of run {run_id}; register again")
-    for repeated in versions[1:]:
-        client.delete_model_version(name, str(repeated))
     return str(versions[0])
 
 

@@ -170,7 +170,7 @@ def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
         rows.append(
             [
                 str(version.version),
-                tags.get(f"{PREFIX}verdict", "-"),
+                tags.get(f"{PREFIX}headline") or tags.get(f"{PREFIX}verdict", "-"),
                 "superseded" if status == "promoted" and spec.tracking.alias not in named else status,
                 ", ".join(sorted(named)) or "-",
                 _promoted(version, spec.tracking.alias)[:19] or "-",

@@ -270,7 +270,7 @@ def _figures(
         safety=[safety_figures(piece) for piece in safety],
         utility=[task for piece in utility for task in task_figures(piece)],
         fine_tuning=[tuning_figures(tuning) for piece in utility for tuning in piece.fine_tuning],
-        manifests=[piece.manifest for piece in safety if piece.manifest],
+        manifests=[_without_ids(piece.manifest) for piece in safety],
         evidence=[_piece(piece) for piece in ordered],
         spec=without_passwords(spec),
     )
@@ -354,6 +354,12 @@ def _latent(arm: AttackArm) -> Latent | None:
         before_90=before[int(0.9 * (len(before) - 1))],
         after=fmean(arm.latent.after.values()),
     )
+
+
+def _without_ids(manifest: Manifest) -> Manifest:
+    """A report names no prompt, not even by its identifier."""
+    sets = {name: entry.model_copy(update={"ids": []}) for name, entry in manifest.sets.items()}
+    return manifest.model_copy(update={"sets": sets})
 
 
 def _responses(scores: Sequence[SampleScore]) -> Responses | None:

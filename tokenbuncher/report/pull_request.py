@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tokenbuncher.report import tables
 from tokenbuncher.report.figures import ReleaseFigures
 from tokenbuncher.report.headline import FIRST_REASONS, decided_by, deciding_title, reasons, title, tries
 from tokenbuncher.report.markdown import inline, table_lines
-from tokenbuncher.verdict import Outcome
+from tokenbuncher.verdict import Outcome, Verdict
 
-MOST_REASONS = 40
+MOST_REASONS, MOST_FINDINGS = 40, 200
 """So that it fits into a comment (65,536 characters) whatever goes wrong."""
 
 
@@ -36,7 +37,7 @@ def markdown_report(figures: ReleaseFigures) -> str:
         lines += [
             "<details><summary>Every finding</summary>",
             "",
-            *table_lines(tables.findings(verdict)),
+            *_findings(verdict),
             "",
             "</details>",
             "",
@@ -54,6 +55,12 @@ def markdown_report(figures: ReleaseFigures) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def _findings(verdict: Verdict) -> list[str]:
+    table = tables.findings(verdict)
+    shown, left = table_lines(replace(table, rows=table.rows[:MOST_FINDINGS])), len(table.rows) - MOST_FINDINGS
+    return [*shown, "", f"and {left} more, in report.html"] if left > 0 else shown
 
 
 def _bullets(statements: Sequence[str]) -> list[str]:

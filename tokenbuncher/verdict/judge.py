@@ -138,7 +138,8 @@ def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registrat
 
 def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator[str]:
     """What the pieces, each of them there once and sound, say against each other."""
-    attacks = [piece for piece in evidence if isinstance(piece, AttackEvidence)]
+    order = [task.key for task in spec.attacks.tasks()]
+    attacks = sorted((p for p in evidence if isinstance(p, AttackEvidence)), key=lambda attack: order.index(attack.key))
     (safety,) = (piece for piece in evidence if isinstance(piece, SafetyEvidence))
     (utility,) = (piece for piece in evidence if isinstance(piece, UtilityEvidence))
     return contradictions(attacks, safety, utility, spec)

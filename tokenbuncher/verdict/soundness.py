@@ -169,8 +169,8 @@ def _arm_problems(arm: AttackArm, model: str, task: AttackTask, spec: ReleaseSpe
     yield from _score_problems(arm.scores, planned(spec.data.sizes.safety, spec.evaluation.looks), spec)
     for problem in _score_problems(arm.start, [spec.data.sizes.safety], spec):
         yield f"before the first step: {problem}"
-    if _asked(arm.scores) - _asked(arm.start):
-        yield "after the attack other prompts were asked than before the first step"
+    if not _asked(arm.scores) <= _asked(arm.start):
+        yield "its scores are of other prompts than those before the first step"
     if arm.scores and arm.start:
         yield from _sampling_problems(arm, task.attack, spec)
         yield from _curve_problems(arm, spec)

@@ -32,7 +32,7 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
 
     def check(name: str, version: str, place: Place) -> list[str]:
         guard = load_guard(settings)
-        protected = guard.protected(place.name) if place.kind == "alias" else dict(guard.stages).get(place.name)
+        protected = guard.protected(place.name) if place.kind == "alias" else guard.protected_stage(place.name)
         if protected is None:
             return []
         tags = version_of(client, name, version).tags
