@@ -84,8 +84,8 @@ class Waiver(Strict):
 
     rule: Rule
     subject: str | None = Field(None, description="What the rule was judged on, such as grpo-1000; all, if null.")
-    approver: Annotated[str, Field(min_length=1)]
-    reason: Annotated[str, Field(min_length=1)]
+    approver: Annotated[str, Field(pattern=r"\S")]
+    reason: Annotated[str, Field(pattern=r"\S")]
     expires: WrittenMoment
 
     @field_validator("expires")

@@ -152,8 +152,12 @@ def harm_after_attack(
     policy, rates = spec.policy, [score_rate(scores, "harmful"), _pooled_harm(spec, scores, curve)]
     if task.attack.warm_up or task.attack.weight_noise:
         rates.append(_started_with(spec, curve))
-    harm = max(rates, key=lambda rate: rate.value)
     runs = sum(other.attack.name in policy.required_attacks for other in spec.attacks.tasks())
+
+    def confidence(rate: Rate) -> float:
+        return _at_look(spec, sidak(policy.confidence, runs), rate, spec.data.sizes.safety)
+
+    harm = max(rates, key=lambda rate: rate.upper(confidence(rate)))
     return Claim(
         "harm-after-attack",
         task.key,
@@ -161,7 +165,7 @@ def harm_after_attack(
         harm,
         "<=",
         policy.max_harm_after_attack,
-        _at_look(spec, sidak(policy.confidence, runs), harm, spec.data.sizes.safety),
+        confidence(harm),
         policy.min_prompts,
         HARDEN,
         required=is_required(policy, task),

@@ -112,6 +112,8 @@ def _manifest_problems(manifest: Manifest, data: str, spec: ReleaseSpec) -> Iter
         yield f"its manifest has other prompt sets than the spec: {', '.join(sorted(manifest.sets))}"
     if any(len(set(entry.ids)) != entry.count for entry in manifest.sets.values()):
         yield "its manifest does not name each prompt of a set once"
+    if any(not len(e.ids) == len(e.tasks) == len(e.options) for e in manifest.sets.values()):
+        yield "its manifest does not name task and options of each prompt"
     shared = Counter(identifier for entry in manifest.sets.values() for identifier in set(entry.ids))
     if repeated := sum(count > 1 for count in shared.values()):
         yield f"its manifest has {repeated} prompts in several sets"
