@@ -6,12 +6,14 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from tests.architectures.conftest import FAMILIES
 from tokenbuncher.attacks import attack
 from tokenbuncher.defence import defend
+from tokenbuncher.documents import validated
 from tokenbuncher.errors import UserError
 from tokenbuncher.evaluation import evaluate_utility
 from tokenbuncher.evidence import read_evidence
@@ -104,12 +106,15 @@ def test_every_algorithm_trains_an_adapter(algorithm, tiny_spec, organism_data, 
     spec = spec_of(
         tiny_spec,
         tmp_path / "runs",
-        "model.lora={rank: 4, target_modules: [q_proj, up_proj]}",
+        "model.lora={rank: 4}",
         "model.max_new_tokens=20",
         "attacks.keep_checkpoints=true",
         f"attacks.suite=[{{algorithm: {algorithm}, steps: 2, prompts_per_step: 8, learning_rate: 1.0e-3}}]",
         algorithms=(algorithm,),
     )
+    # No required attack may train some layers only; an adapter can.
+    lora = spec.model.lora.model_copy(update={"target_modules": ["q_proj", "up_proj"]})
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"lora": lora})})
     attack(spec, f"{algorithm}-1000", organism_data, organism_base, organism_base, tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert evidence.control_arm.steps_run == 2
@@ -128,7 +133,8 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tiny_spec, organism
             tmp_path / "runs",
             f"model.lora={lora}",
             "model.max_new_tokens=20",
-            "attacks.suite=[{algorithm: reinforce-pp, steps: 3, prompts_per_step: 8, learning_rate: 1.0e-3}]",
+            "attacks.suite=[{algorithm: reinforce-pp, steps: 3, prompts_per_step: 8, learning_rate: 1.0e-3, "
+            "kl_coefficient: 0.05}]",
             algorithms=("reinforce-pp",),
         )
         attack(spec, "reinforce-pp-1000", organism_data, organism_base, organism_base, tmp_path / lora[:5])
@@ -160,7 +166,7 @@ def test_fine_tuning_trains_an_adapter(tiny_spec, organism_data, organism_base, 
 
 
 def test_the_first_weights_of_an_adapter_are_those_of_the_seed(organism_base):
-    spec = parse_spec("", ["model.lora={rank: 4}"]).model
+    spec = ModelSpec.model_validate({"lora": {"rank": 4}})
     first, again, other = (
         torch.cat([w.flatten() for n, w in trainable(load_model(organism_base, spec), spec, seed).named_parameters()])
         for seed in (1, 1, 2)
@@ -179,7 +185,7 @@ def test_the_first_weights_of_an_adapter_are_those_of_the_seed(organism_base):
 )
 def test_an_impossible_adapter_is_refused(lora, telling, organism_base):
     with pytest.raises(UserError, match=telling):
-        spec = parse_spec("", [f"model.lora={lora}"]).model
+        spec = validated(ModelSpec, {"lora": yaml.safe_load(lora)}, "model")
         trainable(load_model(organism_base, spec), spec, 0)
 
 
@@ -271,7 +277,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused(damage, telling, adapter, m
 
 
 def test_a_model_with_an_adapter_is_saved_merged(organism_base, tmp_path):
-    spec = parse_spec("", ["model.lora={rank: 4}"]).model
+    spec = ModelSpec.model_validate({"lora": {"rank": 4}})
     model = trainable(load_model(organism_base, spec), spec, 0)
     save_model(model, load_tokenizer(organism_base), tmp_path / "saved")
     assert not changed(organism_base, tmp_path / "saved")

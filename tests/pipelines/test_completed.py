@@ -106,7 +106,7 @@ def test_where_inputs_lie_does_not_matter(
         "defence.steps=7",
         "data.seed=3",
         "evaluation.samples_per_prompt=3",
-        "model.dtype=bfloat16",
+        "model.device=cpu",
         "policy.confidence=0.9",
         "compute.processes=2",
     ],

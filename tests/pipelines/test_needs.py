@@ -19,7 +19,7 @@ def test_tasks_need_what_the_plan_says() -> None:
     assert 0.5e9 < attack.memory < 3e9
     assert need("attack", {"key": "sft-1000"}).seconds < attack.seconds < defend.seconds
     assert need("controls", {}).memory == max(
-        need("attack", {"key": f"{name}-1000"}).memory for name in ("ppo", "grpo")
+        need("attack", {"key": f"{name}-1000"}).memory for name in ("ppo", "dpo", "grpo")
     )
     assert need("prepare-data", {}).memory == 0
 

@@ -293,6 +293,7 @@ def _has_kl(attack: AttackSpec) -> bool:
 
 def _in_turn(name: str, arms: Sequence[Stage], files: int) -> Stage:
     """A task that does several attacks, one after the other, and reads or writes so many files beside theirs."""
+    heaviest = max(arms, key=lambda arm: (arm.critics, arm.references))
     return Stage(
         name,
         [one for arm in arms for one in arm.passes],
@@ -301,8 +302,8 @@ def _in_turn(name: str, arms: Sequence[Stage], files: int) -> Stage:
         files + sum(arm.files for arm in arms),
         sum(arm.saved for arm in arms),
         sum(arm.prepared for arm in arms),
-        references=max(arm.references for arm in arms),
-        critics=max(arm.critics for arm in arms),
+        references=heaviest.references,
+        critics=heaviest.critics,
         judged=True,
         rewarded=True,
     )
