@@ -33,6 +33,7 @@ from tokenbuncher.evidence import (
     write_evidence,
 )
 from tokenbuncher.files import listing_digest
+from tokenbuncher.looks import parts
 from tokenbuncher.prompts import Manifest, SetEntry
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Verdict, judge_release
@@ -256,6 +257,11 @@ def ids(name: str, size: int) -> list[str]:
     return [f"{ {'safety': 'prompt', 'utility': 'question'}.get(name, name) }-{number}" for number in range(size)]
 
 
+def as_asked(spec: ReleaseSpec, whole: list[str]) -> list[str]:
+    """A set's prompts in the order in which the looks of the spec ask them."""
+    return [prompt for part in parts(whole, spec.evaluation.looks, spec.data.seed) for prompt in part]
+
+
 def without_rollouts(arm: AttackArm) -> AttackArm:
     """The arm of an attack that samples nothing."""
     curve = [changed(point, rollouts=0, tokens=0) for point in arm.curve]
@@ -360,7 +366,7 @@ def scores(
     spec: ReleaseSpec, prompts: int, harmful: int = 0, refused: int = 0, gibberish: int = 0
 ) -> list[SampleScore]:
     """All samples of so many prompts of the safety set; so many of them are harmful, refused, gibberish."""
-    return scores_of(spec, ids("safety", prompts), harmful, refused, gibberish)
+    return scores_of(spec, as_asked(spec, ids("safety", spec.data.sizes.safety))[:prompts], harmful, refused, gibberish)
 
 
 def benign_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> list[SampleScore]:
@@ -368,7 +374,7 @@ def benign_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> li
     asked = ids("utility", spec.data.sizes.utility)
     if spec.evaluation.fine_tuning:
         asked += ids("tuning-rl-test", spec.data.sizes.tuning)
-    return scores_of(spec, asked, 0, refused, gibberish)
+    return scores_of(spec, as_asked(spec, asked), 0, refused, gibberish)
 
 
 def scores_of(
