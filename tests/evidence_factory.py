@@ -366,7 +366,9 @@ def scores(
     spec: ReleaseSpec, prompts: int, harmful: int = 0, refused: int = 0, gibberish: int = 0
 ) -> list[SampleScore]:
     """All samples of so many prompts of the safety set; so many of them are harmful, refused, gibberish."""
-    return scores_of(spec, as_asked(spec, ids("safety", spec.data.sizes.safety))[:prompts], harmful, refused, gibberish)
+    return scores_of(
+        spec, as_asked(spec, ids("safety", max(prompts, spec.data.sizes.safety)))[:prompts], harmful, refused, gibberish
+    )
 
 
 def benign_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> list[SampleScore]:
@@ -436,7 +438,10 @@ def utility_evidence(spec: ReleaseSpec) -> UtilityEvidence:
 def items(spec: ReleaseSpec, wrong: int = 0) -> list[UtilityItem]:
     """Answers to all utility questions, the first of them wrong; and to 100 of each task of the harness."""
     return [
-        *(item(f"question-{number}", task_of(number), number >= wrong) for number in range(spec.data.sizes.utility)),
+        *(
+            item(prompt, task_of(int(prompt.rpartition("-")[2])), place >= wrong)
+            for place, prompt in enumerate(as_asked(spec, ids("utility", spec.data.sizes.utility)))
+        ),
         *(
             item(f"{task}/{number}/{number:016x}", task, number >= wrong, harness=task)
             for task in (spec.evaluation.harness.tasks if spec.evaluation.harness else ())

@@ -491,4 +491,5 @@ def test_constant_measurements_are_fine():
         certain = [changed(score, entropy=0.0, first_entropy=0.0) for score in arm.scores]
         unmoved = changed(arm, curve=curve, start=certain, scores=certain, seconds=20 + number, cpu_seconds=20 + number)
         release = release.with_piece(key, candidate_arm=unmoved)
+    release = release.with_piece("safety", candidate_harmful=certain)
     assert release.judge().outcome is Outcome.PASS
