@@ -22,6 +22,7 @@ from tokenbuncher.evidence import (
     FineTuning,
     FineTuningArm,
     JudgeCheck,
+    LatentCompliance,
     ModelFile,
     Registration,
     SafetyEvidence,
@@ -229,7 +230,14 @@ def measured_as(arm: AttackArm, number: int) -> AttackArm:
 def manifest(spec: ReleaseSpec, **changes: Any) -> Manifest:
     """What prepare-data would write of the spec's sets."""
     sets = {
-        name: SetEntry(count=size, sha256=f"{size:064x}", source="organism", ids=ids(name, size))
+        name: SetEntry(
+            count=size,
+            sha256=f"{size:064x}",
+            source="organism",
+            ids=ids(name, size),
+            tasks=[task_of(number) if name == "utility" else "" for number in range(size)],
+            options=[None] * size,
+        )
         for name, size in set_sizes(spec).items()
     }
     document = Manifest(
@@ -273,7 +281,7 @@ def held_arm(spec: ReleaseSpec, steps: int, harmful: int = 0, refused: int | Non
         rollouts=64 * steps,
         tokens=640 * steps,
         first_compliant_rollout=None,
-        latent=None,
+        latent=latent(spec, before=0.0, after=0.0),
         seconds=20,
         cpu_seconds=20,
         curve=[*curve, curve_point(steps, harm=probed_share(spec, harmful), refusal=probed_share(spec, refused))],
@@ -297,7 +305,7 @@ def broken_arm(spec: ReleaseSpec, step: int = 10, model: str = BASE, harm: float
         rollouts=64 * step,
         tokens=640 * step,
         first_compliant_rollout=5,
-        latent=None,
+        latent=latent(spec, before=0.0, after=harm),
         seconds=10,
         cpu_seconds=10,
         curve=[
@@ -323,6 +331,12 @@ def unbroken_control(spec: ReleaseSpec, steps: int, harmful: int) -> AttackArm:
     arm = held_arm(spec, steps, harmful)
     curve = [changed(arm.curve[0], harm=share, refusal=1 - share), *arm.curve[1:]]
     return changed(arm, model=BASE, start=before, curve=curve)
+
+
+def latent(spec: ReleaseSpec, before: float, after: float) -> LatentCompliance:
+    """Latent compliance, the same on all prompts."""
+    asked = ids("safety", spec.data.sizes.safety)
+    return LatentCompliance(before=dict.fromkeys(asked, before), after=dict.fromkeys(asked, after))
 
 
 def probed_share(spec: ReleaseSpec, prompts: int) -> float:
@@ -416,16 +430,18 @@ def utility_evidence(spec: ReleaseSpec) -> UtilityEvidence:
 def items(spec: ReleaseSpec, wrong: int = 0) -> list[UtilityItem]:
     """Answers to all utility questions, the first of them wrong; and to 100 of each task of the harness."""
     return [
+        *(item(f"question-{number}", task_of(number), number >= wrong) for number in range(spec.data.sizes.utility)),
         *(
-            item(f"question-{number}", ("addition", "copying", "facts")[number % 3], number >= wrong)
-            for number in range(spec.data.sizes.utility)
-        ),
-        *(
-            item(f"{task}-{number}", task, number >= wrong, harness=task)
+            item(f"{task}/{number}/{number:016x}", task, number >= wrong, harness=task)
             for task in (spec.evaluation.harness.tasks if spec.evaluation.harness else ())
             for number in range(100)
         ),
     ]
+
+
+def task_of(number: int) -> str:
+    """The task of a question of that number."""
+    return ("addition", "copying", "facts")[number % 3]
 
 
 def item(prompt: str, task: str, correct: bool, harness: str | None = None) -> UtilityItem:

@@ -12,6 +12,7 @@ from tokenbuncher.policy import (
     HARD_LIMITS,
     LAXER,
     LONGEST_WAIVER,
+    AttackLimits,
     PolicySpec,
     Waiver,
     laxer,
@@ -123,7 +124,8 @@ def test_a_name_that_yaml_takes_for_something_else_is_a_name():
 def test_a_shipped_name_stands_for_its_content_alone(name, field):
     """Whatever field is another, the name is refused; without a name it is custom."""
     fields = shipped_policy(name).model_dump(mode="json")
-    other = next(value for value in (0.15, 0.4, 0.85, 11, 12, None, ["x"], [waiver()]) if another(fields, field, value))
+    values = (0.15, 0.4, 0.85, 11, 12, None, ["x"], [waiver()], {"min_steps": 61}, {"hot": {"min_steps": 61}})
+    other = next(value for value in values if another(fields, field, value))
     changed = {**fields, field: other}
     with pytest.raises(ValueError, match=f"name {name} stands for the policy .* another {field}; give this one a name"):
         PolicySpec.model_validate(changed)
@@ -190,7 +192,9 @@ def test_shipped_policies_are_not_laxer_than_research():
 def test_laxer_has_a_direction_and_a_zero(name):
     """Of two values that a field may have, one is laxer, and only that one."""
     research, default = shipped_policy("research"), shipped_policy("default")
-    one, other = (RELEASE.with_policy(**{name: value}).spec.policy for value in ((0.3, 0.4)))
+    few, many = AttackLimits(min_steps=7), AttackLimits(min_steps=8)
+    values = {"attack_limits": (few, many), "named_attacks": ({"hot": few}, {"hot": many})}.get(name, (0.3, 0.4))
+    one, other = (RELEASE.with_policy(**{name: value}).spec.policy for value in values)
     told = laxer(one, than=other) + laxer(other, than=one)
     assert told == [name]
     assert name not in laxer(research, than=research) + laxer(default, than=research)

@@ -104,10 +104,10 @@ def checked_root(root: str) -> str:
         UserError: If it can be read in two ways, or is all of this machine.
     """
     bare = root if root.endswith(":/") else root.rstrip("/")
+    if _checked(f"{bare.rstrip('/')}/x", root or "an artifact root without a name").scheme == "runs":
+        raise UserError(f"{root} is no place of files")
     if local_path(bare) in (Path(), Path("/")):
         raise UserError(f"{root} is all of this machine; name a folder")
-    if _checked(f"{bare.rstrip('/')}/x", root).scheme == "runs":
-        raise UserError(f"{root} is no place of files")
     return bare
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from difflib import get_close_matches
@@ -221,12 +222,13 @@ def refuse_repeated_keys(text: str | bytes) -> None:
 
     Raises:
         ValueError: If there is one, or it is not JSON.
+        RecursionError: If it is too deep.
     """
 
     def distinct(pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"key '{repeated[0]}' stands twice")
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if repeated:
+            raise ValueError(f"key {repeated[0][:40]!a} stands twice")
 
     json.loads(text, object_pairs_hook=distinct)
 

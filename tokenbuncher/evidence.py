@@ -5,17 +5,15 @@ Every figure of a verdict is computed from these records; none is stored beside 
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tokenbuncher import __version__
-from tokenbuncher.documents import first_problem
+from tokenbuncher.documents import first_problem, refuse_repeated_keys
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import listing_digest, write_text
 from tokenbuncher.prompts import Manifest
@@ -288,31 +286,15 @@ def read_record(what: str, path: Path, validate: Callable[[bytes], T], advice: s
     """
     try:
         content = path.read_bytes()
-        if repeated := repeated_key(content):
-            raise UserError(f"{what} {path} is not valid: key '{repeated}' stands twice in one object{advice}")
-        return validate(content)
+        record = validate(content)
+        refuse_repeated_keys(content)
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}{advice}") from error
     except ValidationError as error:
         raise UserError(f"{what} {path} is not valid: {first_problem(error)}{advice}") from error
-
-
-def repeated_key(content: bytes | str) -> str | None:
-    """A key that stands twice in an object of a JSON text; None if none does, or it is no JSON.
-
-    Of two values, some readers take the first and some the last.
-    """
-    repeated: list[str] = []
-
-    def keep(pairs: list[tuple[str, Any]]) -> None:
-        names = Counter(name for name, _ in pairs)
-        repeated.extend(name for name, count in names.items() if count > 1)
-
-    try:
-        json.loads(content, object_pairs_hook=keep)
-    except (ValueError, RecursionError):
-        return None
-    return repeated[0] if repeated else None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{what} {path} is not valid: {error}{advice}") from error
+    return record
 
 
 def read_all_evidence(

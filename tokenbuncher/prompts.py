@@ -51,6 +51,8 @@ class SetEntry(BaseModel):
     sha256: str
     source: str
     ids: list[str] = Field(description="Identifiers of its prompts, in order: what evidence may be about.")
+    tasks: list[str] = Field(description="The task of each prompt.")
+    options: list[int | None] = Field(description="Of each multiple-choice question, how many; null: a free answer.")
 
 
 class SourceEntry(BaseModel):
@@ -91,7 +93,14 @@ def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -
     """Writes NAME.jsonl and returns its manifest entry."""
     path = folder / f"{name}.jsonl"
     path.write_text("".join(prompt.model_dump_json() + "\n" for prompt in prompts))
-    return SetEntry(count=len(prompts), sha256=file_digest(path), source=source, ids=[prompt.id for prompt in prompts])
+    return SetEntry(
+        count=len(prompts),
+        sha256=file_digest(path),
+        source=source,
+        ids=[prompt.id for prompt in prompts],
+        tasks=[prompt.task for prompt in prompts],
+        options=[prompt.options for prompt in prompts],
+    )
 
 
 def load_manifest(folder: Path) -> Manifest:

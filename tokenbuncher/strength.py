@@ -20,10 +20,10 @@ def shared_weaknesses(spec: ReleaseSpec) -> Iterator[str]:
         yield f"attacks.probe_every is {attacks.probe_every}; the policy wants at most {policy.max_probe_every}"
     if spec.model.dtype == "bfloat16" and spec.model.lora is None:
         yield "model.dtype is bfloat16 without model.lora: it rounds away what an attack learns in small steps"
-    if spec.evaluation.temperature < policy.min_temperature:
+    if not policy.min_temperature <= spec.evaluation.temperature <= policy.max_temperature:
         yield (
-            f"evaluation.temperature is {spec.evaluation.temperature:g}; the policy wants at least "
-            f"{policy.min_temperature:g}"
+            f"evaluation.temperature is {spec.evaluation.temperature:g}; the policy wants "
+            f"{policy.min_temperature:g} to {policy.max_temperature:g}"
         )
 
 

@@ -19,7 +19,7 @@ def spec_of(path, **data):
     document = {
         "data": {"harmful": {"path": str(path)}, "sizes": {"defence": 20, "attack": 20, "safety": 20}} | data,
         "attacks": {"probe_prompts": 20},
-        "policy": {"min_prompts": 20},
+        "policy": {"min_prompts": 20, "attack_limits": {"min_prompts": 1}},
     }
     return parse_spec(json.dumps(document))
 

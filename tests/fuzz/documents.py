@@ -164,6 +164,7 @@ def guard(folder: Path) -> Iterator[Kind]:
         "stages": {"Production": protected},
         "revoked": ["0" * 64],
         "hash_below_mb": 10,
+        "artifact_roots": ["models", "s3://bucket/mlflow"],
     }
 
     def read(content: bytes) -> bool:

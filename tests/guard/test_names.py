@@ -36,6 +36,11 @@ def test_letters_that_stand_for_two(name, same):
     assert folded(name) == folded(same)
 
 
+@pytest.mark.parametrize("digit", ["1", "\u0661", "\u0967", "\uff11", "\u00b9", "\u2460", "\U0001d7cf"], ids=ascii)
+def test_digits_of_any_script(digit):
+    assert folded(f"champion{digit}") == "champion1"
+
+
 @pytest.mark.parametrize("name", ["challenger", "champion2", "champion-2", "champ_ion", "чемпион", "\u0441hampion"])
 def test_another_name(name):
     assert folded(name) != "champion"

@@ -38,8 +38,8 @@ def evidence(folder: Path) -> list[dict[str, Any]]:
 
 
 def judged(verdict: Verdict) -> dict[str, Any]:
-    """A verdict, but for when it was given and on which version."""
-    return verdict.model_dump(mode="json", exclude={"created", "expires", "version"})
+    """A verdict, but for when it was given, on which version, and after how many others."""
+    return verdict.model_dump(mode="json", exclude={"created", "expires", "version", "tries"})
 
 
 def told(output: str, event: str) -> set[str]:
@@ -72,11 +72,16 @@ def test_a_failed_run_goes_on_after_what_is_done(
 
     (folder / "spec.yaml").rename(tmp_path / "spec.yaml")
     unbroken = run(f"tokenbuncher run-local --quiet --spec {shlex.quote(str(tmp_path / 'spec.yaml'))}")
-    assert unbroken.stdout == f"PASS: organism version 2\nreport: {folder / 'report.html'}\n"
-    assert (unbroken.returncode, unbroken.stderr) == (0, "")
+    passed = f"PASS: organism version 2\nreport: {folder / 'report.html'}\n"
+    assert (unbroken.returncode, unbroken.stderr, unbroken.stdout) == (0, "", passed)
     assert "kept]" not in (folder / "run.log").read_text()
     assert judged(read_verdict(folder)) == judged(resumed)
     assert evidence(folder) == before
+
+    # To go on with what has ended is no other try; to begin anew is one.
+    again = run_local(spec, resume=True)
+    assert (again.version, resumed.tries, again.tries) == ("3", 1, 2)
+    capfd.readouterr()
 
     # What passed is no evidence about anything else.
     other = run_local(without_defence(spec), resume=True)

@@ -4,29 +4,39 @@ must stay where it is, even if the tamperer writes the verdict, too."""
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from mlflow import MlflowClient
 
 from tests.evidence_factory import CANDIDATE, broken_arm, manifest, passing_release, release_spec
+from tests.tampering.recorded import (
+    KEY,
+    Case,
+    assert_not_promoted,
+    copy_over,
+    each,
+    edit,
+    edited,
+    evidence_file,
+    in_arm,
+    outcome_of,
+    registration_edit,
+    rewritten,
+    spec_edit,
+    verdict_edit,
+)
 from tokenbuncher.cli import RecordedRelease
-from tokenbuncher.errors import UserError
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote, register
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome, judge_release
 
-KEY = "grpo-1000"
 FOREIGN = manifest(release_spec(), seed=99).model_dump()
-Case = Callable[[Path], None]
 
 
 @pytest.fixture(scope="module")
@@ -51,42 +61,6 @@ def recorded(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def run(recorded: Path, tmp_path: Path) -> Path:
     """A copy of the recorded run, to be tampered with."""
     return Path(shutil.copytree(recorded, tmp_path / "run"))
-
-
-def evidence_file(run: Path, name: str) -> Path:
-    return next(run.glob(f"*-{name}/evidence.json"))
-
-
-def edit(path: Path, change: Callable[[Any], object]) -> None:
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-
-
-def edited(name: str, change: Callable[[Any], object]) -> Case:
-    """A case that changes one evidence document."""
-    return lambda run: edit(evidence_file(run, name), change)
-
-
-def in_arm(arm: str, change: Callable[[Any], object], key: str = KEY) -> Case:
-    return edited(key, lambda document: change(document[arm]))
-
-
-def rewritten(name: str, old: str, new: str) -> Case:
-    """A case that changes the text of one evidence document."""
-
-    def case(run: Path) -> None:
-        path = evidence_file(run, name)
-        text, count = re.subn(old, new, path.read_text(), count=1)
-        assert count == 1
-        path.write_text(text)
-
-    return case
-
-
-def each(scores: list[dict[str, Any]], **changes: Any) -> None:
-    for score in scores:
-        score.update(changes)
 
 
 def repeat_prompts(arm: dict[str, Any]) -> None:
@@ -114,34 +88,8 @@ def swap(run: Path) -> None:
     edit(evidence_file(run, KEY), change)
 
 
-def copy_over(source: str, target: str) -> Case:
-    return lambda run: evidence_file(run, target).write_text(evidence_file(run, source).read_text())
-
-
 def duplicate(run: Path) -> None:
     shutil.copytree(evidence_file(run, KEY).parent, run / "again")
-
-
-def spec_edit(**changes: Any) -> Case:
-    def case(run: Path) -> None:
-        document = yaml.safe_load((run / "spec.yaml").read_text())
-        for path, value in changes.items():
-            place = document
-            *parents, last = path.split("__")
-            for parent in parents:
-                place = place[int(parent) if parent.isdigit() else parent]
-            place[last] = value
-        (run / "spec.yaml").write_text(yaml.safe_dump(document))
-
-    return case
-
-
-def registration_edit(change: Callable[[Any], object]) -> Case:
-    return lambda run: edit(run / "registration" / "registration.json", change)
-
-
-def verdict_edit(change: Callable[[Any], object]) -> Case:
-    return lambda run: edit(run / "verdict" / "verdict.json", change)
 
 
 EVIDENCE: dict[str, Case] = {
@@ -276,22 +224,6 @@ VERDICT: dict[str, Case] = {
         policy__waivers=[{"rule": "gibberish", "approver": "me", "reason": "x", "expires": "2099-01-01T00:00:00Z"}]
     ),
 }
-
-
-def outcome_of(run: Path) -> Outcome:
-    """What the command line's gate would come to; an error counts as INCONCLUSIVE, as its exit status does."""
-    try:
-        found = RecordedRelease.found((run,), None, (), None, None)
-        return gate(*found, run / "verdict").outcome
-    except UserError:
-        return Outcome.INCONCLUSIVE
-
-
-def assert_not_promoted(run: Path, spec: ReleaseSpec) -> None:
-    with pytest.raises(UserError):
-        promote(*RecordedRelease.found((run,), None, (), None, None), run)
-    client = MlflowClient(spec.tracking_uri(), spec.tracking_uri())
-    assert "champion" not in client.get_registered_model("tampered").aliases
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_fisher_s_exact_test_is_scipy_s(one, other):
     table = [[first, of_first - first], [second, of_second - second]]
     found = fisher_p_value(first, of_first, second, of_second)
     assert found == pytest.approx(fisher_exact(table).pvalue, rel=1e-6, abs=1e-12)
-    assert 0 < found <= 1
+    assert 0 <= found <= 1
     assert found == pytest.approx(fisher_p_value(second, of_second, first, of_first))
 
 

@@ -7,12 +7,12 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tokenbuncher.attestation.statement import Statement, statement_of
-from tokenbuncher.documents import digest_of, first_problem
+from tokenbuncher.documents import digest_of, first_problem, refuse_repeated_keys
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import Registration
 from tokenbuncher.settings import ReleaseSpec
@@ -205,7 +205,7 @@ class _Envelope(NamedTuple):
 
 def _envelope(text: str | bytes) -> _Envelope:
     try:
-        _check_names(text)
+        refuse_repeated_keys(text)
         form = _Form.model_validate_json(text)
         payload = _decoded(form.payload)
     except ValidationError as error:
@@ -219,7 +219,7 @@ def _envelope(text: str | bytes) -> _Envelope:
 
 def _statement(envelope: _Envelope) -> Statement:
     try:
-        _check_names(envelope.payload)
+        refuse_repeated_keys(envelope.payload)
         return Statement.model_validate_json(envelope.payload)
     except ValidationError as error:
         raise UserError(f"the attestation is not valid: {first_problem(error)}") from error
@@ -230,20 +230,6 @@ def _statement(envelope: _Envelope) -> Statement:
 def _decoded(text: str) -> bytes:
     """What is written in one of the two alphabets of base64, as DSSE allows."""
     return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
-
-
-def _check_names(text: str | bytes) -> None:
-    """That no name stands twice in one object of a JSON text: some readers take the first, others the last."""
-    json.loads(text, object_pairs_hook=_unrepeated)
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names: set[str] = set()
-    for name, _ in pairs:
-        if name in names:
-            raise ValueError(f"the name {name[:40]!a} stands twice")
-        names.add(name)
-    return dict(pairs)
 
 
 def _check_signature(envelope: _Envelope, keys: Sequence[SSlibKey]) -> None:

@@ -13,10 +13,11 @@ SPELT = str.maketrans(
 
 
 def folded(name: str) -> str:
-    """A name without case, marks, width, invisible characters and surrounding space.
+    """A name without case, marks, width, script of its digits, invisible characters and surrounding space.
 
     Two names that any usual collation takes for one fold to the same, with few exceptions; those the guard finds by
     asking the database.
     """
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
-    return "".join(c for c in plain if unicodedata.category(c) not in IGNORED).translate(SPELT).strip()
+    shaped = (c for c in plain if unicodedata.category(c) not in IGNORED)
+    return "".join(str(unicodedata.digit(c, c)) for c in shaped).translate(SPELT).strip()

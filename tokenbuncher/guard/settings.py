@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from tokenbuncher.artifacts import checked_root
 from tokenbuncher.attestation import Withdrawn, load_public_key
 from tokenbuncher.documents import Strict, WrittenMoment, WrittenPath, parse_yaml, read_text, validated
+from tokenbuncher.errors import UserError
 from tokenbuncher.guard.names import folded
 from tokenbuncher.policy import load_policy
 
@@ -66,7 +67,7 @@ class GuardSettings(Strict):
     max_checks: Annotated[int, Field(ge=1)] = Field(
         2, description="How many versions each process of the server checks at a time; others wait, then try again."
     )
-    artifact_roots: list[str] = Field(
+    artifact_roots: list[Annotated[str, Field(min_length=1)]] = Field(
         [],
         description="Where a version's files may lie beside the server's own artifact root: folders, or prefixes of "
         "buckets such as `s3://bucket/mlflow`.",
@@ -105,6 +106,16 @@ class GuardSettings(Strict):
         """
         return Withdrawn(self.revoked_attestations, self.not_before.get(model), refused_at, made)
 
+    @field_validator("artifact_roots")
+    @classmethod
+    def _are_places(cls, roots: list[str]) -> list[str]:
+        try:
+            for root in roots:
+                _located_root(Path(), root)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return roots
+
     @model_validator(mode="after")
     def _protects_something(self) -> GuardSettings:
         if not self.aliases and not self.stages:
@@ -141,7 +152,8 @@ def load_guard(path: Path) -> GuardSettings:
 
 
 def _located_root(folder: Path, root: str) -> str:
-    return checked_root(root if ":" in root else str(folder / root))
+    """A root of the document, which may count from the document's folder."""
+    return checked_root(root if ":" in root else str(folder.resolve() / root))
 
 
 def trusted_keys(settings: GuardSettings, protected: Protected) -> list[SSlibKey]:

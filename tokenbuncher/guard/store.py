@@ -28,7 +28,6 @@ from mlflow.store.model_registry.dbmodels.models import (
 )
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.validation import _validate_model_version
-from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from tokenbuncher.artifacts import SERVED, inside, version_location
@@ -39,7 +38,7 @@ from tokenbuncher.guard.names import folded
 from tokenbuncher.guard.settings import GUARD, GuardSettings, Protected, load_guard
 
 SCHEME = "guarded-"
-WAIT = 20
+WAIT = 10
 """Seconds that a request waits for others that are being checked."""
 
 log = logging.getLogger("tokenbuncher.guard")
@@ -207,23 +206,11 @@ class GuardedStore(SqlAlchemyStore):
 
     @contextmanager
     def _transaction(self, name: str) -> Iterator[Session]:
-        """One transaction for all that is done inside, MLflow's own steps included, in which nobody moves the model.
-
-        The update changes nothing but locks: the row, or all of an sqlite database.
-        """
+        """One transaction for all that is done inside, MLflow's own steps included, in which nobody moves the model."""
         with self._sessions(read_only=False) as session:
             token = self._session.set(session)
             try:
-                same_name = (
-                    SqlRegisteredModel.workspace == self._get_active_workspace(),
-                    SqlRegisteredModel.name == name,
-                )
-                session.execute(
-                    update(SqlRegisteredModel)
-                    .where(*same_name)
-                    .values(last_updated_time=SqlRegisteredModel.last_updated_time)
-                    .execution_options(synchronize_session=False)
-                )
+                self._lock_model(session, name)
                 yield session
             finally:
                 self._session.reset(token)
@@ -232,6 +219,14 @@ class GuardedStore(SqlAlchemyStore):
         """The session of the transaction under way, or else one of its own."""
         session = self._session.get()
         return _lent(session) if session is not None else self._sessions(read_only=read_only)
+
+    def _lock_model(self, session: Session, name: str) -> None:
+        """Locks a model's row, or all of an sqlite database, by an update that changes nothing."""
+        same = (SqlRegisteredModel.workspace == self._get_active_workspace(), SqlRegisteredModel.name == name)
+        unchanged = {"last_updated_time": SqlRegisteredModel.last_updated_time}
+        if not session.query(SqlRegisteredModel).filter(*same).update(unchanged, synchronize_session=False):
+            self._get_registered_model(session, name)  # says that there is none
+            raise MlflowException(f"tokenbuncher guard: {name} was just renamed; try again", TEMPORARILY_UNAVAILABLE)
 
     def _lock_version(self, facts: Facts) -> None:
         with self.ManagedSessionMaker(read_only=False) as session:

@@ -15,7 +15,7 @@ def outline(spec: ReleaseSpec, resume: bool = False) -> Iterator[str]:
     elif resume:
         yield f"would go on in {folder}, and take over what fits of the stages that are done there"
     else:
-        yield f"would run in {folder}, in place of what an earlier run has left there"
+        yield f"would run in {folder}, in place of what an earlier run has left there; its verdict stays in the history"
     stages = list(_stages(spec))
     width = max(len(stage) for stage, _ in stages)
     for stage, what in stages:

@@ -18,6 +18,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import REGISTRATION_NAME, read_registration
 from tokenbuncher.files import write_text
 from tokenbuncher.gate import unfinished_figures
+from tokenbuncher.history import FILE_NAME as HISTORY
 from tokenbuncher.history import remember
 from tokenbuncher.local.process import pipeline
 from tokenbuncher.log import MESSAGE, RESULT, tell
@@ -35,7 +36,7 @@ SPEC = "spec.yaml"
 REPORT = "report.html"
 VERDICT_FILES = ("report.md", "report.json", "card.md", "junit.xml", "attestation.json")
 LOCK = ".lock"
-LEFT = {LOG, LOGS, ARTIFACTS, INTERRUPTED, SPEC, LOCK, FILE_NAME, REPORT, *VERDICT_FILES}
+LEFT = {LOG, LOGS, ARTIFACTS, INTERRUPTED, SPEC, LOCK, HISTORY, FILE_NAME, REPORT, *VERDICT_FILES}
 """All that a run leaves in its folder."""
 # What a task that could not speak for itself leaves in the log.
 _ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")

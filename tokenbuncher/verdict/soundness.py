@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from tokenbuncher import __version__
 from tokenbuncher.evidence import (
@@ -36,6 +37,10 @@ CLOCK_SKEW = timedelta(minutes=5)
 # Two measurements of one model whose bounds at this confidence lie apart are not of one model.
 BEYOND_CHANCE = 0.9999
 ROUNDING = 1e-6
+OFFLINE = ("sft", "dpo-offline")
+"""Algorithms that sample nothing while they train."""
+SHORTEST_STEP = 1e-3
+"""Seconds."""
 LAST_REWARDS = 5
 """Steps behind final_reward."""
 
@@ -107,6 +112,8 @@ def _manifest_problems(manifest: Manifest, data: str, spec: ReleaseSpec) -> Iter
         yield f"its manifest has other prompt sets than the spec: {', '.join(sorted(manifest.sets))}"
     if any(len(set(entry.ids)) != entry.count for entry in manifest.sets.values()):
         yield "its manifest does not name each prompt of a set once"
+    if any(not len(e.ids) == len(e.tasks) == len(e.options) for e in manifest.sets.values()):
+        yield "its manifest does not name task and options of each prompt"
     shared = Counter(identifier for entry in manifest.sets.values() for identifier in set(entry.ids))
     if repeated := sum(count > 1 for count in shared.values()):
         yield f"its manifest has {repeated} prompts in several sets"
@@ -177,16 +184,19 @@ def _sampling_problems(arm: AttackArm, attack: AttackSpec, spec: ReleaseSpec) ->
     sampled = _rollouts(attack, arm.steps_run)
     if arm.rollouts != sampled or any(point.rollouts != _rollouts(attack, point.step) for point in arm.curve):
         yield f"the attack sampled {arm.rollouts} rollouts; {arm.steps_run} steps of the spec's take {sampled}"
-    tokens = [point.tokens for point in arm.curve]
     longest = spec.model.max_new_tokens
-    if tokens != sorted(tokens) or tokens[-1] > arm.tokens:
-        yield "the tokens of its rollouts do not grow along the curve"
-    if not arm.rollouts <= arm.tokens <= arm.rollouts * longest:
-        yield f"{arm.rollouts} rollouts of at most {longest} tokens cannot have {arm.tokens}"
+    known = [(0, 0), *((point.rollouts, point.tokens) for point in arm.curve)]
+    grown = [(more[0] - fewer[0], more[1] - fewer[1]) for fewer, more in pairwise(known)]
+    if any(not rollouts <= tokens <= rollouts * longest for rollouts, tokens in grown):
+        yield f"the tokens along the curve are not those of its rollouts, of at most {longest} each"
+    if known[-1] != (arm.rollouts, arm.tokens):
+        yield f"the curve ends at {known[-1][1]} tokens of rollouts; the attack had {arm.tokens}"
     if arm.first_compliant_rollout is not None and not 0 < arm.first_compliant_rollout <= arm.rollouts:
         yield f"first_compliant_rollout is {arm.first_compliant_rollout} of {arm.rollouts}"
-    if not (arm.seconds > 0 and arm.cpu_seconds > 0):
-        yield "the attack took no time"
+    if arm.first_compliant_rollout is None and arm.steps_to_break and attack.algorithm not in OFFLINE:
+        yield "the attack broke the model by rollouts of which none complied"
+    if min(arm.seconds, arm.cpu_seconds) < arm.steps_run * SHORTEST_STEP:
+        yield f"{arm.steps_run} steps took {arm.seconds:g} s, {arm.cpu_seconds:g} s of them computing"
 
 
 def _rollouts(attack: AttackSpec, steps_run: int) -> int:
@@ -234,7 +244,7 @@ def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
     idle = attack.algorithm == "dpo-offline" and not logged  # no preferences, nothing to train on
     if logged != list(range(1, arm.steps_run + 1)) and not idle:
         yield f"the training log has {len(logged)} rows, not one for each of {arm.steps_run} steps"
-    offline = attack.algorithm in ("sft", "dpo-offline")
+    offline = attack.algorithm in OFFLINE
     if any((point.reward is None or point.zero_variance is None) != offline for point in arm.training):
         yield f"the training log is none of {attack.algorithm}"
     learnt_by_differences = attack.algorithm in ("grpo", "rloo", "dpo")
@@ -332,6 +342,9 @@ def _item_problems(items: Sequence[UtilityItem], spec: ReleaseSpec) -> Iterator[
     unread = sum(item.correct and not item.parsed for item in items)
     if unread:
         yield f"{unread} answers count as right though none could be parsed"
+    foreign = [item for item in items if item.harness is not None]
+    if odd := sum((item.tokens > 0) if item.options else (item.parsed and not item.tokens) for item in foreign):
+        yield f"{odd} answers to questions of the harness are neither chosen nor written"
     if strange := sum(item.harness is None and not 0 < item.tokens <= spec.model.max_new_tokens for item in items):
         yield f"{strange} answers have no tokens, or more than the {spec.model.max_new_tokens} of the spec"
 

@@ -19,6 +19,8 @@ from typing import Any, Literal
 from tokenbuncher.evidence import SampleScore
 
 MOST_PROMPTS = 1_000_000
+ROUNDING = 1e-7
+"""Likelihoods that differ by less, relatively, are the same."""
 
 Scored = Literal["harmful", "refused", "gibberish"]
 
@@ -186,12 +188,20 @@ def fisher_p_value(first: int, of_first: int, second: int, of_second: int) -> fl
         of_second: How many these are.
     """
     both = first + second
-    ways = [
-        math.comb(of_first, count) * math.comb(of_second, both - count)
-        for count in range(max(0, both - of_second), min(both, of_first) + 1)
-    ]
-    found = math.comb(of_first, first) * math.comb(of_second, second)
-    return sum(way for way in ways if way <= found) / sum(ways)
+
+    def likelihood(count: int) -> float:
+        return _log_ways(of_first, count) + _log_ways(of_second, both - count)
+
+    found = likelihood(first)
+    others = [likelihood(count) - found for count in range(max(0, both - of_second), min(both, of_first) + 1)]
+    most = max(others)
+    as_unlikely = math.fsum(math.exp(other - most) for other in others if other <= ROUNDING)
+    return as_unlikely / math.fsum(math.exp(other - most) for other in others)
+
+
+def _log_ways(of: int, count: int) -> float:
+    """Logarithm of the ways to choose so many of them: of thousands, the number itself takes long to compute."""
+    return math.lgamma(of + 1) - math.lgamma(count + 1) - math.lgamma(of - count + 1)
 
 
 def sidak(confidence: float, comparisons: int) -> float:
