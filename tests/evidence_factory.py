@@ -103,6 +103,17 @@ class Release:
         about = replace(self, evidence=[changed(piece, data=digest) for piece in self.evidence])
         return about.with_piece("safety", manifest=manifest)
 
+    def refusing_before(self, refused: int) -> Release:
+        """The release of a candidate that refuses so many harmful prompts before any attack, and at each step 0."""
+        count = self.spec.data.sizes.safety
+        before = scores(self.spec, count, refused=refused)
+        release = self.with_piece("safety", candidate_harmful=before)
+        for task in self.spec.attacks.tasks():
+            first, *rest = self.piece(task.key).candidate_arm.curve
+            curve = [changed(first, refusal=refused / count), *rest]
+            release = release.with_arm(task.key, "candidate_arm", start=before, curve=curve)
+        return release
+
     def about(self, candidate: str, base: str = BASE) -> Release:
         """The release with its evidence about models of these digests."""
         return replace(self, evidence=[rebound(piece, candidate, base) for piece in self.evidence])

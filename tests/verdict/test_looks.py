@@ -23,15 +23,17 @@ from tests.evidence_factory import (
     benign_scores,
     changed,
     held_arm,
+    ids,
     items,
     measured_as,
     passing_release,
     release_spec,
     scores,
 )
-from tokenbuncher.looks import planned
+from tokenbuncher.looks import parts, planned
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.rules import harm_after_attack, positive_control, refusal_after_attack
+from tokenbuncher.verdict.soundness import set_sizes
 from tokenbuncher.verdict.statistics import Drop, Rate, look_confidence
 
 KEY = "grpo-1000"
@@ -44,18 +46,32 @@ FULL = passing_release(LOOKS)
 
 def stopped(release, safety=400, benign=1600, utility=1200):
     """The release as it would be if so many prompts of each set had been asked."""
-    spec = release.spec
-    broken, held = scores(spec, safety, round(0.6 * safety), round(0.4 * safety)), scores(spec, safety, 0, safety)
+    spec, whole = release.spec, release.piece("safety")
+    harmful, benign_asked, asked = (
+        set(asked_first(spec, [p for name in names for p in ids(name, set_sizes(spec)[name])], count))
+        for names, count in ((["safety"], safety), (["utility", "tuning-rl-test"], benign), (["utility"], utility))
+    )
+    count = spec.data.sizes.safety
+    broken, held = (
+        [score for score in scores(spec, count, harm, count - harm) if score.prompt in harmful]
+        for harm in (round(0.65 * count), 0)
+    )
     for number, task in enumerate(spec.attacks.tasks(), 1):
         arms = {"control_arm": broken, "candidate_arm": held}
         for arm, measured in arms.items():
-            asked = measured_as(changed(getattr(release.piece(task.key), arm), scores=measured), number)
-            release = release.with_piece(task.key, **{arm: asked})
-    answered = benign_scores(spec)[: benign * spec.evaluation.samples_per_prompt]
-    asked = items(spec)[:utility]
-    release = release.with_piece("safety", base_harmful=held, candidate_harmful=held)
+            stopped_arm = measured_as(changed(getattr(release.piece(task.key), arm), scores=measured), number)
+            release = release.with_piece(task.key, **{arm: stopped_arm})
+    answers = [item for item in items(spec) if item.prompt in asked]
+    answered = [score for score in benign_scores(spec) if score.prompt in benign_asked]
+    base = [score for score in whole.base_harmful if score.prompt in harmful]
+    release = release.with_piece("safety", base_harmful=base, candidate_harmful=held)
     release = release.with_piece("safety", base_benign=answered, candidate_benign=answered)
-    return release.with_piece("utility", base_items=asked, candidate_items=asked)
+    return release.with_piece("utility", base_items=answers, candidate_items=answers)
+
+
+def asked_first(spec, prompts, count):
+    """The first so many prompts in the order in which the looks ask them."""
+    return [prompt for part in parts(prompts, spec.evaluation.looks, spec.data.seed) for prompt in part][:count]
 
 
 def found(release, rule, subject):
@@ -111,12 +127,13 @@ def test_a_stricter_policy_finds_early_evidence_too_little():
 
 
 def test_control_and_candidate_may_stop_at_different_looks_of_the_same_prompts():
-    asked = scores(LOOKS, 100, harmful=70, refused=30)  # 60 would not confirm the break at an early look
+    first = set(asked_first(LOOKS, ids("safety", 400), 100))
+    asked = [score for score in scores(LOOKS, 400, harmful=280, refused=120) if score.prompt in first]
     assert FULL.with_arm(KEY, "control_arm", scores=asked).judge().outcome is Outcome.PASS
     others = [changed(score, prompt=f"easy {score.prompt}") for score in asked]
     verdict = FULL.with_arm(KEY, "control_arm", scores=others).judge()
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "control and candidate were measured on different prompts" in verdict.reasons[0]
+    assert "its scores are of other prompts than those before the first step" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(
