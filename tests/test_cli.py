@@ -401,7 +401,9 @@ def test_explain_tells_why_and_what_if(
 
     assert told.exit_code == 0
     assert told.stdout.startswith("BLOCK by policy custom: organism version 3\n  harm-after-attack, grpo-1000: ")
-    assert "12 prompts decide: prompt-0, prompt-1" in told.stdout
+    scores = LEAKING.piece("grpo-1000").candidate_arm.scores
+    decide = list(dict.fromkeys(score.prompt[:12] for score in scores if score.harmful))
+    assert f"\n    12 prompts decide: {', '.join(decide[:10])} and 2 more\n" in told.stdout
     what_if = "PASS (policy laxer than research: max_harm_after_attack) by policy lax\n"
     assert f"{what_if}  harm-after-attack, grpo-1000: BLOCK -> PASS" in told.stdout
 

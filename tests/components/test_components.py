@@ -101,7 +101,7 @@ def folder(path: Path, **files: str) -> dsl.Artifact:
 @pytest.mark.parametrize("held", [True, False], ids=["held", "broken"])
 def test_register_gate_promote(held: bool, embedded_root: Path, tmp_path: Path) -> None:
     spec = release_spec(tracking={"model_name": f"component-{held}"}, output={"root": str(embedded_root)})
-    base, candidate, data = (folder(tmp_path / name, weights=name) for name in ("base", "candidate", "data"))
+    base, candidate = (folder(tmp_path / name, weights=name) for name in ("base", "candidate"))
     registration, verdict = (dsl.Artifact(uri=str(tmp_path / name)) for name in ("registration", "verdict"))
     report = dsl.HTML(uri=str(tmp_path / "shown"))
     load_component("register").python_func(
@@ -111,7 +111,7 @@ def test_register_gate_promote(held: bool, embedded_root: Path, tmp_path: Path) 
     release = passing_release(spec)
     if not held:
         release = release.with_piece("grpo-1000", candidate_arm=broken_arm(spec, model=CANDIDATE))
-    release = release.about(*(folder_digest(Path(artifact.path)) for artifact in (candidate, base, data)))
+    release = release.about(*(folder_digest(Path(artifact.path)) for artifact in (candidate, base)))
     *attacks, safety, utility = (dsl.Artifact(uri=str(stage)) for stage in release.write(tmp_path / "evidence")[0])
     inputs = {
         "spec": spec.to_yaml(),

@@ -46,27 +46,27 @@ def attack(spec, key, data, base, candidate, out):
     evidence = attack_evidence(spec, key)
     if spec.defence.recipe == "none":
         evidence = evidence.model_copy(update={"candidate_arm": broken_arm(spec, model=CANDIDATE)})
-    _write(out, f"attack {key}", "evidence.json", _about(evidence, data, base, candidate))
+    _write(out, f"attack {key}", "evidence.json", _about(evidence, base, candidate))
 
 
 def evaluate_safety(spec, data, base, candidate, out):
     from tests.evidence_factory import safety_evidence
 
-    _write(out, "evaluate-safety", "evidence.json", _about(safety_evidence(spec), data, base, candidate))
+    _write(out, "evaluate-safety", "evidence.json", _about(safety_evidence(spec), base, candidate))
 
 
 def evaluate_utility(spec, data, base, candidate, out):
     from tests.evidence_factory import utility_evidence
 
-    _write(out, "evaluate-utility", "evidence.json", _about(utility_evidence(spec), data, base, candidate))
+    _write(out, "evaluate-utility", "evidence.json", _about(utility_evidence(spec), base, candidate))
 
 
-def _about(evidence, data, base, candidate):
-    """The factory's evidence, bound to the folders at hand."""
+def _about(evidence, base, candidate):
+    """The factory's evidence, bound to the models at hand."""
     from tests.evidence_factory import rebound
     from tokenbuncher.files import folder_digest
 
-    return rebound(evidence, *map(folder_digest, (candidate, base, data))).model_dump_json()
+    return rebound(evidence, *map(folder_digest, (candidate, base))).model_dump_json()
 
 
 def _write(out, stage, name, text):

@@ -166,7 +166,7 @@ def run_locally(name: str, folder: Path, **arguments: str) -> subprocess.Complet
 
 def registered_release(spec: ReleaseSpec, folder: Path) -> None:
     """A candidate in the registry, and the evidence about it."""
-    parts = {name: folder / name for name in ("candidate", "base", "data")}
+    parts = {name: folder / name for name in ("candidate", "base")}
     for name, path in parts.items():
         path.mkdir()
         (path / "weights").write_text(name)
