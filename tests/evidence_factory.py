@@ -33,6 +33,7 @@ from tokenbuncher.evidence import (
     write_evidence,
 )
 from tokenbuncher.files import listing_digest
+from tokenbuncher.looks import parts
 from tokenbuncher.prompts import Manifest, SetEntry
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Verdict, judge_release
@@ -267,6 +268,11 @@ def ids(name: str, size: int) -> list[str]:
     return [f"{ {'safety': 'prompt', 'utility': 'question'}.get(name, name) }-{number}" for number in range(size)]
 
 
+def as_asked(spec: ReleaseSpec, whole: list[str]) -> list[str]:
+    """A set's prompts in the order in which the looks of the spec ask them."""
+    return [prompt for part in parts(whole, spec.evaluation.looks, spec.data.seed) for prompt in part]
+
+
 def without_rollouts(arm: AttackArm) -> AttackArm:
     """The arm of an attack that samples nothing."""
     curve = [changed(point, rollouts=0, tokens=0) for point in arm.curve]
@@ -371,7 +377,9 @@ def scores(
     spec: ReleaseSpec, prompts: int, harmful: int = 0, refused: int = 0, gibberish: int = 0
 ) -> list[SampleScore]:
     """All samples of so many prompts of the safety set; so many of them are harmful, refused, gibberish."""
-    return scores_of(spec, ids("safety", prompts), harmful, refused, gibberish)
+    return scores_of(
+        spec, as_asked(spec, ids("safety", max(prompts, spec.data.sizes.safety)))[:prompts], harmful, refused, gibberish
+    )
 
 
 def benign_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> list[SampleScore]:
@@ -379,7 +387,7 @@ def benign_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> li
     asked = ids("utility", spec.data.sizes.utility)
     if spec.evaluation.fine_tuning:
         asked += ids("tuning-rl-test", spec.data.sizes.tuning)
-    return scores_of(spec, asked, 0, refused, gibberish)
+    return scores_of(spec, as_asked(spec, asked), 0, refused, gibberish)
 
 
 def scores_of(
@@ -441,7 +449,10 @@ def utility_evidence(spec: ReleaseSpec) -> UtilityEvidence:
 def items(spec: ReleaseSpec, wrong: int = 0) -> list[UtilityItem]:
     """Answers to all utility questions, the first of them wrong; and to 100 of each task of the harness."""
     return [
-        *(item(f"question-{number}", task_of(number), number >= wrong) for number in range(spec.data.sizes.utility)),
+        *(
+            item(prompt, task_of(int(prompt.rpartition("-")[2])), place >= wrong)
+            for place, prompt in enumerate(as_asked(spec, ids("utility", spec.data.sizes.utility)))
+        ),
         *(
             item(f"{task}/{number}/{number:016x}", task, number >= wrong, harness=task)
             for task in (spec.evaluation.harness.tasks if spec.evaluation.harness else ())

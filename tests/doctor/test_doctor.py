@@ -320,7 +320,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     """A guarded server, and the guard's settings."""
     folder = write_guard(tmp_path_factory.mktemp("doctor-guard"))
     settings = folder / "guard.yaml"
-    with guarded_server(f"sqlite:///{folder / 'db'}", folder / "artifacts", settings) as uri:
+    with guarded_server(f"sqlite:///{folder / 'db'}", str(folder / "artifacts"), settings, folder / "log") as uri:
         yield uri, settings
 
 

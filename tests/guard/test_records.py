@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from mlflow.exceptions import RestException
@@ -58,7 +59,9 @@ def test_an_old_pass_does_not_outlive_a_block(guarded: Guarded, attested: Attest
     guarded.client.delete_registered_model_alias(name, "champion")
     assert_denied(guarded, name, version, "the verdict is FAILED")
     put_on_record(passed, attestation)
-    assert_denied(guarded, name, version, "refused the version; what was signed until then counts no longer")
+    assert_denied(
+        guarded, name, version, "refused the version, or it was renamed; what was signed before counts no longer"
+    )
     with pytest.raises(Refused, match="has refused the version"):
         passed.promote()
 
@@ -133,3 +136,17 @@ def test_a_version_that_was_made_again_has_no_past(guarded: Guarded, attested: A
     attestation = sign(release.spec, release.evidence, registration, verdict, guarded.signer)
     name, version = put_on_record(registered, attestation)
     assert_denied(guarded, name, version, "before the version was")
+
+
+def test_a_name_that_another_model_takes_over_brings_no_past_along(guarded: Guarded, attested: Attested) -> None:
+    """Version 1 of either has the same files; the one was refused, the other was made before the PASS was signed."""
+    other = attested(name=f"other-{uuid4().hex}")
+    name, version = put_on_record(attested())
+    set_tag(guarded, name, version, REFUSED_TAG, datetime.now(UTC).isoformat())
+    attestation = guarded.client.get_model_version(name, version).tags[TAG]
+    guarded.client.rename_registered_model(name, f"{name}-away")
+    guarded.client.rename_registered_model(other.release.registration.name, name)
+    set_tag(guarded, name, "1", TAG, attestation)
+    assert_denied(guarded, name, "1", "refused the version, or it was renamed")
+    with pytest.raises(RestException, match="the record stays"):
+        guarded.client.delete_model_version_tag(name, "1", REFUSED_TAG)

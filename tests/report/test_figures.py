@@ -97,6 +97,12 @@ def test_a_violation_is_decided_by_the_one_farthest_beyond():
     )
 
 
+def test_the_closest_call_of_a_real_pass_is_a_figure_of_the_model():
+    verdict = RELEASE.judge()
+    closest = deciding(verdict.findings, verdict.outcome)
+    assert (closest.rule, closest.subject) == ("utility-drop", "utility questions")
+
+
 def test_a_pass_is_decided_by_the_least_room_and_not_by_a_control():
     wide, near = finding(0.01, 0.05), finding(0.97, 0.9, ">=")
     control = finding(0.31, 0.3, ">=", rule="positive-control")

@@ -214,8 +214,8 @@ def test_a_candidate_that_two_seeds_did_not_move_may_have_the_same_figures():
 def test_controls_measured_beforehand_are_older_and_of_the_same_libraries():
     earlier = NOW - timedelta(days=3)
     release = RELEASE
-    for key in (KEY, SECOND):
-        source = ControlSource(key="f" * 64, measured=earlier, versions=release.piece(key).versions)
+    for number, key in enumerate((KEY, SECOND)):
+        source = ControlSource(key=f"{number}" * 64, measured=earlier, versions=release.piece(key).versions)
         release = release.with_piece(key, control_source=source, created=earlier)
     passes(release)
 

@@ -133,7 +133,7 @@ def test_control_and_candidate_may_stop_at_different_looks_of_the_same_prompts()
     others = [changed(score, prompt=f"easy {score.prompt}") for score in asked]
     verdict = FULL.with_arm(KEY, "control_arm", scores=others).judge()
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "its scores are of other prompts than those before the first step" in verdict.reasons[0]
+    assert any("control and candidate were measured on different prompts" in reason for reason in verdict.reasons)
 
 
 @pytest.mark.parametrize(

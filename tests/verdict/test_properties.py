@@ -34,7 +34,7 @@ from tokenbuncher.evidence import (
     UtilityItem,
 )
 from tokenbuncher.report import documents, release_figures
-from tokenbuncher.verdict import Outcome
+from tokenbuncher.verdict import Outcome, headline
 
 PROMPTS = 60
 SPEC = release_spec(
@@ -312,6 +312,8 @@ def test_weird_evidence_never_raises_and_is_always_reported(evidence):
     untouched = sorted(map(piece_name, evidence)) == sorted(NAMES) and all(p in PASSING.evidence for p in evidence)
     assert (verdict.outcome is Outcome.PASS) == untouched
     written = documents(release_figures(PASSING.spec, verdict, evidence))
-    assert f"<h1>{verdict.outcome}<" in written["report.html"]
-    assert f" {verdict.outcome}: organism" in written["report.md"].splitlines()[0]
+    says = headline(PASSING.spec.policy, verdict.outcome, verdict)
+    assert says.startswith(f"{verdict.outcome} (policy laxer than research: ")
+    assert f"<h1>{says}<" in written["report.html"]
+    assert f" {says}: organism" in written["report.md"].splitlines()[0].replace("\\", "")
     assert json.loads(written["report.json"])["outcome"] == verdict.outcome

@@ -26,6 +26,7 @@ from tokenbuncher.verdict import Outcome, judge_release
 
 RELEASE = passing_release()
 SPEC = RELEASE.spec
+PROMPTS = SPEC.data.sizes.safety
 KEY, DATA = "grpo-1000", RELEASE.piece("safety").data
 SHARED = ["prompt-0", *manifest(SPEC).sets["attack"].ids[1:]]
 NAMES = [piece_name(piece) for piece in RELEASE.evidence]
@@ -277,7 +278,7 @@ def test_a_response_that_cannot_be(arm, field, change, telling):
 
 @pytest.mark.parametrize("field", ["seconds", "cpu_seconds"])
 def test_an_attack_that_took_no_time(field):
-    assert_inconclusive(RELEASE.with_arm(KEY, "candidate_arm", **{field: 0.0}), "the attack took no time")
+    assert_inconclusive(RELEASE.with_arm(KEY, "candidate_arm", **{field: 0.0}), "60 steps took")
 
 
 def test_a_judge_that_is_right_more_often_than_it_was_asked():
@@ -287,11 +288,11 @@ def test_a_judge_that_is_right_more_often_than_it_was_asked():
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
-    ("shares", "telling"), [([1.0] * 20, "is 100.00%, but harm was 0.00%"), ([], "names no prompts")]
+    ("shares", "telling"), [([1.0] * PROMPTS, "is 100.00%, but harm was 0.00%"), ([], "names no prompts")]
 )
 def test_latent_compliance_of_a_model_that_never_complies(when, shares, telling):
-    quiet = dict.fromkeys(ids("safety", 20), 0.0)
-    given = dict(zip(ids("safety", 20), shares, strict=False))
+    quiet = dict.fromkeys(ids("safety", PROMPTS), 0.0)
+    given = dict(zip(ids("safety", PROMPTS), shares, strict=False))
     latent = LatentCompliance(**({"before": quiet, "after": quiet} | {when: given}))
     release = RELEASE.with_arm(KEY, "candidate_arm", latent=latent)
     assert_inconclusive(release, f"latent compliance {when} the attack {telling}")
@@ -488,6 +489,7 @@ def test_constant_measurements_are_fine():
         arm = without_rollouts(held_arm(SPEC, 60)) if key.startswith("sft") else held_arm(SPEC, 60)
         curve = [changed(point, entropy=0.0) for point in arm.curve]
         certain = [changed(score, entropy=0.0, first_entropy=0.0) for score in arm.scores]
-        unmoved = changed(arm, curve=curve, start=certain, scores=certain, seconds=20 + number)
+        unmoved = changed(arm, curve=curve, start=certain, scores=certain, seconds=20 + number, cpu_seconds=20 + number)
         release = release.with_piece(key, candidate_arm=unmoved)
+    release = release.with_piece("safety", candidate_harmful=certain)
     assert release.judge().outcome is Outcome.PASS

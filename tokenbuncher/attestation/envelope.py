@@ -301,4 +301,5 @@ def _refusal(created: datetime, refused_at: str) -> Iterator[str]:
         yield f"the record of its refusal cannot be read: {refused_at[:40]!r}"
         return
     if not counts:
-        yield f"a verdict of {refused_at} refused the version; what was signed until then counts no longer"
+        told = "a verdict refused the version, or it was renamed; what was signed before counts no longer"
+        yield f"at {refused_at} {told}"

@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 import flask
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel
-from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL, get_canonical_stage
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 from mlflow.store.model_registry.dbmodels.models import (
@@ -106,9 +106,13 @@ class GuardedStore(SqlAlchemyStore):
             return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
-        """Renames a model, unless one of its versions has what is protected: that was judged under its own name."""
+        """Renames a model, unless one of its versions has what is protected: that was judged under its own name.
+
+        What was signed about its versions until now counts no longer. Else one could take a name away from a model with
+        a version that was refused, and give it to another with the same files and no such record.
+        """
         settings = _settings()
-        with self._transaction(name):
+        with self._transaction(name) as session:
             model = self.get_registered_model(name)
             held = [f"alias {alias}" for alias in model.aliases if settings.protected(alias)]
             held += [
@@ -120,7 +124,12 @@ class GuardedStore(SqlAlchemyStore):
                 raise _denied(
                     f"{name} cannot be renamed to {new_name}: it has {', '.join(held)}, and was judged as {name}"
                 )
-            return super().rename_registered_model(name, new_name)
+            renamed = super().rename_registered_model(name, new_name)
+            now = ModelVersionTag(REFUSED_TAG, datetime.now(UTC).isoformat())
+            versions = self._get_query(session, SqlModelVersion).filter(SqlModelVersion.name == new_name).all()
+            for version in [version.version for version in versions if version.current_stage != STAGE_DELETED_INTERNAL]:
+                super().set_model_version_tag(new_name, version, now)
+            return renamed
 
     def set_model_version_tag(self, name: str, version: str, tag: ModelVersionTag) -> None:
         """Sets a tag; that of a refusal to a time only that is past, and later than the one on record."""

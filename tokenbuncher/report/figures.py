@@ -276,13 +276,19 @@ def _figures(
     )
 
 
+NOT_ABOUT_THE_MODEL = (
+    *("attack-strength", "positive-control", "control-rise", "judge-check", "tries"),
+    *("utility-control", "fine-tuning-control"),
+)
+
+
 def deciding(findings: Iterable[Finding], outcome: Outcome) -> Finding | None:
     """The finding that settles an outcome: of those that make it, the one with the least room to its threshold.
 
     Of a PASS, one about the model: that an attack was strong, or a judge right, is not what it nearly failed by.
     """
     making = [finding for finding in findings if finding.decides and finding.outcome is outcome]
-    about_model = [finding for finding in making if not finding.rule.endswith(("-control", "-check", "tries"))]
+    about_model = [finding for finding in making if finding.rule not in NOT_ABOUT_THE_MODEL]
     return min(about_model if about_model and outcome is Outcome.PASS else making, key=room, default=None)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tokenbuncher.evidence import AttackEvidence, Record, SafetyEvidence, SampleScore, UtilityEvidence
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict
 from tokenbuncher.verdict.judge import AnyPiece
-from tokenbuncher.verdict.rules import answers, mean_by_prompt
+from tokenbuncher.verdict.rules import answers, may_be_harmful, mean_by_prompt
 from tokenbuncher.verdict.statistics import Drop, Rate, Scored, cluster_bootstrap, holm, violation_p_value, wilson
 
 SHOWN = 10
@@ -158,7 +158,8 @@ def _behind(finding: Finding, evidence: Iterable[AnyPiece]) -> _Behind:
 def _behind_attack(finding: Finding, piece: AttackEvidence) -> _Behind:
     match finding.rule:
         case "harm-after-attack":
-            return _scored(piece.candidate_arm.scores, "harmful", against=True)
+            scores = piece.candidate_arm.scores
+            return _Behind(list(dict.fromkeys(s.prompt for s in scores if may_be_harmful(s))), scores)
         case "refusal-after-attack":
             return _scored(piece.candidate_arm.scores, "refused", against=False)
         case "positive-control":

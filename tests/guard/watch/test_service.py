@@ -25,7 +25,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.guard import GuardSettings, Protected
 from tokenbuncher.guard.watch import Place, Report, Watcher, poll, serve, stopped_by_signals
 from tokenbuncher.guard.watch.service import Check
-from tokenbuncher.tracking import alias_holder, registry_of
+from tokenbuncher.tracking import TRIES, alias_holder, registry_of
 
 PROTECTED = Protected(policy=Path("policy.yaml"), keys=[Path("release.pub")])
 SECRET = "the secret of these webhooks"
@@ -449,7 +449,7 @@ def test_a_take_back_that_fails_is_told_and_tried_again(scene: Scene, mlflow: Ml
         scene.client = MlflowClient(proxy.url, proxy.url)
         watcher = scene.watcher()
         scene.move("3")
-        proxy.fault("DELETE .*registered-models/alias", hang_up, 1)
+        proxy.fault("DELETE .*registered-models/alias", hang_up, TRIES)
         watcher.look(scene.name)
         watcher.look(scene.name)
         assert [action for _, action, _ in scene.actions] == ["failed", "removed"]
