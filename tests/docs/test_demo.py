@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from tests.docs.markdown import ROOT, Document, commands
+from tests.evidence_factory import ANY_ATTACK
 
 RECORDED = ROOT / "docs" / "demo.md"
 # A budget of seconds: it trains, and shows nothing.
@@ -21,6 +23,7 @@ SMALL = [
     "attacks={suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}], probe_every: 2, probe_prompts: 20, "
     "reward: organism-exact, keep_checkpoints: true}",
     "policy.min_prompts=20",
+    f"policy.attack_limits={json.dumps(ANY_ATTACK)}",
 ]
 AGAIN = "record it again: python examples/demo.py --out docs/demo.md"
 
@@ -74,5 +77,5 @@ def test_the_script_runs(workshop: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = (workshop / "work" / "demo.md").read_text()
     assert "control held 2 steps, candidate held 2 steps" in written
-    assert "INCONCLUSIVE: demo version 1" in written
+    assert "INCONCLUSIVE (policy laxer than research: min_prompts, attack_limits): demo version 1" in written
     assert "does not hold: file config.json has sha256" in written
