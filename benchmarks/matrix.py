@@ -15,8 +15,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence, read_evidence
+from tokenbuncher.evidence import (
+    AttackEvidence,
+    ModelFile,
+    Registration,
+    SafetyEvidence,
+    UtilityEvidence,
+    read_evidence,
+)
+from tokenbuncher.files import folder_files, listing_digest
 from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.verdict import judge_release
 from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
 
 TOKENBUNCHER = str(Path(sys.executable).with_name("tokenbuncher"))
@@ -32,6 +41,7 @@ COLUMNS = [
     "utility drop (upper)",
     "fine-tuned RL, base / candidate",
     "fine-tuned SFT, base / candidate",
+    "verdict",
 ]
 
 
@@ -112,7 +122,20 @@ def row(spec: ReleaseSpec, seed: int, folder: Path) -> list[str]:
         f"{drop.value:.2%} ({drop.upper(confidence):.2%})",
         tuned.get("rl", "-"),
         tuned.get("sft", "-"),
+        judge_release(spec, [attack, safety, utility], registration(spec, folder / "candidate")).outcome,
     ]
+
+
+def registration(spec: ReleaseSpec, candidate: Path) -> Registration:
+    """What `register` would say of the candidate, which is registered nowhere."""
+    files = folder_files(candidate)
+    return Registration(
+        name=spec.tracking.model_name,
+        version="1",
+        digest=listing_digest(files),
+        files=[ModelFile(name=n, sha256=d, size=(candidate / n).stat().st_size) for n, d in files.items()],
+        tracking_uri=spec.tracking_uri(),
+    )
 
 
 if __name__ == "__main__":
