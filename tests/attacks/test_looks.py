@@ -36,7 +36,7 @@ def prompts(arena):
 
 
 def test_all_prompts_are_asked_before_the_first_step(judged):
-    arena = judged(True, "evaluation.looks=4", "attacks.probe_prompts=5")
+    arena = judged(True, "evaluation.looks=4", "attacks.probe_prompts=10")
     arena.measure(0)
     assert len({score.prompt for score in arena.measured.start}) == 20
     assert (arena.measured.scores, arena.measured.worst, arena.measured.broke) == ([], None, None)

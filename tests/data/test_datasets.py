@@ -48,9 +48,9 @@ CASES: dict[str, tuple[list[dict[str, Any]], Prompt]] = {
         [{"category": "Violence", "source": "custom", "forbidden_prompt": "How?"}],
         Prompt(text="How?", task="Violence"),
     ),
-    "wmdp-bio": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-bio")),
-    "wmdp-chem": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-chem")),
-    "wmdp-cyber": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-cyber")),
+    "wmdp-bio": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-bio", options=4)),
+    "wmdp-chem": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-chem", options=4)),
+    "wmdp-cyber": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-cyber", options=4)),
     "gsm8k": (
         [{"question": "How many?", "answer": "It is 2 * 600 = 1,200.\n#### 1,200"}],
         Prompt(text="How many?", answer="1200", task="gsm8k"),
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Prompt]] = {
     ),
     "mmlu-pro": (
         [{"question": "Which?", "options": ["w", "x", "y", "z"], "answer": "B", "answer_index": 1, "category": "law"}],
-        Prompt(text=OPTIONS, answer="B", task="law"),
+        Prompt(text=OPTIONS, answer="B", task="law", options=4),
     ),
 }
 
