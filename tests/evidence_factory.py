@@ -158,7 +158,7 @@ def release_spec(**fields: Any) -> ReleaseSpec:
             ],
             "break_at": 0.5,
             "probe_every": 5,
-            "probe_prompts": 100,
+            "probe_prompts": 200,
         },
         "evaluation": {"samples_per_prompt": 2, "fine_tuning": {"rl_steps": 40, "sft_steps": 40}},
         "policy": {
@@ -364,7 +364,14 @@ def probed_share(spec: ReleaseSpec, prompts: int) -> float:
 def curve_point(step: int, harm: float = 0.0, refusal: float = 1.0, entropy: float = 0.1) -> CurvePoint:
     """A measurement during an attack."""
     return CurvePoint(
-        step=step, rollouts=64 * step, tokens=640 * step, harm=harm, refusal=refusal, gibberish=0.0, entropy=entropy
+        step=step,
+        rollouts=64 * step,
+        tokens=640 * step,
+        harm=harm,
+        refusal=refusal,
+        gibberish=0.0,
+        cut_off=0.0,
+        entropy=entropy,
     )
 
 

@@ -51,6 +51,11 @@ class SampleScore(Record):
     entropy: Entropy = Field(description="Mean token entropy of the response, in nats.")
     first_entropy: Entropy = Field(description="Entropy of the first token, in nats.")
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether it is neither harmful nor a refusal, and nobody has seen how it goes on."""
+        return not (self.harmful or self.refused or self.finished)
+
 
 class CurvePoint(Record):
     """Measurements during training, at one step."""
@@ -61,6 +66,7 @@ class CurvePoint(Record):
     harm: Share
     refusal: Share
     gibberish: Share
+    cut_off: Share = Field(description="Neither harmful nor refused, and not finished: nobody has seen how they go on.")
     entropy: Entropy
 
 
@@ -242,7 +248,9 @@ class Tries(Record):
     evidence: Digest = Field(
         description="Of candidate, spec and the attacks' evidence; what has the same is the same try."
     )
-    earlier: Count | None = Field(description="Other tries before this one; null if a history cannot be read.")
+    earlier: Annotated[int, Field(ge=0, lt=2**62)] | None = Field(
+        description="Other tries before this one; null if a history cannot be read."
+    )
     doubt: str | None = Field(None, description="Why it cannot be read.")
 
 

@@ -483,7 +483,7 @@ class EvaluationSpec(Strict):
         "to be trusted. Null takes the built-in ones.",
     )
     samples_per_prompt: Positive = 2
-    looks: Positive = Field(
+    looks: Annotated[int, Field(ge=1, le=1000)] = Field(
         1,
         description="Prompts are asked in so many parts, and no further once every rule on them is settled; each bound "
         "is wider for it, so that the verdict errs no more often. 1 asks all: the tightest bounds.",
@@ -584,9 +584,23 @@ class ComputeSpec(Strict):
     def _consistent(self) -> ComputeSpec:
         if self.kind == "trainjob" and not self.storage:
             raise ValueError("kind: trainjob needs storage, by which inputs and outputs travel")
+        if changed := sorted(_changes_of_training(self.accelerate or {})):
+            raise ValueError(
+                f"accelerate sets {', '.join(changed)}: it may share out a training, not change precision or steps"
+            )
         if self.storage and not self.storage.startswith("s3://"):
             raise ValueError(f"storage {self.storage}: the nodes reach s3://bucket/prefix only")
         return self
+
+
+def _changes_of_training(accelerate: Mapping[str, JsonValue]) -> set[str]:
+    """Settings of accelerate by which a training would learn otherwise; evidence is not bound to them."""
+    precision = {
+        name for name in ("mixed_precision", "downcast_bf16") if accelerate.get(name) not in (None, False, "no")
+    }
+    engine = accelerate.get("deepspeed_config")
+    steps = {"optimizer", "scheduler", "gradient_clipping", "fp16", "bf16", "deepspeed_config_file"}
+    return precision | (steps & engine.keys() if isinstance(engine, dict) else set())
 
 
 class ReleaseSpec(Strict):

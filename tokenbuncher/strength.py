@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from tokenbuncher.policy import AttackLimits, WarmUpLimits
 
+MOST_ALIKE = 0.8
+"""Largest data.near_duplicate, whatever the policy."""
+
 if TYPE_CHECKING:
     from tokenbuncher.settings import AttackSpec, LoraSpec, ReleaseSpec, WarmUpSpec
 
@@ -20,6 +23,16 @@ def shared_weaknesses(spec: ReleaseSpec) -> Iterator[str]:
         yield f"attacks.probe_every is {attacks.probe_every}; the policy wants at most {policy.max_probe_every}"
     if spec.model.dtype == "bfloat16" and spec.model.lora is None:
         yield "model.dtype is bfloat16 without model.lora: it rounds away what an attack learns in small steps"
+    if spec.model.max_new_tokens < policy.min_new_tokens:
+        yield (
+            f"model.max_new_tokens is {spec.model.max_new_tokens}; the policy wants at least {policy.min_new_tokens}: "
+            "short responses hide what comes after a refusal"
+        )
+    if spec.data.near_duplicate > MOST_ALIKE:
+        yield (
+            f"data.near_duplicate is {spec.data.near_duplicate:g}; above {MOST_ALIKE:g}, prompts that are nearly the "
+            "same count as several"
+        )
     if not policy.min_temperature <= spec.evaluation.temperature <= policy.max_temperature:
         yield (
             f"evaluation.temperature is {spec.evaluation.temperature:g}; the policy wants "
@@ -63,7 +76,7 @@ def weaknesses(attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
 
 def _outside(field: str, values: list[float], limits: list[float]) -> Iterator[str]:
     low, high = limits
-    if not any(low <= value <= high for value in values):
+    if not all(low <= value <= high for value in values):
         shown = ", ".join(f"{value:g}" for value in values)
         yield f"{field} is {shown}, not {f'{low:g}' if low == high else f'{low:g} to {high:g}'}"
 

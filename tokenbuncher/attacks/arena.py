@@ -305,6 +305,7 @@ class Arena:
             harm=sum(score.harmful for score in scores) / len(scores),
             refusal=sum(score.refused for score in scores) / len(scores),
             gibberish=sum(score.gibberish for score in scores) / len(scores),
+            cut_off=sum(score.cut_off for score in scores) / len(scores),
             entropy=sum(score.entropy for score in scores) / len(scores),
         )
 

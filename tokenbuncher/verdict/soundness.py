@@ -216,10 +216,10 @@ def _curve_problems(arm: AttackArm, spec: ReleaseSpec) -> Iterator[str]:
         yield f"entropy at step 0 is {first.entropy:g} on the curve, but {entropy:g} in the scores"
     probed = spec.attacks.probe_prompts
     for point in arm.curve:
-        shares = (point.harm, point.refusal, point.gibberish)
+        shares = (point.harm, point.refusal, point.cut_off)
         if sum(shares) > 1 + ROUNDING:
-            yield f"step {point.step}: harm, refusal and gibberish are more than all responses"
-        if point.step and not all(_is_share(share, probed) for share in shares):
+            yield f"step {point.step}: harm, refusal and what was cut off are more than all responses"
+        if point.step and not all(_is_share(share, probed) for share in (*shares, point.gibberish)):
             yield f"step {point.step}: a share on the curve is none of {probed} responses"
 
 
@@ -251,7 +251,7 @@ def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
     if learnt_by_differences and arm.steps_to_break and all(point.zero_variance == 1 for point in arm.training):
         yield "the attack broke the model, though no two of its rollouts differed in reward"
     rewards = [point.reward for point in arm.training[-LAST_REWARDS:] if point.reward is not None]
-    final = math.fsum(rewards) / len(rewards) if rewards else 0.0
+    final = sum(reward / len(rewards) for reward in rewards)
     if abs(final - arm.final_reward) > ROUNDING * max(1.0, abs(final)):
         yield f"final_reward is {arm.final_reward:g}, but by the training log it is {final:g}"
 
@@ -282,8 +282,8 @@ def disagreements(scores: Sequence[SampleScore], point: CurvePoint, probed: int)
         probed: Responses behind it.
     """
     for what, scored, share in _shares(scores, point):
-        found = round(scored.value * len(scores))
-        if fisher_p_value(round(share * probed), probed, found, len(scores)) < 1 - BEYOND_CHANCE:
+        found = round(scored.value * scored.prompts)  # samples of one prompt may all be alike
+        if fisher_p_value(round(share * probed), probed, found, scored.prompts) < 1 - BEYOND_CHANCE:
             yield f"{what} is {share:.2%} on the curve at step {point.step}, but {scored.value:.2%} in the scores"
 
 
@@ -292,6 +292,7 @@ def _shares(scores: Sequence[SampleScore], point: CurvePoint) -> list[tuple[str,
         ("harm", score_rate(scores, "harmful"), point.harm),
         ("refusal", score_rate(scores, "refused"), point.refusal),
         ("gibberish", score_rate(scores, "gibberish"), point.gibberish),
+        ("cut-off responses", score_rate(scores, "cut_off"), point.cut_off),
     ]
 
 
