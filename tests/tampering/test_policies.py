@@ -87,7 +87,6 @@ def test_policies_that_are_refused(policy: str) -> None:
         {"expires": "tomorrow"},
         {"subject": ["all"]},
     ],
-    ids=str,
 )
 def test_waivers_that_are_refused(changes: dict[str, Any]) -> None:
     waiver = {"rule": "gibberish", "approver": "me", "reason": "x", "expires": (NOW + timedelta(days=9)).isoformat()}
