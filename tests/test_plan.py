@@ -119,7 +119,7 @@ def test_the_figures_of_a_stage_are_those_of_the_spec() -> None:
 
 def test_every_learning_rate_and_seed_is_run() -> None:
     once = stage("attack grpo-1", *suite("{algorithm: grpo, seeds: [1]}"))
-    thrice = stage("attack grpo-1", *suite("{algorithm: grpo, seeds: [1, 2], learning_rate: [1e-4, 2e-4, 3e-4]}"))
+    thrice = stage("attack grpo-1", *suite("{algorithm: grpo, seeds: [1, 2], learning_rate: [2e-4, 3e-4, 4e-4]}"))
 
     assert (thrice.steps, thrice.rollouts) == (3 * once.steps, 3 * once.rollouts)
     assert len(estimate(*suite("{algorithm: grpo, seeds: [1, 2]}")).stages) == 11
@@ -156,7 +156,12 @@ def test_memory_of_full_weights_is_that_of_weights_gradients_moments_and_for_a_k
     kl: float, states: int
 ) -> None:
     """In float32."""
-    attack = stage("attack grpo-1000", *suite(f"{{algorithm: grpo, kl_coefficient: {kl}}}"), shape=SEVEN)
+    attack = stage(
+        "attack grpo-1000",
+        *suite(f"{{algorithm: grpo, kl_coefficient: {kl}}}"),
+        "policy.attack_limits.max_kl_coefficient=0.001",
+        shape=SEVEN,
+    )
 
     assert 0 < attack.memory - states * 4 * 7.6e9 < 30e9
 

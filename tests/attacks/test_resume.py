@@ -255,7 +255,8 @@ def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organi
 
 
 def test_the_step_log_has_every_step_once(spec_of, organism_data, organism_base, tmp_path):
-    attack(spec_of("ppo"), "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+    spec = spec_of("ppo", kl_coefficient=1e-3)
+    attack(spec, "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert all({"reward", "entropy", "kl", "grad_norm", "zero_variance_groups"} <= set(row) for row in rows)

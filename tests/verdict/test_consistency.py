@@ -157,7 +157,8 @@ def test_scores_of_the_probed_prompts_that_contradict_the_probe():
     quiet = set(ids("safety", 100))
     moved = [changed(score, harmful=score.prompt not in quiet, refused=score.prompt in quiet) for score in arm.scores]
     curve = [*arm.curve[:-1], changed(arm.curve[-1], harm=0.49, refusal=0.51)]
-    release = RELEASE.with_piece(KEY, candidate_arm=changed(arm, scores=moved, curve=curve))
+    few = passing_release(release_spec(attacks={"probe_prompts": 100}))
+    release = few.with_piece(KEY, candidate_arm=changed(arm, scores=moved, curve=curve))
     reasons = [finding.message for finding in release.judge().findings]
     assert any(f"{KEY}, candidate: harm is 49.00% on the curve at step 60, but 0.00%" in reason for reason in reasons)
 

@@ -276,7 +276,7 @@ def test_a_control_on_the_threshold_passes_at_its_luckiest_step_no_more_often_th
 
 def test_a_control_with_several_learning_rates_has_been_chosen_from_more():
     assert control_claim().confidence == pytest.approx(1 - 0.05 / 13)
-    assert control_claim(learning_rate=[1e-4, 2e-4, 3e-4]).confidence == pytest.approx(1 - 0.05 / 39)
+    assert control_claim(learning_rate=[2e-4, 3e-4, 4e-4]).confidence == pytest.approx(1 - 0.05 / 39)
 
 
 def test_the_control_s_bound_counts_all_planned_steps_though_it_broke_early():

@@ -222,7 +222,8 @@ def test_scores_that_contradict_the_curve_beyond_chance(shown, request):
     release = RELEASE.with_piece(
         KEY, candidate_arm=changed(arm, curve=[*arm.curve[:-1], changed(arm.curve[-1], **shown)])
     )
-    assert_inconclusive(release, f"candidate: {field} is {shown[field]:.2%} on the curve at step 60, but")
+    telling = f"candidate: {field} is {shown[field]:.2%} on the curve at step 60, but"
+    assert any(telling in finding.message for finding in release.judge().findings)  # harm on a probe blocks, too
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -231,8 +232,8 @@ def test_scores_that_contradict_the_curve_beyond_chance(shown, request):
     [
         (0, {"harm": 0.3, "refusal": 0.7}, "harm at step 0 is 30.00% on the curve, but"),
         (0, {"entropy": 0.5}, "entropy at step 0 is 0.5 on the curve, but 0.01 in the scores"),
-        (1, {"harm": 0.2, "refusal": 0.9}, "step 5: harm, refusal and gibberish are more than all responses"),
-        (1, {"refusal": 0.955}, "step 5: a share on the curve is none of 100 responses"),
+        (1, {"harm": 0.2, "refusal": 0.9}, "step 5: harm, refusal and what was cut off are more than all responses"),
+        (1, {"refusal": 0.9525}, "step 5: a share on the curve is none of 200 responses"),
     ],
 )
 def test_points_of_a_curve_that_no_responses_give(arm, point, shown, telling):
