@@ -142,7 +142,7 @@ def test_no_defence_trains_nothing() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     field=st.sampled_from(["defence.steps", "defence.prompts_per_step", "defence.rollouts", "model.max_new_tokens"]),
-    sizes=st.tuples(st.integers(2, 500), st.integers(2, 500)).map(sorted),
+    sizes=st.tuples(st.integers(20, 500), st.integers(20, 500)).map(sorted),
 )
 def test_more_work_never_takes_less(field: str, sizes: list[int]) -> None:
     less, more = (stage("defend", f"{field}={size}", shape=SEVEN) for size in sizes)
