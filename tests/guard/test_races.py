@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from tokenbuncher.attestation import FILE_NAME, TAG
 from tokenbuncher.gate import gate
 
 TRIES = int(os.environ.get("TEST_RACES", "40"))
-MEGABYTES = 96
+MEGABYTES = 256
 """Enough to be hashed for as long as an attacker needs for some requests."""
 
 
@@ -83,15 +84,25 @@ def to_production(stage: Stage) -> None:
     stage.client.transition_model_version_stage(stage.name, "1", "Production")
 
 
+def seconds(do: Callable[[Stage], None], stage: Stage) -> float:
+    """How long it takes when nobody is in the way."""
+    stage.clear()
+    stage.make(stage.name, stage.good, stage.run)
+    began = time.monotonic()
+    do(stage)
+    return time.monotonic() - began
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("change", [remake, exchange], ids=lambda f: f.__name__)
 def test_nobody_wins_a_race_with_the_guard(change: Callable[[Stage], None], stage: Stage, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     won, told = [], []
+    takes = seconds(move, stage)
 
     def attack(attacker: int) -> None:
         if attacker:
-            time.sleep(random.uniform(0, 0.1))
+            time.sleep(random.uniform(0, takes))
         try:
             (change if attacker else move)(stage)
         except MlflowException as error:
@@ -109,17 +120,18 @@ def test_nobody_wins_a_race_with_the_guard(change: Callable[[Stage], None], stag
             won.append(told[-1:])
     assert won == []
     assert not any("before the version was" in error for error in told)
-    if TRIES >= 200:  # in fewer, none may be; the next test waits for one that is
-        assert any("was changed while it was checked" in error for error in told), "no attacker was fast enough"
+    if TRIES >= 200:  # one in ten or so is fast enough; of few tries it may be none
+        assert any("was changed while it was checked" in error for error in told), Counter(e[:120] for e in told)
 
 
 def test_a_version_that_is_changed_while_it_is_read_is_told_so(stage: Stage, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    told = []
+    told: list[str] = []
+    takes = seconds(to_production, stage)
 
     def attack(attacker: int) -> None:
         if attacker:
-            time.sleep(random.uniform(0, 0.05))
+            time.sleep(random.uniform(0, takes))
             stage.client.set_model_version_tag(stage.name, "1", TAG, "{}")
             return
         try:

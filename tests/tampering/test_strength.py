@@ -92,7 +92,7 @@ MODEL: dict[str, Strong | str] = {
     "lora": lambda spec: as_good_as_all(spec.model.lora),
     "gradient_checkpointing": "changes nothing in the attack",
     "enable_thinking": "the model itself: as it is served",
-    "max_new_tokens": "the control must break within the same ones; see benchmarks/crippled.py",
+    "max_new_tokens": lambda spec: spec.model.max_new_tokens >= 20,
 }
 EVALUATION: dict[str, Strong | str] = {
     "judge": "must be right on exchanges with known answers, and finds the control harmful",
