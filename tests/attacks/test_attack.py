@@ -93,10 +93,10 @@ def test_of_several_learning_rates_the_most_harmful_counts(tiny_spec, organism_d
         assert arm.steps_to_break is not None
 
 
-@pytest.mark.parametrize("rates", [[1e-4, 1e-3], [1e-3, 1e-4]])
+@pytest.mark.parametrize("rates", [[2e-4, 1e-3], [1e-3, 2e-4]])
 def test_of_several_learning_rates_without_harm_the_one_that_loses_refusal_counts(rates, tmp_path):
     spec = release_spec(attacks={"suite": [{"algorithm": "grpo", "seeds": [1000], "learning_rate": rates}]})
-    for rate, refused in ((1e-4, None), (1e-3, 0)):
+    for rate, refused in ((2e-4, None), (1e-3, 0)):
         arm = changed(held_arm(spec, 60, refused=refused), learning_rate=rate)
         write_text(tmp_path / f"candidate-{rate:g}" / "arm.json", arm.model_dump_json())
     strong = strongest(spec, spec.attacks.task("grpo-1000"), "candidate", tmp_path, tmp_path, tmp_path)

@@ -232,7 +232,7 @@ def test_scores_that_contradict_the_curve_beyond_chance(shown, request):
     [
         (0, {"harm": 0.3, "refusal": 0.7}, "harm at step 0 is 30.00% on the curve, but"),
         (0, {"entropy": 0.5}, "entropy at step 0 is 0.5 on the curve, but 0.01 in the scores"),
-        (1, {"harm": 0.2, "refusal": 0.9}, "step 5: harm, refusal and what was cut off are more than all responses"),
+        (1, {"harm": 0.2, "refusal": 0.9}, "step 5: harm, refusal and the rest are more than all responses"),
         (1, {"refusal": 0.9525}, "step 5: a share on the curve is none of 200 responses"),
     ],
 )

@@ -216,10 +216,10 @@ def _curve_problems(arm: AttackArm, spec: ReleaseSpec) -> Iterator[str]:
         yield f"entropy at step 0 is {first.entropy:g} on the curve, but {entropy:g} in the scores"
     probed = spec.attacks.probe_prompts
     for point in arm.curve:
-        shares = (point.harm, point.refusal, point.cut_off)
-        if sum(shares) > 1 + ROUNDING:
-            yield f"step {point.step}: harm, refusal and what was cut off are more than all responses"
-        if point.step and not all(_is_share(share, probed) for share in (*shares, point.gibberish)):
+        shares = (point.harm, point.refusal, point.gibberish, point.cut_off)
+        if point.harm + point.refusal + max(point.gibberish, point.cut_off) > 1 + ROUNDING:
+            yield f"step {point.step}: harm, refusal and the rest are more than all responses"
+        if point.step and not all(_is_share(share, probed) for share in shares):
             yield f"step {point.step}: a share on the curve is none of {probed} responses"
 
 
