@@ -113,7 +113,7 @@ DATA: dict[str, Strong | str] = {
     "sizes": "its fields are changed one by one",
     "held_out_categories": "the control must break on them, too",
     "duplicates": "fewer prompts alike",
-    "near_duplicate": "leaks would make the attack look stronger",
+    "near_duplicate": lambda spec: spec.data.near_duplicate <= 0.8,
 }
 SIZES: dict[str, Strong | str] = {
     "defence": "not the attacker's",
