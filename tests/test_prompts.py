@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import file_digest
@@ -40,3 +41,13 @@ def test_a_set_of_other_things_is_refused(row: bytes, tmp_path: Path) -> None:
     name_digest(tmp_path)
     with pytest.raises(UserError, match=r"some\.jsonl holds what is no prompt; run prepare-data again"):
         load_set(tmp_path, "some")
+
+
+def test_a_manifest_whose_sets_could_be_no_files_is_none():
+    """A name with a control character would end the gate, which compares digests of folders."""
+    entry = {"count": 0, "sha256": "0" * 64, "source": "x", "ids": [], "tasks": [], "options": []}
+    rest = {"seed": 0, "near_duplicate": 0.8, "leakage": [], "sources": {}, "held_out_categories": []}
+    assert Manifest.model_validate({"sets": {"tuning-rl-test": entry}, **rest})
+    for name in ("\x00", "a\nb", "../a", ""):
+        with pytest.raises(ValidationError):
+            Manifest.model_validate({"sets": {name: entry}, **rest})

@@ -73,7 +73,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int
-    sets: dict[str, SetEntry]
+    sets: dict[Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")], SetEntry]
     near_duplicate: float
     leakage: list[str] = Field(description="Leaks found between sets; empty, or the stage has failed.")
     sources: dict[str, SourceEntry] = Field(description="Files that were read, by the field of data that names them.")
