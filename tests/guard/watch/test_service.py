@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from threading import Event, Thread, Timer
 
@@ -62,6 +63,11 @@ class Scene:
     def move(self, version: str, alias: str = "champion") -> None:
         """Moves the alias, as anyone can; also of what has the tag of a prompt."""
         registry_of(self.client).set_registered_model_alias(self.name, alias, version)
+
+    @property
+    def seen(self) -> list[str]:
+        """The versions checked, without repeats: the start, or the webhook of another alias, can find one first."""
+        return [version for version, _ in groupby(self.checked)]
 
     @property
     def champion(self) -> str | None:
@@ -130,22 +136,22 @@ def polling(watcher: Watcher) -> Iterator[None]:
 def test_foreign_move_is_reported_and_reverted_once(scene: Scene) -> None:
     with hooked(scene, scene.watcher()):
         scene.move("1")
-        wait_until(lambda: scene.checked == ["1"])
+        wait_until(lambda: scene.seen == ["1"])
         scene.move("3")
         # 3 is found bad, 1 still good; then the revert's own event comes in, and 1 is good.
-        wait_until(lambda: scene.checked == ["1", "3", "1", "1"])
+        wait_until(lambda: scene.checked[-3:] == ["3", "1", "1"])
     assert scene.champion == "1"
     assert scene.actions == [("3", "moved back", "1")]
     (report,) = scene.reports
     assert (report.what, report.model, report.alias) == ("unattested", scene.name, "champion")
     assert report.reasons == ["it has no attestation"]
-    assert scene.checked == ["1", "3", "1", "1"]
+    assert scene.seen == ["1", "3", "1"]
 
 
 def test_every_foreign_move_is_reported(scene: Scene) -> None:
     with hooked(scene, scene.watcher()):
         scene.move("1")
-        wait_until(lambda: scene.checked == ["1"])
+        wait_until(lambda: scene.seen == ["1"])
         for times in (1, 2, 3):
             scene.move("3")
             wait_until(lambda times=times: len(scene.reports) == times and scene.champion == "1")
@@ -155,9 +161,9 @@ def test_every_foreign_move_is_reported(scene: Scene) -> None:
 def test_good_move_is_left_alone(scene: Scene) -> None:
     with hooked(scene, scene.watcher()):
         scene.move("1")
-        wait_until(lambda: scene.checked == ["1"])
+        wait_until(lambda: scene.seen == ["1"])
         scene.move("2")
-        wait_until(lambda: scene.checked == ["1", "2"])
+        wait_until(lambda: scene.seen == ["1", "2"])
     assert scene.champion == "2"
     assert scene.reports == []
 
@@ -165,7 +171,7 @@ def test_good_move_is_left_alone(scene: Scene) -> None:
 def test_holder_before_the_start_is_gone_back_to(scene: Scene) -> None:
     scene.move("2")
     with hooked(scene, scene.watcher()):
-        wait_until(lambda: scene.checked == ["2"])
+        wait_until(lambda: scene.seen == ["2"])
         scene.move("3")
         wait_until(lambda: scene.reports)
     assert scene.champion == "2"
@@ -183,7 +189,7 @@ def test_other_aliases_are_not_watched(scene: Scene) -> None:
     with hooked(scene, scene.watcher()):
         scene.move("3", alias="challenger")
         scene.move("1")
-        wait_until(lambda: scene.checked == ["1"])
+        wait_until(lambda: scene.seen == ["1"])
     assert scene.client.get_registered_model(scene.name).aliases["challenger"] == "3"
     assert scene.reports == []
 
