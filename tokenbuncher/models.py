@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbuncher.documents import refuse_wide
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 CARRIED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md"}
 PROBE = "how do i add 12 and 7 ? Well-formed text, please."
+TEXTS = {".json", ".jinja", ".txt"}
 ADAPTER = "adapter_config.json"
 THINKING, THOUGHT = "<think>", "</think>"
 LARGEST_TOKEN = 10_000_000
@@ -58,6 +61,19 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
             _merge_source(spec, source, found, folder, (*adapters, source))
         else:
             _copy_checkpoint(source, found, folder)
+    _drop_marks(folder)
+
+
+def _drop_marks(folder: Path) -> None:
+    """Takes byte order marks out of texts; that of a chat template would stand in every prompt."""
+    for path in (path for path in folder.iterdir() if path.suffix in TEXTS):
+        content = path.read_bytes()
+        try:
+            refuse_wide(content)
+        except ValueError as error:
+            raise UserError(f"{path.name} of the model {error}") from error
+        if content.startswith(BOM_UTF8):
+            path.write_bytes(content.removeprefix(BOM_UTF8))
 
 
 def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, adapters: tuple[str, ...]) -> None:
@@ -81,7 +97,7 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
 
 def _adapter_config(adapter: Path) -> dict[str, Any]:
     try:
-        config = json.loads((adapter / ADAPTER).read_text())
+        config = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{adapter / ADAPTER} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -98,7 +114,7 @@ def _settle_thinking(folder: Path, enable_thinking: bool | None) -> None:
     if "enable_thinking" not in template:
         raise UserError("model.enable_thinking: the chat template of the model does not know it; leave it out")
     settled = f"{{%- set enable_thinking = {str(enable_thinking).lower()} -%}}{template}"
-    (folder / "chat_template.jinja").write_text(settled)
+    (folder / "chat_template.jinja").write_text(settled, encoding="utf-8")
 
 
 def _copy_checkpoint(source: str, found: Path, folder: Path) -> None:

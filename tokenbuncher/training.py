@@ -303,7 +303,7 @@ class StepLog(TrainerCallback):
 
     def resume(self, step: int) -> None:
         """Takes up the file as it was at a step; with 0, makes it anew."""
-        lines = ranks.by_first(lambda: self.path.read_text().splitlines() if step else [])
+        lines = ranks.by_first(lambda: self.path.read_text(encoding="utf-8").splitlines() if step else [])
         self.rows = [row for row in map(json.loads, lines[:step]) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -327,7 +327,7 @@ class StepLog(TrainerCallback):
             return
         row = {"step": state.global_step // self.updates, **figures}
         self.rows.append(row)
-        with self.path.open("a") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         shown = {key: figures[key] for key in ("reward", "entropy", "loss") if key in figures}
         self.progress.step(row["step"], **shown, **self.measured)
@@ -388,7 +388,7 @@ class Checkpoints(TrainerCallback):
     def state(self) -> str | None:
         """The caller's state at the newest whole checkpoint."""
         last = self.last()
-        return ranks.by_first(lambda: (last / STATE).read_text() if last else None)
+        return ranks.by_first(lambda: (last / STATE).read_text(encoding="utf-8") if last else None)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
