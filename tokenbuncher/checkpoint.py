@@ -246,8 +246,8 @@ def _rows(config: Mapping[str, Any]) -> int | None:
 
 def _refuse_tokens_beyond(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
-    for placeholder in _placeholders(folder) & set(beyond):
-        del beyond[placeholder]
+    for token in set(beyond) & (_placeholders(folder) | _never_written(folder, tokenizer)):
+        del beyond[token]
     if beyond:
         named = ", ".join(f"{token} ({number})" for token, number in sorted(beyond.items(), key=lambda it: it[1])[:5])
         raise UserError(
@@ -255,6 +255,17 @@ def _refuse_tokens_beyond(folder: Path, tokenizer: PreTrainedTokenizerBase, rows
             "Resize the model, model.resize_token_embeddings(len(tokenizer)), and save it; or take a token that it has "
             "already, such as the end token for padding"
         )
+
+
+def _never_written(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Tokens that only the tokenizer's class adds, as some do to have an unknown token."""
+    from tokenizers import Tokenizer
+
+    saved = folder / "tokenizer.json"
+    if not saved.is_file():
+        return set()
+    written = {tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token, tokenizer.sep_token, tokenizer.cls_token}
+    return set(tokenizer.get_vocab()) - set(Tokenizer.from_file(str(saved)).get_vocab()) - written
 
 
 def _placeholders(folder: Path) -> set[str]:

@@ -89,6 +89,12 @@ def test_tokens_added_with_resizing_are_fine(snug, fetch):
     assert load_tokenizer(fetch()).pad_token == "[PAD]"
 
 
+def test_a_pad_token_only_in_tokenizer_config(snug, fetch):
+    change(snug / "tokenizer_config.json", pad_token="[PAD]")
+    with pytest.raises(UserError, match=r"1 more: \[PAD\]"):
+        fetch()
+
+
 def test_more_rows_than_tokens_are_padding(checkpoint, fetch):
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     model.resize_token_embeddings(len(load_tokenizer(checkpoint)), pad_to_multiple_of=64)
@@ -108,7 +114,7 @@ def test_a_config_of_before_the_embeddings_were_resized(checkpoint, fetch):
     model.resize_token_embeddings(512)
     model.save_pretrained(checkpoint)
     (checkpoint / "config.json").write_text(config)
-    with pytest.raises(UserError, match="vocab_size in config.json is .* has 512 rows"):
+    with pytest.raises(UserError, match=r"vocab_size in config.json is .* has 512 rows"):
         fetch()
 
 
@@ -196,7 +202,8 @@ def test_a_judge_with_a_pad_token_added_without_resizing(tmp_path):
 def test_shards_with_their_index_are_the_same_model(checkpoint, fetch, organism_base, tiny_spec):
     shards = sharded(checkpoint)
     folder = fetch()
-    assert shards == sorted(path.name for path in folder.glob("*.safetensors")) and len(shards) > 1
+    assert shards == sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(shards) > 1
     one, other = load_model(organism_base, tiny_spec.model), load_model(folder, tiny_spec.model)
     assert all(a.equal(b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -328,7 +335,8 @@ def test_weights_of_eight_bits_that_no_configuration_tells(checkpoint, fetch):
 ENDLESS = {
     "nested loops": "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
     "much text": "{% for a in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
-    "a text that doubles": "{% set ns = namespace(x='a') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "a text that doubles": "{% set ns = namespace(x='a') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}"
+    "{% endfor %}",
     "a number without end": "{{ 9 ** (9 ** 9) }}",
     "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
 }
@@ -338,7 +346,7 @@ ENDLESS = {
 def test_a_chat_template_without_end(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
     path.write_text(template + path.read_text())
-    with pytest.raises(UserError, match="the chat template in .* does not come to an end"):
+    with pytest.raises(UserError, match=r"the chat template in .* does not come to an end"):
         fetch()
 
 
@@ -348,7 +356,7 @@ def test_a_chat_template_without_end(checkpoint, fetch, template):
 def test_a_chat_template_that_fails(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
     path.write_text(template + path.read_text())
-    with pytest.raises(UserError, match="the chat template in .* cannot render"):
+    with pytest.raises(UserError, match=r"the chat template in .* cannot render"):
         fetch()
 
 
@@ -378,7 +386,8 @@ def test_a_date_in_the_chat_template(checkpoint, fetch, capsys, prefix, begin):
     assert "takes it for 01 January 2025" in capsys.readouterr().out
     tokenizer = load_tokenizer(folder)
     rendered = tokenizer.apply_chat_template(Prompt(text="hello").messages, tokenize=False)
-    assert "2025" in rendered and "%" not in rendered
+    assert "2025" in rendered
+    assert "%" not in rendered
     given = AutoTokenizer.from_pretrained(checkpoint)
     given.chat_template = (
         path.read_text()

@@ -74,7 +74,6 @@ def load_reader(source: str, architecture: Any) -> Reader:
     check_token_ids(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        check_vocabulary(folder, tokenizer)
         model, report = architecture.from_pretrained(
             folder,
             dtype="auto",
@@ -83,11 +82,13 @@ def load_reader(source: str, architecture: Any) -> Reader:
             local_files_only=True,
             output_loading_info=True,
         )
-    except UserError as error:
-        raise UserError(f"the judge {source} cannot be used: {error}") from error
     except Exception as error:
         raise UserError(f"the judge {source} cannot be loaded: {error}") from error
     check_own_tokenizer(folder, tokenizer)
+    try:
+        check_vocabulary(folder, tokenizer)
+    except UserError as error:
+        raise UserError(f"the judge {source} cannot be used: {error}") from error
     for what in left_on(folder):
         print(f"judge {source}: tokenizer.json was saved with {what} on; it is switched off here", flush=True)
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
