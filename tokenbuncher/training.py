@@ -26,12 +26,13 @@ from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
 from tokenbuncher import ranks
+from tokenbuncher.checkpoint import keep_companions
 from tokenbuncher.chunked import Distributions
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 from tokenbuncher.interrupts import finishing_steps
 from tokenbuncher.judges import Exchange
-from tokenbuncher.models import after_thinking, device_of, merged, save_model, turn_end
+from tokenbuncher.models import after_thinking, device_of, merged, save_model, save_tokenizer, turn_end
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import ModelSpec, VllmSpec
@@ -424,7 +425,7 @@ class Checkpoints(TrainerCallback):
 def save_trained(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path, model: ModelSpec
 ) -> None:
-    """Writes a trained model and its tokenizer; one that FSDP has sharded is put together first.
+    """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
 
     Args:
         trainer: Has trained it.
@@ -438,11 +439,12 @@ def save_trained(
         return
     if model.lora is None:
         trainer.model.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
-        return
-    with tempfile.TemporaryDirectory() as adapter:
-        trainer.model.save_pretrained(adapter, state_dict=weights)
-        save_model(merged(base, Path(adapter), model), tokenizer, folder)
+        save_tokenizer(tokenizer, folder)
+    else:
+        with tempfile.TemporaryDirectory() as adapter:
+            trainer.model.save_pretrained(adapter, state_dict=weights)
+            save_model(merged(base, Path(adapter), model), tokenizer, folder)
+    keep_companions(base, folder)
 
 
 @working()
