@@ -83,9 +83,7 @@ def test_controls_come_before_the_attacks_where_these_share_a_quarantine(
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_what_speaks_for_one_run_is_neither_cached_nor_repeated(
-    name: str, built: Path
-) -> None:
+def test_what_speaks_for_one_run_is_neither_cached_nor_repeated(name: str, built: Path) -> None:
     (pipeline,) = read_ir(built / f"{name}.yaml")
     tasks = all_tasks(pipeline)
 

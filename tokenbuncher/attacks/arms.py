@@ -42,7 +42,7 @@ def strongest(
 
 def read_arm(folder: Path) -> AttackArm:
     """The figures of a run."""
-    return AttackArm.model_validate_json(ranks.by_first(lambda: (folder / ARM).read_text()))
+    return AttackArm.model_validate_json(ranks.by_first(lambda: (folder / ARM).read_text(encoding="utf-8")))
 
 
 def fate(arm: AttackArm) -> str:
@@ -74,7 +74,7 @@ def _run(
         from tokenbuncher.models import save_model
 
     done = place / ARM
-    known = ranks.by_first(lambda: done.read_text() if done.exists() else None)
+    known = ranks.by_first(lambda: done.read_text(encoding="utf-8") if done.exists() else None)
     if known:
         return AttackArm.model_validate_json(known)
     attack = task.attack.model_copy(update={"learning_rate": rate})
