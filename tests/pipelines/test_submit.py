@@ -322,7 +322,7 @@ def test_login_page_is_no_answer(kfp: KfpStub, spec: ReleaseSpec, monkeypatch: p
         (["--set", "tracking.uri=sqlite:///mlflow.db"], "tasks on Kubeflow share no disk"),
         (
             ["--set", "tracking.uri=http://me:hunter2@mlflow"],
-            "argument.spec: holds what looks like a password in a URL",
+            "tracking.uri: http://***@mlflow holds a password or token",
         ),
         (["--set", "attacks.steps=3"], "attacks.steps: unknown field"),
         (["--recurring", "0 3 * * 1"], "'0 3 * * 1' has not 6 fields"),
