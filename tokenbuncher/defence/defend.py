@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher import __version__, ranks
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import check_output, folder_digest, whole_folder
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
 
@@ -32,8 +33,9 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
 
     Raises:
-        UserError: If data or model cannot be read, another process runs this very defence, or its TrainJob fails.
+        UserError: If data or model cannot be read, a prompt is too long for the model, nothing is learnt, another process runs this very defence, or its TrainJob fails.
     """
+    check_lengths(spec, data, base)
     if spec.defence.recipe == "none":
         with whole_folder(out) as folder:
             shutil.copytree(base, folder, dirs_exist_ok=True)

@@ -11,6 +11,7 @@ from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
 from tokenbuncher.files import check_output, folder_digest, whole_folder
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.looks import parts
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
@@ -42,6 +43,7 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
         UserError: If data or a model cannot be read, or lm-evaluation-harness or one of its tasks is not there.
     """
     check_output(out)
+    check_lengths(spec, data, base)
     questions = load_set(data, "utility")
     tasks = load_tasks(spec.evaluation.harness) if spec.evaluation.harness else {}
     with whole_folder(out) as folder:
