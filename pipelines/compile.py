@@ -45,7 +45,7 @@ def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
         compiler.Compiler().compile(_composed(name, placement), str(compiled))
         refuse(lint(read_ir(compiled)), f"the pipeline {name} is not sound as placed")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, compiled.read_text())
+        write_text(path, compiled.read_text(encoding="utf-8"))
 
 
 def _composed(name: str, placement: Placement) -> BaseComponent:

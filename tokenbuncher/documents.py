@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -57,6 +58,13 @@ LARGEST, DEEPEST = 20_000, 50
 """Values of a document with its aliases written out, and levels of them; few bytes can stand for endless ones."""
 MOST_TOLD = 20
 """Wrong fields that are told at a time."""
+WIDE_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""How texts begin that are not UTF-8, but that editors offer to save."""
 
 
 def digest_of(value: Any) -> str:
@@ -71,9 +79,36 @@ def read_text(what: str, path: str | Path) -> str:
         UserError: If it cannot be read.
     """
     try:
-        return Path(path).read_text()
+        return decoded(Path(path).read_bytes())
     except (OSError, ValueError) as error:  # not UTF-8, or a path that cannot be one
         raise UserError(f"cannot read {what} {path}: {error}") from error
+
+
+def decoded(content: bytes) -> str:
+    r"""The text of a file that somebody wrote, without a byte order mark, each line ended by \n.
+
+    Raises:
+        ValueError: If it is not UTF-8: what it is instead, or where it is not.
+    """
+    refuse_wide(content)
+    if b"\0" in content[:4]:
+        raise ValueError("is UTF-16 or UTF-32, or no text; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line} is not UTF-8: {error.reason}; save it as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_wide(content: bytes) -> None:
+    """Checks that a file does not begin as one in UTF-16 or UTF-32 does.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if name := next((name for mark, name in WIDE_MARKS.items() if content.startswith(mark)), None):
+        raise ValueError(f"is {name}; save it as UTF-8")
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 
 if TYPE_CHECKING:
@@ -48,26 +47,9 @@ def plainly(model: Any, pad: int | None) -> Iterator[None]:
         model.generation_config = theirs
 
 
-def end_tokens(folder: Path, vocabulary: int) -> set[int]:
-    """Token ids that end a response by the model's own files.
-
-    Args:
-        folder: Of the model.
-        vocabulary: How many tokens it has.
-
-    Raises:
-        UserError: If generation_config.json is not a JSON object, or names an end token that there is not.
-    """
-    where = folder / (FILE_NAME if (folder / FILE_NAME).is_file() else CONFIG)
-    named = _own(folder).get("eos_token_id")
-    ends = named if isinstance(named, list) else [] if named is None else [named]
-    for end in ends:
-        if type(end) is not int or not 0 <= end < vocabulary:
-            raise UserError(
-                f"{where}: eos_token_id is {named!r}, and {end!r} is none of the {vocabulary} tokens of the model; "
-                "mend it, or no response would end there"
-            )
-    return set(ends)
+def end_tokens(folder: Path) -> set[int]:
+    """Token ids that end a response by the model's own files."""
+    return _as_set(_own(folder).get("eos_token_id"))
 
 
 def dropped(folder: Path) -> dict[str, Any]:
@@ -82,13 +64,6 @@ def dropped(folder: Path) -> dict[str, Any]:
         for name, value in sorted(told.items())
         if name not in COUNTS | ABOUT_ITSELF and (name not in usual or usual[name] != value)
     }
-
-
-def tell_dropped(folder: Path) -> None:
-    """Says what of the model's generation configuration is not followed."""
-    told = ", ".join(f"{name} {json.dumps(value)}" for name, value in dropped(folder).items())
-    if told:
-        print(f"measured without what the model's files say on sampling, which is released unchanged: {told}")
 
 
 def carry(base: Path, folder: Path) -> None:
@@ -122,12 +97,8 @@ def _fields() -> set[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}; mend it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object; mend it")
+    content = json.loads(path.read_bytes())  # that they can be read `checkpoint` has checked
+    assert isinstance(content, dict)
     return content
 
 

@@ -6,24 +6,36 @@ import json
 import os
 import shutil
 import tempfile
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenbuncher import generation
+from tokenbuncher.checkpoint import (
+    ADAPTER,
+    check_special_ids,
+    check_vocabulary,
+    copy_checkpoint,
+    left_on,
+    refuse_adapter_with_model,
+    stored_formats,
+)
+from tokenbuncher.documents import refuse_wide
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.storage import resolve
+from tokenbuncher.templates import DAY, PIN, as_released, tried
 from tokenbuncher.thoughts import THINK, TURN, opens_unknown, thoughts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CARRIED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md"}
 PROBE = "how do i add 12 and 7 ? Well-formed text, please."
-ADAPTER = "adapter_config.json"
+TEXTS = {".json", ".jinja", ".txt"}
 LARGEST_TOKEN = 10_000_000
+ANSWER = "fine"
 
 
 def fetch_model(spec: ReleaseSpec, out: Path) -> None:
@@ -42,7 +54,7 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
         _settle_thinking(folder, spec.model.enable_thinking)
         load_model(folder, spec.model)
         _tell_thoughts(folder)
-        generation.tell_dropped(folder)
+        _tell_changes(folder, spec.model)
 
 
 def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...] = ()) -> None:
@@ -50,7 +62,7 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
     if source == "organism://":
         from tokenbuncher.organism.build import ALIGNED
 
-        _copy_checkpoint(source, ALIGNED, folder)
+        copy_checkpoint(source, ALIGNED, folder)
     elif source == "smollm2://":
         from tokenbuncher.smollm2 import build_smollm2
 
@@ -58,9 +70,23 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
     else:
         found = resolve(source)
         if (found / ADAPTER).is_file():
+            refuse_adapter_with_model(source, found)
             _merge_source(spec, source, found, folder, (*adapters, source))
         else:
-            _copy_checkpoint(source, found, folder)
+            copy_checkpoint(source, found, folder)
+    _drop_marks(folder)
+
+
+def _drop_marks(folder: Path) -> None:
+    """Takes byte order marks out of texts; that of a chat template would stand in every prompt."""
+    for path in (path for path in folder.iterdir() if path.suffix in TEXTS):
+        content = path.read_bytes()
+        try:
+            refuse_wide(content)
+        except ValueError as error:
+            raise UserError(f"{path.name} of the model {error}") from error
+        if content.startswith(BOM_UTF8):
+            path.write_bytes(content.removeprefix(BOM_UTF8))
 
 
 def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, adapters: tuple[str, ...]) -> None:
@@ -88,7 +114,7 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
 
 def _adapter_config(adapter: Path) -> dict[str, Any]:
     try:
-        config = json.loads((adapter / ADAPTER).read_text())
+        config = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{adapter / ADAPTER} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -98,14 +124,35 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
     return config
 
 
+def _tell_changes(folder: Path, spec: ModelSpec) -> None:
+    """Says where the model is not measured or released just as its files are."""
+    stored = stored_formats(folder)
+    if stored != [spec.dtype]:
+        print(
+            f"model.dtype is {spec.dtype}, and the source stores {', '.join(stored)}: it is measured, trained and "
+            f"released as {spec.dtype}",
+            flush=True,
+        )
+    if chat_template(load_tokenizer(folder)).startswith(PIN):
+        print(
+            f"the chat template writes the date: every measurement takes it for {DAY:%d %B %Y}, so that runs agree on "
+            "whatever day; the model is released with its template as it came",
+            flush=True,
+        )
+    for what, sides in left_on(folder).items():
+        print(f"tokenizer.json was saved with {what} on ({sides}); it is switched off here", flush=True)
+    if told := ", ".join(f"{name} {json.dumps(value)}" for name, value in generation.dropped(folder).items()):
+        print(f"the model's own way of sampling is not measured, and released unchanged: without {told}", flush=True)
+
+
 def _settle_thinking(folder: Path, enable_thinking: bool | None) -> None:
     if enable_thinking is None:
         return
-    template = load_tokenizer(folder).chat_template
+    template = as_released(chat_template(load_tokenizer(folder)))
     if "enable_thinking" not in template:
         raise UserError("model.enable_thinking: the chat template of the model does not know it; leave it out")
     settled = f"{{%- set enable_thinking = {str(enable_thinking).lower()} -%}}{template}"
-    (folder / "chat_template.jinja").write_text(settled)
+    (folder / "chat_template.jinja").write_text(settled, encoding="utf-8")
 
 
 def _tell_thoughts(folder: Path) -> None:
@@ -131,16 +178,6 @@ def _tell_thoughts(folder: Path) -> None:
         )
 
 
-def _copy_checkpoint(source: str, found: Path, folder: Path) -> None:
-    if not (found / "config.json").is_file():
-        raise UserError(f"model.source {source} is not a model folder: it has no config.json")
-    if not list(found.glob("*.safetensors")):
-        raise UserError(f"model.source {source} has no .safetensors file; convert the weights to safetensors first")
-    for path in sorted(found.iterdir()):
-        if path.is_file() and path.suffix in CARRIED:
-            shutil.copyfile(path, folder / path.name)
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, padding on the left, checked against its own file.
 
@@ -161,6 +198,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     check_own_tokenizer(folder, tokenizer)
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer in {folder} has no end token; name its eos_token in tokenizer_config.json")
+    _try_template(folder, tokenizer)
     try:
         turn_end(tokenizer)
         thoughts_of(tokenizer)
@@ -170,6 +208,27 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that questions are rendered with, if there are several."""
+    templates = tokenizer.chat_template
+    return str(templates.get("default", "")) if isinstance(templates, dict) else templates
+
+
+def _use_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    templates = tokenizer.chat_template
+    tokenizer.chat_template = {**templates, "default": template} if isinstance(templates, dict) else template
+
+
+def _try_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    template = tried(
+        f"the chat template in {folder}",
+        chat_template(tokenizer),
+        tokenizer.special_tokens_map,
+        [(TURN, True), ([*TURN, {"role": "assistant", "content": ANSWER}], False)],
+    )
+    _use_template(tokenizer, template)
 
 
 def check_token_ids(folder: Path) -> None:
@@ -198,7 +257,10 @@ def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
     if not saved.is_file():
         return
     try:
-        expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
+        own = Tokenizer.from_file(str(saved))
+        own.no_padding()  # both may have been left on; whoever calls the tokenizer says anew what is wanted
+        own.no_truncation()
+        expected = own.encode(PROBE, add_special_tokens=False).ids
         found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     except Exception as error:
         raise UserError(f"the tokenizer in {folder} cannot read text: {error}") from error
@@ -211,9 +273,8 @@ def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     """The token that ends a response in the chat template; the tokenizer's own end token if the template has none."""
-    answer = "fine"
-    turns = [*TURN, {"role": "assistant", "content": answer}]
-    rest = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
+    turns = [*TURN, {"role": "assistant", "content": ANSWER}]
+    rest = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(ANSWER)[2]
     marks = tokenizer.added_tokens_decoder
     ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
     return next((marks[token].content for token in ids if token in marks), tokenizer.eos_token)
@@ -246,7 +307,10 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
         import torch
         from transformers import AutoModelForCausalLM
 
+    check_special_ids(folder)
     device, tokenizer = device_of(spec), load_tokenizer(folder)
+    check_vocabulary(folder, tokenizer)
+    ends = generation.end_tokens(folder) | _end_tokens(tokenizer)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -255,17 +319,21 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            generation_config=generation.own_config(set(), tokenizer.pad_token_id),  # theirs may be anything
+            generation_config=generation.own_config(ends, tokenizer.pad_token_id),
         )
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be loaded: {error}") from error
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
     if lacking:
         raise UserError(f"the model in {folder} is incomplete: no weights for {lacking[0]} and {len(lacking) - 1} more")
+    if unused := sorted(report["unexpected_keys"]):
+        raise UserError(
+            f"the model in {folder} has {len(unused)} tensors that {type(model).__name__} does not use: "
+            f"{', '.join(unused[:5])}. Programs that do use them would serve another model than the one that is "
+            "measured; save it without them, AutoModelForCausalLM.from_pretrained(folder).save_pretrained(other)"
+        )
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"the model in {folder} holds weights that are NaN or infinite")
-    ends = generation.end_tokens(folder, model.get_input_embeddings().weight.shape[0])
-    model.generation_config = generation.own_config(ends | _end_tokens(tokenizer), tokenizer.pad_token_id)
     return model.to(device).eval()
 
 
@@ -324,23 +392,19 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 
 
-def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path | None = None, weights: Any = None
-) -> None:
-    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        folder: Where to.
-        base: Folder of the model it was made from, whose generation configuration it keeps.
-        weights: Its weights, where the model itself has but parts of them.
-    """
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good."""
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
-    model.save_pretrained(folder, state_dict=weights)
+    model.save_pretrained(folder, safe_serialization=True)
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a tokenizer with its chat template as it came."""
+    used = chat_template(tokenizer)
+    _use_template(tokenizer, as_released(used))
     tokenizer.save_pretrained(folder)
-    if base:
-        generation.carry(base, folder)
+    _use_template(tokenizer, used)

@@ -167,6 +167,7 @@ def score(
             harmful=judged.harmful,
             refused=judged.refused,
             gibberish=judged.gibberish,
+            partial=judged.partial,
             finished=response.finished,
             tokens=response.tokens,
             entropy=response.entropy,

@@ -26,13 +26,14 @@ from trl import SFTConfig, SFTTrainer
 from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
-from tokenbuncher import ranks
+from tokenbuncher import generation, ranks
+from tokenbuncher.checkpoint import keep_companions
 from tokenbuncher.chunked import Distributions
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 from tokenbuncher.interrupts import finishing_steps
 from tokenbuncher.judges import Exchange
-from tokenbuncher.models import device_of, merged, save_model, turn_end
+from tokenbuncher.models import device_of, merged, save_model, save_tokenizer, turn_end
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import ModelSpec, VllmSpec
@@ -385,7 +386,7 @@ class StepLog(TrainerCallback):
 
     def resume(self, step: int) -> None:
         """Takes up the file as it was at a step; with 0, makes it anew."""
-        lines = ranks.by_first(lambda: self.path.read_text().splitlines() if step else [])
+        lines = ranks.by_first(lambda: self.path.read_text(encoding="utf-8").splitlines() if step else [])
         self.rows = [row for row in map(json.loads, lines[:step]) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -409,7 +410,7 @@ class StepLog(TrainerCallback):
             return
         row = {"step": state.global_step // self.updates, **figures}
         self.rows.append(row)
-        with self.path.open("a") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         shown = {key: figures[key] for key in ("reward", "entropy", "loss") if key in figures}
         self.progress.step(row["step"], **shown, **self.measured)
@@ -470,7 +471,7 @@ class Checkpoints(TrainerCallback):
     def state(self) -> str | None:
         """The caller's state at the newest whole checkpoint."""
         last = self.last()
-        return ranks.by_first(lambda: (last / STATE).read_text() if last else None)
+        return ranks.by_first(lambda: (last / STATE).read_text(encoding="utf-8") if last else None)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -506,7 +507,7 @@ class Checkpoints(TrainerCallback):
 def save_trained(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path, model: ModelSpec
 ) -> None:
-    """Writes a trained model and its tokenizer; one that FSDP has sharded is put together first.
+    """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
 
     Args:
         trainer: Has trained it.
@@ -519,11 +520,14 @@ def save_trained(
     if ranks.number() > 0:
         return
     if model.lora is None:
-        save_model(trainer.model, tokenizer, folder, base, weights)
-        return
-    with tempfile.TemporaryDirectory() as adapter:
-        trainer.model.save_pretrained(adapter, state_dict=weights)
-        save_model(merged(base, Path(adapter), model), tokenizer, folder, base)
+        trainer.model.save_pretrained(folder, state_dict=weights)
+        save_tokenizer(tokenizer, folder)
+    else:
+        with tempfile.TemporaryDirectory() as adapter:
+            trainer.model.save_pretrained(adapter, state_dict=weights)
+            save_model(merged(base, Path(adapter), model), tokenizer, folder)
+    generation.carry(base, folder)
+    keep_companions(base, folder)
 
 
 @working()

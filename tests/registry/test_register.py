@@ -156,7 +156,9 @@ def test_spec_is_kept_with_the_version(spec: ReleaseSpec, candidate: Path, tmp_p
     registration = register(spec, candidate, tmp_path / "out")
 
     version = client(spec).get_model_version(registration.name, registration.version)
-    assert Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text() == spec.to_yaml()
+    assert (
+        Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text(encoding="utf-8") == spec.to_yaml()
+    )
     assert json.loads((tmp_path / "out" / "registration.json").read_text())["version"] == registration.version
 
 

@@ -97,7 +97,7 @@ class Controls:
         if self.can_wait:
             found = self.keep(task, data, base) if self.spec.output.reuse_controls else self.find(task)
         if found:
-            source = ControlSource.model_validate_json((found / SOURCE).read_text())
+            source = ControlSource.model_validate_json((found / SOURCE).read_text(encoding="utf-8"))
             print(f"{CONTROL}: as measured at {source.measured:%Y-%m-%d %H:%M} UTC, key {source.key[:12]}", flush=True)
             return found, source
         return strongest(self.spec, task, CONTROL, base, data, work), None
@@ -144,7 +144,7 @@ class Controls:
 
     def _is_sound(self, folder: Path, key: str) -> bool:
         try:
-            source = ControlSource.model_validate_json((folder / SOURCE).read_text())
+            source = ControlSource.model_validate_json((folder / SOURCE).read_text(encoding="utf-8"))
             arm = read_arm(folder)
         except (OSError, ValidationError):
             return False

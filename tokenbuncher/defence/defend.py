@@ -33,7 +33,8 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
 
     Raises:
-        UserError: If data or model cannot be read, a prompt is too long for the model, nothing is learnt, another process runs this very defence, or its TrainJob fails.
+        UserError: If data or model cannot be read, a prompt is too long for the model, nothing is learnt, another
+            process runs this very defence, or its TrainJob fails.
     """
     check_lengths(spec, data, base)
     if spec.defence.recipe == "none":

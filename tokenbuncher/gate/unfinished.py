@@ -54,11 +54,11 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, report: Path, record
             unknown = [f"what is there cannot be seen from here, a verdict included: {error}"]
         if verdicts:
             text = _told(read_verdict(verdicts[0]))
-            report.write_text(_JUDGED.format(verdict=text))
+            report.write_text(_JUDGED.format(verdict=text), encoding="utf-8")
             print(text)
             return
         figures = unfinished_figures(spec, evidence, failure, unknown)
-        report.write_text(documents(figures)[HTML_NAME])
+        report.write_text(documents(figures)[HTML_NAME], encoding="utf-8")
     print(f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed")
     for reason in figures.reasons:
         print(reason)

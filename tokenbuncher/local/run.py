@@ -138,7 +138,7 @@ def check_run_folder(folder: Path) -> None:
 
 @contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("w") as lock:
+    with (folder / LOCK).open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -233,7 +233,7 @@ def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
     if judged:
         _remember(folder)
         for path in judged.parent.iterdir():
-            write_text(folder / path.name, path.read_text())
+            write_text(folder / path.name, path.read_text(encoding="utf-8"))
     promoted = run.stages.get("promote")
     # A version without a PASS is refused by promote; one with a PASS must have been promoted.
     if verdict and promoted and (promoted.state == "done" or verdict.outcome is not Outcome.PASS):

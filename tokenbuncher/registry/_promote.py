@@ -208,7 +208,7 @@ def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None
             client.log_artifact(run, str(path))
     attestation = verdict.with_name(ATTESTATION_NAME)
     if attestation.is_file():
-        text = attestation.read_text()
+        text = attestation.read_text(encoding="utf-8")
         if len(text) > LONGEST_TAG:
             raise UserError(f"{attestation} has {len(text)} characters; MLflow keeps {LONGEST_TAG} in a tag")
         tag(client, registered.name, registered.version, attestation=text)

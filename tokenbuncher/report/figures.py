@@ -72,6 +72,8 @@ class Responses(Record):
 
     harm: Interval
     refusal: Interval
+    partial: Interval
+    """Refused in part: neither in `refusal` nor kept out of `harm`."""
     gibberish: Interval
     finished: float
     tokens: float
@@ -375,6 +377,7 @@ def _responses(scores: Sequence[SampleScore]) -> Responses | None:
     return Responses(
         harm=_interval(score_rate(scores, "harmful")),
         refusal=_interval(score_rate(scores, "refused")),
+        partial=_interval(score_rate(scores, "partial")),
         gibberish=_interval(score_rate(scores, "gibberish")),
         finished=fmean(score.finished for score in scores),
         tokens=fmean(score.tokens for score in scores),

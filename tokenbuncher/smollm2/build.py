@@ -46,7 +46,7 @@ def build_smollm2(folder: Path) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenbuncher"
     built = cache / f"smollm2-{RECIPE}"
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{built.name}.lock").open("w") as lock:
+    with (cache / f"{built.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(built):
             shutil.rmtree(built, ignore_errors=True)
@@ -58,7 +58,7 @@ def build_smollm2(folder: Path) -> None:
 
 def _is_whole(built: Path) -> bool:
     digest = built / "sha256"
-    return digest.is_file() and digest.read_text() == folder_digest(built / "model")
+    return digest.is_file() and digest.read_text(encoding="utf-8") == folder_digest(built / "model")
 
 
 def _build(folder: Path, log: Path) -> None:

@@ -13,9 +13,10 @@ from tokenbuncher.storage._file import parse_file, resolve_file
 from tokenbuncher.storage._publish import publish
 from tokenbuncher.storage._records import bring_records
 from tokenbuncher.storage._resolve import resolve
-from tokenbuncher.storage._source import Source, local_path, parse_source
+from tokenbuncher.storage._source import CODE_AND_PICKLES, Source, local_path, parse_source
 
 __all__ = [
+    "CODE_AND_PICKLES",
     "Source",
     "bring_records",
     "cached",

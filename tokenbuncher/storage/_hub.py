@@ -11,9 +11,15 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
-from tokenbuncher.storage._source import Source, refuse_unsafe
+from tokenbuncher.storage._source import CODE_AND_PICKLES, Source, refuse_unsafe
 
-BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md"]
+BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "*.tiktoken", "*.bpe"]
+LEGAL = [
+    f"*{spelt}*"
+    for word in ("license", "licence", "notice", "copying", "use_policy")
+    for spelt in (word, word.upper(), word.title())
+]
+NEVER = [f"*{suffix}" for suffix in CODE_AND_PICKLES]
 
 
 def fetch_snapshot(source: Source, cache: Path) -> Path:
@@ -24,7 +30,7 @@ def fetch_snapshot(source: Source, cache: Path) -> Path:
     Raises:
         UserError: If it does not exist, is closed, does not arrive as it is on the hub, or the hub is out of reach.
     """
-    return _fetch(source, "model", "", BROUGHT, cache)
+    return _fetch(source, "model", "", [*BROUGHT, *LEGAL], cache)
 
 
 def fetch_dataset_file(source: Source, cache: Path) -> Path:
@@ -55,6 +61,7 @@ def _fetch(source: Source, kind: str, path: str, brought: list[str], cache: Path
         def download(target: Path) -> None:
             print(f"download {exact}", flush=True)
             wanted = {"revision": commit, "repo_type": kind, "local_dir": target, "allow_patterns": brought}
+            wanted |= {"ignore_patterns": NEVER if kind == "model" else None}
             size = sum(file.file_size or 0 for file in hub.snapshot_download(name, dry_run=True, **wanted))
             with growing(target, f"download {exact}", size):
                 hub.snapshot_download(name, **wanted)

@@ -310,6 +310,8 @@ def _score_problems(scores: Sequence[SampleScore], prompts: Sequence[int], spec:
         yield f"{wrong} prompts are missing samples or have some twice; the spec asks for {len(wanted)} each"
     if several := sum(score.harmful + score.refused + score.gibberish > 1 for score in scores):
         yield f"{several} responses are two of harmful, refused and gibberish at once"
+    if unclear := sum(score.partial and (score.refused or score.gibberish) for score in scores):
+        yield f"{unclear} responses refuse in part, and are refused or gibberish at once"
     if strange := sum(not 0 < score.tokens <= spec.model.max_new_tokens for score in scores):
         yield f"{strange} responses have no tokens, or more than the {spec.model.max_new_tokens} of the spec"
     # The mean over all tokens is at least the first one's share in it.
