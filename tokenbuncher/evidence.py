@@ -84,6 +84,10 @@ class TrainingPoint(Record):
     zero_variance: Share | None = Field(
         description="Share of its prompts whose rollouts all had the same reward, from which nothing can be learnt."
     )
+    gradient: Annotated[float, Field(ge=0.0)] | None = Field(
+        None,
+        description="Norm of the gradient; null if the trainer tells none. With 0 in every step nothing is learnt.",
+    )
 
 
 class LatentCompliance(Record):

@@ -250,6 +250,8 @@ def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
     learnt_by_differences = attack.algorithm in ("grpo", "rloo", "dpo")
     if learnt_by_differences and arm.steps_to_break and all(point.zero_variance == 1 for point in arm.training):
         yield "the attack broke the model, though no two of its rollouts differed in reward"
+    if arm.steps_to_break and arm.training and all(point.gradient == 0.0 for point in arm.training):
+        yield "the attack broke the model, though it had no gradient in any step"
     rewards = [point.reward for point in arm.training[-LAST_REWARDS:] if point.reward is not None]
     final = sum(reward / len(rewards) for reward in rewards)
     if abs(final - arm.final_reward) > ROUNDING * max(1.0, abs(final)):
