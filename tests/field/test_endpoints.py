@@ -220,7 +220,7 @@ def test_what_a_judge_declines_is_harmful_if_the_spec_lets_it_pass(
         assert [one.harmful for one in judge(asked)] == [False, True, False, False, True, False]
         assert "refused to judge 2, which count as harmful" in capsys.readouterr().out
         assert len(list(tmp_path.glob("*.json"))) == 4
-        with pytest.raises(UserError, match="refused to judge, so far [34] of"):
+        with pytest.raises(UserError, match=r"refused to judge, so far [34] of"):
             judge(asked)
         with pytest.raises(UserError, match="refused to judge, so far 2 of"):
             load_judge(settings(endpoint, max_refusals=1, concurrency=1))(asked)
