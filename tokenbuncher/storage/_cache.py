@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenbuncher.environment import NO_HOME
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, whole_folder, write_text
 
@@ -21,10 +22,10 @@ def own_cache() -> Path:
     Raises:
         UserError: If there is neither XDG_CACHE_HOME nor a home folder.
     """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenbuncher"
-    except RuntimeError:
-        raise UserError(f"this user has no home folder to keep a cache in; {_ADVICE}") from None
+    given = os.environ.get("XDG_CACHE_HOME")
+    if not given and os.environ.get("HOME") == NO_HOME:
+        raise UserError(f"this user has no home folder to keep a cache in; {_ADVICE}")
+    return Path(given or Path.home() / ".cache") / "tokenbuncher"
 
 
 def user_cache() -> Path:
