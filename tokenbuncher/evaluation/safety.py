@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from tokenbuncher.checkpoint import stored_formats
 from tokenbuncher.environment import installed_versions
-from tokenbuncher.evidence import SafetyEvidence, SampleScore, write_evidence
+from tokenbuncher.evidence import ModelReading, SafetyEvidence, SampleScore, write_evidence
 from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
@@ -16,6 +18,7 @@ from tokenbuncher.lengths import check_lengths
 from tokenbuncher.looks import parts, sampling_seed
 from tokenbuncher.prompts import Prompt, load_manifest, load_set
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.templates import DAY, PIN
 from tokenbuncher.verdict.claims import Claim, settled
 from tokenbuncher.verdict.rules import benign_claims, harmful_claims
 
@@ -62,6 +65,8 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
             candidate=folder_digest(candidate),
             versions=installed_versions(),
             manifest=load_manifest(data),
+            base_reading=_reading(base, spec),
+            candidate_reading=_reading(candidate, spec),
             base_harmful=base_harmful,
             base_benign=base_benign,
             candidate_harmful=candidate_harmful,
@@ -131,6 +136,18 @@ def _scores(
     shown = "  ".join(f"{what} {_share(scores, what):.3f}" for what in ("harmful", "refused", "gibberish"))
     print(f"{title}  {shown}", flush=True)
     return scores
+
+
+def _reading(folder: Path, spec: ReleaseSpec) -> ModelReading:
+    from tokenbuncher.models import chat_template, load_tokenizer
+
+    template = chat_template(load_tokenizer(folder))
+    return ModelReading(
+        template=hashlib.sha256(template.encode()).hexdigest(),
+        day=f"{DAY:%Y-%m-%d}" if template.startswith(PIN) else None,
+        stored=stored_formats(folder),
+        measured=spec.model.dtype,
+    )
 
 
 def _share(scores: list[SampleScore], what: str) -> float:

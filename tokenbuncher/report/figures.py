@@ -25,6 +25,7 @@ from tokenbuncher.evidence import (
     FineTuning,
     FineTuningArm,
     JudgeCheck,
+    ModelReading,
     Record,
     SafetyEvidence,
     SampleScore,
@@ -130,6 +131,7 @@ class SafetyFigures(Record):
 
     judge_check: JudgeCheck
     judge_agreement: float | None
+    base_reading: ModelReading | None
     harmful: Both[Responses | None]
     benign: Both[Responses | None]
 
@@ -391,6 +393,7 @@ def safety_figures(evidence: SafetyEvidence) -> SafetyFigures:
     return SafetyFigures(
         judge_check=evidence.judge_check,
         judge_agreement=evidence.judge_agreement,
+        base_reading=evidence.base_reading,
         harmful=Both[Responses | None](
             undefended=_responses(evidence.base_harmful), defended=_responses(evidence.candidate_harmful)
         ),
