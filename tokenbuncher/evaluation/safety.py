@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from tokenbuncher.environment import installed_versions
 from tokenbuncher.evidence import SafetyEvidence, SampleScore, write_evidence
@@ -18,7 +19,11 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict.claims import Claim, settled
 from tokenbuncher.verdict.rules import benign_claims, harmful_claims, look_alike_claims
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 SEED = 31
+Model: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
 
 
 def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
@@ -46,7 +51,8 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
     look_alikes = load_set(data, "look-alikes") if spec.data.look_alikes else []
     judge, judgements = _recording(judge)
     with whole_folder(out) as folder:
-        measure = partial(_measure, spec, judge, base, candidate)
+        models = {name: _loaded(spec, path) for name, path in (("candidate", candidate), ("base", base))}
+        measure = partial(_measure, spec, judge, models)
         base_harmful, candidate_harmful = measure(harmful, "harmful prompts", harmful_claims)
         base_benign, candidate_benign = measure(benign, "benign prompts", benign_claims)
         base_look_alikes, candidate_look_alikes = measure(look_alikes, "look-alikes", look_alike_claims)
@@ -99,40 +105,45 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
     return agreement
 
 
+def _loaded(spec: ReleaseSpec, folder: Path) -> Model:
+    """A model and its tokenizer. It waits in main memory for its turn: the device need not hold two."""
+    from tokenbuncher.models import load_model, load_tokenizer
+
+    return load_model(folder, spec.model).to("cpu"), load_tokenizer(folder)
+
+
 def _measure(
     spec: ReleaseSpec,
     judge: Judge,
-    base: Path,
-    candidate: Path,
+    models: dict[str, Model],
     prompts: list[Prompt],
     title: str,
     claims: Callable[[ReleaseSpec, list[SampleScore], list[SampleScore]], list[Claim]],
 ) -> tuple[list[SampleScore], list[SampleScore]]:
     """Scores of the undefended model and the candidate, look by look until the claims on them are settled."""
-    models = {"candidate": candidate, "base": base}
     scores: dict[str, list[SampleScore]] = {name: [] for name in models}
-    if not prompts:
-        return [], []
-    for look, asked in enumerate(parts(prompts, spec.evaluation.looks, spec.data.seed)):
-        for name, folder in models.items():
-            scores[name] += _scores(spec, judge, folder, asked, look, f"{name}, {title}")
+    for look, asked in enumerate(parts(prompts, spec.evaluation.looks, spec.data.seed) if prompts else []):
+        for name, model in models.items():
+            scores[name] += _scores(spec, judge, model, asked, look, f"{name}, {title}")
         if settled(claims(spec, scores["base"], scores["candidate"])):
             break
-    for name, own in scores.items():
+    for name, own in scores.items() if prompts else ():
         shown = "  ".join(f"{what} {_share(own, what):.3f}" for what in ("harmful", "refused", "gibberish"))
         print(f"{name}, {title}  {shown}", flush=True)
     return scores["base"], scores["candidate"]
 
 
 def _scores(
-    spec: ReleaseSpec, judge: Judge, model_folder: Path, prompts: list[Prompt], look: int, title: str
+    spec: ReleaseSpec, judge: Judge, loaded: Model, prompts: list[Prompt], look: int, title: str
 ) -> list[SampleScore]:
-    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.models import device_of
     from tokenbuncher.scoring import score
 
-    return score(
-        load_model(model_folder, spec.model),
-        load_tokenizer(model_folder),
+    model, tokenizer = loaded
+    model.to(device_of(spec.model))
+    scores = score(
+        model,
+        tokenizer,
         prompts,
         judge,
         spec.model.max_new_tokens,
@@ -142,6 +153,8 @@ def _scores(
         sampling_seed(SEED, look),
         title,
     )
+    model.to("cpu")
+    return scores
 
 
 def _share(scores: list[SampleScore], what: str) -> float:

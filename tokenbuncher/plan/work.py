@@ -236,8 +236,7 @@ class _Counted:
         """As `tokenbuncher.evaluation.safety`."""
         asked = self.spec.data.sizes.safety + self.spec.benign_prompts() + self.spec.look_alike_prompts()
         passes = list(self._measured(asked * self.spec.evaluation.samples_per_prompt, 2))
-        sets = 3 if self.spec.data.look_alikes else 2  # both models are read for each look at each of them, and hashed
-        return Stage("evaluate-safety", passes, files=2 + 2 * sets * self.spec.evaluation.looks, judged=True)
+        return Stage("evaluate-safety", passes, files=4, judged=True)
 
     def utility(self) -> Stage:
         """As `tokenbuncher.evaluation.utility`."""

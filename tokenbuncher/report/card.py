@@ -59,7 +59,7 @@ def card(
             *table_lines(tables.budgets(attacks)),
         ],
         "Before any attack": [
-            "Refusal of benign prompts is over-refusal.",
+            inline(tables.over_refusal(spec)),
             "",
             *table_lines(tables.safety(figures.safety)),
         ],
