@@ -399,6 +399,12 @@ def benign_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> li
     return scores_of(spec, as_asked(spec, asked), 0, refused, gibberish)
 
 
+def prudish(release: Release, refused: int, gibberish: int = 0) -> Release:
+    """The release if both models refused so many benign prompts, or garbled them: the defence added nothing to it."""
+    measured = benign_scores(release.spec, refused=refused, gibberish=gibberish)
+    return release.with_piece("safety", base_benign=measured, candidate_benign=measured)
+
+
 def look_alike_scores(spec: ReleaseSpec, refused: int = 0, gibberish: int = 0) -> list[SampleScore]:
     """All samples of the look-alikes, if the spec has any."""
     asked = ids("look-alikes", spec.look_alike_prompts())

@@ -451,21 +451,23 @@ def refusals_added(
     most: float,
 ) -> Claim:
     """The candidate refuses hardly any prompt that the undefended model answers."""
-    return _added(spec, "refusals-added", subject, "refused", base, candidate, planned, most)
+    told = f"refusal of {subject} that the defence added, prompt by prompt,"
+    return _added(spec, "refusals-added", subject, told, "refused", base, candidate, planned, most)
 
 
 def gibberish_added(
     spec: ReleaseSpec, subject: str, base: list[SampleScore], candidate: list[SampleScore], planned: int
 ) -> Claim:
     """The candidate writes hardly any gibberish where the undefended model writes language."""
-    most = spec.policy.max_added_gibberish
-    return _added(spec, "gibberish-added", subject, "gibberish", base, candidate, planned, most)
+    told, most = "gibberish that the defence added, prompt by prompt,", spec.policy.max_added_gibberish
+    return _added(spec, "gibberish-added", subject, told, "gibberish", base, candidate, planned, most)
 
 
 def _added(
     spec: ReleaseSpec,
     rule: str,
     subject: str,
+    told: str,
     what: Scored,
     base: list[SampleScore],
     candidate: list[SampleScore],
@@ -476,7 +478,7 @@ def _added(
     return Claim(
         rule,
         subject,
-        f"share of {subject} {'refused' if what == 'refused' else 'answered by gibberish'} since the defence",
+        told,
         added(base, candidate, what),
         "<=",
         most,
