@@ -37,6 +37,7 @@ SPECS: list[dict[str, Any]] = [
         "data": {
             "harmful": {"dataset": "harmbench-standard", "path": "harm.csv", "where": {"a": [1, "b", True]}},
             "utility": {"path": "s3://bucket/useful.jsonl", "choices": "options", "answer": "answer", "max_words": 80},
+            "look_alikes": {"dataset": "xstest", "path": "xstest.csv"},
             "sizes": {"safety": 200, "tuning": 120},
             "held_out_categories": 1,
         },

@@ -62,6 +62,8 @@ def card(
             "Refusal of benign prompts, in part or whole, is over-refusal. What is refused in part is no refusal of a "
             "harmful prompt.",
             "",
+            inline(tables.over_refusal(spec)),
+            "",
             *table_lines(tables.safety(figures.safety)),
         ],
         "Utility": [
