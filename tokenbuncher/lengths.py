@@ -122,6 +122,6 @@ def _refuse_longer(name: str, prompts: Sequence[Prompt], lengths: Sequence[tuple
     raise UserError(
         f"{len(longer)} of {len(prompts)} prompts of the set {name} are too long for the model, which reads {room} "
         f"tokens at most: line {first + 1} (prompt {prompts[first].id}) has {asked} tokens, and its response up to "
-        f"{answered}. Shorten them or leave them out (max_words of the file in data), lower model.max_new_tokens, or take a model "
-        "that reads more; nothing is cut here"
+        f"{answered}. Shorten them or leave them out (max_words of the file in data), lower model.max_new_tokens, or "
+        "take a model that reads more; nothing is cut here"
     )
