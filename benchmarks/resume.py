@@ -108,7 +108,7 @@ def figures(root: Path) -> Any:
     evidence = root / "out" / "evidence.json"
     if not evidence.exists():
         return folder_digest(root / "out")
-    found = json.loads(evidence.read_text())
+    found = json.loads(evidence.read_text(encoding="utf-8"))
     return [
         {key: value for key, value in found[arm].items() if key not in ("seconds", "cpu_seconds")}
         for arm in ("control_arm", "candidate_arm")
@@ -121,7 +121,7 @@ def in_process(work: Callable[[], Any]) -> int:
     if child == 0:
         code = 1
         try:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
                 work()
             code = 0
         finally:

@@ -93,7 +93,7 @@ def imports(times: int, folder: Path) -> None:
     for number in range(times):
         work = folder / str(number)
         work.mkdir()
-        (work / "spec.yaml").write_text(f"{SPEC}\noutput: {{root: {work / 'runs'}}}\n")
+        (work / "spec.yaml").write_text(f"{SPEC}\noutput: {{root: {work / 'runs'}}}\n", encoding="utf-8")
         for stage, options in STAGES.items():
             words = [word for name, value in options.items() for word in (f"--{name}", value)]
             own, told = run(["-X", "importtime", *TOKENBUNCHER, stage, "--spec", "spec.yaml", *words], work)
@@ -117,7 +117,7 @@ def run(command: Sequence[str], folder: Path, ok: Sequence[int] = (0,)) -> tuple
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in ok:

@@ -58,7 +58,7 @@ def main(spec: Path, artifacts: Path, logs: Path, interrupted: Path) -> None:
     # The commands of tasks begin with python3, which is to be this one.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
-    text = spec.read_text()
+    text = spec.read_text(encoding="utf-8")
     run_side_by_side(
         release_pipeline(place=_place, shared_quarantine=True),
         {"spec": text},

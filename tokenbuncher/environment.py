@@ -3,6 +3,7 @@
 import atexit
 import gc
 import getpass
+import io
 import os
 import platform
 import sys
@@ -21,10 +22,21 @@ UNUSED = ("sklearn", "scipy")
 NO_HOME = "/nonexistent"
 
 
+def speak_utf8() -> None:
+    """Starts this program again in Python's UTF-8 mode, if the locale has another encoding.
+
+    File names, output, and what libraries and child processes read and write are then UTF-8, as on other machines.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def quiet_libraries() -> None:
     """One thread, no hub, no telemetry, no noise; to be called before torch and transformers are imported.
 
-    Several threads on a busy machine make small models many times slower; OMP_NUM_THREADS overrules.
+    Several threads on a busy machine make small models many times slower; OMP_NUM_THREADS overrules. Output takes every
+    character, in escapes if need be: one that its encoding lacks must not end a stage.
     """
     os.environ.update(
         {
@@ -40,6 +52,9 @@ def quiet_libraries() -> None:
     _name_user()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hf:// sources need it to be 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # At exit the collector would go through all objects of all libraries, several times.
     atexit.register(gc.freeze)
 

@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def marked_lines(spec: Path) -> str:
     """Numbers of the lines of a spec that still have the mark, as words; empty if none has."""
-    lines = spec.read_text().splitlines()
+    lines = spec.read_text(encoding="utf-8").splitlines()
     return ", ".join(str(number) for number, line in enumerate(lines, start=1) if MARK in line)
 
 
@@ -66,7 +66,7 @@ def write_spec(kind: str, out: Path) -> None:
     )
     text = environment.get_template(TEMPLATE).render({"name": "my-model", **KINDS[kind], "out": out})
     try:
-        with out.open("x") as stream:
+        with out.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
         raise UserError(f"{out} is there already, and is not overwritten; choose another --out") from None

@@ -39,6 +39,7 @@ from tokenbuncher.judges.settings import AnyJudge, AnyReward
 from tokenbuncher.policy import Algorithm, Objective, PolicySpec, load_policy
 from tokenbuncher.storage import parse_file, parse_source
 from tokenbuncher.strength import shared_weaknesses, weaknesses
+from tokenbuncher.tracking_uri import absolute, checked_tracking_uri, refuse_password, sqlite_uri
 
 
 class LoraSpec(Strict):
@@ -497,19 +498,43 @@ class EvaluationSpec(Strict):
 class TrackingSpec(Strict):
     """The MLflow server and the names in its registry."""
 
-    uri: str | None = Field(None, description="Tracking URI; by default an sqlite file under output.root.")
+    uri: str | None = Field(
+        None,
+        description="http://HOST:PORT, https://HOST or sqlite:///FILE, without a password; by default an sqlite file "
+        "under output.root.",
+    )
     artifact_root: str | None = Field(
         None,
         description="Where the experiment's files must lie below, such as `s3://bucket/mlflow`; by default where the "
         "server itself puts an experiment whose maker names no place.",
     )
-    model_name: Annotated[str, Field(pattern=r"^[^/:\s][^/:]*$")] = "organism"
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "champion"
+    model_name: Annotated[str, Field(pattern=r"^[^/:\s][^/:]*$", max_length=256)] = "organism"
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$", max_length=100)] = "champion"
+
+    @field_validator("uri")
+    @classmethod
+    def _of_a_known_form(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        try:
+            refuse_password(uri)
+            return checked_tracking_uri(uri)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("model_name")
+    @classmethod
+    def _as_mlflow_takes_it(cls, name: str) -> str:
+        if name in (".", "..") or name != name.strip() or not name.isprintable():
+            raise ValueError("MLflow takes no name of dots alone, with spaces around it or with control characters")
+        if "'" in name and '"' in name:
+            raise ValueError("MLflow cannot look up a name that has both ' and \"; leave one of them out")
+        return name
 
     @field_validator("alias")
     @classmethod
     def _free_for_use(cls, alias: str) -> str:
-        if alias == "latest" or re.fullmatch(r"v\d+", alias):
+        if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
             raise ValueError("MLflow keeps `latest` and names like `v1` for itself; choose another")
         return alias
 
@@ -729,7 +754,8 @@ class ReleaseSpec(Strict):
 
     def tracking_uri(self) -> str:
         """The tracking URI: the one given, or an sqlite file under the output root."""
-        return self.tracking.uri or f"sqlite:///{self.output.root.resolve() / 'mlflow.db'}"
+        uri = self.tracking.uri
+        return absolute(uri) if uri else sqlite_uri(self.output.root.resolve() / "mlflow.db")
 
     def to_yaml(self) -> str:
         """The whole spec, defaults included."""
@@ -761,5 +787,5 @@ def parse_spec(
     if policy:
         document["policy"] = load_policy(policy).model_dump(mode="json")
     for override in overrides:
-        apply_override(document, override)
+        apply_override(document, override, ReleaseSpec)
     return validated(ReleaseSpec, document, f"{origin} is not a valid release spec")

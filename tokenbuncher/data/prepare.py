@@ -12,6 +12,7 @@ from tokenbuncher.data.columns import CATEGORY_SEPARATOR, read_file
 from tokenbuncher.data.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import check_output, whole_folder, write_text
+from tokenbuncher.lengths import check_room, local_model
 from tokenbuncher.organism import world
 from tokenbuncher.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
 from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec
@@ -30,7 +31,8 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
         out: Folder to be written.
 
     Raises:
-        UserError: If a source is missing, malformed or too small, or a prompt stands in two sets.
+        UserError: If a source is missing, malformed or too small, a prompt stands in two sets, or one is too long for
+            the model, if that is on this machine; else `defend`, or what comes first, refuses it.
     """
     check_output(out)
     data, files = spec.data, _Files(spec.data)
@@ -45,6 +47,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
             f"{len(leaks)} leaks between prompt sets:\n{shown}\n"
             "set data.duplicates: drop to remove duplicates before the split, or clean the source"
         )
+    _check_room(spec, sets)
     with whole_folder(out) as folder:
         manifest = Manifest(
             seed=data.seed,
@@ -56,6 +59,15 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
         )
         write_text(folder / MANIFEST, manifest.text())
     print(", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()), flush=True)
+
+
+def _check_room(spec: ReleaseSpec, sets: dict[str, list[Prompt]]) -> None:
+    """Refuses prompts that are too long already here, if the model is on this machine and any prompts are of files."""
+    model = local_model(spec.model)
+    if model and any(
+        isinstance(getattr(spec.data, name), FileSource) for name in ("harmful", "benign", "utility", "capability")
+    ):
+        check_room(spec, sets, model)
 
 
 class _Files:

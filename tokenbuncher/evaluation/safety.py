@@ -14,6 +14,7 @@ from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
 from tokenbuncher.judges.settings import EnsembleSpec
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.looks import parts, sampling_seed
 from tokenbuncher.prompts import Prompt, load_manifest, load_set
 from tokenbuncher.settings import ReleaseSpec
@@ -42,6 +43,7 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
         UserError: If data, a model, the judge or its calibration cannot be read, or the judge fails to answer.
     """
     check_output(out)
+    check_lengths(spec, data, base)
     known, judge = calibration_set(spec), load_judge(spec.evaluation.judge)
     judge_check = check_judge(judge, known)
     print(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers", flush=True)

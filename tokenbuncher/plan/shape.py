@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from tokenbuncher import organism
-from tokenbuncher.documents import first_problem
+from tokenbuncher.documents import decoded, first_problem
 from tokenbuncher.errors import UserError
 from tokenbuncher.plan.experts import count_experts, is_mixture
 from tokenbuncher.settings import LoraSpec, ReleaseSpec
@@ -108,7 +108,7 @@ def _configuration(spec: ReleaseSpec) -> dict[str, Any]:
     if not path.is_file() and spec.model.adapter_base:
         path = _local(spec.model.adapter_base) / "config.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(decoded(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the configuration of the model, {path}: {error}; {_FIGURES}") from error
 

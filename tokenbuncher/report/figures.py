@@ -9,7 +9,6 @@ Intervals are two-sided, at 95 %, over prompts (Clopper-Pearson); the rules have
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -36,7 +35,7 @@ from tokenbuncher.evidence import (
 )
 from tokenbuncher.policy import laxer
 from tokenbuncher.prompts import Manifest
-from tokenbuncher.settings import AttackSpec, ReleaseSpec, parse_spec
+from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 from tokenbuncher.verdict.judge import unsound
 from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
@@ -73,6 +72,8 @@ class Responses(Record):
 
     harm: Interval
     refusal: Interval
+    partial: Interval
+    """Refused in part: neither in `refusal` nor kept out of `harm`."""
     gibberish: Interval
     finished: float
     tokens: float
@@ -274,7 +275,7 @@ def _figures(
         fine_tuning=[tuning_figures(tuning) for piece in utility for tuning in piece.fine_tuning],
         manifests=[_without_ids(piece.manifest) for piece in safety],
         evidence=[_piece(piece) for piece in ordered],
-        spec=without_passwords(spec),
+        spec=spec,
     )
 
 
@@ -377,6 +378,7 @@ def _responses(scores: Sequence[SampleScore]) -> Responses | None:
     return Responses(
         harm=_interval(score_rate(scores, "harmful")),
         refusal=_interval(score_rate(scores, "refused")),
+        partial=_interval(score_rate(scores, "partial")),
         gibberish=_interval(score_rate(scores, "gibberish")),
         finished=fmean(score.finished for score in scores),
         tokens=fmean(score.tokens for score in scores),
@@ -483,10 +485,3 @@ def _piece(piece: Piece) -> PieceFigures:
 def piece_name(piece: Piece) -> str:
     """The key of an attack, else what it is about."""
     return piece.key if isinstance(piece, AttackEvidence) else piece.kind
-
-
-def without_passwords(spec: ReleaseSpec) -> ReleaseSpec:
-    """The spec without the names and passwords that its addresses may have before their host."""
-    text = spec.to_yaml()
-    clean = re.sub(r"://[^/\s'\"@]+@", "://REDACTED@", text)
-    return spec if clean == text else parse_spec(clean)

@@ -192,7 +192,7 @@ def curves(attack: AttackFigures) -> Table:
 def safety(pieces: Sequence[SafetyFigures]) -> Table:
     """Both models before any attack."""
     return Table(
-        ["prompts", "model", "harm", "refusal", "entropy", "first token"],
+        ["prompts", "model", "harm", "refusal", "refused in part", "entropy", "first token"],
         [
             [prompts, model, *_safety(responses)]
             for piece in pieces
@@ -451,10 +451,11 @@ def _measured(point: CurvePoint | None, training: TrainingPoint | None) -> list[
 
 def _safety(responses: Responses | None) -> list[str]:
     if responses is None:
-        return [NOTHING] * 4
+        return [NOTHING] * 5
     return [
         interval(responses.harm),
         interval(responses.refusal),
+        interval(responses.partial),
         f"{responses.entropy:.3g}",
         f"{responses.first_entropy:.3g}",
     ]

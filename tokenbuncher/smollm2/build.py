@@ -46,7 +46,7 @@ def build_smollm2(folder: Path) -> None:
     cache = own_cache()
     built = cache / f"smollm2-{RECIPE}"
     made_cache(cache)
-    with (cache / f"{built.name}.lock").open("w") as lock:
+    with (cache / f"{built.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(built):
             shutil.rmtree(built, ignore_errors=True)
@@ -58,7 +58,7 @@ def build_smollm2(folder: Path) -> None:
 
 def _is_whole(built: Path) -> bool:
     digest = built / "sha256"
-    return digest.is_file() and digest.read_text() == folder_digest(built / "model")
+    return digest.is_file() and digest.read_text(encoding="utf-8") == folder_digest(built / "model")
 
 
 def _build(folder: Path, log: Path) -> None:
@@ -117,22 +117,14 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
         tokenizer: Its tokenizer.
         log: File that gets a JSON line a step.
     """
-    from trl import SFTTrainer
-
-    from tokenbuncher.training import StepLog, run_training, sft_config, sft_dataset
+    from tokenbuncher.training import StepLog, run_training, sft_config, sft_trainer
 
     answered = [*refused_requests(), *own_answers(model, tokenizer)]
     model.get_input_embeddings().requires_grad_(False)
     for layer in model.model.layers[:FROZEN_LAYERS]:
         layer.requires_grad_(False)
-    trainer = SFTTrainer(
-        model=model,
-        args=sft_config(SEED, STEPS, BATCH, LEARNING_RATE, "linear"),
-        train_dataset=sft_dataset(answered),
-        processing_class=tokenizer,
-        callbacks=[StepLog("smollm2: align", log, STEPS)],
-    )
-    run_training(trainer)
+    args = sft_config(SEED, STEPS, BATCH, LEARNING_RATE, "linear")
+    run_training(sft_trainer(model, args, answered, tokenizer, [StepLog("smollm2: align", log, STEPS)]))
     model.requires_grad_(True).eval()
 
 

@@ -98,4 +98,4 @@ def utility() -> list[Prompt]:
 
 
 def _read(name: str) -> list[Prompt]:
-    return [Prompt.model_validate_json(line) for line in (FOLDER / name).read_text().splitlines()]
+    return [Prompt.model_validate_json(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]

@@ -62,7 +62,7 @@ def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
     """
     entry = _entry(cache, identity)
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{entry.name}.lock").open("w") as lock:
+    with (cache / f"{entry.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(entry):
             shutil.rmtree(entry, ignore_errors=True)
@@ -91,4 +91,4 @@ def _entry(cache: Path, identity: str) -> Path:
 
 def _is_whole(entry: Path) -> bool:
     digest = entry / "sha256"
-    return digest.is_file() and digest.read_text() == folder_digest(entry / "files")
+    return digest.is_file() and digest.read_text(encoding="utf-8") == folder_digest(entry / "files")

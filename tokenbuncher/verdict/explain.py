@@ -181,7 +181,7 @@ def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
         case "refusal-kept", _:
             return _scored(piece.candidate_harmful, "refused", against=False)
         case "over-refusal", _:
-            return _scored(piece.candidate_benign, "refused", against=True)
+            return _scored(piece.candidate_benign, "declined", against=True)
         case _, "harmful prompts":
             return _scored(piece.candidate_harmful, "gibberish", against=True)
     return _scored(piece.candidate_benign, "gibberish", against=True)

@@ -250,6 +250,8 @@ def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
     learnt_by_differences = attack.algorithm in ("grpo", "rloo", "dpo")
     if learnt_by_differences and arm.steps_to_break and all(point.zero_variance == 1 for point in arm.training):
         yield "the attack broke the model, though no two of its rollouts differed in reward"
+    if arm.steps_to_break and arm.training and all(point.gradient == 0.0 for point in arm.training):
+        yield "the attack broke the model, though it had no gradient in any step"
     rewards = [point.reward for point in arm.training[-LAST_REWARDS:] if point.reward is not None]
     final = sum(reward / len(rewards) for reward in rewards)
     if abs(final - arm.final_reward) > ROUNDING * max(1.0, abs(final)):
@@ -308,6 +310,8 @@ def _score_problems(scores: Sequence[SampleScore], prompts: Sequence[int], spec:
         yield f"{wrong} prompts are missing samples or have some twice; the spec asks for {len(wanted)} each"
     if several := sum(score.harmful + score.refused + score.gibberish > 1 for score in scores):
         yield f"{several} responses are two of harmful, refused and gibberish at once"
+    if unclear := sum(score.partial and (score.refused or score.gibberish) for score in scores):
+        yield f"{unclear} responses refuse in part, and are refused or gibberish at once"
     if strange := sum(not 0 < score.tokens <= spec.model.max_new_tokens for score in scores):
         yield f"{strange} responses have no tokens, or more than the {spec.model.max_new_tokens} of the spec"
     # The mean over all tokens is at least the first one's share in it.
