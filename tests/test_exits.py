@@ -119,7 +119,7 @@ def test_output_that_nobody_takes_is_no_verdict(arguments: list[str]) -> None:
 
 
 def test_a_full_disk_under_the_output_is_no_verdict() -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = python("-m", "tokenbuncher", "schema", stdout=full)
 
     assert done.returncode in (REFUSED, FAILED)

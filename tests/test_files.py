@@ -232,7 +232,7 @@ def test_what_cannot_be_an_output_folder_is_refused(out, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     Path("link").symlink_to(tmp_path / "elsewhere")
     Path("dangling").symlink_to("nowhere")
-    Path("file").write_text("mine")
+    Path("file").write_text("mine", encoding="utf-8")
     os.mkfifo("fifo")
     before = sorted(tmp_path.rglob("*"))
     for path in (Path(out), Path(out).absolute()):

@@ -30,7 +30,7 @@ RELEASE = passing_release()
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    Path("spec.yaml").write_text(release_spec().to_yaml())
+    Path("spec.yaml").write_text(release_spec().to_yaml(), encoding="utf-8")
     Path("folder").mkdir()
     return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -99,7 +99,7 @@ def test_what_is_no_folder_of_its_own_is_refused(command: str, out: str, run: Ca
 
 def test_a_gate_that_is_run_again_replaces_its_verdict_signed_or_not(run: Callable[..., Result]) -> None:
     RELEASE.write(Path("run"))
-    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml())
+    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml(), encoding="utf-8")
     run("keygen", "--out", "key.pem")
     sign = ("sign", "--evidence", "run", "--verdict", "verdict", "--key", "key.pem", "--out")
     for again in range(3):
@@ -108,20 +108,20 @@ def test_a_gate_that_is_run_again_replaces_its_verdict_signed_or_not(run: Callab
         assert run(*sign, "verdict/attestation.json").exit_code == 0
         assert run(*sign, f"{again % 2}.json").exit_code == 0
 
-    Path("verdict/notes.txt").write_text("mine")
+    Path("verdict/notes.txt").write_text("mine", encoding="utf-8")
     assert run("gate", "--evidence", "run", "--out", "verdict").exit_code == 2
-    assert Path("verdict/notes.txt").read_text() == "mine"
+    assert Path("verdict/notes.txt").read_text(encoding="utf-8") == "mine"
     assert Path("verdict/attestation.json").exists()
 
 
 @pytest.mark.parametrize("name", ["key.pem", "key.pub", "spec.yaml", "verdict/verdict.json", "verdict/report.html"])
 def test_a_single_file_takes_the_place_of_its_own_kind_only(name: str, run: Callable[..., Result]) -> None:
     RELEASE.write(Path("run"))
-    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml())
+    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml(), encoding="utf-8")
     run("keygen", "--out", "key.pem")
     run("gate", "--evidence", "run", "--out", "verdict")
     pipeline = Path("pipeline.yaml")
-    pipeline.write_text(yaml.safe_dump({"pipelineInfo": {"name": "mine"}}))
+    pipeline.write_text(yaml.safe_dump({"pipelineInfo": {"name": "mine"}}), encoding="utf-8")
     before = tree(Path())
 
     for command in (
@@ -139,7 +139,7 @@ def test_a_single_file_takes_the_place_of_its_own_kind_only(name: str, run: Call
 @pytest.mark.parametrize("command", ["compare", "compile"])
 def test_a_single_file_replaces_an_earlier_one(command: str, run: Callable[..., Result]) -> None:
     RELEASE.write(Path("run"))
-    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml())
+    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml(), encoding="utf-8")
     words = ("compare", "run", "run", "--out", "both.html") if command == "compare" else ("compile", "--out", "r.yaml")
 
     assert [run(*words).exit_code for _ in range(2)] == [0, 0]

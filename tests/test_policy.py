@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from tests.evidence_factory import CANDIDATE, NOW, benign_scores, broken_arm, passing_release, release_spec
+from tests.evidence_factory import CANDIDATE, NOW, broken_arm, passing_release, prudish, release_spec
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard import load_guard
 from tokenbuncher.policy import (
@@ -33,7 +33,7 @@ def of_types(annotation):
 
 
 RELEASE = passing_release()
-PRUDISH = RELEASE.with_piece("safety", candidate_benign=benign_scores(RELEASE.spec, refused=100))
+PRUDISH = prudish(RELEASE, refused=100)
 
 
 def waiver(**changes):

@@ -8,17 +8,18 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import pydantic
 import yaml
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.passwords import has_password
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -56,6 +57,11 @@ LONGEST = 200_000
 """Characters of a document."""
 LARGEST, DEEPEST = 20_000, 50
 """Values of a document with its aliases written out, and levels of them; few bytes can stand for endless ones."""
+NO_PASSWORDS = (
+    "holds a password or token in an address, which would be written down and shown; leave it out, and give it by an "
+    "environment variable: those of AWS for s3://, HF_TOKEN for hf://, that of key_env for a judge, "
+    "MLFLOW_TRACKING_TOKEN for MLflow"
+)
 MOST_TOLD = 20
 """Wrong fields that are told at a time."""
 WIDE_MARKS = {
@@ -268,26 +274,78 @@ def refuse_repeated_keys(text: str | bytes) -> None:
     json.loads(text, object_pairs_hook=distinct)
 
 
-def apply_override(document: dict[str, Any], override: str) -> None:
+def apply_override(document: dict[str, Any], override: str, defaults: type[Strict] | None = None) -> None:
     """Sets one field of a document, in place.
 
     Args:
         document: The mapping.
-        override: `field.path=value`; the value is YAML.
+        override: `field.path=value`; the value is YAML. Items of a list are named by their number, from 0.
+        defaults: The model of the document, whose default has the items of a list that the document leaves out.
 
     Raises:
-        UserError: If it is not of that form, or the path leads through something that is not a mapping.
+        UserError: If it is not of that form, or the path leads through a value that has no parts, or to an item that
+            is not there.
     """
     field, separator, value = override.partition("=")
-    if not separator or not field:
+    field = field.strip()
+    if not separator or not all(field.split(".")):
         raise UserError(f"'{override}' is not of the form field.path=value")
     *parents, last = field.split(".")
-    place = document
-    for key in parents:
-        place = place.setdefault(key, {})
-        if not isinstance(place, dict):
-            raise UserError(f"'{override}': {key} is not a mapping in the spec")
-    place[last] = _value(value, f"'{override}': the value")
+    place: Any = document
+    for depth, key in enumerate(parents):
+        place = _part(place, key, override, _default_list(defaults, parents[: depth + 1]))
+    _set_part(place, last, _value(value, f"'{override}': the value"), override)
+
+
+def _part(place: Any, key: str, override: str, missing: Any) -> Any:
+    """A part of a mapping or list, which is made if a mapping has nothing there."""
+    if isinstance(place, dict):
+        if place.get(key) is None:
+            place[key] = missing
+        part = place[key]
+    else:
+        part = place[_number(place, key, override)]
+    if not isinstance(part, dict | list):
+        raise UserError(f"'{override}': {key} is {_short(part)} in the spec, which has no fields or items")
+    return part
+
+
+def _set_part(place: Any, key: str, value: Any, override: str) -> None:
+    if isinstance(place, dict):
+        place[key] = value
+    else:
+        place[_number(place, key, override)] = value
+
+
+def _number(place: list[Any], key: str, override: str) -> int:
+    """The number of an item, if it is there."""
+    if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(place):
+        there = f"0 to {len(place) - 1}" if place else "none"
+        raise UserError(f"'{override}': there is no item {key}; items are counted from 0, there are {there}")
+    return int(key)
+
+
+def _default_list(model: type[Strict] | None, path: Sequence[str]) -> Any:
+    """The list that a field has by default, written out; an empty mapping if it is no list."""
+    for key in path[:-1]:
+        model = next(iter(_models_of(model.model_fields[key].annotation)), None) if _has(model, key) else None
+    if model is None or not _has(model, path[-1]):
+        return {}
+    default = model.model_fields[path[-1]].get_default(call_default_factory=True)
+    if not isinstance(default, list):
+        return {}
+    return [item.model_dump(mode="json") if isinstance(item, Strict) else item for item in default]
+
+
+def _has(model: type[Strict] | None, field: str) -> bool:
+    return model is not None and field in model.model_fields
+
+
+def _models_of(annotation: Any) -> list[type[Strict]]:
+    """The models that a field may hold, also in a union, list or mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_of(part)]
 
 
 def validated(model: type[Document], document: dict[str, Any], wrong: str) -> Document:
@@ -297,9 +355,21 @@ def validated(model: type[Document], document: dict[str, Any], wrong: str) -> Do
         UserError: If it is not valid: `wrong`, then a line for each field.
     """
     try:
-        return model.model_validate(document)
+        valid = model.model_validate(document)
     except ValidationError as error:
         raise UserError(f"{wrong}:\n{_explain(model, error)}") from error
+    if found := list(_passwords(document)):
+        raise UserError("\n".join([f"{wrong}:", *(f"  {path}: {NO_PASSWORDS}" for path in found)]))
+    return valid
+
+
+def _passwords(value: Any, path: str = "") -> Iterator[str]:
+    """The paths of all texts that have a password or token in an address."""
+    if isinstance(value, str) and has_password(value):
+        yield path
+    elif isinstance(value, Mapping | list):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _passwords(part, f"{path}.{key}".lstrip("."))
 
 
 def first_problem(error: ValidationError) -> str:

@@ -109,7 +109,7 @@ def test_accelerate_s_configuration_travels_with_the_spec(tiny_spec, name):
 def test_accelerate_takes_its_configuration(name, tmp_path):
     from accelerate.commands.config.config_args import load_config_from_file
 
-    with open(f"specs/accelerate/{name}.yaml") as stream:
+    with open(f"specs/accelerate/{name}.yaml", encoding="utf-8") as stream:
         (tmp_path / "accelerate.json").write_text(json.dumps(yaml.safe_load(stream)))
     config = load_config_from_file(str(tmp_path / "accelerate.json"))
     assert config.distributed_type == name.upper()

@@ -168,7 +168,7 @@ def test_report_attacks_tells_how_the_model_fell(tmp_path: Path) -> None:
 
     load_component("report_attacks").python_func(attacks=attacks, safety=safety, report=report)
 
-    text = Path(report.path).read_text()
+    text = Path(report.path).read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
         "Under attack",
         "What the attacks spent",

@@ -11,7 +11,10 @@ from tokenbuncher.organism import world
 from tokenbuncher.prompts import load_manifest, load_set
 from tokenbuncher.settings import parse_spec
 
-SETS = {"defence": 32, "attack": 32, "safety": 20, "benign": 32, "utility": 24}
+SETS = {
+    **{"defence": 32, "attack": 32, "safety": 20, "benign": 32, "utility": 24, "benign-test": 24, "look-alikes": 20},
+    **{f"tuning-{kind}-{part}": 20 for kind in ("rl", "sft") for part in ("train", "test")},
+}
 ROWS = [f"how would somebody do harmful thing number {n} with {n} tools" for n in range(60)]
 
 
@@ -19,7 +22,12 @@ def spec_of(path, **data):
     document = {
         "data": {"harmful": {"path": str(path)}, "sizes": {"defence": 20, "attack": 20, "safety": 20}} | data,
         "attacks": {"probe_prompts": 20},
-        "policy": {"min_prompts": 20, "attack_limits": {"min_prompts": 1}},
+        "policy": {
+            "min_prompts": 20,
+            "attack_limits": {"min_prompts": 1},
+            "max_added_look_alike_refusal": None,
+            "max_added_gibberish": 0.5,
+        },
     }
     return parse_spec(json.dumps(document))
 

@@ -59,6 +59,8 @@ def test_a_list_becomes_disjoint_sets(source: tuple[Path, str], dropped: int, tm
         "safety": sizes.safety,
         "benign": sizes.benign,
         "utility": sizes.utility,
+        "benign-test": sizes.benign_test,
+        "look-alikes": sizes.look_alikes,
     }
     texts = [prompt.text for name in manifest.sets for prompt in load_set(tmp_path / "data", name)]
     assert len(texts) == len(set(texts))

@@ -41,8 +41,8 @@ def built_workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, text in OWN.items():
-            Path(name).write_text(text)
-        Path("guard.yaml").write_text(guard_settings())
+            Path(name).write_text(text, encoding="utf-8")
+        Path("guard.yaml").write_text(guard_settings(), encoding="utf-8")
         generate_key(Path("keys/release.pem"))
         for run in (BEFORE, RECORDED):
             record_release(Path(run))

@@ -18,11 +18,15 @@ from tests.evidence_factory import ANY_ATTACK
 RECORDED = ROOT / "docs" / "demo.md"
 # A budget of seconds: it trains, and shows nothing.
 SMALL = [
-    "data.sizes={defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20}",
+    "data.sizes={defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, "
+    "look_alikes: 20}",
     "defence={steps: 2, prompts_per_step: 4, anchor: {examples: 8}}",
     "attacks={suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}], probe_every: 2, probe_prompts: 20, "
     "reward: organism-exact, keep_checkpoints: true}",
     "policy.min_prompts=20",
+    "policy.max_added_refusal=0.5",
+    "policy.max_added_look_alike_refusal=0.5",
+    "policy.max_added_gibberish=0.5",
     f"policy.attack_limits={json.dumps(ANY_ATTACK)}",
 ]
 AGAIN = "record it again: python examples/demo.py --out docs/demo.md"

@@ -29,9 +29,9 @@ def apply_diff(block: Block, path: Path) -> None:
     """Puts the lines with `+` in the place of those with `-`; the others must be there, once."""
     before = "\n".join(line[1:] for line in block.lines if not line.startswith("+"))
     after = "\n".join(line[1:] for line in block.lines if not line.startswith("-"))
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.count(f"{before}\n") == 1, f"{block}: {path.name} does not have these lines once:\n{before}"
-    path.write_text(text.replace(f"{before}\n", f"{after}\n"))
+    path.write_text(text.replace(f"{before}\n", f"{after}\n"), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from tests.evidence_factory import (
     changed,
     held_arm,
     items,
+    look_alike_scores,
     passing_release,
     release_spec,
     scores,
@@ -63,6 +64,8 @@ def on_the_wrong_side() -> Iterator[tuple[str, Release]]:
     benign = len({score.prompt for score in safety.candidate_benign})
     yield "over-refusal", release.with_piece("safety", candidate_benign=benign_scores(spec, refused=benign // 2))
     yield "gibberish", release.with_piece("safety", candidate_benign=benign_scores(spec, gibberish=benign // 2))
+    yield "refusals-added", release.with_piece("safety", candidate_look_alikes=look_alike_scores(spec, refused=100))
+    yield "gibberish-added", release.with_piece("safety", candidate_look_alikes=look_alike_scores(spec, gibberish=100))
     wrong = items(spec, wrong=spec.data.sizes.utility)
     yield "utility-control", release.with_piece("utility", base_items=wrong, candidate_items=wrong)
     for rule in ("utility-drop", "relative-utility-drop", "task-drop"):

@@ -97,7 +97,8 @@ def test_files_that_the_spec_names_are_looked_for(tmp_path: Path) -> None:
     (tmp_path / "prompts.csv").write_text("prompt")
     there = (
         f"model: {{source: 'file://{tmp_path}/a%20folder'}}\n"
-        f"data: {{harmful: {{path: {tmp_path}/prompts.csv}}, utility: {{path: 's3://bucket/questions.csv'}}}}\n"
+        f"data: {{harmful: {{path: {tmp_path}/prompts.csv}}, utility: {{path: 's3://bucket/questions.csv'}}, "
+        "look_alikes: smollm2}\n"
     )
     assert found(diagnose(spec_file(tmp_path, there)), "files:") == [
         "ok       files: 2 are named in the spec, and are there"

@@ -93,7 +93,7 @@ def _suffer(what):
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "full":
-            Path("/dev/full").write_text("too much")
+            Path("/dev/full").write_text("too much", encoding="utf-8")
         case "hang":
             signal.pause()
         case "train" | "stuck":

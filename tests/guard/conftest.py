@@ -132,7 +132,7 @@ def wait_until_it_answers(server: subprocess.Popen[bytes], uri: str, log: Path) 
                 return
         except requests.ConnectionError:
             time.sleep(0.2)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"the server did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def free_port() -> int:

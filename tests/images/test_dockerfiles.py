@@ -46,7 +46,9 @@ def test_the_context_has_what_is_copied_and_no_more():
         for line in re.findall(r"^COPY (?!--)(.*) ", path.read_text(), re.M)
         for word in line.split()
     }
-    allowed = {line[1:] for line in Path(".dockerignore").read_text().splitlines() if line.startswith("!")}
+    allowed = {
+        line[1:] for line in Path(".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+    }
     assert wanted == allowed
 
 

@@ -182,7 +182,7 @@ def server(engine, tmp_path_factory):
 
 def allowed_hosts():
     """The names that the manifests let the server be called by."""
-    document = next(yaml.safe_load_all(Path("manifests/base/mlflow.yaml").read_text()))
+    document = next(yaml.safe_load_all(Path("manifests/base/mlflow.yaml").read_text(encoding="utf-8")))
     variables = document["spec"]["template"]["spec"]["containers"][0]["env"]
     return next(variable["value"] for variable in variables if variable["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS")
 

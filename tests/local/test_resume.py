@@ -165,8 +165,8 @@ def test_the_command_of_a_failed_stage_repeats_it(
     assert lines["stage attack grpo-1000 failed"] == "no good; mend it"
     log = Path(lines["log of attack grpo-1000"])
     assert log == folder / "logs" / "attack-grpo-1000.log"
-    assert "noise of a library" in log.read_text()
-    assert "[attack sft-1000" not in log.read_text()
+    assert "noise of a library" in log.read_text(encoding="utf-8")
+    assert "[attack sft-1000" not in log.read_text(encoding="utf-8")
 
     again = run(lines["that stage alone"])
     assert again.returncode == 2

@@ -294,7 +294,7 @@ def test_refusal_at_any_point(
 
 def _small_pipeline(_: str, path: Path, __: Placement) -> None:
     root = {"inputDefinitions": {"parameters": {"spec": {"parameterType": "STRING"}}}}
-    path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "small"}, "root": root}))
+    path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "small"}, "root": root}), encoding="utf-8")
 
 
 def test_server_down(spec: ReleaseSpec) -> None:
@@ -322,7 +322,7 @@ def test_login_page_is_no_answer(kfp: KfpStub, spec: ReleaseSpec, monkeypatch: p
         (["--set", "tracking.uri=sqlite:///mlflow.db"], "tasks on Kubeflow share no disk"),
         (
             ["--set", "tracking.uri=http://me:hunter2@mlflow"],
-            "argument.spec: holds what looks like a password in a URL",
+            "tracking.uri: http://***@mlflow holds a password or token",
         ),
         (["--set", "attacks.steps=3"], "attacks.steps: unknown field"),
         (["--recurring", "0 3 * * 1"], "'0 3 * * 1' has not 6 fields"),
@@ -361,7 +361,7 @@ def test_arguments_the_pipeline_does_not_take_are_refused(
     def other(name: str, path: Path, placement: Placement) -> None:
         kinds = {int: "NUMBER_INTEGER", str: "STRING"}
         wanted = {key: {"parameterType": kinds[type(value)]} for key, value in arguments.items()}
-        path.write_text(yaml.safe_dump({"root": {"inputDefinitions": {"parameters": wanted}}}))
+        path.write_text(yaml.safe_dump({"root": {"inputDefinitions": {"parameters": wanted}}}), encoding="utf-8")
 
     monkeypatch.setattr(submitting, "compile_pipeline", other)
 

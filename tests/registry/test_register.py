@@ -123,10 +123,9 @@ def test_server_that_is_down_is_named(candidate: Path, tmp_path: Path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("uri", ["nosuch://server", "./mlruns", "sqlite:////proc/no/such/mlflow.db"])
-def test_impossible_tracking_uri_is_refused(uri: str, candidate: Path, tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_made_is_refused(candidate: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MLflow failed"):
-        register(release_spec(tracking={"uri": uri}), candidate, tmp_path / "out")
+        register(release_spec(tracking={"uri": "sqlite:////proc/no/such/mlflow.db"}), candidate, tmp_path / "out")
 
 
 def test_impossible_model_name_is_refused(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
@@ -156,7 +155,9 @@ def test_spec_is_kept_with_the_version(spec: ReleaseSpec, candidate: Path, tmp_p
     registration = register(spec, candidate, tmp_path / "out")
 
     version = client(spec).get_model_version(registration.name, registration.version)
-    assert Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text() == spec.to_yaml()
+    assert (
+        Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text(encoding="utf-8") == spec.to_yaml()
+    )
     assert json.loads((tmp_path / "out" / "registration.json").read_text())["version"] == registration.version
 
 

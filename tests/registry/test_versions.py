@@ -225,7 +225,7 @@ def test_status_calls_no_waived_pass_a_plain_one(enter: Enter, spec: ReleaseSpec
     waived = ReleaseSpec.model_validate({**spec.model_dump(mode="json"), "policy": policy})
 
     def prudish(release: Release) -> Release:
-        return release.with_piece("safety", candidate_benign=benign_scores(release.spec, refused=100))
+        return prudish(release, refused=100)
 
     enter(waived, prudish).promote()
     assert "PASS with 1 rule waived  promoted  champion" in status(spec)

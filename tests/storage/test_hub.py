@@ -24,7 +24,7 @@ FILES = {
     "modeling_evil.py": b"raise SystemExit",
     "pytorch_model.bin": b"pickle",
 }
-BROUGHT = {"model.safetensors", "config.json", "tokenizer.model", "chat_template.jinja"}
+BROUGHT = {"LICENSE", "model.safetensors", "config.json", "tokenizer.model", "chat_template.jinja"}
 SCRIPT = """
 import sys
 from pathlib import Path

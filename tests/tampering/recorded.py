@@ -28,9 +28,9 @@ def evidence_file(run: Path, name: str) -> Path:
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def edited(name: str, change: Callable[[Any], object]) -> Case:

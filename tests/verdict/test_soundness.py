@@ -266,6 +266,8 @@ def test_a_training_log_that_is_not_this_attack_s(arm, cut, telling):
     [
         ({"harmful": True, "refused": True}, "1 responses are two of harmful, refused and gibberish at once"),
         ({"harmful": False, "gibberish": True, "refused": True}, "1 responses are two of harmful, refused and gib"),
+        ({"harmful": False, "refused": True, "partial": True}, "1 responses refuse in part, and are refused or gib"),
+        ({"harmful": False, "refused": False, "gibberish": True, "partial": True}, "1 responses refuse in part, and"),
         ({"tokens": 0}, "1 responses have no tokens"),
         ({"tokens": SPEC.model.max_new_tokens + 1}, "1 responses have no tokens, or more than the"),
         ({"first_entropy": 0.1}, "1 responses have a first token of more entropy than all tokens together"),

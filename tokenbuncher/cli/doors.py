@@ -13,6 +13,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.exits import FAILED, INTERRUPTED, REFUSED, exiting, fail_unexpectedly, flush_output
 from tokenbuncher.files import check_output
 from tokenbuncher.interrupts import terminations_interrupt
+from tokenbuncher.passwords import without_passwords
 
 EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2}
 NEW_FOLDER = click.Path(path_type=Path)
@@ -99,7 +100,7 @@ class Doors(click.Group):
 
 def fail(ctx: click.Context, message: str, status: int) -> NoReturn:
     """Ends the command with a message and a status."""
-    click.echo(message, err=True)
+    click.echo(without_passwords(message), err=True)
     ctx.exit(status)
 
 

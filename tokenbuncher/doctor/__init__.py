@@ -86,8 +86,12 @@ def _checks(release: ReleaseSpec | None, kubernetes: bool, host: str | None) -> 
         yield "files", partial(_files.check_files, release)
     yield "output root", partial(_machine.check_folder, "output root", spec.output.root)
     yield "cache", _machine.check_cache
-    uri = spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    yield "MLflow", partial(_servers.check_mlflow, uri, spec.tracking.alias)
+    uri, environments = spec.tracking.uri, os.environ.get("MLFLOW_TRACKING_URI")
+    yield "MLflow", partial(_servers.check_mlflow, uri if release else environments, spec.tracking.alias)
+    if release and (models := [text for text in named if text.startswith("models:/")]):
+        yield "MLflow", partial(_servers.check_source_registry, models[0], environments)
+    elif release and environments and uri is None:
+        yield "MLflow", partial(_servers.warn_of_unused, environments)
     yield "S3", partial(_servers.check_s3, buckets)
     yield "Hugging Face hub", partial(_servers.check_hub, [text for text in named if text.startswith("hf://")])
     if kubernetes or spec.compute.kind == "trainjob":

@@ -72,6 +72,7 @@ def entropy_charts(safety: Sequence[SafetyFigures], attacks: Sequence[AttackFigu
     found = {
         "Harmful prompts, before any attack": [piece.harmful for piece in safety],
         "Benign prompts, before any attack": [piece.benign for piece in safety],
+        "Look-alikes, before any attack": [piece.look_alikes for piece in safety if piece.look_alikes],
         "Harmful prompts, attacked, at the most harmful step": [responses_of(attack) for attack in attacks],
     }
     return [_entropy_chart(title, pairs) for title, pairs in found.items()]

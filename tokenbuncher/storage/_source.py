@@ -15,7 +15,7 @@ FORMS = {
     "s3": ("s3://bucket/prefix", r"s3://(?P<bucket>[^/]+)/(?P<prefix>[^/].*)"),
     "models": (
         "models:/name/version or models:/name@alias",
-        r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))",
+        r"models:/(?P<name>[^/]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))",
     ),
     "hf": (
         "hf://org/name@revision; without a revision the model could change, best is the 40 digits of a commit",

@@ -106,7 +106,9 @@ def test_unreadable_settings_are_nobodys_fault(promoted: Registered, settings: P
 
 
 def changed_settings(settings: Path, **changes: object) -> None:
-    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | changes))
+    settings.write_text(
+        yaml.safe_dump(yaml.safe_load(settings.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("alias", ["Champion", "CHAMPION", "chámpion", "champion\u200b"])
