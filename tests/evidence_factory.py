@@ -127,7 +127,7 @@ class Release:
             write_evidence(stages[-1], piece)
         registration = folder / "registration"
         registration.mkdir(parents=True, exist_ok=True)
-        (registration / REGISTRATION_NAME).write_text(self.registration.model_dump_json())
+        (registration / REGISTRATION_NAME).write_text(self.registration.model_dump_json(), encoding="utf-8")
         return stages, registration
 
 

@@ -51,7 +51,7 @@ def make_fixture():
         public = generate_key(Path(scratch) / "release.pem")
         text = signed(RELEASE, load_private_key(Path(scratch) / "release.pem"))
         FIXTURE.mkdir(parents=True, exist_ok=True)
-        (FIXTURE / FILE_NAME).write_text(text)
+        (FIXTURE / FILE_NAME).write_text(text, encoding="utf-8")
         (FIXTURE / "release.pub").write_bytes(public.read_bytes())
 
 

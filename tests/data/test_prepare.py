@@ -34,7 +34,7 @@ def spec_of(path, **data):
 
 def csv_of(tmp_path, rows, header="prompt"):
     path = tmp_path / "prompts.csv"
-    path.write_text("\n".join([header, *rows]) + "\n")
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
 
 
@@ -63,7 +63,7 @@ def test_same_seed_same_data_other_seed_other_data(tmp_path, tiny_spec, organism
 def test_a_changed_set_is_refused(tmp_path, tiny_spec):
     prepare_data(tiny_spec, tmp_path / "data")
     path = tmp_path / "data" / "safety.jsonl"
-    path.write_text(path.read_text().replace("the", "a", 1))
+    path.write_text(path.read_text(encoding="utf-8").replace("the", "a", 1), encoding="utf-8")
     with pytest.raises(UserError, match="was changed after prepare-data"):
         load_set(tmp_path / "data", "safety")
 
@@ -102,7 +102,7 @@ def test_a_bad_file_is_refused_with_its_row(tmp_path, rows, header, telling):
 def test_duplicates_can_be_dropped(tmp_path):
     path = csv_of(tmp_path, [*ROWS, ROWS[0], ROWS[1] + "!"])
     prepare_data(spec_of(path, duplicates="drop"), tmp_path / "data")
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["sources"] == {
         "harmful": {"location": str(path), "sha256": file_digest(path), "rows": 62, "dropped": 2, "kept": 60}
     }
@@ -133,7 +133,7 @@ def test_held_out_categories_are_for_safety_alone(tmp_path, seed):
     }
     assert len(of_set["safety"]) == 1
     assert of_set["defence"] | of_set["attack"] == set("abc") - of_set["safety"]
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["held_out_categories"] == list(of_set["safety"])
 
 
@@ -148,7 +148,10 @@ def test_the_seed_draws_the_held_out_categories(tmp_path):
 def test_a_prompt_of_a_held_out_and_another_category_is_in_no_set(tmp_path):
     names = [{"a": True, "b": False}, {"a": False, "b": True}, {"a": True, "b": True}]
     path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": row, "kind": names[n % 3]}) + "\n" for n, row in enumerate(ROWS)))
+    path.write_text(
+        "".join(json.dumps({"prompt": row, "kind": names[n % 3]}) + "\n" for n, row in enumerate(ROWS)),
+        encoding="utf-8",
+    )
     harmful = {"path": str(path), "category": "kind"}
     sizes = {"defence": 10, "attack": 10, "safety": 20}
     prepare_data(spec_of(path, harmful=harmful, sizes=sizes, held_out_categories=1), tmp_path / "data")

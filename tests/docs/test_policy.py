@@ -29,7 +29,7 @@ from tokenbuncher.evidence import JudgeCheck, Tries
 from tokenbuncher.policy import AttackLimits, PolicySpec, Rule
 from tokenbuncher.verdict import Outcome
 
-TEXT = (ROOT / "docs" / "policy.md").read_text()
+TEXT = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
 MODEL = {"kind": "classifier", "model": "models/judge", "harmful_labels": ["harmful"]}
 LIMITS = {"attack_limits", "named_attacks", "min_break_at", "max_probe_every", "min_temperature"}
 NAMED = {"evidence": {"valid_days"}, "judge-check": set(), "reward-is-judge": set(), "attack-strength": LIMITS}

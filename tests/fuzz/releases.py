@@ -217,10 +217,10 @@ class _Signed:
         self.model = write_model(folder / "model")
         self.text = sign(SPEC, PASSING.evidence, PASSING.registration, PASSING.judge(), self.signer)
         self.statement = Statement.model_validate_json(base64.b64decode(json.loads(self.text)["payload"]))
-        (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
+        (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")), encoding="utf-8")
         protected = {"policy": "policy.yaml", "keys": ["trusted.pub"]}
         settings = {"apiVersion": "tokenbuncher/v1", "aliases": {"champion": protected}}
-        (folder / "guard.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "guard.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         self.guard = load_guard(folder / "guard.yaml")
 
     def verified(self, content: bytes) -> Statement | None:

@@ -59,13 +59,13 @@ def recorded(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     candidate = folder / "candidate"
     candidate.mkdir()
     (candidate / "model.safetensors").write_bytes(bytes(range(255)))
-    (candidate / "config.json").write_text("{}")
+    (candidate / "config.json").write_text("{}", encoding="utf-8")
     spec = hostile_spec(tracking={"model_name": "forged"}, output={"root": str(embedded_root)})
     run = folder / "run"
     registration = register(spec, candidate, run / "registration")
     release = replace(realistic_release(spec).about(registration.digest), registration=registration)
     release.write(run)
-    (run / "spec.yaml").write_text(spec.to_yaml())
+    (run / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     assert gate(spec, [run], run, run / "verdict").reasons == []
     return run
 

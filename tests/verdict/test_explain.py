@@ -260,7 +260,7 @@ def test_json_has_the_same_and_the_other_verdict(tmp_path):
 
 def test_evidence_that_cannot_be_read_is_explained_too(tmp_path):
     spec, evidence, registration = write_run(RELEASE, tmp_path)
-    (evidence[0] / "evidence.json").write_text("{")
+    (evidence[0] / "evidence.json").write_text("{", encoding="utf-8")
     told = explain_release(spec, evidence, registration)
     assert told.startswith("INCONCLUSIVE by policy custom")
     assert "evidence, files: " in told

@@ -145,7 +145,7 @@ class StrongRejectSpec(Strict):
             raise ValueError("give the base URL alone, such as https://api.example/v1, without /chat/completions")
         return endpoint
 
-    def sampling(self) -> dict[str, float]:
+    def sampling(self) -> dict[str, Any]:
         """What is sent beside the text, and shapes the answer."""
         given = {name: getattr(self, name) for name in ("temperature", "max_tokens", "max_completion_tokens")}
         return {name: value for name, value in given.items() if value is not None}
