@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, release_spec
+from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, prudish, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key, load_public_key
 from tokenbuncher.errors import UserError
