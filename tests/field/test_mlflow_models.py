@@ -183,5 +183,5 @@ def test_a_logged_model_that_is_not_there(mlflow, tmp_path):
 
 
 def test_the_folder_of_a_run_is_told_to_be_named_otherwise():
-    with pytest.raises(UserError, match="name the logged model itself, models:/m-ID"):
+    with pytest.raises(UserError, match="a model that a run logged is models:/m-ID"):
         parse_source(f"runs:/{'0' * 32}/model")

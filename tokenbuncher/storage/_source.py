@@ -14,7 +14,7 @@ FORMS = {
     "file": ("file:///folder", r"file://(?:localhost)?(?P<path>/.*)"),
     "s3": ("s3://bucket/prefix", r"s3://(?P<bucket>[^/]+)/(?P<prefix>[^/].*)"),
     "models": (
-        "models:/name/version, models:/name@alias or, for a logged model, models:/m- and its 32 hex digits",
+        "models:/name/version or models:/name@alias; of a logged model, models:/m- and its 32 hex digits",
         r"models:/(?:(?P<logged>m-[0-9a-f]{32})|(?P<name>[^/]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+)))",
     ),
     "hf": (
@@ -57,12 +57,9 @@ def parse_source(uri: str) -> Source:
     scheme = re.match(r"([a-z][a-z0-9+.-]*):/", location)
     if scheme is None:
         return Source(location, "file", {"path": location}, digest or None)
-    if scheme[1] == "runs":
-        raise UserError(
-            f"{uri}: name the logged model itself, models:/m-ID, as the run's page shows it; or register it"
-        )
     if scheme[1] not in FORMS:
-        raise UserError(f"{uri}: use a local folder, file://, s3://, models:/ or hf://")
+        hint = "; a model that a run logged is models:/m-ID" if scheme[1] == "runs" else ""
+        raise UserError(f"{uri}: use a local folder, file://, s3://, models:/ or hf://{hint}")
     form, pattern = FORMS[scheme[1]]
     location = location.rstrip("/") if scheme[1] == "s3" else location
     match = re.fullmatch(pattern, location)
