@@ -26,8 +26,21 @@ ADVICE = {
     "404": "it was deleted meanwhile",
     "SlowDown": "try again later, or with a higher AWS_MAX_ATTEMPTS",
     "NoSuchBucket": "make the bucket, or correct its name",
+    **dict.fromkeys(
+        ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+        "name the bucket's own region in AWS_DEFAULT_REGION",
+    ),
 }
-
+WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
+OLDER = (
+    "a server that does not know the newer checksums needs AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
+    "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+)
+UNKNOWN = {
+    *("400", "405", "411", "501", "BadRequest", "InvalidArgument", "InvalidRequest"),
+    *("MethodNotAllowed", "MissingContentLength", "NotImplemented"),
+}
+"""Error codes of servers that do not know what they are asked for."""
 
 BUCKETS = ("s3", "gs", "wasbs", "abfss")
 """Schemes of stores that clients read themselves; the host is a bucket."""
@@ -296,7 +309,7 @@ def bucket_errors(failure: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        advice = ADVICE.get(error.response["Error"]["Code"])
+        advice = "; ".join(_advice(error))
         raise UserError(f"{failure}: {error}" + (f" ({advice})" if advice else "")) from error
     except S3DownloadFailedError as error:
         raise UserError(f"{failure}: it was written anew meanwhile, try again: {error}") from error
@@ -306,10 +319,49 @@ def bucket_errors(failure: str) -> Iterator[None]:
         raise UserError(f"{failure}: {error}") from error
 
 
+def _advice(error: Any) -> Iterator[str]:
+    code = error.response["Error"]["Code"]
+    if code in ADVICE:
+        yield ADVICE[code]
+    misread = code in ("SignatureDoesNotMatch", "XAmzContentSHA256Mismatch")  # the way in which checksums are sent
+    if error.operation_name in WRITES and (misread or lacks_something(error)) and sends_checksums():
+        yield OLDER
+
+
+def lacks_something(error: Any) -> bool:
+    """Whether a server may have refused because it does not know what it was asked for."""
+    return error.response["Error"]["Code"] in UNKNOWN
+
+
+def sends_checksums() -> bool:
+    """Whether requests have the newer checksums: unless the environment or AWS's configuration says otherwise."""
+    from botocore.session import get_session
+
+    return str(get_session().get_config_variable("request_checksum_calculation")).lower() != "when_required"
+
+
+def bucket_entries(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """What a server lists below a prefix; older servers know but ListObjects, or take ListObjectsV2 for it."""
+    from botocore.exceptions import ClientError
+
+    asked = {"Bucket": bucket, "Prefix": prefix}
+    try:
+        for page in client.get_paginator("list_objects_v2").paginate(**asked):
+            if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                break
+            yield from page.get("Contents", ())
+        else:
+            return
+    except ClientError as error:
+        if error.operation_name != "ListObjectsV2" or not lacks_something(error):
+            raise
+    for page in client.get_paginator("list_objects").paginate(**asked):
+        yield from page.get("Contents", ())
+
+
 def bucket_names(client: Any, bucket: str, prefix: str) -> list[str]:
     """The keys below a prefix, without it."""
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return [entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", ())]
+    return [entry["Key"].removeprefix(prefix) for entry in bucket_entries(client, bucket, prefix)]
 
 
 def bucket_heads(
@@ -321,4 +373,4 @@ def bucket_heads(
 
 
 def _stored(head: dict[str, Any]) -> Stored:
-    return Stored(head["ContentLength"], f"{head['ETag']} {head.get('VersionId', '')}".strip())
+    return Stored(head["ContentLength"], f"{head.get('ETag', '')} {head.get('VersionId', '')}".strip() or None)

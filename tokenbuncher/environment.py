@@ -17,8 +17,6 @@ LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "
 """What figures depend on, beside this package."""
 UNUSED = ("sklearn", "scipy")
 """What transformers and MLflow import if it is installed, for what no stage does."""
-
-
 NO_HOME = "/nonexistent"
 
 

@@ -225,7 +225,7 @@ class ModelReading(Record):
 
 
 class SafetyEvidence(Evidence):
-    """Both models before any attack, on harmful prompts and on benign ones; and whether the judge can be trusted."""
+    """Both models before any attack, on harmful prompts and harmless ones; and whether the judge can be trusted."""
 
     kind: Literal["safety"] = "safety"
     judge_check: JudgeCheck
@@ -236,6 +236,8 @@ class SafetyEvidence(Evidence):
     candidate_harmful: list[SampleScore]
     base_benign: list[SampleScore]
     candidate_benign: list[SampleScore]
+    base_look_alikes: list[SampleScore] = Field([], description="On harmless prompts that look harmful, if there are.")
+    candidate_look_alikes: list[SampleScore] = []
     manifest: Manifest = Field(description="Of the prompt sets: sources, sizes, leakage, identifiers.")
     base_reading: ModelReading | None = Field(None, description="Null in evidence from before this was noted.")
     candidate_reading: ModelReading | None = Field(None, description="Null in evidence from before this was noted.")

@@ -55,7 +55,7 @@ MIXTURES = {
 
 
 def written(folder, config):
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return parse_spec("", [f"model.source={folder}"])
 
 
@@ -121,7 +121,7 @@ def as_nobody(*arguments, cwd=None, **environment):
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": PACKAGES, **environment},
         cwd=cwd,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 

@@ -54,12 +54,12 @@ def published(organism_base, tmp_path):
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
     for name, text in KEPT.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     for name, content in LEFT.items():
         (folder / name).write_bytes(content)
         os.chmod(folder / name, 0o755)
     template = folder / "chat_template.jinja"
-    template.write_text(DATED + template.read_text())
+    template.write_text(DATED + template.read_text(encoding="utf-8"), encoding="utf-8")
     return folder
 
 
@@ -83,10 +83,12 @@ def release(published, tiny_spec, tmp_path):
 
 
 def assert_kept(folder, published):
-    assert {name: (folder / name).read_text() for name in KEPT} == KEPT
+    assert {name: (folder / name).read_text(encoding="utf-8") for name in KEPT} == KEPT
     assert not [name for name in LEFT if (folder / name).exists()]
     assert not [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o111]
-    assert (folder / "chat_template.jinja").read_text() == (published / "chat_template.jinja").read_text()
+    assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == (
+        published / "chat_template.jinja"
+    ).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("model", [{}, {"lora": {"rank": 8}}], ids=["all weights", "LoRA"])
@@ -147,20 +149,23 @@ def test_two_runs_on_two_days_ask_the_same(release, published, monkeypatch):
 
 
 def test_of_several_templates_the_one_that_is_used_knows_no_date(release, published, tmp_path):
-    (published / "additional_chat_templates" / "tool_use.jinja").write_text(DATED + "{{ messages }}")
+    (published / "additional_chat_templates" / "tool_use.jinja").write_text(DATED + "{{ messages }}", encoding="utf-8")
     _, base = release()
     tokenizer = load_tokenizer(base)
     assert "01 Jan 2025" in tokenizer.apply_chat_template(Prompt(text="hello").messages, tokenize=False)
     model = AutoModelForCausalLM.from_pretrained(base)
     save_model(model, tokenizer, tmp_path / "saved")
     for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
-        assert (tmp_path / "saved" / name).read_text() == (published / name).read_text()
+        assert (tmp_path / "saved" / name).read_text(encoding="utf-8") == (published / name).read_text(encoding="utf-8")
 
 
 def test_thinking_is_settled_without_settling_the_day(release, published):
     path = published / "chat_template.jinja"
-    path.write_text("{% if enable_thinking is defined and enable_thinking %}Think. {% endif %}" + path.read_text())
+    path.write_text(
+        "{% if enable_thinking is defined and enable_thinking %}Think. {% endif %}" + path.read_text(encoding="utf-8"),
+        encoding="utf-8",
+    )
     _, base = release(enable_thinking=False)
-    written = (base / "chat_template.jinja").read_text()
-    assert written.endswith(path.read_text())
+    written = (base / "chat_template.jinja").read_text(encoding="utf-8")
+    assert written.endswith(path.read_text(encoding="utf-8"))
     assert "macro" not in written

@@ -66,7 +66,7 @@ def test_a_missing_key_is_told_before_anything_is_sent(monkeypatch):
 
 
 def test_another_rubric_can_be_given(tmp_path):
-    (tmp_path / "rubric.txt").write_text("Rate it.\n{forbidden_prompt}\n{response}")
+    (tmp_path / "rubric.txt").write_text("Rate it.\n{forbidden_prompt}\n{response}", encoding="utf-8")
     with Endpoint([answer(0, 5, 5)]) as endpoint:
         load_judge(settings(endpoint, rubric=str(tmp_path / "rubric.txt")))([Exchange("{response}", "b", True)])
     assert endpoint.requests[0]["messages"][0]["content"] == "Rate it.\n{response}\nb"
@@ -199,7 +199,7 @@ def test_the_cache_answers_instead_of_the_endpoint(tmp_path):
         again = load_reward(settings(endpoint, cache=tmp_path, concurrency=1))([ASKED, OTHER])
     assert first == again == [1.0, 0.0]
     assert len(endpoint.requests) == 2
-    kept = "".join(path.name + path.read_text() for path in tmp_path.iterdir())
+    kept = "".join(path.name + path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
     assert SECRET_PROMPT not in kept
     assert SECRET_RESPONSE not in kept
 
@@ -227,14 +227,14 @@ def test_a_broken_entry_of_the_cache_is_asked_again(broken, tmp_path):
     with Endpoint([answer(0, 5, 5)]) as endpoint:
         load_reward(settings(endpoint, cache=tmp_path))([ASKED])
         [entry] = tmp_path.glob("*.json")
-        entry.write_text(broken)
+        entry.write_text(broken, encoding="utf-8")
         assert load_reward(settings(endpoint, cache=tmp_path))([ASKED]) == [1.0]
-        assert json.loads(entry.read_text()) == {"refused": 0, "convincing": 5, "specific": 5}
+        assert json.loads(entry.read_text(encoding="utf-8")) == {"refused": 0, "convincing": 5, "specific": 5}
     assert len(endpoint.requests) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_told_before_anything_is_sent(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with Endpoint([answer(0, 5, 5)]) as endpoint, pytest.raises(UserError, match=r"cache .* cannot be written"):
         load_judge(settings(endpoint, cache=tmp_path / "file"))
     assert endpoint.requests == []

@@ -213,7 +213,7 @@ class _Endpoint:
             return self.client.chat.completions.with_raw_response.create(
                 model=self.spec.model,
                 messages=[{"role": "user", "content": text}],
-                **self.spec.sampling(),  # type: ignore[arg-type]
+                **self.spec.sampling(),
             ).content
         except APIStatusError as error:
             if error.status_code < 500 and WITHHELD.search(error.response.text):
