@@ -417,7 +417,13 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
 
     model = load_model(base, spec)
     try:
-        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+        loaded = adapted.load_adapter(
+            str(adapter), "default", local_files_only=True
+        )  # again, as this tells what it left
+        if left := [*loaded.missing_keys, *loaded.unexpected_keys]:
+            raise ValueError(f"it is of another model: {left[0]} and {len(left) - 1} more tensors have no counterpart")
+        return adapted.merge_and_unload()
     except Exception as error:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 
