@@ -279,6 +279,19 @@ def test_tensors_that_the_model_does_not_use(checkpoint, fetch, name):
         fetch()
 
 
+def test_an_output_layer_that_the_configuration_denies(checkpoint, fetch):
+    embedding = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(checkpoint, **{"lm_head.weight": embedding + 1})
+    with pytest.raises(UserError, match="has an output layer of its own, and tie_word_embeddings"):
+        fetch()
+
+
+def test_an_output_layer_that_is_the_embedding_is_fine(checkpoint, fetch):
+    embedding = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(checkpoint, **{"lm_head.weight": embedding.clone()})
+    fetch()
+
+
 def test_buffers_that_every_loader_leaves_out_are_fine(checkpoint, fetch):
     edit_weights(checkpoint, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})
     fetch()
