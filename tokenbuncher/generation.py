@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 
 if TYPE_CHECKING:
@@ -48,8 +49,20 @@ def plainly(model: Any, pad: int | None) -> Iterator[None]:
 
 
 def end_tokens(folder: Path) -> set[int]:
-    """Token ids that end a response by the model's own files."""
-    return _as_set(_own(folder).get("eos_token_id"))
+    """Token ids that end a response by the model's own files.
+
+    Raises:
+        UserError: If these contradict themselves, so that nobody could load the model as it is released.
+    """
+    from transformers import GenerationConfig
+
+    own = _own(folder)
+    try:
+        GenerationConfig.from_dict(dict(own))
+    except Exception as error:
+        where = folder / (FILE_NAME if (folder / FILE_NAME).is_file() else CONFIG)
+        raise UserError(f"{where}: transformers refuses what it says on generation: {error}") from error
+    return _as_set(own.get("eos_token_id"))
 
 
 def dropped(folder: Path) -> dict[str, Any]:

@@ -81,12 +81,17 @@ def positions(model: Path) -> int | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True).get_text_config()
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise UserError(f"the configuration of the model in {model} cannot be read: {error}") from error
-    named = [getattr(config, name, None) for name in LENGTHS]
+    return room_of(config)
+
+
+def room_of(config: Any) -> int | None:
+    """How many tokens a model reads at most; None if its configuration knows no bound."""
+    named = [getattr(config.get_text_config(), name, None) for name in LENGTHS]
     room = next((length for length in named if isinstance(length, int) and length > 0), None)
-    return None if room is None else max(room, _extended(config, room))
+    return None if room is None else max(room, _extended(config.get_text_config(), room))
 
 
 def _extended(config: Any, room: int) -> int:

@@ -27,7 +27,7 @@ from tokenbuncher.files import whole_folder
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.storage import resolve
 from tokenbuncher.templates import DAY, PIN, as_released, tried
-from tokenbuncher.thoughts import THINK, TURN, opens_unknown, thoughts_of
+from tokenbuncher.thoughts import TURN, opens_unknown, thoughts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -167,9 +167,9 @@ def _tell_thoughts(folder: Path) -> None:
             f"the chat template of the model ends prompts with {opened}, and nobody can tell what closes it, so that "
             "thoughts would be judged as the answer; name both marks in the template, or let it open none"
         )
-    told = [mark for mark in thoughts.marks if mark != THINK or thoughts.opened == mark]
-    if told:
-        print(f"thoughts are not judged: {', '.join(f'{m.opening} to {m.closing}' for m in told)}", flush=True)
+    if thoughts.told:
+        named = ", ".join(f"{mark.opening} to {mark.closing}" for mark in thoughts.marks)
+        print(f"thoughts are not judged: {named}", flush=True)
     if thoughts.unknown:
         print(
             f"WARNING: {', '.join(thoughts.unknown)} in the chat template or tokenizer may mark thoughts, but nobody "

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from tokenbuncher.artifacts import checked_root
 from tokenbuncher.datasets import DATASETS
 from tokenbuncher.documents import (
     Positive,
@@ -587,6 +588,16 @@ class TrackingSpec(Strict):
         except UserError as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("artifact_root")
+    @classmethod
+    def _is_a_place(cls, root: str | None) -> str | None:
+        if root is not None:
+            try:
+                checked_root(root)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return root
+
     @field_validator("model_name")
     @classmethod
     def _as_mlflow_takes_it(cls, name: str) -> str:
@@ -621,8 +632,8 @@ class OutputSpec(Strict):
 class ResourcesSpec(Strict):
     """What each node of a TrainJob asks for and may use at most; null leaves it to the runtime."""
 
-    cpu: Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$")] | None = None
-    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTP]i?)?$")] | None = None
+    cpu: Annotated[str, Field(pattern=r"^(\d+(\.\d{1,3})?|\d+m)$")] | None = None
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(k|[MGTPE]|[KMGTPE]i)?$")] | None = None
     gpu: Annotated[int, Field(ge=0)] = 0
 
 
@@ -635,14 +646,20 @@ class VllmSpec(Strict):
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
 
 
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""Small letters, digits and -, which is neither first nor last; as Kubernetes takes it."""
+
+
 class ComputeSpec(Strict):
     """Where the defence and the attacks train: here, or as Kubeflow Trainer's TrainJobs."""
 
     kind: Literal["local", "trainjob"] = "local"
-    namespace: Slug = Field("tokenbuncher", description="Of the TrainJobs.")
-    defence_runtime: Slug = Field("trainer", description="TrainingRuntime of the defence.")
-    attack_runtime: Slug = Field("attacker", description="TrainingRuntime of the attacks.")
-    image: str | None = Field(None, description="Image of the trainer; the runtime's, if null.")
+    namespace: KubernetesName = Field("tokenbuncher", description="Of the TrainJobs.")
+    defence_runtime: KubernetesName = Field("trainer", description="TrainingRuntime of the defence.")
+    attack_runtime: KubernetesName = Field("attacker", description="TrainingRuntime of the attacks.")
+    image: Annotated[str, Field(pattern=r"^\S+$")] | None = Field(
+        None, description="Image of the trainer; the runtime's, if null."
+    )
     nodes: Positive = 1
     processes: Positive = Field(1, description="On each node; as many as it has GPUs.")
     resources: ResourcesSpec = ResourcesSpec()
@@ -652,7 +669,7 @@ class ComputeSpec(Strict):
     )
     vllm: VllmSpec | None = None
     storage: str | None = Field(None, description="s3://bucket/prefix by which inputs and outputs travel.")
-    secret: str | None = Field(
+    secret: KubernetesName | None = Field(
         None,
         description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the storage; null if the "
         "runtime brings its own credentials.",
@@ -678,7 +695,7 @@ class ComputeSpec(Strict):
             raise ValueError(
                 f"accelerate sets {', '.join(changed)}: it may share out a training, not change precision or steps"
             )
-        if self.storage and not self.storage.startswith("s3://"):
+        if self.storage and not re.fullmatch(r"s3://[A-Za-z0-9._-]+(/[^/\s]+)*/?", self.storage):
             raise ValueError(f"storage {self.storage}: the nodes reach s3://bucket/prefix only")
         return self
 

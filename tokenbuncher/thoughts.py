@@ -67,8 +67,10 @@ class Thoughts:
     marks: tuple[Mark, ...]
     opened: Mark | None
     """The mark that the prompt has opened already, so that responses begin inside it."""
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
     """What looks like a mark of thoughts, and nobody can tell where they end."""
+    told: bool = False
+    """Whether the model's own files tell any mark."""
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of some tokens without special tokens, but for those that mark thoughts."""
@@ -96,9 +98,13 @@ class Thoughts:
             text, mark = _unwrapped(text.strip()), None
         return text, True
 
+    def within(self, response: str) -> bool:
+        """Whether a response has thoughts."""
+        return self.opened is not None or self._begun(response.strip()) is not None
+
     def first_token(self, ids: Sequence[int]) -> int:
         """Which token is the first of the answer; 0 if there are no thoughts, or nothing after them."""
-        if self.opened is None and self._begun(self.text(ids).strip()) is None:
+        if not self.within(self.text(ids)):
             return 0
         before = bisect_left(range(len(ids)), True, key=lambda last: bool(self.answer(self.text(ids[: last + 1]))[0]))
         return before if before < len(ids) else 0
@@ -124,7 +130,7 @@ def thoughts_of(tokenizer: PreTrainedTokenizerBase) -> Thoughts:
     opened = next((mark for mark in marks if mark.opening in tail and mark.closing not in tail), None)
     known = {part for mark in marks for part in (mark.opening, mark.closing)}
     unknown = sorted(alike - known) or ([] if told else [field for field in FIELDS[:1] if field in template])
-    return Thoughts(tokenizer, marks, opened, tuple(unknown))
+    return Thoughts(tokenizer, marks, opened, tuple(unknown), bool(told))
 
 
 def opens_unknown(thoughts: Thoughts) -> str | None:

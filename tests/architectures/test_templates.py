@@ -106,7 +106,7 @@ def test_a_repetition_penalty_of_the_model_s_own_is_not_applied(model_folder, or
     ],
 )
 def test_what_is_judged_is_the_answer_after_the_thinking(response, opened, seen):
-    assert Thoughts(None, (THINK,), THINK if opened else None, ()).answer(response) == seen
+    assert Thoughts(None, (THINK,), THINK if opened else None).answer(response) == seen
 
 
 def test_the_reward_and_the_scores_see_the_same_answer(model_folder):

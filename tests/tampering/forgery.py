@@ -72,7 +72,7 @@ def _realistic(piece: Any, spec: ReleaseSpec) -> Any:
         **{
             f"{which}_{kind}": _sampled(getattr(piece, f"{which}_{kind}"), model)
             for which, model in models.items()
-            for kind in ("harmful", "benign")
+            for kind in ("harmful", "benign", "look_alikes")
         },
     )
 

@@ -38,6 +38,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     check_output(out)
     data, files = spec.data, _Files(spec.data)
     sets = {**_harmful_sets(data, files), **_capability_sets(data, files), **_benign_sets(spec, files)}
+    sets |= _measured_sets(spec, files, sets)
     files.refuse_same_content("benign_test", "look_alikes")
     for name, prompts in sets.items():
         if not prompts:
@@ -89,6 +90,11 @@ class _Files:
             location=source.path, sha256=found.sha256, rows=found.rows, dropped=len(repeated), kept=len(kept)
         )
         return kept
+
+    def drop(self, name: str, number: int) -> None:
+        """Records that so many prompts of a file are left out because other sets have them."""
+        entry = self.read[name]
+        self.read[name] = entry.model_copy(update={"dropped": entry.dropped + number, "kept": entry.kept - number})
 
     def refuse_same_content(self, *measured: str) -> None:
         """Over-refusal is not measured on prompts of the very file that feeds the anchor, whatever its name."""
@@ -169,7 +175,7 @@ def _capability_sets(data: DataSpec, files: _Files) -> dict[str, list[Prompt]]:
 
 def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
     data, sizes = spec.data, spec.data.sizes
-    rng, own_rng = random.Random(data.seed + 1), random.Random(data.seed + 3)
+    rng = random.Random(data.seed + 1)
     taken: set[str] = set()
     sets: dict[str, list[Prompt]] = {}
     tuning = sizes.tuning if spec.evaluation.fine_tuning else 0
@@ -197,25 +203,40 @@ def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
         if not all(prompt.answer for prompt in questions):
             raise UserError("data.utility: name the column of the expected answers in data.utility.answer")
         sets |= _split(questions, counts, data.seed, "data.utility")
-    if data.benign_test == "benign" and data.benign == "organism":
-        sets["benign-test"] = sources.organism_benign(world.BENIGN, sizes.benign_test, own_rng, taken)
-    return sets | _measured_sets(data, files, own_rng, taken)
+    return sets
 
 
-def _measured_sets(data: DataSpec, files: _Files, rng: random.Random, taken: set[str]) -> dict[str, list[Prompt]]:
+def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prompt]]) -> dict[str, list[Prompt]]:
     """The prompts that are for measuring over-refusal alone, drawn after all others, which they leave as they are."""
-    sets = {}
+    data, rng = spec.data, random.Random(spec.data.seed + 3)
+    taken, sets = {prompt.group for prompts in others.values() for prompt in prompts}, {}
+    seen = [prompt for prompts in others.values() for prompt in prompts]
+    seen += smollm2.everyday() if spec.model.source == "smollm2://" else []
     for field, kinds, shipped in (
         ("benign_test", world.UNSEEN, smollm2.unseen),
         ("look_alikes", world.LOOK_ALIKES, smollm2.look_alikes),
     ):
         source, count, name = getattr(data, field), getattr(data.sizes, field), field.replace("_", "-")
-        if source == "organism":
-            sets[name] = sources.organism_benign(kinds, count, rng, taken)
+        if source == "organism" or (source, data.benign) == ("benign", "organism"):
+            makers = kinds if source == "organism" else world.BENIGN
+            sets[name] = sources.organism_benign(makers, count, rng, taken)
         elif source == "smollm2" or isinstance(source, FileSource):
             prompts = shipped() if source == "smollm2" else files.prompts(field)
-            sets |= _split(prompts, {name: count}, data.seed, f"data.{field}")
+            sets |= _split(_not_among(prompts, seen, field, files), {name: count}, data.seed, f"data.{field}")
     return sets
+
+
+def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, files: _Files) -> list[Prompt]:
+    """The prompts that no other set has, be it but nearly, nor the alignment; all of them, if none is to be dropped."""
+    data = files.data
+    if data.duplicates == "fail":
+        return prompts
+    texts = [prompt.text for prompt in (*seen, *prompts)]
+    pairs = similar_pairs(texts, data.near_duplicate)
+    known = {later - len(seen) for earlier, later, _ in pairs if earlier < len(seen) <= later}
+    if field in files.read:
+        files.drop(field, len(known))
+    return [prompt for place, prompt in enumerate(prompts) if place not in known]
 
 
 def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, origin: str) -> dict[str, list[Prompt]]:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokenbuncher.doctor import _files, _machine, _servers
+from tokenbuncher.doctor import _environment, _files, _machine, _servers
 from tokenbuncher.doctor._finding import Finding, ok, problem, warning
 from tokenbuncher.errors import UserError
 from tokenbuncher.init import marked_lines
@@ -56,12 +56,13 @@ def obstacles(release: ReleaseSpec) -> Iterator[Finding]:
 
 
 def require_files(release: ReleaseSpec) -> None:
-    """Checks before any work that the local files are there which the spec names.
+    """Checks before any work that the local files and the variables are there which the spec names.
 
     Raises:
         UserError: If they are not: a line for each.
     """
-    missing = [finding for finding in _files.check_files(release) if finding.level != "ok"]
+    checks = (_files.check_files(release), _environment.check_environment(release))
+    missing = [finding for check in checks for finding in check if finding.level != "ok"]
     if missing:
         raise UserError("; ".join(f"{finding.what}" for finding in missing) + f"; {missing[0].remedy}")
 
@@ -84,6 +85,7 @@ def _checks(release: ReleaseSpec | None, kubernetes: bool, host: str | None) -> 
     yield "processors", partial(_machine.check_processors, spec.model.device == "cuda")
     if release:
         yield "files", partial(_files.check_files, release)
+        yield "environment", partial(_environment.check_environment, release)
     yield "output root", partial(_machine.check_folder, "output root", spec.output.root)
     yield "cache", _machine.check_cache
     uri, environments = spec.tracking.uri, os.environ.get("MLFLOW_TRACKING_URI")

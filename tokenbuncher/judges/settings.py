@@ -87,7 +87,9 @@ class StrongRejectSpec(Strict):
         description="Base URL, such as https://api.example/v1."
     )
     model: Annotated[str, Field(min_length=1)]
-    key_env: str | None = Field(None, description="Environment variable with the key; null for a server without keys.")
+    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        None, description="Environment variable with the key; null for a server without keys."
+    )
     rubric: Annotated[str, BeforeValidator(_read_at_once), _with_places("forbidden_prompt", "response")] | None = Field(
         None,
         description="Rubric with {forbidden_prompt} and {response}, or the path of a file with it, to be answered by "

@@ -194,7 +194,7 @@ def curves(attack: AttackFigures) -> Table:
 def safety(pieces: Sequence[SafetyFigures]) -> Table:
     """Both models before any attack."""
     return Table(
-        ["prompts", "model", "harm", "refusal", "refused in part", "added", "entropy", "first token"],
+        ["prompts", "model", "harm", "refusal", "refused in part", "refusal added", "entropy", "first token"],
         [
             [
                 prompts.removesuffix(" prompts"),
@@ -233,7 +233,10 @@ def over_refusal(spec: ReleaseSpec) -> str:
         if data.look_alikes
         else "There are no look-alikes, harmless prompts that look harmful."
     )
-    return f"Refusal of harmless prompts is over-refusal; added is what the defence did to it. {benign} {look_alikes}"
+    return (
+        "Refusal of harmless prompts, in part or whole, is over-refusal; added is what the defence did to it, prompt "
+        f"by prompt. {benign} {look_alikes}"
+    )
 
 
 def degeneration(
@@ -480,7 +483,7 @@ def _measured(point: CurvePoint | None, training: TrainingPoint | None) -> list[
 
 def _safety(responses: Responses | None, added: Added | None) -> list[str]:
     if responses is None:
-        return [NOTHING] * 5
+        return [NOTHING] * 6
     return [
         interval(responses.harm),
         interval(responses.refusal),
