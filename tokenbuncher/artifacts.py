@@ -73,6 +73,12 @@ def located(client: MlflowClient, name: str, version: str) -> str:
     return version_location(client, found.source, registry_of(client).get_model_version_download_uri(name, version))
 
 
+def logged_location(client: MlflowClient, model_id: str) -> str:
+    """Where the files of a logged model are; see `version_location`."""
+    location = client.get_logged_model(model_id).artifact_location
+    return version_location(client, f"models:/{model_id}", str(location))
+
+
 def server_root(client: MlflowClient) -> str | None:
     """Where a server puts artifacts, by its first experiment, which it makes itself; None if that does not tell."""
     first = str(client.get_experiment("0").artifact_location)

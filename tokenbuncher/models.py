@@ -24,6 +24,7 @@ from tokenbuncher.documents import refuse_wide
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
+from tokenbuncher.mlflow_models import Logged, copy_logged, is_logged, keep_logged_companions, read_logged
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.storage import resolve
 from tokenbuncher.templates import DAY, PIN, as_released, tried
@@ -69,7 +70,9 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
         build_smollm2(folder)
     else:
         found = resolve(source)
-        if (found / ADAPTER).is_file():
+        if is_logged(found):
+            _bring_logged(spec, read_logged(source, found), folder, adapters)
+        elif (found / ADAPTER).is_file():
             refuse_adapter_with_model(source, found)
             _merge_source(spec, source, found, folder, (*adapters, source))
         else:
@@ -89,6 +92,29 @@ def _drop_marks(folder: Path) -> None:
             path.write_bytes(content.removeprefix(BOM_UTF8))
 
 
+def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, adapters: tuple[str, ...]) -> None:
+    """Writes a model that MLflow logged; an adapter goes into the base that was logged with it, or that the spec names.
+
+    Raises:
+        UserError: If neither is there.
+    """
+    if logged.adapter is None:
+        copy_logged(logged, folder)
+        return
+    if spec.adapter_base:
+        _merge_source(spec, logged.source, logged.adapter, folder, (*adapters, logged.source))
+        keep_logged_companions(logged, folder)
+        return
+    if logged.model is None:
+        raise UserError(
+            f"model.source {logged.source} is a LoRA adapter, and MLflow logged its base by reference; name that in "
+            f"model.adapter_base{f', such as {logged.reference}' if logged.reference else ''}"
+        )
+    _adapter_config(logged.adapter)
+    copy_logged(logged, folder)
+    _merge_into(folder, logged.adapter, spec)
+
+
 def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, adapters: tuple[str, ...]) -> None:
     """Writes the base of an adapter with the adapter merged into it; what the adapter brings of a tokenizer counts."""
     named = _adapter_config(adapter).get("base_model_name_or_path")
@@ -99,6 +125,10 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
             "name where that model is in model.adapter_base"
         )
     _bring(spec, base, folder, adapters)
+    _merge_into(folder, adapter, spec)
+
+
+def _merge_into(folder: Path, adapter: Path, spec: ModelSpec) -> None:
     model = merged(folder, adapter, spec)
     for path in folder.glob("*.safetensors*"):
         path.unlink()

@@ -67,8 +67,8 @@ class ModelSpec(Strict):
     source: str = Field(
         "organism://",
         description="organism:// (built in), smollm2:// (from its PyPI wheel), a local folder, s3://bucket/prefix, "
-        "models:/name/version, models:/name@alias or hf://org/name@revision; #sha256= and the folder's digest at its "
-        "end pins it.",
+        "models:/name/version, models:/name@alias, models:/m-ID or hf://org/name@revision; #sha256= and the folder's "
+        "digest at its end pins it.",
     )
     adapter_base: str | None = Field(
         None,
