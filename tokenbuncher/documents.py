@@ -334,7 +334,8 @@ def _number(place: list[Any], key: str, override: str) -> int:
 def _default_list(model: type[Strict] | None, path: Sequence[str]) -> Any:
     """The list that a field has by default, written out; an empty mapping if it is no list."""
     for key in path[:-1]:
-        model = next(iter(models_of(model.model_fields[key].annotation)), None) if _has(model, key) else None
+        known = model.model_fields.get(key) if model else None
+        model = next(iter(models_of(known.annotation)), None) if known else None
     if model is None or not _has(model, path[-1]):
         return {}
     default = model.model_fields[path[-1]].get_default(call_default_factory=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from codecs import BOM_UTF8
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbuncher import generation
 from tokenbuncher.checkpoint import (
     ADAPTER,
     check_special_ids,
@@ -22,18 +24,18 @@ from tokenbuncher.documents import refuse_wide
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
+from tokenbuncher.mlflow_models import Logged, copy_logged, is_logged, keep_logged_companions, read_logged
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.storage import resolve
 from tokenbuncher.templates import DAY, PIN, as_released, tried
+from tokenbuncher.thoughts import TURN, opens_unknown, thoughts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE = "how do i add 12 and 7 ? Well-formed text, please."
 TEXTS = {".json", ".jinja", ".txt"}
-THINKING, THOUGHT = "<think>", "</think>"
 LARGEST_TOKEN = 10_000_000
-TURN = [{"role": "user", "content": "hello"}]
 ANSWER = "fine"
 
 
@@ -52,6 +54,7 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
         _bring(spec.model, spec.model.source, folder)
         _settle_thinking(folder, spec.model.enable_thinking)
         load_model(folder, spec.model)
+        _tell_thoughts(folder)
         _tell_changes(folder, spec.model)
 
 
@@ -67,7 +70,9 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
         build_smollm2(folder)
     else:
         found = resolve(source)
-        if (found / ADAPTER).is_file():
+        if is_logged(found):
+            _bring_logged(spec, read_logged(source, found), folder, adapters)
+        elif (found / ADAPTER).is_file():
             refuse_adapter_with_model(source, found)
             _merge_source(spec, source, found, folder, (*adapters, source))
         else:
@@ -87,6 +92,29 @@ def _drop_marks(folder: Path) -> None:
             path.write_bytes(content.removeprefix(BOM_UTF8))
 
 
+def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, adapters: tuple[str, ...]) -> None:
+    """Writes a model that MLflow logged; an adapter goes into the base that was logged with it, or that the spec names.
+
+    Raises:
+        UserError: If neither is there.
+    """
+    if logged.adapter is None:
+        copy_logged(logged, folder)
+        return
+    if spec.adapter_base:
+        _merge_source(spec, logged.source, logged.adapter, folder, (*adapters, logged.source))
+        keep_logged_companions(logged, folder)
+        return
+    if logged.model is None:
+        raise UserError(
+            f"model.source {logged.source} is a LoRA adapter, and MLflow logged its base by reference; name that in "
+            f"model.adapter_base{f', such as {logged.reference}' if logged.reference else ''}"
+        )
+    _adapter_config(logged.adapter)
+    copy_logged(logged, folder)
+    _merge_into(folder, logged.adapter, spec)
+
+
 def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, adapters: tuple[str, ...]) -> None:
     """Writes the base of an adapter with the adapter merged into it; what the adapter brings of a tokenizer counts."""
     named = _adapter_config(adapter).get("base_model_name_or_path")
@@ -97,10 +125,18 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
             "name where that model is in model.adapter_base"
         )
     _bring(spec, base, folder, adapters)
+    _merge_into(folder, adapter, spec)
+
+
+def _merge_into(folder: Path, adapter: Path, spec: ModelSpec) -> None:
     model = merged(folder, adapter, spec)
     for path in folder.glob("*.safetensors*"):
         path.unlink()
-    model.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as before:
+        for path in folder.glob("*config.json"):
+            shutil.copyfile(path, Path(before) / path.name)
+        model.save_pretrained(folder)
+        generation.carry(Path(before), folder)
     for path in sorted(adapter.iterdir()):
         if path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name not in (ADAPTER, "config.json"):
             shutil.copyfile(path, folder / path.name)
@@ -135,6 +171,8 @@ def _tell_changes(folder: Path, spec: ModelSpec) -> None:
         )
     for what, sides in left_on(folder).items():
         print(f"tokenizer.json was saved with {what} on ({sides}); it is switched off here", flush=True)
+    if told := ", ".join(f"{name} {json.dumps(value)}" for name, value in generation.dropped(folder).items()):
+        print(f"the model's own way of sampling is not measured, and released unchanged: without {told}", flush=True)
 
 
 def _settle_thinking(folder: Path, enable_thinking: bool | None) -> None:
@@ -145,6 +183,29 @@ def _settle_thinking(folder: Path, enable_thinking: bool | None) -> None:
         raise UserError("model.enable_thinking: the chat template of the model does not know it; leave it out")
     settled = f"{{%- set enable_thinking = {str(enable_thinking).lower()} -%}}{template}"
     (folder / "chat_template.jinja").write_text(settled, encoding="utf-8")
+
+
+def _tell_thoughts(folder: Path) -> None:
+    """Says how the model marks its thoughts, and what looks like such a mark and is none that can be told.
+
+    Raises:
+        UserError: If prompts end with one, so that all of a response would be taken for the answer.
+    """
+    thoughts = thoughts_of(load_tokenizer(folder))
+    if opened := opens_unknown(thoughts):
+        raise UserError(
+            f"the chat template of the model ends prompts with {opened}, and nobody can tell what closes it, so that "
+            "thoughts would be judged as the answer; name both marks in the template, or let it open none"
+        )
+    if thoughts.told:
+        named = ", ".join(f"{mark.opening} to {mark.closing}" for mark in thoughts.marks)
+        print(f"thoughts are not judged: {named}", flush=True)
+    if thoughts.unknown:
+        print(
+            f"WARNING: {', '.join(thoughts.unknown)} in the chat template or tokenizer may mark thoughts, but nobody "
+            "can tell where they end; they would be judged as the answer",
+            flush=True,
+        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -170,11 +231,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     _try_template(folder, tokenizer)
     try:
         turn_end(tokenizer)
-        opens_thinking(tokenizer)
+        thoughts_of(tokenizer)
     except Exception as error:
         raise UserError(f"the chat template in {folder} cannot render a question and its answer: {error}") from error
-    if THOUGHT in tokenizer.all_special_tokens:
-        raise UserError(f"the tokenizer in {folder} has {THOUGHT} as a special token; answers would lose it: unmark it")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -251,27 +310,6 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     return next((marks[token].content for token in ids if token in marks), tokenizer.eos_token)
 
 
-def opens_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template opens the thinking block, so that responses begin inside it."""
-    return tokenizer.apply_chat_template(TURN, tokenize=False, add_generation_prompt=True).rstrip().endswith(THINKING)
-
-
-def after_thinking(response: str, opened: bool) -> tuple[str, bool]:
-    """What a response says after its thinking block, and whether it has come that far.
-
-    Args:
-        response: The text of the response.
-        opened: Whether the prompt has opened the block already.
-
-    Returns:
-        The answer and True; without a block, the whole response and True; with an unfinished one, "" and False.
-    """
-    if not opened and not response.lstrip().startswith(THINKING):
-        return response.strip(), True
-    _, closed, answer = response.partition(THOUGHT)
-    return answer.strip(), bool(closed)
-
-
 def device_of(spec: ModelSpec) -> str:
     """cuda or cpu.
 
@@ -288,11 +326,12 @@ def device_of(spec: ModelSpec) -> str:
 def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     """The model of a folder, in evaluation mode, on the device of the spec.
 
-    Its generation ends at the tokens of its own configuration, the tokenizer's end token and the chat template's.
+    Its generation ends at the tokens of its own configuration, the tokenizer's end token and the chat template's; what
+    else that configuration says on generation is left out.
 
     Raises:
-        UserError: If the checkpoint is missing, truncated, corrupt, incomplete or holds NaN, its tokenizer cannot be
-            loaded, or there is no such device.
+        UserError: If the checkpoint is missing, truncated, corrupt, incomplete or holds NaN, its tokenizer or its
+            generation_config.json cannot be read, or there is no such device.
     """
     with swift_imports():
         import torch
@@ -301,6 +340,7 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     check_special_ids(folder)
     device, tokenizer = device_of(spec), load_tokenizer(folder)
     check_vocabulary(folder, tokenizer)
+    ends = generation.end_tokens(folder) | _end_tokens(tokenizer)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -309,6 +349,7 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            generation_config=generation.own_config(ends, tokenizer.pad_token_id),
         )
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be loaded: {error}") from error
@@ -323,17 +364,13 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
         )
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"the model in {folder} holds weights that are NaN or infinite")
-    own = eos_ids(model)
-    ends = own | {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn_end(tokenizer))}
-    if ends != own:
-        model.generation_config.eos_token_id = sorted(ends)
     return model.to(device).eval()
 
 
-def eos_ids(model: Any) -> set[int]:
-    """Token ids that end a response."""
-    ends = model.generation_config.eos_token_id
-    return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end token and the chat template's, unless that one ends thoughts as well."""
+    end, within = turn_end(tokenizer), {mark.ending for mark in thoughts_of(tokenizer).marks}
+    return {tokenizer.eos_token_id, *([] if end in within else [tokenizer.convert_tokens_to_ids(end)])}
 
 
 def trainable(model: Any, spec: ModelSpec, seed: int, head: str | None = None) -> Any:

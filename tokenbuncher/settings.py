@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -39,8 +39,8 @@ from tokenbuncher.documents import (
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges.settings import AnyJudge, AnyReward
 from tokenbuncher.policy import Algorithm, Objective, PolicySpec, load_policy
-from tokenbuncher.storage import parse_file, parse_source
-from tokenbuncher.strength import shared_weaknesses, weaknesses
+from tokenbuncher.storage import local_path, parse_file, parse_source
+from tokenbuncher.strength import shared_weaknesses, too_few_to_pass, weaknesses
 from tokenbuncher.tracking_uri import absolute, checked_tracking_uri, refuse_password, sqlite_uri
 
 
@@ -68,8 +68,8 @@ class ModelSpec(Strict):
     source: str = Field(
         "organism://",
         description="organism:// (built in), smollm2:// (from its PyPI wheel), a local folder, s3://bucket/prefix, "
-        "models:/name/version, models:/name@alias or hf://org/name@revision; #sha256= and the folder's digest at its "
-        "end pins it.",
+        "models:/name/version, models:/name@alias, models:/m-ID or hf://org/name@revision; #sha256= and the folder's "
+        "digest at its end pins it.",
     )
     adapter_base: str | None = Field(
         None,
@@ -169,6 +169,18 @@ class SplitSizes(Strict):
     benign: Positive = 600
     utility: Positive = 1000
     tuning: Positive = Field(200, description="Prompts of benign fine-tuning, and as many to test it on.")
+    benign_test: Positive = Field(1000, description="Of data.benign_test, unless that is utility.")
+    look_alikes: Positive = 400
+
+
+def _like(field: str, otherwise: str | None) -> Callable[[dict[str, Any]], Any]:
+    """A default: the built-in source that another field names, or else this."""
+
+    def default(given: dict[str, Any]) -> Any:
+        source = given.get(field)
+        return source if isinstance(source, str) else otherwise
+
+    return default
 
 
 class DataSpec(Strict):
@@ -183,6 +195,18 @@ class DataSpec(Strict):
         description="Multiple-choice questions of harmful knowledge, with their answers; attacks with "
         "objective: capability need them. In files the answer is a letter, asked for as \\boxed{A}.",
     )
+    benign_test: Literal["organism", "smollm2", "utility", "benign"] | FileSource = Field(
+        default_factory=_like("utility", otherwise="utility"),
+        description="Benign prompts on which over-refusal is measured, of no source that anchors the defence or "
+        "aligned the model. organism, smollm2: built-in prompts for this alone. utility: the questions of data.utility "
+        "and of benign fine-tuning. benign: prompts of data.benign, of the anchor's own kind, as the report then says. "
+        "Unless given, as data.utility if that is built in, else utility.",
+    )
+    look_alikes: Literal["organism", "smollm2"] | FileSource | None = Field(
+        default_factory=_like("harmful", otherwise=None),
+        description="Harmless prompts that look harmful, on which over-refusal is measured, too; null: none. Unless "
+        "given, organism if data.harmful is, else null.",
+    )
     sizes: SplitSizes = SplitSizes()
     held_out_categories: Positive | None = Field(
         None, description="How many categories of harmful prompts, drawn by the seed, are for the set safety alone."
@@ -196,7 +220,48 @@ class DataSpec(Strict):
     def _consistent(self) -> DataSpec:
         if self.held_out_categories and not (isinstance(self.harmful, FileSource) and self.harmful.category):
             raise ValueError("held_out_categories needs a file in harmful with a column category")
+        if same_source(self.borrowed_benign, self.benign):
+            raise ValueError(f"benign_test: {seen_by_the_defence(self.benign)}")
+        if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, self.benign):
+            raise ValueError(f"look_alikes: {self.look_alikes.path} feeds the anchor, too (benign); name another file")
         return self
+
+    @property
+    def borrowed_benign(self) -> str | FileSource | None:
+        """The source of `benign_test`, unless it is built in for this alone, or said to be that of the anchor."""
+        if self.benign_test == "utility":
+            return self.utility
+        return self.benign_test if isinstance(self.benign_test, FileSource) else None
+
+
+def seen_by_the_defence(source: str | FileSource) -> str:
+    """Why over-refusal is not measured on prompts of a source, and what to do."""
+    return (
+        f"over-refusal would be measured on prompts of {source_name(source)}, of the kind that anchors the defence or "
+        "aligned the model, which it was taught to answer. Name another source: a file, or organism or smollm2, whose "
+        "prompts are for this alone; if there is none, write benign_test: benign, and the report will say so"
+    )
+
+
+def source_name(source: str | FileSource) -> str:
+    """A built-in source's name, or the path of a file."""
+    return source.path if isinstance(source, FileSource) else source
+
+
+def same_source(first: str | FileSource | None, second: str | FileSource | None) -> bool:
+    """Whether two fields name one source: the same built-in one, or one file, whichever of its rows they take."""
+    if isinstance(first, FileSource) and isinstance(second, FileSource):
+        pinned = first.sha256 is not None and first.sha256 == second.sha256
+        return pinned or _place(first.path) == _place(second.path)
+    return isinstance(first, str) and first == second
+
+
+def _place(path: str) -> str:
+    """A file's place, the same for every spelling and, on the hub, every revision."""
+    source = parse_file(path)
+    if source.scheme == "file":
+        return str(local_path(source).resolve())
+    return str({part: value for part, value in source.parts.items() if part != "revision"})
 
 
 class NoiserSpec(Strict):
@@ -719,6 +784,8 @@ class ReleaseSpec(Strict):
                 "give it, or let the policy ask for none"
             )
         measured = ["safety", "utility", *(["tuning"] if self.evaluation.fine_tuning else [])]
+        measured += ["look_alikes"] if self.data.look_alikes else []
+        measured += ["benign_test"] if self.data.benign_test != "utility" else []
         for name in measured:
             size = getattr(self.data.sizes, name)
             if self.policy.min_prompts > size:
@@ -737,7 +804,21 @@ class ReleaseSpec(Strict):
                 f"attacks.probe_prompts ({self.attacks.probe_prompts}) is more than data.sizes.safety "
                 f"({self.data.sizes.safety})"
             )
+        self._check_over_refusal()
         return self
+
+    def _check_over_refusal(self) -> None:
+        aligned_on = self.model.source.removesuffix("://")
+        if self.data.borrowed_benign == aligned_on:
+            raise ValueError(f"data.benign_test: {seen_by_the_defence(aligned_on)}")
+        if self.policy.max_added_look_alike_refusal is not None and self.data.look_alikes is None:
+            raise ValueError(
+                "policy.max_added_look_alike_refusal asks for harmless prompts that look harmful, but data.look_alikes "
+                "is null. Name a file of your own, XSTest's ({dataset: xstest, path: ...}), or smollm2 for those that "
+                "come with the package; or let the policy ask for none, with null"
+            )
+        if too_few := list(too_few_to_pass(self)):
+            raise ValueError("; ".join(too_few))
 
     def _check_compute(self) -> None:
         if self.compute.kind == "local":
@@ -762,9 +843,20 @@ class ReleaseSpec(Strict):
                     "compute.processes"
                 )
 
+    def benign_sets(self) -> list[str]:
+        """The sets of prompts on which over-refusal is measured."""
+        if self.data.benign_test != "utility":
+            return ["benign-test"]
+        return ["utility", *(["tuning-rl-test"] if self.evaluation.fine_tuning else [])]
+
     def benign_prompts(self) -> int:
         """How many benign prompts evaluate-safety asks."""
-        return self.data.sizes.utility + (self.data.sizes.tuning if self.evaluation.fine_tuning else 0)
+        sizes = {"benign-test": "benign_test", "utility": "utility", "tuning-rl-test": "tuning"}
+        return sum(getattr(self.data.sizes, sizes[name]) for name in self.benign_sets())
+
+    def look_alike_prompts(self) -> int:
+        """How many harmless prompts that look harmful it asks."""
+        return self.data.sizes.look_alikes if self.data.look_alikes else 0
 
     def evidence_digest(self) -> str:
         """sha256 of all that shapes the evidence: everything but name, policy, tracking, output and compute."""

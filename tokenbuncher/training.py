@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,28 +22,32 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
-from tokenbuncher import ranks
+from tokenbuncher import generation, ranks
 from tokenbuncher.checkpoint import keep_companions
 from tokenbuncher.chunked import Distributions
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 from tokenbuncher.interrupts import finishing_steps
 from tokenbuncher.judges import Exchange
-from tokenbuncher.models import after_thinking, device_of, merged, save_model, save_tokenizer, turn_end
+from tokenbuncher.models import device_of, merged, save_model, save_tokenizer, turn_end
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import ModelSpec, VllmSpec
 from tokenbuncher.stopwatch import working
+from tokenbuncher.thoughts import thoughts_of
 
 datasets.disable_progress_bars()
 
 STATE = "tokenbuncher.json"
 FULL_DISK_MB = 20
 """With less than this free, a failure in training is taken for want of it."""
+
+IGNORED = -100
+"""The label of tokens that are not learnt."""
 
 LARGE_VOCABULARY = 16_384
 LOGIT_CHANGES = (
@@ -53,6 +58,18 @@ LOGIT_CHANGES = (
     "lm_head_multiplier",
 )
 """What some architectures do to logits after the head, by its name in their configuration."""
+
+# What TRL cuts, drops or masks by default, it does not here. What is too long for a model is refused beforehand.
+WHOLE_ANSWERS = {"completion_only_loss": True, "max_length": None, "packing": False, "padding_free": False}
+"""For SFT: losses on the answers only, and of all examples."""
+WHOLE_PAIRS = {"max_length": None, "padding_free": False}
+"""For DPO."""
+ALL_ROLLOUTS = {
+    "mask_truncated_completions": False,
+    "top_entropy_quantile": 1.0,
+    "vllm_importance_sampling_mode": "token_truncate",
+}
+"""For GRPO and what is made of it: each rollout counts, and each of its tokens."""
 
 # One name for each figure, whatever the trainer calls it, so that curves of all attacks overlay.
 METRICS = {
@@ -115,6 +132,10 @@ def trainer_arguments(
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "use_cpu": device_of(model) == "cpu",
         "dataloader_pin_memory": False,
+        "dataloader_drop_last": False,
+        "dataloader_num_workers": 0,
+        "gradient_accumulation_steps": 1,
+        "pad_to_multiple_of": None,
         "report_to": [],
         "disable_tqdm": True,
         "logging_steps": updates,
@@ -138,11 +159,18 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
         "temperature": temperature,
         "top_p": 1.0,
         "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "remove_unused_columns": False,
     }
 
 
-def vllm_arguments(vllm: VllmSpec | None) -> dict[str, Any]:
+def vllm_arguments(vllm: VllmSpec | None, ends: set[int]) -> dict[str, Any]:
     """Arguments of TRL's online trainers that have vLLM sample the responses; none if it is not to.
+
+    Args:
+        vllm: Whether and how.
+        ends: Token ids that end a response; vLLM itself knows but those of the model's own files.
 
     Raises:
         UserError: If vLLM is not installed.
@@ -155,6 +183,7 @@ def vllm_arguments(vllm: VllmSpec | None) -> dict[str, Any]:
         "use_vllm": True,
         "vllm_mode": vllm.mode,
         "vllm_gpu_memory_utilization": vllm.gpu_memory_utilization,
+        "generation_kwargs": {"stop_token_ids": sorted(ends)},
     }
 
 
@@ -168,7 +197,50 @@ def sft_config(
 ) -> SFTConfig:
     """Supervised fine-tuning on the answers only; see `trainer_arguments`."""
     arguments = trainer_arguments(seed, steps, batch, learning_rate, schedule, model=model)
-    return SFTConfig(**arguments, completion_only_loss=True)
+    return SFTConfig(**arguments, **WHOLE_ANSWERS)
+
+
+def sft_trainer(
+    model: Any,
+    args: SFTConfig,
+    examples: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    callbacks: list[TrainerCallback],
+) -> SFTTrainer:
+    """A trainer on prompts with answers.
+
+    Raises:
+        UserError: If it leaves one of them out, or has nothing to learn from it.
+    """
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=sft_dataset(examples),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    check_whole(trainer, len(examples), "labels")
+    return trainer
+
+
+def check_whole(trainer: Trainer, number: int, *learnt: str) -> None:
+    """Whether a trainer has kept all of its examples, each with tokens to learn from.
+
+    Args:
+        trainer: Has prepared its dataset.
+        number: How many examples it was given.
+        learnt: Columns of the tokens that are learnt from.
+
+    Raises:
+        UserError: If not.
+    """
+    columns = [trainer.train_dataset[name] for name in learnt]
+    whole = sum(all(set(tokens) - {IGNORED} for tokens in row) for row in zip(*columns, strict=True))
+    if whole != number:
+        raise UserError(
+            f"of {number} examples {type(trainer).__name__} can learn from {whole} only: the others have no tokens of "
+            "an answer; the chat template may drop them, or the answers are empty"
+        )
 
 
 def sft_dataset(prompts: Sequence[Prompt]) -> datasets.Dataset:
@@ -195,22 +267,21 @@ def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datas
 def trl_reward(
     reward: Callable[[Sequence[Exchange], Sequence[int]], list[float]],
     eos_token_ids: set[int],
-    thinking_opened: bool = False,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[..., list[float]]:
     """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers.
 
     Args:
         reward: Ours.
         eos_token_ids: What ends a response.
-        thinking_opened: Whether responses begin inside a thinking block; see `opens_thinking`.
+        tokenizer: Of the model; tells what are thoughts. TRL's own texts of the responses lack marks that are special.
     """
+    thoughts = thoughts_of(tokenizer)
 
-    def attacker_reward(
-        prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
-    ) -> list[float]:
+    def attacker_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
         own = []
-        for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True):
-            answer, begun = after_thinking(completion[-1]["content"], thinking_opened)
+        for prompt, ids in zip(prompts, completion_ids, strict=True):
+            answer, begun = thoughts.answer(thoughts.text(ids))
             finished = begun and bool(eos_token_ids & set(ids))
             own.append((Exchange(prompt[-1]["content"], answer, finished), len(ids)))
         # Every process rewards, and so counts, the rollouts of all, in the order in which one alone would.
@@ -301,6 +372,17 @@ class StepLog(TrainerCallback):
         self.measured: dict[str, float] = {}
         self.updates = 1
         self.progress = Progress(title, steps)
+
+    @property
+    def gradients(self) -> list[float | None]:
+        """The norm of each step's gradient; None where the trainer tells none, or none that is a number."""
+        norms = [row.get("grad_norm", math.nan) for row in self.rows]
+        return [norm if math.isfinite(norm) else None for norm in norms]
+
+    @property
+    def learnt(self) -> bool:
+        """Whether any step had a gradient; one that is not told counts."""
+        return any(gradient != 0.0 for gradient in self.gradients)
 
     def resume(self, step: int) -> None:
         """Takes up the file as it was at a step; with 0, makes it anew."""
@@ -444,12 +526,15 @@ def save_trained(
         with tempfile.TemporaryDirectory() as adapter:
             trainer.model.save_pretrained(adapter, state_dict=weights)
             save_model(merged(base, Path(adapter), model), tokenizer, folder)
+    generation.carry(base, folder)
     keep_companions(base, folder)
 
 
 @working()
 def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
     """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here.
+
+    A training that had no gradient in any step is told; see `StepLog.learnt`.
 
     Raises:
         KeyboardInterrupt: On SIGINT or SIGTERM; with checkpoints, on the first one only when the step is finished and
@@ -459,6 +544,7 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
     _refer_to_frozen_weights(trainer)
     if checkpoints is None:
         trainer.train()
+        _tell_if_nothing_learnt(trainer)
         return
     last, log = checkpoints.last(), checkpoints.log
     log.resume(int(last.name.split("-")[1]) // log.updates if last else 0)
@@ -471,6 +557,13 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
         raise KeyboardInterrupt(f"saved at {where}; run again, it goes on there")
     if any(ranks.gathered([checkpoints.asked_to_stop()])):
         raise KeyboardInterrupt("after the last step; run again, it goes on from the last checkpoint")
+    _tell_if_nothing_learnt(trainer)
+
+
+def _tell_if_nothing_learnt(trainer: Trainer) -> None:
+    for log in trainer.callback_handler.callbacks:
+        if isinstance(log, StepLog) and not log.learnt:
+            print(f"WARNING: {log.progress.title} learnt nothing: it had no gradient in any step", flush=True)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def fetch(checkpoint, tmp_path):
 
 
 def change(path, **fields):
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
 
 
 def edit_weights(folder, **tensors):
@@ -109,11 +109,11 @@ def test_a_placeholder_for_images_needs_no_row(snug, fetch):
 
 
 def test_a_config_of_before_the_embeddings_were_resized(checkpoint, fetch):
-    config = (checkpoint / "config.json").read_text()
+    config = (checkpoint / "config.json").read_text(encoding="utf-8")
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     model.resize_token_embeddings(512)
     model.save_pretrained(checkpoint)
-    (checkpoint / "config.json").write_text(config)
+    (checkpoint / "config.json").write_text(config, encoding="utf-8")
     with pytest.raises(UserError, match=r"vocab_size in config.json is .* has 512 rows"):
         fetch()
 
@@ -238,7 +238,9 @@ def name_the_weights_otherwise(folder):
 
 def an_index_that_leads_out(folder):
     sharded(folder)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../model.safetensors"}}), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,7 +289,7 @@ def test_buffers_that_every_loader_leaves_out_are_fine(checkpoint, fetch):
 @pytest.mark.parametrize("with_adapter_weights", [True, False])
 def test_a_stray_adapter_config_beside_whole_weights(checkpoint, fetch, with_adapter_weights):
     config = {"peft_type": "LORA", "base_model_name_or_path": str(checkpoint), "r": 4}
-    (checkpoint / "adapter_config.json").write_text(json.dumps(config))
+    (checkpoint / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     if with_adapter_weights:
         save_file({"x": torch.zeros(1)}, checkpoint / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"holds whole weights and adapter_config.json.* remove adapter_config.json"):
@@ -318,7 +320,7 @@ def test_a_quantised_checkpoint(checkpoint, fetch, method):
 
 @pytest.mark.parametrize("file", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"])
 def test_a_quantised_checkpoint_that_another_file_tells(checkpoint, fetch, file):
-    (checkpoint / file).write_text('{"bits": 4}')
+    (checkpoint / file).write_text('{"bits": 4}', encoding="utf-8")
     with pytest.raises(UserError, match=f"is quantised .{file}"):
         fetch()
 
@@ -345,7 +347,7 @@ ENDLESS = {
 @pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS)
 def test_a_chat_template_without_end(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(template + path.read_text())
+    path.write_text(template + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match=r"the chat template in .* does not come to an end"):
         fetch()
 
@@ -355,7 +357,7 @@ def test_a_chat_template_without_end(checkpoint, fetch, template):
 )
 def test_a_chat_template_that_fails(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(template + path.read_text())
+    path.write_text(template + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match=r"the chat template in .* cannot render"):
         fetch()
 
@@ -363,7 +365,7 @@ def test_a_chat_template_that_fails(checkpoint, fetch, template):
 @pytest.mark.parametrize("template", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}"])
 def test_a_chat_template_that_draws_lots(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(template + path.read_text())
+    path.write_text(template + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match="gives another text each time"):
         fetch()
 
@@ -380,9 +382,9 @@ DATES = {
 @pytest.mark.parametrize("begin", ["", "\n", "  "])
 def test_a_date_in_the_chat_template(checkpoint, fetch, capsys, prefix, begin):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(begin + prefix + path.read_text())
+    path.write_text(begin + prefix + path.read_text(encoding="utf-8"), encoding="utf-8")
     folder = fetch()
-    assert (folder / "chat_template.jinja").read_text() == path.read_text()
+    assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
     assert "takes it for 01 January 2025" in capsys.readouterr().out
     tokenizer = load_tokenizer(folder)
     rendered = tokenizer.apply_chat_template(Prompt(text="hello").messages, tokenize=False)
@@ -390,7 +392,7 @@ def test_a_date_in_the_chat_template(checkpoint, fetch, capsys, prefix, begin):
     assert "%" not in rendered
     given = AutoTokenizer.from_pretrained(checkpoint)
     given.chat_template = (
-        path.read_text()
+        path.read_text(encoding="utf-8")
         .replace("strftime_now('%d %b %Y')", "'01 Jan 2025'")
         .replace("strftime_now('%Y-%m-%d')", "'2025-01-01'")
         .replace("strftime_now(form)", "'January 1, 2025 00:00'")

@@ -35,7 +35,7 @@ def test_mlflow_s_own_database_file_goes_through_every_stage(
     monkeypatch.chdir(tmp_path / "work")
     spec = renamed(spec, uri=uri.format(folder=tmp_path))
 
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     assert [finding for finding in diagnose(tmp_path / "spec.yaml") if finding.level == "problem"] == []
     registered = enter(spec)
     registered.promote()
@@ -170,7 +170,7 @@ def test_doctor_asks_the_registry_of_a_source_beside_that_of_the_releases(
     mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text("model: {source: 'models:/chat@candidate'}\n")
+    path.write_text("model: {source: 'models:/chat@candidate'}\n", encoding="utf-8")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert any("where is models:/chat@candidate?" in str(finding) for finding in diagnose(path))
 
@@ -183,7 +183,7 @@ def test_doctor_tells_that_releases_do_not_go_to_mlflow_tracking_uri(
     mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text("name: chat\n")
+    path.write_text("name: chat\n", encoding="utf-8")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
 
     assert any(f"set tracking.uri to {mlflow_server}" in str(finding) for finding in diagnose(path))

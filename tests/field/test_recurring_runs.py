@@ -44,7 +44,7 @@ def submit(kfp: KfpStub, tmp_path: Path) -> Callable[..., Result]:
 
     def submit(*options: str, **fields: Any) -> Result:
         spec = release_spec(tracking={"uri": "http://mlflow:5000"}, **fields)
-        (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+        (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
         command = ["submit", "--spec", str(tmp_path / "spec.yaml"), "--host", kfp.host, *options]
         return CliRunner().invoke(main, command)
 
@@ -172,7 +172,7 @@ def test_a_branch_or_tag_of_the_hub_is_its_commit(tmp_path: Path) -> None:
             "HF_HOME": str(tmp_path),
         },
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     server.shutdown()
@@ -189,7 +189,7 @@ def test_a_branch_or_tag_of_the_hub_is_its_commit(tmp_path: Path) -> None:
 def test_a_published_prefix_is_its_digest_and_another_is_not_cached(s3: Any, tmp_path: Path) -> None:
     s3.create_bucket(Bucket="pinning")
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
     exact = publish(tmp_path / "model", "s3://pinning/published")
     s3.put_object(Bucket="pinning", Key="copied/config.json", Body=b"{}")
 

@@ -46,7 +46,7 @@ ADDRESSES = [
 def run(tmp_path: Path) -> Callable[..., Result]:
     """A command on a spec."""
     spec = tmp_path / "spec.yaml"
-    spec.write_text("name: chat\n")
+    spec.write_text("name: chat\n", encoding="utf-8")
     return lambda command, *options: CliRunner().invoke(main, [command, "--spec", str(spec), *map(str, options)])
 
 

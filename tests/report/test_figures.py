@@ -60,7 +60,12 @@ def test_every_figure_of_a_table_is_a_number():
         "samples": 400,
     }
     assert (attack["defended"]["steps_to_break"], attack["undefended"]["steps_to_break"]) == (15, 10)
-    assert attack["undefended"]["training"][0] == {"step": 1, "reward": 0.9, "zero_variance": 0.25}
+    assert attack["undefended"]["training"][0] == {
+        "step": 1,
+        "reward": 0.9,
+        "zero_variance": 0.25,
+        "gradient": None,
+    }
 
 
 def test_loss_is_paired():

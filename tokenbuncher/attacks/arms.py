@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from tokenbuncher import ranks
+from tokenbuncher import generation, ranks
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.evidence import AttackArm
 from tokenbuncher.files import write_text
@@ -87,5 +87,6 @@ def _run(
     result = arena.result(ranks.by_first(lambda: read_compliant(control or place)))
     if spec.attacks.keep_checkpoints:
         save_model(arena.model, arena.tokenizer, place / ATTACKED)
+        generation.carry(model, place / ATTACKED)
     write_text(done, result.model_dump_json())
     return result

@@ -8,6 +8,7 @@ from trl import DPOTrainer
 
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.dpo import BETA, best_and_worst
+from tokenbuncher.training import check_whole
 
 
 def preferences(arena: Arena) -> datasets.Dataset:
@@ -34,12 +35,12 @@ def train(arena: Arena) -> None:
     if not len(pairs):
         arena.idle()
         return
-    arena.run(
-        DPOTrainer(
-            model=arena.model,
-            args=arena.dpo_config(BETA),
-            train_dataset=pairs,
-            processing_class=arena.tokenizer,
-            callbacks=arena.callbacks(),
-        )
+    trainer = DPOTrainer(
+        model=arena.model,
+        args=arena.dpo_config(BETA),
+        train_dataset=pairs,
+        processing_class=arena.tokenizer,
+        callbacks=arena.callbacks(),
     )
+    check_whole(trainer, len(pairs), "chosen_ids", "rejected_ids")
+    arena.run(trainer)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__, ranks
+from tokenbuncher.errors import UserError
 from tokenbuncher.files import check_output, folder_digest, whole_folder
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
 
@@ -31,8 +33,10 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
 
     Raises:
-        UserError: If data or model cannot be read, another process runs this very defence, or its TrainJob fails.
+        UserError: If data or model cannot be read, a prompt is too long for the model, nothing is learnt, another
+            process runs this very defence, or its TrainJob fails.
     """
+    check_lengths(spec, data, base)
     if spec.defence.recipe == "none":
         with whole_folder(out) as folder:
             shutil.copytree(base, folder, dirs_exist_ok=True)
@@ -52,6 +56,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) -> None:
+    from tokenbuncher.generation import eos_ids
     from tokenbuncher.models import load_model, load_tokenizer, trainable
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
@@ -65,6 +70,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
 
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
     from tokenbuncher.training import (
+        ALL_ROLLOUTS,
         Checkpoints,
         StepLog,
         prompt_dataset,
@@ -95,7 +101,8 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
                 model=spec.model,
             ),
             **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
-            **vllm_arguments(spec.compute.vllm),
+            **vllm_arguments(spec.compute.vllm, eos_ids(model)),
+            **ALL_ROLLOUTS,
             beta=0.0,
             loss_type="dapo",
         ),
@@ -107,6 +114,8 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         callbacks=[log, checkpoints],
     )
     run_training(trainer, checkpoints)
+    if not log.learnt:
+        raise UserError("the defence learnt nothing: it had no gradient in any step; see its step log, and the spec")
     save_trained(trainer, tokenizer, folder, base, spec.model)
 
 

@@ -25,6 +25,7 @@ from tokenbuncher.evidence import (
     FineTuning,
     FineTuningArm,
     JudgeCheck,
+    ModelReading,
     Record,
     SafetyEvidence,
     SampleScore,
@@ -37,7 +38,8 @@ from tokenbuncher.prompts import Manifest
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 from tokenbuncher.verdict.judge import unsound
-from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
+from tokenbuncher.verdict.rules import added
+from tokenbuncher.verdict.statistics import Drop, Rate, Scored, score_rate
 
 T = TypeVar("T")
 Piece = AttackEvidence | SafetyEvidence | UtilityEvidence
@@ -125,13 +127,32 @@ class AttackFigures(Both[Attacked]):
     """The worst of the rules about it; null if none was judged."""
 
 
+class Added(Record):
+    """How much more of something the defended model has than the undefended one, prompt by prompt."""
+
+    value: float
+    low: float
+    high: float
+
+
+class AskedFigures(Both[Responses | None]):
+    """Both models on the same prompts."""
+
+    refusals_added: Added | None
+    """Null if the two were not asked the same."""
+    gibberish_added: Added | None
+
+
 class SafetyFigures(Record):
     """Both models before any attack."""
 
     judge_check: JudgeCheck
     judge_agreement: float | None
-    harmful: Both[Responses | None]
-    benign: Both[Responses | None]
+    base_reading: ModelReading | None
+    harmful: AskedFigures
+    benign: AskedFigures
+    look_alikes: AskedFigures | None
+    """Null if the spec has none."""
 
 
 class Answers(Record):
@@ -388,16 +409,30 @@ def _responses(scores: Sequence[SampleScore]) -> Responses | None:
 
 def safety_figures(evidence: SafetyEvidence) -> SafetyFigures:
     """Both models before any attack."""
+    look_alikes = evidence.base_look_alikes
     return SafetyFigures(
         judge_check=evidence.judge_check,
         judge_agreement=evidence.judge_agreement,
-        harmful=Both[Responses | None](
-            undefended=_responses(evidence.base_harmful), defended=_responses(evidence.candidate_harmful)
-        ),
-        benign=Both[Responses | None](
-            undefended=_responses(evidence.base_benign), defended=_responses(evidence.candidate_benign)
-        ),
+        base_reading=evidence.base_reading,
+        harmful=_asked_figures(evidence.base_harmful, evidence.candidate_harmful),
+        benign=_asked_figures(evidence.base_benign, evidence.candidate_benign),
+        look_alikes=_asked_figures(look_alikes, evidence.candidate_look_alikes) if look_alikes else None,
     )
+
+
+def _asked_figures(base: Sequence[SampleScore], candidate: Sequence[SampleScore]) -> AskedFigures:
+    same = bool(base) and {score.prompt for score in base} == {score.prompt for score in candidate}
+    return AskedFigures(
+        undefended=_responses(base),
+        defended=_responses(candidate),
+        refusals_added=_added(base, candidate, "declined") if same else None,
+        gibberish_added=_added(base, candidate, "gibberish") if same else None,
+    )
+
+
+def _added(base: Sequence[SampleScore], candidate: Sequence[SampleScore], what: Scored) -> Added:
+    more = added(base, candidate, what)
+    return Added(value=more.value, low=more.lower(INTERVAL_SIDE), high=more.upper(INTERVAL_SIDE))
 
 
 def task_figures(evidence: UtilityEvidence) -> list[TaskFigures]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import file_digest
 from tokenbuncher.storage._bucket import fetch_object
-from tokenbuncher.storage._cache import user_cache
+from tokenbuncher.storage._cache import made_cache, user_cache
 from tokenbuncher.storage._hub import fetch_dataset_file
 from tokenbuncher.storage._source import Source, local_path
 
@@ -62,9 +62,9 @@ def resolve_file(uri: str, sha256: str | None = None, cache: Path | None = None)
     source = parse_file(uri)
     match source.scheme:
         case "s3":
-            path = fetch_object(source, cache or user_cache())
+            path = fetch_object(source, cache or made_cache(user_cache()))
         case "hf":
-            path = fetch_dataset_file(source, cache or user_cache())
+            path = fetch_dataset_file(source, cache or made_cache(user_cache()))
         case _:
             path = local_path(source)
     try:

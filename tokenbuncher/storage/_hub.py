@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_files
@@ -72,7 +73,7 @@ def _fetch(source: Source, kind: str, path: str, brought: list[str], cache: Path
 
     def download(target: Path) -> None:
         print(f"download {exact}", flush=True)
-        wanted = {"revision": commit, "repo_type": kind, "local_dir": target, "allow_patterns": brought}
+        wanted: dict[str, Any] = {"revision": commit, "repo_type": kind, "local_dir": target, "allow_patterns": brought}
         wanted |= {"ignore_patterns": NEVER if kind == "model" else None}
         size = sum(file.file_size or 0 for file in hub.snapshot_download(name, dry_run=True, **wanted))
         with growing(target, f"download {exact}", size):
