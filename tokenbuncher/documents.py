@@ -336,16 +336,11 @@ def _default_list(model: type[Strict] | None, path: Sequence[str]) -> Any:
     for key in path[:-1]:
         known = model.model_fields.get(key) if model else None
         model = next(iter(models_of(known.annotation)), None) if known else None
-    if model is None or not _has(model, path[-1]):
-        return {}
-    default = model.model_fields[path[-1]].get_default(call_default_factory=True)
+    field = model.model_fields.get(path[-1]) if model else None
+    default = field.get_default(call_default_factory=True) if field else None
     if not isinstance(default, list):
         return {}
     return [item.model_dump(mode="json") if isinstance(item, Strict) else item for item in default]
-
-
-def _has(model: type[Strict] | None, field: str) -> bool:
-    return model is not None and field in model.model_fields
 
 
 def models_of(annotation: Any) -> list[type[Strict]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
@@ -120,6 +121,8 @@ def _count(pattern: str, names: Iterable[str]) -> int:
 def _problem(model: type[Strict], document: Mapping[str, Any], error: ErrorDetails) -> Problem:
     location = error["loc"]
     stands_at = _within(document, location)
+    if error["type"] == "unknown_kind" and isinstance(error["input"], Mapping) and "kind" in error["input"]:
+        stands_at = (*stands_at, "kind")
     path = (*stands_at, location[-1]) if error["type"] == "missing" else stands_at
     if error["type"] == "extra_forbidden":
         return Problem(path, _unknown(model, document, path), stands_at)
@@ -180,7 +183,8 @@ def _unknown(model: type[Strict], document: Mapping[str, Any], path: Path) -> st
     allowed = list(_model_at(model, document, path[:-1]).model_fields)
     name = str(path[-1])
     homes = list(_homes(model, name))[:3]
-    guess = f"; did you mean {' or '.join(homes)}?" if homes else guessed(name, allowed)
+    alike = get_close_matches(name, allowed, n=1, cutoff=0.8)
+    guess = f"; did you mean {' or '.join([*alike, *homes])}?" if homes else guessed(name, allowed)
     return f"unknown field; allowed here: {', '.join(allowed)}{guess}"
 
 
