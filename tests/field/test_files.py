@@ -23,6 +23,7 @@ from tokenbuncher.attestation.keys import generate_key, load_private_key, load_p
 from tokenbuncher.data.columns import read_file
 from tokenbuncher.documents import read_text
 from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_digest
 from tokenbuncher.guard.settings import load_guard
 from tokenbuncher.judges.calibration import read_known
 from tokenbuncher.judges.settings import HarmBenchSpec, StrongRejectSpec
@@ -374,6 +375,12 @@ def test_a_verdict_is_the_same_on_every_machine(tmp_path: Path, machine: dict[st
 def test_init_writes_utf_8(tmp_path: Path, machine: dict[str, str]) -> None:
     tokenbuncher(machine, tmp_path, "init", "--model", "hf", "--out", "größe.yaml")
     assert (tmp_path / "größe.yaml").read_text(encoding="utf-8").startswith("#")
+
+
+def test_a_file_named_in_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode("gr\xf6\xdfe.json".encode("latin-1"))).write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="has a name that is not UTF-8; rename or remove it"):
+        folder_digest(tmp_path)
 
 
 # The source itself
