@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokenbuncher import generation
 from tokenbuncher.checkpoint import (
     ADAPTER,
+    check_output_layer,
     check_special_ids,
     check_vocabulary,
     copy_checkpoint,
@@ -362,6 +363,7 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
             f"{', '.join(unused[:5])}. Programs that do use them would serve another model than the one that is "
             "measured; save it without them, AutoModelForCausalLM.from_pretrained(folder).save_pretrained(other)"
         )
+    check_output_layer(folder, model)
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"the model in {folder} holds weights that are NaN or infinite")
     return model.to(device).eval()
@@ -417,7 +419,12 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
 
     model = load_model(base, spec)
     try:
-        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+        # Once more, as only this tells what found no place.
+        loaded = adapted.load_adapter(str(adapter), "default", local_files_only=True)
+        if left := [*loaded.missing_keys, *loaded.unexpected_keys]:
+            raise ValueError(f"it is of another model: {left[0]} and {len(left) - 1} more tensors have no counterpart")
+        return adapted.merge_and_unload()
     except Exception as error:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 
