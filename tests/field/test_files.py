@@ -27,7 +27,7 @@ from tokenbuncher.files import folder_digest
 from tokenbuncher.guard.settings import load_guard
 from tokenbuncher.judges.calibration import read_known
 from tokenbuncher.judges.settings import HarmBenchSpec, StrongRejectSpec
-from tokenbuncher.models import fetch_model, load_tokenizer
+from tokenbuncher.models import fetch_model, load_model, load_tokenizer
 from tokenbuncher.organism.build import ALIGNED
 from tokenbuncher.policy import load_policy
 from tokenbuncher.prompts import load_set
@@ -300,6 +300,30 @@ def test_a_model_whose_configuration_and_template_were_edited_on_windows(tmp_pat
     (source / "config.json").write_bytes((ALIGNED / "config.json").read_text(encoding="utf-8").encode("utf-16"))
     with pytest.raises(UserError, match=r"config\.json of the model is UTF-16; save it as UTF-8"):
         fetch_model(spec, tmp_path / "again")
+
+
+def test_an_adapter_whose_configuration_was_edited_on_windows(tmp_path: Path, organism_base: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    spec = parse_spec(f"model: {{source: {tmp_path / 'adapter'}, adapter_base: {organism_base}}}")
+    model = get_peft_model(load_model(organism_base, spec.model), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    fetch_model(spec, tmp_path / "plain")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_bytes(MARK + config.read_bytes())
+    fetch_model(spec, tmp_path / "marked")
+    assert folder_digest(tmp_path / "marked") == folder_digest(tmp_path / "plain")
+    assert config.read_bytes().startswith(MARK)
+    config.write_bytes(config.read_bytes().decode("utf-8-sig").encode("utf-16"))
+    with pytest.raises(UserError, match="UTF-16"):
+        fetch_model(spec, tmp_path / "wide")
+
+
+def test_a_licence_stays_as_it_is(tmp_path: Path) -> None:
+    shutil.copytree(ALIGNED, tmp_path / "model")
+    (tmp_path / "model" / "LICENSE.txt").write_bytes("Apache 2.0".encode("utf-16"))
+    fetch_model(parse_spec(f"model: {{source: {tmp_path / 'model'}}}"), tmp_path / "base")
+    assert (tmp_path / "base" / "LICENSE.txt").read_bytes() == "Apache 2.0".encode("utf-16")
 
 
 # Machines of another locale
