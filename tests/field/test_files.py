@@ -417,8 +417,17 @@ def text_calls(tree: ast.AST) -> Iterator[ast.Call]:
         keywords = {word.arg: word.value for word in call.keywords}
         if (name == "read_text" and not call.args) or (name == "write_text" and len(call.args) == 1):
             yield call
+        if name == "open" and opens_text(call, keywords):
+            yield call
         if isinstance(keywords.get("text"), ast.Constant) and name in ("run", "Popen", "check_output"):
             yield call
+
+
+def opens_text(call: ast.Call, keywords: dict[str | None, ast.expr]) -> bool:
+    of = getattr(getattr(call.func, "value", None), "id", None)
+    place = 0 if isinstance(call.func, ast.Attribute) else 1
+    mode = keywords.get("mode") or (call.args[place] if len(call.args) > place else ast.Constant("r"))
+    return of not in ("os", "tarfile") and isinstance(mode, ast.Constant) and "b" not in str(mode.value)
 
 
 @pytest.mark.parametrize("room", ["tokenbuncher", "components", "pipelines", "benchmarks", "tests"])
