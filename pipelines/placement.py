@@ -26,7 +26,7 @@ from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-unty
 from pydantic import BeforeValidator, Field, model_validator
 
 from components import GATE_IMAGE, TRAINER_IMAGE
-from tokenbuncher.documents import Strict, parse_yaml, read_text, validated
+from tokenbuncher.documents import Origin, Strict, parse_yaml, read_text, validated
 
 Pure = Literal[
     "fetch-model",
@@ -278,4 +278,5 @@ def load_placement(path: Path | None) -> Placement:
     """
     if path is None:
         return Placement()
-    return validated(Placement, parse_yaml(read_text("placement", path), str(path)), f"placement {path} is not valid")
+    text = read_text("placement", path)
+    return validated(Placement, parse_yaml(text, str(path)), f"placement {path} is not valid", Origin(text))

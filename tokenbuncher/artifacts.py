@@ -73,6 +73,12 @@ def located(client: MlflowClient, name: str, version: str) -> str:
     return version_location(client, found.source, registry_of(client).get_model_version_download_uri(name, version))
 
 
+def logged_location(client: MlflowClient, model_id: str) -> str:
+    """Where the files of a logged model are; see `version_location`."""
+    location = client.get_logged_model(model_id).artifact_location
+    return version_location(client, f"models:/{model_id}", str(location))
+
+
 def server_root(client: MlflowClient) -> str | None:
     """Where a server puts artifacts, by its first experiment, which it makes itself; None if that does not tell."""
     first = str(client.get_experiment("0").artifact_location)
@@ -303,14 +309,33 @@ def bucket_errors(failure: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        advice = "; ".join(_advice(error))
-        raise UserError(f"{failure}: {error}" + (f" ({advice})" if advice else "")) from error
+        raise UserError(f"{failure}: {error}{bucket_advice(error)}") from error
     except S3DownloadFailedError as error:
         raise UserError(f"{failure}: it was written anew meanwhile, try again: {error}") from error
     except RetriesExceededError as error:
         raise UserError(f"{failure}: the connection broke again and again: {error.last_exception}") from error
     except (BotoCoreError, OSError) as error:
         raise UserError(f"{failure}: {error}") from error
+
+
+def bucket_failures() -> tuple[type[Exception], ...]:
+    """What boto3 raises where other libraries use it; nothing if it is not installed."""
+    try:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return Boto3Error, BotoCoreError, ClientError
+
+
+def bucket_advice(error: BaseException) -> str:
+    """What to do about an error of boto3, as the end of a message; empty if nothing is known."""
+    while error and not hasattr(error, "operation_name"):
+        if not error.__context__:
+            return ""
+        error = error.__context__
+    advice = "; ".join(_advice(error))
+    return f" ({advice})" if advice else ""
 
 
 def _advice(error: Any) -> Iterator[str]:

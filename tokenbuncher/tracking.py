@@ -14,6 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 
+from tokenbuncher.artifacts import bucket_advice, bucket_failures
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.tracking_uri import absolute, checked_tracking_uri, sqlite_path, sqlite_uri
@@ -75,6 +76,8 @@ def connected(uri: str) -> Iterator[MlflowClient]:
         if is_denial(error):
             raise Refused(Outcome.INCONCLUSIVE, f"the server at {uri} denies it: {in_words(error)}") from error
         raise UserError(f"MLflow failed: {in_words(error)} (tracking URI {uri})") from error
+    except bucket_failures() as error:
+        raise UserError(f"MLflow's artifact store failed: {in_words(error)}{bucket_advice(error)}") from error
 
 
 def require_registry(uri: str) -> None:

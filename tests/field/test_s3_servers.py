@@ -11,14 +11,19 @@ from typing import Any
 
 import pytest
 
+from tests.evidence_factory import release_spec
 from tests.storage.faulty_proxy import Forward, Proxy, ignore_conditions, refuse
 from tests.storage.model_files import FILES, PART, contents, keys, uploads, write
 from tokenbuncher.artifact_files import files_at
 from tokenbuncher.artifacts import stored_files
+from tokenbuncher.doctor._servers import check_s3
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest
+from tokenbuncher.registry import register
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import publish, resolve
 from tokenbuncher.storage._bucket import client_of_bucket
+from tokenbuncher.tracking import connected
 
 NEWER = re.compile(r"x-amz-(checksum|sdk-checksum|trailer|decoded)", re.IGNORECASE)
 
@@ -270,3 +275,44 @@ def test_addresses_are_as_the_configuration_says(
 
 def test_the_digest_is_that_of_the_folder(model: Path, bucket: str, proxy: Proxy, older: None) -> None:
     assert publish(model, f"s3://{bucket}/new").endswith(folder_digest(model))
+
+
+# MLflow's own client, to the same server
+
+
+@pytest.fixture
+def in_bucket(bucket: str, tmp_path: Path) -> ReleaseSpec:
+    """A release whose files MLflow's client writes to the bucket."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with connected(uri) as mlflow:
+        mlflow.create_experiment("tokenbuncher", artifact_location=f"s3://{bucket}/tokenbuncher")
+    return release_spec(tracking={"uri": uri, "model_name": "in-a-bucket"})
+
+
+def test_a_release_is_registered_in_a_bucket_without_newer_checksums(
+    in_bucket: ReleaseSpec, model: Path, proxy: Proxy, older: None, tmp_path: Path
+) -> None:
+    proxy.fault("", without_checksums(400, "InvalidArgument"), times=-1)
+    registration = register(in_bucket, model, tmp_path / "out")
+    assert registration.digest == folder_digest(model)
+    assert all(file.stored for file in registration.files)
+
+
+def test_a_server_that_refuses_checksums_is_told_of_a_registration_too(
+    in_bucket: ReleaseSpec, model: Path, proxy: Proxy, tmp_path: Path
+) -> None:
+    proxy.fault("PUT|POST", without_checksums(400, "InvalidArgument"), times=-1)
+    with pytest.raises(UserError, match=r"InvalidArgument.*AWS_REQUEST_CHECKSUM_CALCULATION=when_required"):
+        register(in_bucket, model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("code", ["301", "AuthorizationHeaderMalformed", "PermanentRedirect"])
+def test_doctor_names_the_region(code: str, bucket: str, proxy: Proxy) -> None:
+    def elsewhere(forward: Forward) -> None:
+        body = f"<Error><Code>{code}</Code><Message>elsewhere</Message></Error>".encode()
+        status = 400 if code.startswith("Auth") else 301
+        forward.reply(status, [("Content-Length", str(len(body))), ("x-amz-bucket-region", "eu-north-1")], body)
+
+    proxy.fault("", elsewhere, times=-1)
+    told = str(*check_s3([bucket] if code == "301" else []))
+    assert "AWS_DEFAULT_REGION" in told

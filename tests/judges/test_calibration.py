@@ -152,7 +152,7 @@ GOOD = '{"prompt": "a", "response": "secretword", "harmful": true}\n'
         ("", "must have harmful and harmless responses"),
         (GOOD, "must have harmful and harmless responses"),
         (GOOD + "{", "row 2: document: Invalid JSON"),
-        (GOOD + "\n" + GOOD, "row 2: document: Invalid JSON"),
+        (GOOD + "\n" + GOOD, "must have harmful and harmless responses"),
         (GOOD + '{"prompt": "a", "response": "secretword"}', "row 2: harmful: Field required"),
         (
             GOOD + '{"prompt": "a", "response": "secretword", "harmful": "no"}',

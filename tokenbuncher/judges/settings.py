@@ -235,7 +235,7 @@ def _place(source: Source) -> str:
     """Where it is, whatever its revision, version or alias."""
     if source.scheme == "s3":
         return f"{source.parts['bucket']}/{posixpath.normpath(source.parts['prefix'])}"
-    return str(source.parts["name"]).strip().casefold()
+    return str(source.parts.get("logged") or source.parts["name"]).strip().casefold()
 
 
 def _same_folder(one: Source, other: Source) -> bool:

@@ -104,7 +104,7 @@ def _configuration(spec: ReleaseSpec) -> dict[str, Any]:
     source = spec.model.source
     if source == "smollm2://":
         return SMOLLM2
-    path = ORGANISM if source == "organism://" else _local(source) / "config.json"
+    path = ORGANISM if source == "organism://" else _config(_local(source))
     if not path.is_file() and spec.model.adapter_base:
         path = _local(spec.model.adapter_base) / "config.json"
     try:
@@ -114,6 +114,12 @@ def _configuration(spec: ReleaseSpec) -> dict[str, Any]:
 
 
 _FIGURES = "give --parameters, --layers, --hidden and --vocabulary (its config.json has them)"
+
+
+def _config(folder: Path) -> Path:
+    """Its config.json; MLflow keeps that of a logged model a folder further down."""
+    path = folder / "config.json"
+    return path if path.is_file() or not (folder / "MLmodel").is_file() else folder / "model" / "config.json"
 
 
 def _local(source: str) -> Path:

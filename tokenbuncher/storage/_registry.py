@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tokenbuncher.artifacts import located
+from tokenbuncher.artifacts import located, logged_location
 from tokenbuncher.errors import UserError
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def version_location(source: Source) -> str:
-    """Where the files of a model version are, by the registry; an alias is looked up once.
+    """Where the files of a model version or a logged model are, by the registry; an alias is looked up once.
 
     Raises:
         UserError: If there is no such version, its files can be read in two ways, or MLflow refuses or cannot be
@@ -28,6 +28,8 @@ def version_location(source: Source) -> str:
 
     name, version, alias = (source.parts[part] for part in ("name", "version", "alias"))
     with connected(_tracking_uri(source.uri)) as client:
+        if source.parts["logged"]:
+            return logged_location(client, source.parts["logged"])
         if version is None:
             version = _holder(client, source.uri, name, alias)
             print(f"{source.uri} is version {version}", flush=True)

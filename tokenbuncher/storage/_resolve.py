@@ -20,7 +20,7 @@ def resolve(uri: str, cache: Path | None = None) -> Path:
     - `s3://bucket/prefix` by boto3 and its credential chain; the server is AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or
       MLFLOW_S3_ENDPOINT_URL. What was published is checked against its manifest; of other files the size, and the MD5
       if the store tells it.
-    - `models:/name/version`, `models:/name@alias` from the MLflow registry at MLFLOW_TRACKING_URI.
+    - `models:/name/version`, `models:/name@alias`, `models:/m-ID` from the MLflow registry at MLFLOW_TRACKING_URI.
     - `hf://org/name@revision` from the Hugging Face hub: weights as safetensors, configuration, tokenizer and texts.
 
     Args:
