@@ -188,7 +188,7 @@ def test_rollback_does_not_go_to_a_version_that_was_refused_since(two: list[Regi
 
 
 def test_rollback_does_not_go_to_an_expired_verdict(enter: Enter, spec: ReleaseSpec, key: CryptoSigner) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=8)
+    soon = datetime.now(UTC) + timedelta(seconds=20)
     waiver = {"rule": "over-refusal", "approver": "jane", "reason": "on purpose", "expires": soon}
     brief = release_spec(
         tracking={"model_name": spec.tracking.model_name},
