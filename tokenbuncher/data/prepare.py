@@ -102,8 +102,8 @@ class _Files:
         own, benign = self.read.get(name), self.read.get("benign")
         if own and benign and own.sha256 == benign.sha256:
             raise UserError(
-                f"data.{name} and data.benign are the same file: {own.location} and {benign.location}; name another one "
-                "that the defence is not anchored on"
+                f"data.{name} and data.benign are the same file: {own.location} and {benign.location}; name another "
+                "one that the defence is not anchored on"
             )
 
     def _repeated(self, prompts: dict[int, Prompt], path: str) -> set[int]:
@@ -242,7 +242,8 @@ def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, files: _Fi
     if known and data.duplicates == "fail":
         raise UserError(
             f"data.{field}: {len(known)} of {len(prompts)} prompts, the first is number {min(known) + 1}, are nearly "
-            "the same as prompts of another set, or of the source of data.benign; remove them or set data.duplicates: drop"
+            "the same as prompts of another set, or of the source of data.benign; remove them or set data.duplicates: "
+            "drop"
         )
     if field in files.read:
         files.drop(field, len(known))
