@@ -213,7 +213,7 @@ def test_a_path_from_home_in_a_guard_s_settings_is_refused_at_once(tmp_path):
     from tokenbuncher.guard import load_guard
 
     settings = "aliases: {champion: {policy: ~/policy.yaml, keys: [~/release.pub]}}\nartifact_roots: [~/artifacts]\n"
-    (tmp_path / "guard.yaml").write_text(settings)
+    (tmp_path / "guard.yaml").write_text(settings, encoding="utf-8")
     with pytest.raises(UserError) as told:
         load_guard(tmp_path / "guard.yaml")
     assert str(told.value).count("begins with ~") == 3
@@ -225,7 +225,7 @@ def test_a_path_from_home_on_the_command_line_is_found_there(tmp_path, monkeypat
     from tokenbuncher.cli import main
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "spec.yaml").write_text("name: mine\n")
+    (tmp_path / "spec.yaml").write_text("name: mine\n", encoding="utf-8")
     done = CliRunner().invoke(main, ["prepare-data", "--spec=~/spec.yaml", "--out=~/data"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "data" / "manifest.json").is_file()
