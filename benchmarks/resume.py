@@ -62,17 +62,19 @@ def main() -> None:
 
 
 LIMITS = "{min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}"
+FEW = "max_added_refusal: 0.5, max_added_look_alike_refusal: 0.5, max_added_gibberish: 0.5"
 
 
 def _changes(algorithm: str, recipe: str, root: Path) -> list[str]:
     return [
-        "data.sizes={defence: 64, attack: 64, safety: 40, benign: 64, utility: 40, tuning: 40}",
+        "data.sizes={defence: 64, attack: 64, safety: 40, benign: 64, utility: 40, tuning: 40, benign_test: 40, "
+        "look_alikes: 40}",
         f"attacks.suite=[{{algorithm: {algorithm}, steps: {STEPS}, prompts_per_step: 8}}]",
         "attacks.break_at=1.0",
         "attacks.probe_every=4",
         "attacks.probe_prompts=40",
         f"defence={{recipe: {recipe}, steps: {STEPS}, prompts_per_step: 8}}",
-        f"policy={{min_prompts: 40, required_attacks: [{algorithm}], attack_limits: {LIMITS}}}",
+        f"policy={{min_prompts: 40, required_attacks: [{algorithm}], attack_limits: {LIMITS}, {FEW}}}",
         f"output={{root: {root}, checkpoint_every: 3}}",
     ]
 

@@ -35,7 +35,8 @@ sys.path.insert(0, str(ROOT))
 MARK = "TOKENBUNCHER_SOAK"
 SPEC = """
 name: soak
-data: {sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20}}
+data:
+  sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, look_alikes: 20}
 defence: {steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
 attacks:
   suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}, {algorithm: sft, steps: 2, prompts_per_step: 4}]
@@ -44,6 +45,9 @@ attacks:
 evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
 policy:
   min_prompts: 20
+  max_added_refusal: 0.5
+  max_added_look_alike_refusal: 0.5
+  max_added_gibberish: 0.5
   required_attacks: [grpo]
   attack_limits: {min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}
 """

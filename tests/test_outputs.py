@@ -48,7 +48,8 @@ def given(command: str) -> list[str]:
 
 def tree(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else "" for path in folder.rglob("*")
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") if path.is_file() else ""
+        for path in folder.rglob("*")
     }
 
 
@@ -74,7 +75,7 @@ def test_a_folder_of_the_users_is_never_replaced(
     command: str, held: str, run: Callable[..., Result], tmp_path: Path
 ) -> None:
     (tmp_path / "mine" / held).parent.mkdir(parents=True)
-    (tmp_path / "mine" / held).write_text("years of work")
+    (tmp_path / "mine" / held).write_text("years of work", encoding="utf-8")
     before = tree(tmp_path)
 
     result = run(command, *given(command), "--out", tmp_path / "mine")
@@ -150,7 +151,7 @@ def test_a_run_replaces_nothing_in_a_folder_that_is_no_runs(held: str, tmp_path:
     spec = release_spec(output={"root": str(tmp_path)})
     folder = tmp_path / spec.name
     (folder / held).parent.mkdir(parents=True)
-    (folder / held).write_text("years of work")
+    (folder / held).write_text("years of work", encoding="utf-8")
     (folder / "src").mkdir()
     before = tree(tmp_path)
 
@@ -168,12 +169,12 @@ def test_a_note_in_the_folder_of_a_run_is_no_obstacle(tmp_path: Path) -> None:
 def test_a_model_of_the_users_is_no_earlier_output_however_alike(tmp_path: Path) -> None:
     """A folder that was written here and then replaced by the user's is the user's."""
     with whole_folder(tmp_path / "base") as folder:
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_text("ours")
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+        (folder / "model.safetensors").write_text("ours", encoding="utf-8")
     shutil.rmtree(tmp_path / "base")
     (tmp_path / "base").mkdir()
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / "base" / name).write_text("{}" if name == "config.json" else "ours")
+        (tmp_path / "base" / name).write_text("{}" if name == "config.json" else "ours", encoding="utf-8")
 
     with pytest.raises(UserError), whole_folder(tmp_path / "base"):
         pass

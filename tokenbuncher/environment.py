@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import getpass
 import io
 import os
 import platform
@@ -10,11 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "lm-eval")
 """What figures depend on, beside this package."""
 UNUSED = ("sklearn", "scipy")
 """What transformers and MLflow import if it is installed, for what no stage does."""
+NO_HOME = "/nonexistent"
 
 
 def speak_utf8() -> None:
@@ -30,8 +33,7 @@ def speak_utf8() -> None:
 def quiet_libraries() -> None:
     """One thread, no hub, no telemetry, no noise; to be called before torch and transformers are imported.
 
-    Several threads on a busy machine make small models many times slower; OMP_NUM_THREADS overrules. Output takes every
-    character, in escapes if need be: one that its encoding lacks must not end a stage.
+    Several threads on a busy machine make small models many times slower; OMP_NUM_THREADS overrules.
     """
     os.environ.update(
         {
@@ -44,13 +46,34 @@ def quiet_libraries() -> None:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
     )
+    _name_user()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hf:// sources need it to be 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    lenient_output()
+    # At exit the collector would go through all objects of all libraries, several times.
+    atexit.register(gc.freeze)
+
+
+def _name_user() -> None:
+    """Gives a user whom the machine does not know, as containers have them, a home and a name: libraries ask for them.
+
+    The home is one that nobody can write to; `storage.own_cache` says what to set where one is needed.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = NO_HOME
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
+def lenient_output() -> None:
+    """Lets output take every character, in escapes if need be: one that its encoding lacks must not end a program."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # At exit the collector would go through all objects of all libraries, several times.
-    atexit.register(gc.freeze)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ write_spec("hf", Path("release.yaml"))
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,16 @@ def write_spec(kind: str, out: Path) -> None:
         out: The YAML file, which must not exist.
 
     Raises:
-        UserError: If it exists.
+        UserError: If it exists, or its name cannot stand in a comment.
     """
+    if not str(out).isprintable():
+        raise UserError(f"{str(out)!r} has characters that no comment can hold; choose another --out")
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
-    text = environment.get_template(TEMPLATE).render({"name": "my-model", **KINDS[kind], "out": out})
+    text = environment.get_template(TEMPLATE).render({"name": "my-model", **KINDS[kind], "out": shlex.quote(str(out))})
     try:
         with out.open("x", encoding="utf-8") as stream:
             stream.write(text)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
+import resource
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from tokenbuncher.errors import UserError
 
 DAY = datetime(2025, 1, 1, tzinfo=UTC)
 """What a template takes for today in every measurement: what is measured must not depend on when."""
-SECONDS, MEGABYTES, CHARACTERS, PATIENCE = 5, 1024, 1_000_000, 120
+SECONDS, MEGABYTES, CHARACTERS, PATIENCE = 3, 1024, 1_000_000, 60
 _DIRECTIVES = "aAbBcdDeFgGhHIjklmMnpPrRsSTuUVwWxXyYzZ"
 _CHANGES = "".join(
     f".replace({directive!r}, {DAY.strftime(directive)!r})"
@@ -63,66 +63,53 @@ def as_released(template: str) -> str:
 
 @lru_cache(maxsize=64)
 def _trial(where: str, template: str, given: str) -> _Trial:
-    package = str(Path(__file__).parent.parent)
+    """Renders in a process of its own, which ends at the limits; forked, as it starts at once and with all imported."""
+    processes = multiprocessing.get_context("fork")
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_try, args=(sender, template, given))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", __name__],
-            input=json.dumps([template, *json.loads(given)]),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=PATIENCE,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))},
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(_endless(where)) from None
-    if done.returncode:
-        raise UserError(_endless(where) if done.returncode < 0 else f"{where} cannot be tried: {done.stderr[-500:]}")
-    answer = json.loads(done.stdout.splitlines()[-1])
+        answer = receiver.recv() if receiver.poll(PATIENCE) else None
+    except EOFError:  # it was ended
+        answer = None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
     if answer is None:
-        raise UserError(_endless(where))
+        raise UserError(
+            f"{where} does not come to an end: to render one short question takes more than {SECONDS} seconds, "
+            f"{MEGABYTES} MB or {CHARACTERS:,} characters; mend the template"
+        )
     return _Trial(*answer)
 
 
-def _endless(where: str) -> str:
-    return (
-        f"{where} does not come to an end: to render one short question takes more than {SECONDS} seconds, "
-        f"{MEGABYTES} MB or {CHARACTERS:,} characters; mend the template"
-    )
-
-
-def _try() -> None:
-    """Renders what stdin holds, and tells on stdout how that went; null: over a limit."""
-    import resource
-
+def _try(sender: Connection, template: str, given: str) -> None:
+    """Renders, and sends how that went; null: over a limit."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    template, variables, conversations = json.loads(sys.stdin.read())
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(spent.ru_utime + spent.ru_stime) + SECONDS
-    size = (
-        int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
-        + MEGABYTES * 1024**2
-    )
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    _limit()
     answer: tuple[bool, str | None] | None = (False, None)
     try:
         compiled = _compile_jinja_template(template)
         answer = _asks(compiled.environment, template)
+        variables, conversations = json.loads(given)
         for messages, begin in conversations:
-            written = sum(
-                len(part) for part in compiled.generate(messages=messages, add_generation_prompt=begin, **variables)
-            )
-            if written > CHARACTERS:
+            parts = compiled.generate(messages=messages, add_generation_prompt=begin, **variables)
+            if sum(map(len, parts)) > CHARACTERS:
                 answer = None
     except MemoryError:
         answer = None
     except Exception:  # whoever renders it next is told
         pass
-    print(json.dumps(answer), flush=True)
-    os._exit(0)
+    sender.send(answer)
+
+
+def _limit() -> None:
+    size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    for what, limit in ((resource.RLIMIT_AS, size + MEGABYTES * 1024**2), (resource.RLIMIT_CPU, SECONDS)):
+        resource.setrlimit(what, (limit, limit))
 
 
 def _asks(environment: Any, template: str) -> tuple[bool, str | None]:
@@ -132,7 +119,3 @@ def _asks(environment: Any, template: str) -> tuple[bool, str | None]:
     names = {name.name for name in tree.find_all(nodes.Name)}
     chance = "the filter `random`" if any(it.name == "random" for it in tree.find_all(nodes.Filter)) else None
     return "strftime_now" in names, "`lipsum`" if "lipsum" in names else chance
-
-
-if __name__ == "__main__":
-    _try()

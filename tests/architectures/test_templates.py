@@ -149,7 +149,7 @@ def test_thinking_cannot_be_settled_where_the_template_does_not_know_it(model_fo
 
 def edited(folder, out, template):
     shutil.copytree(folder, out)
-    (out / "chat_template.jinja").write_text(template)
+    (out / "chat_template.jinja").write_text(template, encoding="utf-8")
     return out
 
 

@@ -30,9 +30,9 @@ def write(folder: Path, content: Any, ending: str = ".jsonl") -> Path:
         pq.write_table(pa.Table.from_pylist(content), path)
     elif ending == ".csv":
         lines = [",".join(row.values()) for row in content]
-        path.write_text("\n".join([",".join(content[0]), *lines]) + "\n")
+        path.write_text("\n".join([",".join(content[0]), *lines]) + "\n", encoding="utf-8")
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in content))
+        path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
     return path
 
 
@@ -131,7 +131,7 @@ def test_the_sha256_pins_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, ROWS)
     digest = file_digest(path)
     assert len(read(path, sha256=digest)) == 3
-    path.write_text(path.read_text().replace("first", "worst"))
+    path.write_text(path.read_text(encoding="utf-8").replace("first", "worst"), encoding="utf-8")
     with pytest.raises(UserError, match=f"is not the file that is expected: its sha256 is {file_digest(path)}"):
         read(path, sha256=digest)
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,7 +34,7 @@ def fetch(checkpoint, tmp_path):
 
 
 def change(path, **fields):
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
 
 
 def edit_weights(folder, **tensors):
@@ -109,11 +110,11 @@ def test_a_placeholder_for_images_needs_no_row(snug, fetch):
 
 
 def test_a_config_of_before_the_embeddings_were_resized(checkpoint, fetch):
-    config = (checkpoint / "config.json").read_text()
+    config = (checkpoint / "config.json").read_text(encoding="utf-8")
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     model.resize_token_embeddings(512)
     model.save_pretrained(checkpoint)
-    (checkpoint / "config.json").write_text(config)
+    (checkpoint / "config.json").write_text(config, encoding="utf-8")
     with pytest.raises(UserError, match=r"vocab_size in config.json is .* has 512 rows"):
         fetch()
 
@@ -238,7 +239,9 @@ def name_the_weights_otherwise(folder):
 
 def an_index_that_leads_out(folder):
     sharded(folder)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../model.safetensors"}}), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -276,6 +279,19 @@ def test_tensors_that_the_model_does_not_use(checkpoint, fetch, name):
         fetch()
 
 
+def test_an_output_layer_that_the_configuration_denies(checkpoint, fetch):
+    embedding = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(checkpoint, **{"lm_head.weight": embedding + 1})
+    with pytest.raises(UserError, match="has an output layer of its own, and tie_word_embeddings"):
+        fetch()
+
+
+def test_an_output_layer_that_is_the_embedding_is_fine(checkpoint, fetch):
+    embedding = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(checkpoint, **{"lm_head.weight": embedding.clone()})
+    fetch()
+
+
 def test_buffers_that_every_loader_leaves_out_are_fine(checkpoint, fetch):
     edit_weights(checkpoint, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})
     fetch()
@@ -287,11 +303,41 @@ def test_buffers_that_every_loader_leaves_out_are_fine(checkpoint, fetch):
 @pytest.mark.parametrize("with_adapter_weights", [True, False])
 def test_a_stray_adapter_config_beside_whole_weights(checkpoint, fetch, with_adapter_weights):
     config = {"peft_type": "LORA", "base_model_name_or_path": str(checkpoint), "r": 4}
-    (checkpoint / "adapter_config.json").write_text(json.dumps(config))
+    (checkpoint / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     if with_adapter_weights:
         save_file({"x": torch.zeros(1)}, checkpoint / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"holds whole weights and adapter_config.json.* remove adapter_config.json"):
         fetch()
+
+
+def adapter_of(base, folder):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj"]))
+    model.save_pretrained(folder)
+    return folder
+
+
+def name_otherwise(name):
+    return name.replace("layers.1", "layers.7")
+
+
+def of_another_prefix(name):
+    return name.replace("base_model.model.", "base_model.model.language_")
+
+
+@pytest.mark.parametrize("renamed", [name_otherwise, of_another_prefix])
+def test_an_adapter_whose_tensors_have_no_place(checkpoint, tmp_path, renamed):
+    folder = adapter_of(checkpoint, tmp_path / "adapter")
+    path = folder / "adapter_model.safetensors"
+    save_file({renamed(name): tensor for name, tensor in load_file(path).items()}, path)
+    spec = parse_spec("", [f"model.source={folder}", f"model.adapter_base={checkpoint}"])
+    with pytest.raises(UserError, match=r"cannot be merged .* it is of another model: .* have no counterpart"):
+        fetch_model(spec, tmp_path / "out")
+
+
+def test_an_adapter_that_fits_is_merged(checkpoint, tmp_path):
+    folder = adapter_of(checkpoint, tmp_path / "adapter")
+    fetch_model(parse_spec("", [f"model.source={folder}", f"model.adapter_base={checkpoint}"]), tmp_path / "out")
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
 # Number formats
@@ -318,7 +364,7 @@ def test_a_quantised_checkpoint(checkpoint, fetch, method):
 
 @pytest.mark.parametrize("file", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"])
 def test_a_quantised_checkpoint_that_another_file_tells(checkpoint, fetch, file):
-    (checkpoint / file).write_text('{"bits": 4}')
+    (checkpoint / file).write_text('{"bits": 4}', encoding="utf-8")
     with pytest.raises(UserError, match=f"is quantised .{file}"):
         fetch()
 
@@ -345,7 +391,7 @@ ENDLESS = {
 @pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS)
 def test_a_chat_template_without_end(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(template + path.read_text())
+    path.write_text(template + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match=r"the chat template in .* does not come to an end"):
         fetch()
 
@@ -355,7 +401,7 @@ def test_a_chat_template_without_end(checkpoint, fetch, template):
 )
 def test_a_chat_template_that_fails(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(template + path.read_text())
+    path.write_text(template + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match=r"the chat template in .* cannot render"):
         fetch()
 
@@ -363,7 +409,7 @@ def test_a_chat_template_that_fails(checkpoint, fetch, template):
 @pytest.mark.parametrize("template", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}"])
 def test_a_chat_template_that_draws_lots(checkpoint, fetch, template):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(template + path.read_text())
+    path.write_text(template + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match="gives another text each time"):
         fetch()
 
@@ -380,9 +426,9 @@ DATES = {
 @pytest.mark.parametrize("begin", ["", "\n", "  "])
 def test_a_date_in_the_chat_template(checkpoint, fetch, capsys, prefix, begin):
     path = checkpoint / "chat_template.jinja"
-    path.write_text(begin + prefix + path.read_text())
+    path.write_text(begin + prefix + path.read_text(encoding="utf-8"), encoding="utf-8")
     folder = fetch()
-    assert (folder / "chat_template.jinja").read_text() == path.read_text()
+    assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
     assert "takes it for 01 January 2025" in capsys.readouterr().out
     tokenizer = load_tokenizer(folder)
     rendered = tokenizer.apply_chat_template(Prompt(text="hello").messages, tokenize=False)
@@ -390,7 +436,7 @@ def test_a_date_in_the_chat_template(checkpoint, fetch, capsys, prefix, begin):
     assert "%" not in rendered
     given = AutoTokenizer.from_pretrained(checkpoint)
     given.chat_template = (
-        path.read_text()
+        path.read_text(encoding="utf-8")
         .replace("strftime_now('%d %b %Y')", "'01 Jan 2025'")
         .replace("strftime_now('%Y-%m-%d')", "'2025-01-01'")
         .replace("strftime_now(form)", "'January 1, 2025 00:00'")

@@ -37,6 +37,7 @@ SPECS: list[dict[str, Any]] = [
         "data": {
             "harmful": {"dataset": "harmbench-standard", "path": "harm.csv", "where": {"a": [1, "b", True]}},
             "utility": {"path": "s3://bucket/useful.jsonl", "choices": "options", "answer": "answer", "max_words": 80},
+            "look_alikes": {"dataset": "xstest", "path": "xstest.csv"},
             "sizes": {"safety": 200, "tuning": 120},
             "held_out_categories": 1,
         },
@@ -129,7 +130,7 @@ def policy(folder: Path) -> Iterator[Kind]:
         found = unless_refused(lambda: load_policy(path), path.name)
         if found is None:
             return False
-        path.write_text(yaml.safe_dump(found.model_dump(mode="json")))
+        path.write_text(yaml.safe_dump(found.model_dump(mode="json")), encoding="utf-8")
         assert load_policy(path).digest() == found.digest()
         under = unless_refused(
             lambda: validated(ReleaseSpec, {**rest, "policy": found.model_dump(mode="json")}, path.name)
@@ -156,7 +157,7 @@ def guard(folder: Path) -> Iterator[Kind]:
     """The guard's settings, with the policy and the key they name; errors may name these instead."""
     path = folder / "guard.yaml"
     generate_key(folder / "trusted.pem")
-    (folder / "policy.yaml").write_text("{apiVersion: tokenbuncher/v1}")
+    (folder / "policy.yaml").write_text("{apiVersion: tokenbuncher/v1}", encoding="utf-8")
     protected = {"policy": "policy.yaml", "keys": ["trusted.pub"], "users": ["jane"]}
     settings = {
         "apiVersion": "tokenbuncher/v1",

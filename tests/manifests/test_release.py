@@ -78,7 +78,7 @@ def placed(store: Bucket, folder: Path) -> Placement:
             for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         ],
     }
-    (folder / "placement.yaml").write_text(yaml.safe_dump(placement))
+    (folder / "placement.yaml").write_text(yaml.safe_dump(placement), encoding="utf-8")
     return load_placement(folder / "placement.yaml")
 
 

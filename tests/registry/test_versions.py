@@ -225,7 +225,7 @@ def test_status_calls_no_waived_pass_a_plain_one(enter: Enter, spec: ReleaseSpec
     waived = ReleaseSpec.model_validate({**spec.model_dump(mode="json"), "policy": policy})
 
     def prudish(release: Release) -> Release:
-        return release.with_piece("safety", candidate_benign=benign_scores(release.spec, refused=100))
+        return prudish(release, refused=100)
 
     enter(waived, prudish).promote()
     assert "PASS with 1 rule waived  promoted  champion" in status(spec)
@@ -258,8 +258,13 @@ def test_status_says_what_a_signature_is_worth(enter: Enter, spec: ReleaseSpec, 
     generate_key(tmp_path / "other.pem")
     good, by_other = enter(spec, signer=key), enter(spec, signer=load_private_key(tmp_path / "other.pem"))
     for registered in (good, by_other):
-        set_tag(registered, TAG, (registered.verdict / FILE_NAME).read_text())
-    spoilt = {"copied": (good.verdict / FILE_NAME).read_text(), "word": "PASS", "empty": "", "bare": "{}"}
+        set_tag(registered, TAG, (registered.verdict / FILE_NAME).read_text(encoding="utf-8"))
+    spoilt = {
+        "copied": (good.verdict / FILE_NAME).read_text(encoding="utf-8"),
+        "word": "PASS",
+        "empty": "",
+        "bare": "{}",
+    }
     for text in spoilt.values():
         set_tag(enter(spec), TAG, text)
     worth = {row[0]: row[-2] for row in rows(spec, key)}

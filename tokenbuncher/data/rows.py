@@ -86,11 +86,10 @@ def _parquet_rows(path: Path, where: str) -> Iterator[Row]:
 
 def _as_written(batch: Any) -> Any:
     """The batch with its floats of 32 bits as they are printed: 0.1, not 0.10000000149."""
-    from pyarrow import float64, string
-    from pyarrow.types import is_float32
+    from pyarrow import float32, float64, string
 
     for place, field in enumerate(batch.schema):
-        if is_float32(field.type):
+        if field.type == float32():
             printed = batch.column(place).cast(string()).cast(float64())
             batch = batch.set_column(place, field.with_type(float64()), printed)
     return batch

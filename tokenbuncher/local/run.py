@@ -22,6 +22,7 @@ from tokenbuncher.history import FILE_NAME as HISTORY
 from tokenbuncher.history import remember
 from tokenbuncher.local.process import pipeline
 from tokenbuncher.log import MESSAGE, RESULT, tell
+from tokenbuncher.passwords import without_passwords
 from tokenbuncher.report import documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.stage import ENDS, Line, log_name, parse_line
@@ -183,7 +184,7 @@ def _follow_pipeline(folder: Path, run: PipelineRun) -> None:
         pipeline(folder / SPEC, folder / ARTIFACTS, folder / LOGS, folder / INTERRUPTED) as process,
         process.stopped_by_signals(),
     ):
-        for text in process.output:
+        for text in map(without_passwords, process.output):
             with suppress(OSError):  # if the disk is full, the stage says so
                 log.write(text.encode())
             line = parse_line(text)

