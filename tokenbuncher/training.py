@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -41,6 +41,8 @@ from tokenbuncher.stopwatch import working
 from tokenbuncher.thoughts import TURN, thoughts_of
 
 datasets.disable_progress_bars()
+
+T = TypeVar("T")
 
 STATE = "tokenbuncher.json"
 FULL_DISK_MB = 20
@@ -277,6 +279,11 @@ def token_pair(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str
     """The tokens of a prompt, and of a response to it with the chat template's end."""
     asked = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=False)
     return list(asked), tokenizer(response + turn_end(tokenizer), add_special_tokens=False)["input_ids"]
+
+
+def filling(prompts: list[T], step: int) -> list[T]:
+    """The prompts, repeated until they fill a step: TRL's online trainers drop what does not."""
+    return prompts * -(-step // len(prompts))
 
 
 def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datasets.Dataset:
