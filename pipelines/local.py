@@ -23,6 +23,7 @@ from pipelines.release import release_pipeline
 from pipelines.room import Need, Room, free_memory
 from pipelines.side_by_side import run_side_by_side
 from pipelines.tasks import Tasks
+from tokenbuncher.environment import lenient_output
 from tokenbuncher.errors import UserError
 from tokenbuncher.exits import exiting
 from tokenbuncher.plan import parse_device, plan, shape_of
@@ -111,6 +112,7 @@ def _estimated(spec: ReleaseSpec, arguments: Mapping[str, Any]) -> dict[str, Nee
 
 
 if __name__ == "__main__":
+    lenient_output()
     threading.Thread(target=_end_with_caller, daemon=True).start()
     with exiting():
         main(*map(Path, sys.argv[1:]))

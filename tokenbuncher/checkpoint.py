@@ -314,3 +314,19 @@ def refuse_adapter_with_model(source: str, found: Path) -> None:
             f"if it is a whole model, remove {ADAPTER} and any adapter_model file; if it is an adapter, remove the "
             "other weights, and name its base in model.adapter_base"
         )
+
+
+def check_output_layer(folder: Path, model: Any) -> None:
+    """Checks that a model has no output layer of its own if its configuration denies one: programs believe either.
+
+    Raises:
+        UserError: If it has one.
+    """
+    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if output is None or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    if output.weight is not embedding.weight and not output.weight.equal(embedding.weight):
+        raise UserError(
+            f"the model in {folder} has an output layer of its own, and tie_word_embeddings in its config.json says "
+            "that it has none; correct the configuration, or remove the layer"
+        )

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import pydantic
 import yaml
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tokenbuncher.errors import UserError
 
@@ -26,7 +26,27 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """As numpy takes it."""
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-WrittenPath = Annotated[Path, pydantic.Strict(False)]
+
+
+def refuse_tilde(path: str | Path) -> None:
+    """Refuses a path from somebody's home: only shells know whose, and a document is read by others too.
+
+    Raises:
+        UserError: If it begins with ~.
+    """
+    if str(path).startswith("~"):
+        raise UserError(f"{path} begins with ~, which only a shell expands; write the whole path")
+
+
+def _without_tilde(path: Path) -> Path:
+    try:
+        refuse_tilde(path)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return path
+
+
+WrittenPath = Annotated[Path, pydantic.Strict(False), AfterValidator(_without_tilde)]
 """A path; documents have it as text."""
 
 
@@ -85,6 +105,7 @@ def read_text(what: str, path: str | Path) -> str:
     Raises:
         UserError: If it cannot be read.
     """
+    refuse_tilde(path)
     try:
         return decoded(Path(path).read_bytes())
     except (OSError, ValueError) as error:  # not UTF-8, or a path that cannot be one

@@ -33,8 +33,7 @@ def speak_utf8() -> None:
 def quiet_libraries() -> None:
     """One thread, no hub, no telemetry, no noise; to be called before torch and transformers are imported.
 
-    Several threads on a busy machine make small models many times slower; OMP_NUM_THREADS overrules. Output takes every
-    character, in escapes if need be: one that its encoding lacks must not end a stage.
+    Several threads on a busy machine make small models many times slower; OMP_NUM_THREADS overrules.
     """
     os.environ.update(
         {
@@ -50,9 +49,7 @@ def quiet_libraries() -> None:
     _name_user()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hf:// sources need it to be 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    lenient_output()
     # At exit the collector would go through all objects of all libraries, several times.
     atexit.register(gc.freeze)
 
@@ -70,6 +67,13 @@ def _name_user() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
+def lenient_output() -> None:
+    """Lets output take every character, in escapes if need be: one that its encoding lacks must not end a program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -82,6 +82,8 @@ def listing_digest(files: Mapping[str, str]) -> str:
     for name in files:
         if re.search(r"[\x00-\x1f]", name):
             raise UserError(f"the file {name!r} has a control character in its name; rename or remove it")
+        if re.search(r"[\ud800-\udfff]", name):
+            raise UserError(f"the file {name!r} has a name that is not UTF-8; rename or remove it")
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 

@@ -7,12 +7,15 @@ import os
 import shutil
 import tempfile
 from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenbuncher import generation
 from tokenbuncher.checkpoint import (
     ADAPTER,
+    check_output_layer,
     check_special_ids,
     check_vocabulary,
     copy_checkpoint,
@@ -20,7 +23,7 @@ from tokenbuncher.checkpoint import (
     refuse_adapter_with_model,
     stored_formats,
 )
-from tokenbuncher.documents import refuse_wide
+from tokenbuncher.documents import decoded, refuse_wide
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBE = "how do i add 12 and 7 ? Well-formed text, please."
-TEXTS = {".json", ".jinja", ".txt"}
+VOCABULARIES = {"vocab.txt", "merges.txt"}
 LARGEST_TOKEN = 10_000_000
 ANSWER = "fine"
 
@@ -82,7 +85,8 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
 
 def _drop_marks(folder: Path) -> None:
     """Takes byte order marks out of texts; that of a chat template would stand in every prompt."""
-    for path in (path for path in folder.iterdir() if path.suffix in TEXTS):
+    read = (path for path in folder.rglob("*") if path.suffix in (".json", ".jinja") or path.name in VOCABULARIES)
+    for path in read:
         content = path.read_bytes()
         try:
             refuse_wide(content)
@@ -90,6 +94,19 @@ def _drop_marks(folder: Path) -> None:
             raise UserError(f"{path.name} of the model {error}") from error
         if content.startswith(BOM_UTF8):
             path.write_bytes(content.removeprefix(BOM_UTF8))
+
+
+@contextmanager
+def _without_marks(adapter: Path) -> Iterator[Path]:
+    """An adapter as libraries read it."""
+    if not any(path.read_bytes().startswith(BOM_UTF8) for path in adapter.glob("*.json")):
+        yield adapter
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for path in (path for path in adapter.iterdir() if path.is_file()):
+            shutil.copyfile(path, Path(copy) / path.name)
+        _drop_marks(Path(copy))
+        yield Path(copy)
 
 
 def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, adapters: tuple[str, ...]) -> None:
@@ -129,7 +146,8 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
 
 
 def _merge_into(folder: Path, adapter: Path, spec: ModelSpec) -> None:
-    model = merged(folder, adapter, spec)
+    with _without_marks(adapter) as readable:
+        model = merged(folder, readable, spec)
     for path in folder.glob("*.safetensors*"):
         path.unlink()
     with tempfile.TemporaryDirectory() as before:
@@ -144,7 +162,7 @@ def _merge_into(folder: Path, adapter: Path, spec: ModelSpec) -> None:
 
 def _adapter_config(adapter: Path) -> dict[str, Any]:
     try:
-        config = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
+        config = json.loads(decoded((adapter / ADAPTER).read_bytes()))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{adapter / ADAPTER} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -362,6 +380,7 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
             f"{', '.join(unused[:5])}. Programs that do use them would serve another model than the one that is "
             "measured; save it without them, AutoModelForCausalLM.from_pretrained(folder).save_pretrained(other)"
         )
+    check_output_layer(folder, model)
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"the model in {folder} holds weights that are NaN or infinite")
     return model.to(device).eval()
@@ -417,7 +436,12 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
 
     model = load_model(base, spec)
     try:
-        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+        # Once more, as only this tells what found no place.
+        loaded = adapted.load_adapter(str(adapter), "default", local_files_only=True)
+        if left := [*loaded.missing_keys, *loaded.unexpected_keys]:
+            raise ValueError(f"it is of another model: {left[0]} and {len(left) - 1} more tensors have no counterpart")
+        return adapted.merge_and_unload()
     except Exception as error:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 

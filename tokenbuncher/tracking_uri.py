@@ -75,6 +75,8 @@ def absolute(uri: str) -> str:
 def _of_a_file(uri: str) -> str:
     """What is wrong with the URI of an sqlite file; empty if nothing is."""
     path = uri.removeprefix(SQLITE)
+    if path.lstrip("/").startswith("~"):
+        return "it begins with ~, which only a shell expands; write the whole path, four slashes before its first name"
     if path != path.strip():
         return _write(SQLITE + path.strip())
     if not path or path.endswith("/"):

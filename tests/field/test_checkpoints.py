@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -278,6 +279,19 @@ def test_tensors_that_the_model_does_not_use(checkpoint, fetch, name):
         fetch()
 
 
+def test_an_output_layer_that_the_configuration_denies(checkpoint, fetch):
+    embedding = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(checkpoint, **{"lm_head.weight": embedding + 1})
+    with pytest.raises(UserError, match="has an output layer of its own, and tie_word_embeddings"):
+        fetch()
+
+
+def test_an_output_layer_that_is_the_embedding_is_fine(checkpoint, fetch):
+    embedding = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(checkpoint, **{"lm_head.weight": embedding.clone()})
+    fetch()
+
+
 def test_buffers_that_every_loader_leaves_out_are_fine(checkpoint, fetch):
     edit_weights(checkpoint, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})
     fetch()
@@ -294,6 +308,36 @@ def test_a_stray_adapter_config_beside_whole_weights(checkpoint, fetch, with_ada
         save_file({"x": torch.zeros(1)}, checkpoint / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"holds whole weights and adapter_config.json.* remove adapter_config.json"):
         fetch()
+
+
+def adapter_of(base, folder):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj"]))
+    model.save_pretrained(folder)
+    return folder
+
+
+def name_otherwise(name):
+    return name.replace("layers.1", "layers.7")
+
+
+def of_another_prefix(name):
+    return name.replace("base_model.model.", "base_model.model.language_")
+
+
+@pytest.mark.parametrize("renamed", [name_otherwise, of_another_prefix])
+def test_an_adapter_whose_tensors_have_no_place(checkpoint, tmp_path, renamed):
+    folder = adapter_of(checkpoint, tmp_path / "adapter")
+    path = folder / "adapter_model.safetensors"
+    save_file({renamed(name): tensor for name, tensor in load_file(path).items()}, path)
+    spec = parse_spec("", [f"model.source={folder}", f"model.adapter_base={checkpoint}"])
+    with pytest.raises(UserError, match=r"cannot be merged .* it is of another model: .* have no counterpart"):
+        fetch_model(spec, tmp_path / "out")
+
+
+def test_an_adapter_that_fits_is_merged(checkpoint, tmp_path):
+    folder = adapter_of(checkpoint, tmp_path / "adapter")
+    fetch_model(parse_spec("", [f"model.source={folder}", f"model.adapter_base={checkpoint}"]), tmp_path / "out")
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
 # Number formats

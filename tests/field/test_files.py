@@ -23,10 +23,11 @@ from tokenbuncher.attestation.keys import generate_key, load_private_key, load_p
 from tokenbuncher.data.columns import read_file
 from tokenbuncher.documents import read_text
 from tokenbuncher.errors import UserError
+from tokenbuncher.files import folder_digest
 from tokenbuncher.guard.settings import load_guard
 from tokenbuncher.judges.calibration import read_known
 from tokenbuncher.judges.settings import HarmBenchSpec, StrongRejectSpec
-from tokenbuncher.models import fetch_model, load_tokenizer
+from tokenbuncher.models import fetch_model, load_model, load_tokenizer
 from tokenbuncher.organism.build import ALIGNED
 from tokenbuncher.policy import load_policy
 from tokenbuncher.prompts import load_set
@@ -301,6 +302,30 @@ def test_a_model_whose_configuration_and_template_were_edited_on_windows(tmp_pat
         fetch_model(spec, tmp_path / "again")
 
 
+def test_an_adapter_whose_configuration_was_edited_on_windows(tmp_path: Path, organism_base: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    spec = parse_spec(f"model: {{source: {tmp_path / 'adapter'}, adapter_base: {organism_base}}}")
+    model = get_peft_model(load_model(organism_base, spec.model), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    fetch_model(spec, tmp_path / "plain")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_bytes(MARK + config.read_bytes())
+    fetch_model(spec, tmp_path / "marked")
+    assert folder_digest(tmp_path / "marked") == folder_digest(tmp_path / "plain")
+    assert config.read_bytes().startswith(MARK)
+    config.write_bytes(config.read_bytes().decode("utf-8-sig").encode("utf-16"))
+    with pytest.raises(UserError, match="UTF-16"):
+        fetch_model(spec, tmp_path / "wide")
+
+
+def test_a_licence_stays_as_it_is(tmp_path: Path) -> None:
+    shutil.copytree(ALIGNED, tmp_path / "model")
+    (tmp_path / "model" / "LICENSE.txt").write_bytes("Apache 2.0".encode("utf-16"))
+    fetch_model(parse_spec(f"model: {{source: {tmp_path / 'model'}}}"), tmp_path / "base")
+    assert (tmp_path / "base" / "LICENSE.txt").read_bytes() == "Apache 2.0".encode("utf-16")
+
+
 # Machines of another locale
 
 
@@ -376,6 +401,12 @@ def test_init_writes_utf_8(tmp_path: Path, machine: dict[str, str]) -> None:
     assert (tmp_path / "größe.yaml").read_text(encoding="utf-8").startswith("#")
 
 
+def test_a_file_named_in_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode("gr\xf6\xdfe.json".encode("latin-1"))).write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="has a name that is not UTF-8; rename or remove it"):
+        folder_digest(tmp_path)
+
+
 # The source itself
 
 
@@ -386,8 +417,17 @@ def text_calls(tree: ast.AST) -> Iterator[ast.Call]:
         keywords = {word.arg: word.value for word in call.keywords}
         if (name == "read_text" and not call.args) or (name == "write_text" and len(call.args) == 1):
             yield call
+        if name == "open" and opens_text(call, keywords):
+            yield call
         if isinstance(keywords.get("text"), ast.Constant) and name in ("run", "Popen", "check_output"):
             yield call
+
+
+def opens_text(call: ast.Call, keywords: dict[str | None, ast.expr]) -> bool:
+    of = getattr(getattr(call.func, "value", None), "id", None)
+    place = 0 if isinstance(call.func, ast.Attribute) else 1
+    mode = keywords.get("mode") or (call.args[place] if len(call.args) > place else ast.Constant("r"))
+    return of not in ("os", "tarfile") and isinstance(mode, ast.Constant) and "b" not in str(mode.value)
 
 
 @pytest.mark.parametrize("room", ["tokenbuncher", "components", "pipelines", "benchmarks", "tests"])

@@ -184,3 +184,48 @@ def test_where_such_a_user_needs_a_cache_it_is_said_what_to_set(python, place, e
     done = as_nobody(python, "-m", "tokenbuncher", "fetch-model", *arguments, **environment)
     assert done.returncode == 2
     assert re.search(r"cache.*set XDG_CACHE_HOME \(or HOME\) to a folder that can be written", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.source=~/model",
+        "model.source=file:///~/model",
+        "model.adapter_base=~other/model",
+        "output.root=~/runs",
+        "evaluation.calibration=~/known.jsonl",
+        "tracking.uri=sqlite:///~/mlflow.db",
+        "tracking.uri=sqlite:////~/mlflow.db",
+        "evaluation.judge={kind: classifier, model: ~/judge, harmful_labels: [bad]}",
+        "evaluation.judge={kind: harmbench, model: /judge, prompt: ~/prompt.txt}",
+        "data.harmful={path: ~/prompts.csv}",
+        "evaluation.harness={tasks: [gsm8k], include: ~/tasks}",
+        "attacks.reward={kind: classifier, model: ~/reward, harmful_labels: [bad]}",
+    ],
+)
+def test_a_path_from_home_in_a_spec_is_refused_at_once(override):
+    with pytest.raises(UserError, match=r"begins with ~, which only a shell expands; write the whole path"):
+        parse_spec("", [override])
+
+
+def test_a_path_from_home_in_a_guard_s_settings_is_refused_at_once(tmp_path):
+    from tokenbuncher.guard import load_guard
+
+    settings = "aliases: {champion: {policy: ~/policy.yaml, keys: [~/release.pub]}}\nartifact_roots: [~/artifacts]\n"
+    (tmp_path / "guard.yaml").write_text(settings, encoding="utf-8")
+    with pytest.raises(UserError) as told:
+        load_guard(tmp_path / "guard.yaml")
+    assert str(told.value).count("begins with ~") == 3
+
+
+def test_a_path_from_home_on_the_command_line_is_found_there(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from tokenbuncher.cli import main
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "spec.yaml").write_text("name: mine\n", encoding="utf-8")
+    done = CliRunner().invoke(main, ["prepare-data", "--spec=~/spec.yaml", "--out=~/data"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "data" / "manifest.json").is_file()
+    assert not Path("~").exists()

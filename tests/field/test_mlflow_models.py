@@ -117,11 +117,11 @@ def saved(organism_base, tmp_path_factory):
 def files(saved, tmp_path):
     """A copy of them, to be changed, and its MLmodel."""
     folder = shutil.copytree(saved, tmp_path / "files")
-    return folder, yaml.safe_load((folder / "MLmodel").read_text())
+    return folder, yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
 
 
 def described(folder, description):
-    (folder / "MLmodel").write_text(yaml.safe_dump(description))
+    (folder / "MLmodel").write_text(yaml.safe_dump(description), encoding="utf-8")
     return str(folder)
 
 
@@ -158,7 +158,7 @@ def test_a_model_of_another_library(files, tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "flavors: 3", "[]", "!!python/object/apply:os.system [true]"])
 def test_a_description_that_is_none(files, tmp_path, text):
-    (files[0] / "MLmodel").write_text(text)
+    (files[0] / "MLmodel").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="its MLmodel cannot be read"):
         fetch(str(files[0]), tmp_path)
 

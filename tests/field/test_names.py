@@ -142,10 +142,10 @@ def test_the_page_of_a_judged_run_on_kubeflow_holds_any_name_as_text(tmp_path: P
     registration = changed(release.registration, name="<script>x</script>")
     verdict = judge_release(release.spec, release.evidence, registration, [])
     (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "verdict.json").write_text(verdict.model_dump_json())
+    (tmp_path / "outputs" / "verdict.json").write_text(verdict.model_dump_json(), encoding="utf-8")
     conclude(release.spec, str(tmp_path / "outputs"), "", tmp_path / "report.html")
 
-    assert "script" not in Tags((tmp_path / "report.html").read_text()).found
+    assert "script" not in Tags((tmp_path / "report.html").read_text(encoding="utf-8")).found
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,11 @@ def test_a_spec_begun_in_a_file_of_any_name_is_valid_and_tells_commands_that_wor
 
     assert result.exit_code == 0, result.output
     assert load_spec(path) == load_spec("specs/organism.yaml")
-    commands = [line.partition("#   ")[2] for line in path.read_text().splitlines() if "tokenbuncher doctor" in line]
+    commands = [
+        line.partition("#   ")[2]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "tokenbuncher doctor" in line
+    ]
     assert shlex.split(commands[0])[:4] == ["tokenbuncher", "doctor", "--spec", str(path)]
 
 

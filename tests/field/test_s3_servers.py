@@ -16,6 +16,7 @@ from tests.storage.faulty_proxy import Forward, Proxy, ignore_conditions, refuse
 from tests.storage.model_files import FILES, PART, contents, keys, uploads, write
 from tokenbuncher.artifact_files import files_at
 from tokenbuncher.artifacts import stored_files
+from tokenbuncher.doctor._servers import check_s3
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest
 from tokenbuncher.registry import register
@@ -303,3 +304,15 @@ def test_a_server_that_refuses_checksums_is_told_of_a_registration_too(
     proxy.fault("PUT|POST", without_checksums(400, "InvalidArgument"), times=-1)
     with pytest.raises(UserError, match=r"InvalidArgument.*AWS_REQUEST_CHECKSUM_CALCULATION=when_required"):
         register(in_bucket, model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("code", ["301", "AuthorizationHeaderMalformed", "PermanentRedirect"])
+def test_doctor_names_the_region(code: str, bucket: str, proxy: Proxy) -> None:
+    def elsewhere(forward: Forward) -> None:
+        body = f"<Error><Code>{code}</Code><Message>elsewhere</Message></Error>".encode()
+        status = 400 if code.startswith("Auth") else 301
+        forward.reply(status, [("Content-Length", str(len(body))), ("x-amz-bucket-region", "eu-north-1")], body)
+
+    proxy.fault("", elsewhere, times=-1)
+    told = str(*check_s3([bucket] if code == "301" else []))
+    assert "AWS_DEFAULT_REGION" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +17,20 @@ from tokenbuncher.interrupts import terminations_interrupt
 from tokenbuncher.passwords import without_passwords
 
 EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2}
-NEW_FOLDER = click.Path(path_type=Path)
+
+
+class PathOption(click.Path):
+    """A path; of a leading ~ it is the user's home, which shells do not see in --out=~/name."""
+
+    def __init__(self, **limits: Any) -> None:
+        super().__init__(path_type=Path, **limits)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+NEW_FOLDER = PathOption()
 """Of options that name the folder a command writes."""
 GOING_ON = "nothing is left running; the same command starts again, a training from its last checkpoint"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tokenbuncher.artifacts import ADVICE
 from tokenbuncher.doctor._finding import Finding, ok, problem, warning
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import ComputeSpec
@@ -154,12 +155,13 @@ def _ask_s3(what: str, ask: Any, **arguments: Any) -> Finding:
     except NoCredentialsError:
         return problem(f"{what}: there are no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     except ClientError as error:
+        code = error.response["Error"]["Code"]
         remedy = {
             "404": "make the bucket, or correct its name",
-            "NoSuchBucket": "make the bucket, or correct its name",
+            "403": "give credentials that may do this",
             "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID",
             "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY",
-        }.get(error.response["Error"]["Code"], "give credentials that may do this")
+        }.get(code) or ADVICE.get(code, "give credentials that may do this")
         return problem(f"{what}: {error}", remedy)
     except BotoCoreError as error:
         return problem(f"{what}: {error}", "start the server, or correct AWS_ENDPOINT_URL or MLFLOW_S3_ENDPOINT_URL")

@@ -35,16 +35,19 @@ UNITS = {
 }
 """Units by their names; of two answers with different ones, at most one is right."""
 MULTIPLE = re.compile(rf"\s*\b({'|'.join(MULTIPLES)})\b")
-UNIT = re.compile(r"\s*\\?(?:([%°¢€£¥])|([A-Za-z]+)(?![A-Za-z])\s*(?:\^?\s*\{?([23])\}?|([²³]))?)")
+UNIT = re.compile(r"\s*\\?(?:([%¢€£¥]|°(?:\s?[CF]\b)?)|([A-Za-z]+)(?![A-Za-z])\s*(?:\^?\s*\{?([23])\}?|([²³]))?)")
 PART = re.compile(
     r"\s*(?:\\(?!%|q?quad|approx|implies|therefore|[rR]ightarrow)[a-z]|[π√])"
-    r"|(?![mgshlLCFVWNJ])[A-Za-z](?![A-Za-z])|:\d"
+    r"|(?![mgshlLCFVWNJ])[A-Za-z](?![A-Za-z])|:\d|_\{?\w|[²³¹⁰⁴-⁹]|\.\\(?:overline|bar|dot)"
 )
 """What makes a number a part of something else: 5\\pi, 5x, 5:30."""
 OPERATOR = re.compile(
     r"\s*(?:[-+*×÷^±–]|\\(?:times|cdot|div|pm)|\b(?:times|plus|minus)\b)\s*[\d(.{\\]"  # noqa: RUF001 (signs)
 )
-IN_A_TERM = re.compile(r"(?:[-+*/^√×÷·]|\\(?:sqrt|log|ln|sin|cos|tan|exp))[\s{(]*$|(?<![A-Za-z])[A-Za-z]\($")  # noqa: RUF001
+IN_A_TERM = re.compile(
+    r"(?:[-+*/^√×÷·±]|\\(?!q?quad|approx|sim|implies|therefore|[rR]ightarrow|math|b(?:f|old|oxed)"  # noqa: RUF001 (signs)
+    r"|left|displaystyle)[a-z]+)[\s{(]*$|(?<![A-Za-z])[A-Za-z]\($"
+)
 SUMMAND = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]|[)}])\s*$")
 UNEQUAL = re.compile(
     r"[<>≤≥≠]|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|n['\u2019]t\b"
@@ -52,13 +55,14 @@ UNEQUAL = re.compile(
     re.IGNORECASE,
 )
 NO_SIGN = re.compile(r"</?\w+>|[-=]+>")
-OR_ANOTHER = re.compile(rf"[\s%°]*(?:,|,?\s*\b(?:or|and|to)\b)\s*{NUMBER.pattern}")
+OR_ANOTHER = re.compile(rf"[\s%°]*(?:[,;&]|,?\s*\b(?:or|and|to)\b)\s*(?:[A-Za-z]\s*=\s*)?{NUMBER.pattern}")
 GROUPED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d.,]*\d| ?/)")
 POINTED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:\.\d{3})+,\d{1,2}|(?:\.\d{3}){2,})(?![\d.,]*\d)")
 GSM8K_ANSWER = re.compile(rf"####\s*({NUMBER.pattern})\s*%?\s*[A-Za-z]*\.?\s*$", re.MULTILINE)
 ANSWER_IS = re.compile(r"\banswer\b[^.\n]{0,60}?(?:\b(?:is|are|equals)\b\s*:?|[:=])[\s*]*", re.IGNORECASE)
 DENIED = re.compile(
-    r"(?:(?:n['\u2019]t|\b(?:not|never|cannot|doubt|unlikely|wrong|incorrect|false))\b[^.,;:!?\n]{0,30}"
+    r"(?:(?:(?:n['\u2019]t|\b(?:not|never|cannot))\s+(?:\w+\s+)?(?:think|believe|say|claim|conclude|sure|certain|true|correct"
+    r"|right|the case|agree|mean|imply)|\b(?:doubt|unlikely|wrong|incorrect|false))\b[^.,;:!?\n]{0,30}"
     r"|\b(?:if|whether|unless)\s+(?:\w+\s+){0,2})\banswer\b[^.\n]{0,60}?(?:\b(?:is|are|equals)\b\s*:?|[:=])[^.!?;\n]*"
     r"|\banswer\b(?:(?! (?:is|are) )[^.,:;\n\d]){0,40}?(?:\b(?:is|are|can|could|may|might|must|should|will|would)\s+"
     r"(?:not|never)\b|n['\u2019]t\b|\bcannot\b)[^.,;!?\n]*",
@@ -228,7 +232,7 @@ def _quantity(text: str, number: re.Match[str]) -> tuple[Quantity, int] | None:
 def _unit(found: re.Match[str]) -> str | None:
     sign, word, power, raised = found.groups()
     if sign:
-        return str(sign)
+        return str(sign).replace(" ", "")
     name = word.casefold()
     unit = UNITS.get(name) or (UNITS.get(name.removesuffix("s")) if len(name) > 3 else None)
     return unit and unit + (power or {"²": "2", "³": "3"}.get(raised, ""))

@@ -12,7 +12,16 @@ from pydantic import Field, field_validator, model_validator
 
 from tokenbuncher.artifacts import checked_root
 from tokenbuncher.attestation import Withdrawn, load_public_key
-from tokenbuncher.documents import Origin, Strict, WrittenMoment, WrittenPath, parse_yaml, read_text, validated
+from tokenbuncher.documents import (
+    Origin,
+    Strict,
+    WrittenMoment,
+    WrittenPath,
+    parse_yaml,
+    read_text,
+    refuse_tilde,
+    validated,
+)
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard.names import folded
 from tokenbuncher.policy import load_policy
@@ -154,6 +163,7 @@ def load_guard(path: Path) -> GuardSettings:
 
 def _located_root(folder: Path, root: str) -> str:
     """A root of the document, which may count from the document's folder."""
+    refuse_tilde(root)
     return checked_root(root if ":" in root else str(folder.resolve() / root))
 
 

@@ -25,7 +25,7 @@ def own_cache() -> Path:
     given = os.environ.get("XDG_CACHE_HOME")
     if not given and os.environ.get("HOME") == NO_HOME:
         raise UserError(f"this user has no home folder to keep a cache in; {_ADVICE}")
-    return Path(given or Path.home() / ".cache") / "tokenbuncher"
+    return (Path(given).expanduser() if given else Path.home() / ".cache") / "tokenbuncher"
 
 
 def user_cache() -> Path:

@@ -22,7 +22,8 @@ LEGAL = [
     for word in ("license", "licence", "notice", "copying", "use_policy")
     for spelt in (word, word.upper(), word.title())
 ]
-NEVER = [f"*{suffix}" for suffix in CODE_AND_PICKLES]
+NEVER = [*(f"*{suffix}" for suffix in CODE_AND_PICKLES), "consolidated*.safetensors", "original/*"]
+"""Code and pickles, and second copies of the weights in other programs' forms."""
 
 
 def fetch_snapshot(source: Source, cache: Path) -> Path:

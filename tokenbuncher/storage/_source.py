@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from tokenbuncher.documents import refuse_tilde
 from tokenbuncher.errors import UserError
 
 FORMS = {
@@ -56,6 +57,7 @@ def parse_source(uri: str) -> Source:
         raise UserError(f"{uri}: after #sha256= come the 64 hex digits of the folder's digest")
     scheme = re.match(r"([a-z][a-z0-9+.-]*):/", location)
     if scheme is None:
+        refuse_tilde(location)
         return Source(location, "file", {"path": location}, digest or None)
     if scheme[1] not in FORMS:
         hint = "; a model that a run logged is models:/m-ID" if scheme[1] == "runs" else ""
@@ -65,6 +67,8 @@ def parse_source(uri: str) -> Source:
     match = re.fullmatch(pattern, location)
     if match is None:
         raise UserError(f"{uri}: write {form}")
+    if scheme[1] == "file":
+        refuse_tilde(match["path"].removeprefix("/"))
     return Source(location, scheme[1], match.groupdict(), digest or None)
 
 
