@@ -13,7 +13,7 @@ from kfp.dsl.base_component import BaseComponent
 from pipelines.attacks import Place
 from pipelines.gate_only import gate_only_pipeline
 from pipelines.lint import lint, read_ir, refuse
-from pipelines.placement import CACHED, Placement
+from pipelines.placement import Placement
 from pipelines.red_team import red_team_pipeline
 from pipelines.release import release_pipeline
 from tokenbuncher.errors import UserError
@@ -26,15 +26,15 @@ PIPELINES: dict[str, Callable[[Place], BaseComponent]] = {
 }
 
 
-def compile_pipeline(name: str, path: Path, placement: Placement, cached: Collection[str] = CACHED) -> None:
+def compile_pipeline(name: str, path: Path, placement: Placement, cached: Collection[str] = ()) -> None:
     """Compiles one pipeline.
 
     Args:
         name: Its name in `PIPELINES`.
         path: The YAML file to be written; its folder is made.
         placement: Where its tasks run.
-        cached: Stages whose results may be taken from the cache; unless given, none that reads what a spec may have
-            named without pinning it.
+        cached: Stages whose results may be taken from the cache; unless given, none, as a spec may name a model
+            without pinning it.
 
     Raises:
         UserError: If the file's name does not end in .yaml, it would replace another file, or the compiled pipeline is

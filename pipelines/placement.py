@@ -43,9 +43,6 @@ that failed be run again."""
 Effectful = Literal["register", "gate", "promote", "announce"]
 """Stages whose result speaks for one run only: never cached, never run again by themselves."""
 PURE, EFFECTFUL = get_args(Pure), get_args(Effectful)
-CACHED = tuple(stage for stage in PURE if stage not in ("fetch-model", "prepare-data"))
-"""Stages that are cached whatever the spec names: what comes before brings models and prompts from outside, anew each
-time, and another input is another result."""
 GATE_STAGES = (*EFFECTFUL, "report-attacks")
 """Stages that load no model; they run in the gate's image."""
 
@@ -218,12 +215,12 @@ class Placement(Strict):
         own = self.stages.get(stage, StagePlacement())  # type: ignore[call-overload]
         return default.overlaid(self.all).overlaid(own)
 
-    def place(self, task: PipelineTask, cached: Collection[str] = CACHED) -> PipelineTask:
+    def place(self, task: PipelineTask, cached: Collection[str] = ()) -> PipelineTask:
         """Places a task of a pipeline that is being composed.
 
         Args:
             task: A task of one of our components, whose name is that of its stage.
-            cached: Stages whose results may be taken from the cache.
+            cached: Stages whose results may be taken from the cache: those that depend on nothing but the spec.
 
         Returns:
             The task.
