@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.guard.conftest import mariadb, postgresql  # noqa: F401
 from tests.registry.conftest import Registered, candidate, enter, spec  # noqa: F401
 from tokenbuncher import doctor
 from tokenbuncher.doctor import diagnose
 from tokenbuncher.errors import UserError
-from tokenbuncher.local import outline
+from tokenbuncher.local import outline, run_local
 from tokenbuncher.registry import register, status
 from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.tracking import connected
 
 Enter = Callable[..., Registered]
 
@@ -135,6 +137,24 @@ def test_a_server_with_and_without_a_slash_at_its_end_goes_through_every_stage(
     assert "promoted" in status(spec)
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"])
+def test_a_database_without_a_password_goes_through_every_stage(
+    database: str,
+    spec: ReleaseSpec,  # noqa: F811
+    enter: Enter,  # noqa: F811
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow keeps the files of a database's runs in the working folder
+    monkeypatch.delenv("_MLFLOW_SERVER_ARTIFACT_ROOT", raising=False)  # of a server that runs in this process
+    spec = renamed(spec, uri=request.getfixturevalue(database), model_name="it's in a database")
+    assert [finding.level for finding in doctor._servers.check_mlflow(spec.tracking_uri())] == ["ok"]
+    enter(spec).promote()
+
+    assert "promoted" in status(spec)
+
+
 @pytest.mark.parametrize(
     "uri", ["http://mlflow:5000", "https://mlflow.example/path", "http://[::1]:5000/", "postgresql://me@db/mlflow"]
 )
@@ -157,6 +177,17 @@ def test_doctor_tells_of_a_database_whose_driver_is_missing_or_that_is_down() ->
     }.items():
         (finding,) = doctor._servers.check_mlflow(uri)
         assert (finding.level, says in str(finding)) == ("problem", True)
+
+
+def test_doctor_tells_of_a_database_whose_files_only_its_server_can_reach(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with connected(uri) as client:
+        assert [finding.level for finding in doctor._servers.check_mlflow(uri)] == ["ok"]
+        client.create_experiment("tokenbuncher", artifact_location="mlflow-artifacts:/1")
+
+    (finding,) = doctor._servers.check_mlflow(uri)
+    assert finding.level == "problem"
+    assert "give the URL of that server" in str(finding)
 
 
 def test_doctor_tells_of_a_database_file_that_cannot_be_made(tmp_path: Path) -> None:
@@ -187,3 +218,91 @@ def test_doctor_tells_that_releases_do_not_go_to_mlflow_tracking_uri(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
 
     assert any(f"set tracking.uri to {mlflow_server}" in str(finding) for finding in diagnose(path))
+
+
+JUDGE = {"kind": "strongreject", "endpoint": "https://judge.example/v1", "model": "m", "key_env": "JUDGE_KEY"}
+
+
+@pytest.mark.parametrize("field", ["evaluation.judge", "attacks.reward", "ensemble"])
+def test_a_judge_whose_key_is_not_set_is_told_before_any_work(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    given = {"kind": "ensemble", "judges": ["refusal", JUDGE]} if field == "ensemble" else JUDGE
+    field = "evaluation.judge" if field == "ensemble" else field
+    spec = parse_spec("", [f"{field}={json.dumps(given)}", f"output.root={tmp_path / 'runs'}"])  # noqa: F811
+
+    with pytest.raises(UserError, match="the judge m needs a key: JUDGE_KEY is not set"):
+        run_local(spec)
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setenv("JUDGE_KEY", "x")
+    doctor.require_files(spec)
+
+
+@pytest.mark.parametrize("content", [None, "", "no key"])
+def test_a_signing_key_that_the_gate_could_not_use_is_told_before_any_work(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "release.pem"
+    if content is not None:
+        key.write_text(content, encoding="utf-8")
+    monkeypatch.setenv("TOKENBUNCHER_SIGNING_KEY", str(key))
+    spec = parse_spec("", [f"output.root={tmp_path / 'runs'}"])  # noqa: F811
+
+    with pytest.raises(UserError, match=r"release\.pem"):
+        run_local(spec)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("compute.namespace", "Team"),
+        ("compute.namespace", "team-"),
+        ("compute.namespace", "a" * 64),
+        ("compute.attack_runtime", "my_runtime"),
+        ("compute.secret", "Object Store"),
+        ("compute.image", "trainer 1"),
+        ("compute.image", ""),
+        ("compute.storage", "s3://"),
+        ("compute.storage", "s3:///work"),
+        ("compute.storage", "s3://bucket//work"),
+        ("compute.storage", "s3://buc ket/work"),
+        ("compute.storage", "gs://bucket/work"),
+        ("compute.resources.memory", "64K"),
+        ("compute.resources.memory", "64 GB"),
+        ("compute.resources.memory", "64GB"),
+        ("compute.resources.cpu", "0.5m"),
+        ("tracking.artifact_root", "mlruns"),
+        ("tracking.artifact_root", "http://mlflow/artifacts"),
+        ("tracking.artifact_root", "s3://"),
+        ("evaluation.judge", {**JUDGE, "key_env": "$JUDGE_KEY"}),
+        ("evaluation.judge", {**JUDGE, "key_env": "JUDGE-KEY"}),
+        ("evaluation.judge", {**JUDGE, "key_env": ""}),
+        ("evaluation.judge", {**JUDGE, "endpoint": "judge.example/v1"}),
+    ],
+)
+def test_what_a_cluster_a_store_or_a_judge_would_refuse_late_is_refused_at_once(field: str, value: object) -> None:
+    with pytest.raises(UserError, match=field.rpartition(".")[2]):
+        parse_spec("", [f"{field}={json.dumps(value)}"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("compute.storage", "s3://bucket"),
+        ("compute.storage", "s3://bucket/work/"),
+        ("compute.resources.memory", "64Gi"),
+        ("compute.resources.memory", "1.5T"),
+        ("compute.resources.cpu", "1500m"),
+        ("compute.resources.cpu", "0.5"),
+        ("tracking.artifact_root", "s3://bucket/mlflow/"),
+        ("tracking.artifact_root", "mlflow-artifacts:/"),
+        ("tracking.alias", "champion-2"),
+    ],
+)
+def test_what_they_take_is_left_as_it_is(field: str, value: str) -> None:
+    found = parse_spec("", [f"{field}={json.dumps(value)}"]).model_dump(mode="json")
+    for part in field.split("."):
+        found = found[part]
+    assert found == value

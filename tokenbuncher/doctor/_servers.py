@@ -14,9 +14,11 @@ from tokenbuncher.doctor._finding import Finding, ok, problem, warning
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import ComputeSpec
 from tokenbuncher.storage import client_of_bucket
-from tokenbuncher.tracking_uri import LOG_IN, checked_tracking_uri, sqlite_path
+from tokenbuncher.tracking_uri import LOG_IN, checked_tracking_uri, sqlite_path, sqlite_uri
 
 SECONDS = 5
+EXPERIMENT = "tokenbuncher"
+"""That of all releases; see `registry.register`."""
 S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
 
 
@@ -60,20 +62,26 @@ def _look_at_file(path: Path) -> Finding:
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if there.is_dir() == (there == path) or not os.access(there, os.W_OK):
         return problem(f"MLflow: the sqlite file {path} cannot be written", f"look at {there}, or choose another file")
-    return ok(f"MLflow: the sqlite file {path}{'' if there == path else ', made at need'}")
+    return _ask_database(sqlite_uri(path)) if there == path else ok(f"MLflow: the sqlite file {path}, made at need")
 
 
 def _ask_database(uri: str) -> Finding:
-    """Opens a database as MLflow will."""
-    from sqlalchemy import create_engine
+    """Opens a database as MLflow will, and looks where the files of releases are."""
+    from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.exc import SQLAlchemyError
 
+    place = text("SELECT artifact_location FROM experiments WHERE name = :name")
     try:
-        create_engine(uri).connect().close()
+        with create_engine(uri).connect() as connection:
+            there = inspect(connection).has_table("experiments")
+            found = connection.execute(place, {"name": EXPERIMENT}).scalar() if there else None
     except ImportError as error:
         return problem(f"MLflow at {uri}: {error}", "install the driver of the database, or name an MLflow server")
     except SQLAlchemyError as error:
         return problem(f"MLflow at {uri} cannot be opened: {_reason(error)}", "start it, or correct the tracking URI")
+    if str(found).startswith("mlflow-artifacts:"):
+        what = f"MLflow at {uri} is a server's, which alone reaches the files of experiment {EXPERIMENT}"
+        return problem(what, "give the URL of that server")
     return ok(f"MLflow at {uri} can be opened")
 
 
