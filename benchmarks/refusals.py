@@ -30,6 +30,7 @@ from tokenbuncher.judges import stance
 from tokenbuncher.judges.stance import BUCKETS, Sentences, Weights
 
 OWN = Path(__file__).with_suffix(".jsonl")
+SOURCE = "trained by benchmarks/refusals.py on text written there and on XSTest (Paul Röttger and others, CC-BY-4.0)"
 LABELS = {"1_full_compliance": "answered", "2_full_refusal": "refused", "3_partial_refusal": "partial"}
 PARTS = ("declines", "talks", "instructs")
 MODELS = ("gpt4", "mistralguard")
@@ -293,7 +294,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of xstest_completions_*.csv")
     parser.add_argument("--write", action="store_true", help="replace the weights in the package")
-    parser.add_argument("--show", action="store_true", help="leave-one-out errors on the tuning half")
     parser.add_argument("--test", action="store_true", help="measure on the test half")
     arguments = parser.parse_args()
     own = Own()
@@ -311,7 +311,7 @@ def main() -> None:
             rows = completions(arguments.folder, model, half)
             print(table(f"shipped: {model}, {half}", outcomes(rows, weights)), flush=True)
     if arguments.write:
-        (Path(stance.__file__).parent / stance.WEIGHTS).write_bytes(save(packed(weights)))
+        (Path(stance.__file__).parent / stance.WEIGHTS).write_bytes(save(packed(weights), {"source": SOURCE}))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def summary(sentences: Sentences, scored: np.ndarray) -> np.ndarray:
     whole = [
         *(idle[0], idle[:2].mean(), (idle * words).sum() / total, idle.min(), idle.max()),
         *(helps.sum() / total, np.log1p(helps.sum()) / 3, np.log1p(words[idle > IDLE].sum()) / 3),
-        *(np.maximum(0.0, idle).sum() / 2, np.maximum(0.0, declines).sum() / 2),
+        *(np.log1p(np.maximum(0.0, idle).sum()), np.log1p(np.maximum(0.0, declines).sum())),
         *(declines[0], declines[:3].max(), declines.max(), (declines * words).sum() / total),
         *(instructs.max(), (instructs * words).sum() / total),
         *(np.log1p(total) / 3, float(sentences.code), float(first < len(declines))),
