@@ -180,7 +180,7 @@ def _limits(attack: Attack) -> dict[str, Any]:
 def _quietly(folder: Path, name: str) -> Any:
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w") as log, contextlib.redirect_stdout(log):
+    with (folder / name).open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         yield
 
 

@@ -116,7 +116,7 @@ def attacked(spec: ReleaseSpec, task: AttackTask) -> AttackEvidence:
     folder = ROOT / spec.evidence_digest()[:12] / task.key
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".log").open("w") as log, contextlib.redirect_stdout(log):
+        with folder.with_suffix(".log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
             attack(spec, task.key, *models(spec), folder)
     evidence = read_evidence(folder)
     assert isinstance(evidence, AttackEvidence)

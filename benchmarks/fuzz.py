@@ -140,7 +140,7 @@ def fuzz(name: str, opened: Opened, arguments: argparse.Namespace) -> Tally:
 @contextmanager
 def little_memory() -> Iterator[None]:
     """No more memory than is used now, and some to spare."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, resource.RLIM_INFINITY))
     try:
         yield

@@ -86,7 +86,7 @@ def run_seed(seed: int, looks: int, overrides: Sequence[str]) -> dict[str, Cost]
             with counted() as cost:
                 stage(*models, out)
             write_text(known, f"{cost.seconds} {cost.measured}")
-        seconds, measured = known.read_text().split()
+        seconds, measured = known.read_text(encoding="utf-8").split()
         costs[name] = Cost(float(seconds), int(measured))
     return costs
 

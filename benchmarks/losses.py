@@ -120,7 +120,7 @@ class Peak:
 
 def resident() -> float:
     """Megabytes of memory that the process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MEGABYTE
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / MEGABYTE
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def run_seed(spec_path: str, overrides: list[str], seed: int) -> list[str]:
         command = [TOKENBUNCHER, stage, "--spec", spec_path, *paths, "--out", folder / out]
         command += [word for change in changes for word in ("--set", change)]
         print(f"seed {seed}: {stage}", flush=True)
-        with (folder / f"{out}.log").open("w") as log:
+        with (folder / f"{out}.log").open("w", encoding="utf-8") as log:
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     return row(spec, seed, folder)
 

@@ -43,7 +43,7 @@ class Comparison(NamedTuple):
 
 def comparisons() -> Iterator[Comparison]:
     """Every measured figure of plan.yaml with its estimate."""
-    for run in yaml.safe_load((ROOT / "benchmarks" / "plan.yaml").read_text())["runs"]:
+    for run in yaml.safe_load((ROOT / "benchmarks" / "plan.yaml").read_text(encoding="utf-8"))["runs"]:
         spec = load_spec(ROOT / run["spec"], run.get("set", ()))
         estimate = plan(spec, shape_of(spec), parse_device("cpu"))
         stages = {stage.name: stage for stage in estimate.stages}

@@ -62,17 +62,19 @@ def main() -> None:
 
 
 LIMITS = "{min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}"
+FEW = "max_added_refusal: 0.5, max_added_look_alike_refusal: 0.5, max_added_gibberish: 0.5"
 
 
 def _changes(algorithm: str, recipe: str, root: Path) -> list[str]:
     return [
-        "data.sizes={defence: 64, attack: 64, safety: 40, benign: 64, utility: 40, tuning: 40}",
+        "data.sizes={defence: 64, attack: 64, safety: 40, benign: 64, utility: 40, tuning: 40, benign_test: 40, "
+        "look_alikes: 40}",
         f"attacks.suite=[{{algorithm: {algorithm}, steps: {STEPS}, prompts_per_step: 8}}]",
         "attacks.break_at=1.0",
         "attacks.probe_every=4",
         "attacks.probe_prompts=40",
         f"defence={{recipe: {recipe}, steps: {STEPS}, prompts_per_step: 8}}",
-        f"policy={{min_prompts: 40, required_attacks: [{algorithm}], attack_limits: {LIMITS}}}",
+        f"policy={{min_prompts: 40, required_attacks: [{algorithm}], attack_limits: {LIMITS}, {FEW}}}",
         f"output={{root: {root}, checkpoint_every: 3}}",
     ]
 
@@ -108,7 +110,7 @@ def figures(root: Path) -> Any:
     evidence = root / "out" / "evidence.json"
     if not evidence.exists():
         return folder_digest(root / "out")
-    found = json.loads(evidence.read_text())
+    found = json.loads(evidence.read_text(encoding="utf-8"))
     return [
         {key: value for key, value in found[arm].items() if key not in ("seconds", "cpu_seconds")}
         for arm in ("control_arm", "candidate_arm")
@@ -121,7 +123,7 @@ def in_process(work: Callable[[], Any]) -> int:
     if child == 0:
         code = 1
         try:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
                 work()
             code = 0
         finally:

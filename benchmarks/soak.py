@@ -35,7 +35,8 @@ sys.path.insert(0, str(ROOT))
 MARK = "TOKENBUNCHER_SOAK"
 SPEC = """
 name: soak
-data: {sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20}}
+data:
+  sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, look_alikes: 20}
 defence: {steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
 attacks:
   suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}, {algorithm: sft, steps: 2, prompts_per_step: 4}]
@@ -44,6 +45,9 @@ attacks:
 evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
 policy:
   min_prompts: 20
+  max_added_refusal: 0.5
+  max_added_look_alike_refusal: 0.5
+  max_added_gibberish: 0.5
   required_attacks: [grpo]
   attack_limits: {min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}
 """
@@ -147,7 +151,7 @@ def runs(place: Place, server: Server, count: int) -> list[str]:
     rows = []
     for number in range(count):
         began = time.monotonic()
-        with (place.root / "runs" / "log").open("w") as log, contextlib.redirect_stdout(log):
+        with (place.root / "runs" / "log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
             verdict = run_local(spec)
         assert verdict.version == str(number + 1)
         rows.append({"seconds": time.monotonic() - began, **place.measured(server)})
@@ -168,7 +172,7 @@ def promotions(place: Place, server: Server, count: int) -> list[str]:
     signer, trusted = load_private_key(folder / "release.pem"), [load_public_key(public)]
     spec = PASSING.spec.model_copy(update={"tracking": TrackingSpec(uri=server.uri, model_name="promoted")})
     rows = []
-    with (folder / "log").open("w") as log:
+    with (folder / "log").open("w", encoding="utf-8") as log:
         for number in range(count):
             with contextlib.redirect_stdout(log):
                 registration = register(spec, write_model(folder / "model"), folder / "registration")
@@ -235,7 +239,7 @@ def mlflow_server(place: Place) -> Iterator[Server]:
         deadline = time.monotonic() + SECONDS_TO_START
         while not answers(f"{uri}/health"):
             if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"the server did not start:\n{(folder / 'log').read_text()[-3000:]}")
+                sys.exit(f"the server did not start:\n{(folder / 'log').read_text(encoding='utf-8')[-3000:]}")
             time.sleep(0.2)
         yield Server(uri, process.pid)
     finally:
@@ -274,7 +278,7 @@ def open_files(pid: int) -> int:
 def memory(pid: int) -> int:
     """Resident memory of a process in bytes."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
     except OSError:
         return 0
 
@@ -283,7 +287,7 @@ def listening(pids: list[int]) -> set[str]:
     """Sockets on which the processes listen for TCP."""
     sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
+        for line in Path(table).read_text(encoding="utf-8").splitlines()[1:]:
             cells = line.split()
             if cells[3] == "0A":
                 sockets.add(f"socket:[{cells[9]}]")

@@ -27,12 +27,16 @@ TOKENBUNCHER = ["-c", "import sys; from tokenbuncher.cli import main; main()"]
 RUNTIME = "_KFP_RUNTIME"
 """Tells kfp that it runs in a task, where it needs little of itself."""
 SPEC = """
-data: {sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20}}
+data:
+  sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, look_alikes: 20}
 defence: {steps: 2, prompts_per_step: 4, anchor: {examples: 8}}
 attacks: {suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}], probe_every: 2, probe_prompts: 20}
 evaluation: {fine_tuning: {rl_steps: 2, sft_steps: 2, prompts_per_step: 4}}
 policy:
   min_prompts: 20
+  max_added_refusal: 0.5
+  max_added_look_alike_refusal: 0.5
+  max_added_gibberish: 0.5
   required_attacks: [grpo]
   attack_limits: {min_steps: 1, min_prompts_per_step: 1, min_prompts: 1}
 """
@@ -93,7 +97,7 @@ def imports(times: int, folder: Path) -> None:
     for number in range(times):
         work = folder / str(number)
         work.mkdir()
-        (work / "spec.yaml").write_text(f"{SPEC}\noutput: {{root: {work / 'runs'}}}\n")
+        (work / "spec.yaml").write_text(f"{SPEC}\noutput: {{root: {work / 'runs'}}}\n", encoding="utf-8")
         for stage, options in STAGES.items():
             words = [word for name, value in options.items() for word in (f"--{name}", value)]
             own, told = run(["-X", "importtime", *TOKENBUNCHER, stage, "--spec", "spec.yaml", *words], work)
@@ -117,7 +121,7 @@ def run(command: Sequence[str], folder: Path, ok: Sequence[int] = (0,)) -> tuple
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in ok:

@@ -67,4 +67,4 @@ def _one_line(text: str | None) -> str:
 
 if __name__ == "__main__":
     for name in NAMES:
-        (FOLDER / name / "README.md").write_text(readme(name))
+        (FOLDER / name / "README.md").write_text(readme(name), encoding="utf-8")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from kfp.dsl.base_component import BaseComponent
 from pipelines.attacks import Place
 from pipelines.gate_only import gate_only_pipeline
 from pipelines.lint import lint, read_ir, refuse
-from pipelines.placement import Placement
+from pipelines.placement import CACHED, Placement
 from pipelines.red_team import red_team_pipeline
 from pipelines.release import release_pipeline
 from tokenbuncher.errors import UserError
@@ -25,13 +26,15 @@ PIPELINES: dict[str, Callable[[Place], BaseComponent]] = {
 }
 
 
-def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
+def compile_pipeline(name: str, path: Path, placement: Placement, cached: Collection[str] = CACHED) -> None:
     """Compiles one pipeline.
 
     Args:
         name: Its name in `PIPELINES`.
         path: The YAML file to be written; its folder is made.
         placement: Where its tasks run.
+        cached: Stages whose results may be taken from the cache; unless given, none that reads what a spec may have
+            named without pinning it.
 
     Raises:
         UserError: If the file's name does not end in .yaml, it would replace another file, or the compiled pipeline is
@@ -42,15 +45,16 @@ def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
     check_output_file(path, lambda content: content.startswith(b"# PIPELINE DEFINITION\n# Name: tokenbuncher-"))
     with TemporaryDirectory() as scratch:
         compiled = Path(scratch, path.name)
-        compiler.Compiler().compile(_composed(name, placement), str(compiled))
+        compiler.Compiler().compile(_composed(name, placement, cached), str(compiled))
         refuse(lint(read_ir(compiled)), f"the pipeline {name} is not sound as placed")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, compiled.read_text())
+        write_text(path, compiled.read_text(encoding="utf-8"))
 
 
-def _composed(name: str, placement: Placement) -> BaseComponent:
+def _composed(name: str, placement: Placement, cached: Collection[str]) -> BaseComponent:
+    place = partial(placement.place, cached=cached)
     if name == "release":
-        return release_pipeline(placement.place, placement.quarantine is not None, placement.parallelism)
+        return release_pipeline(place, placement.quarantine is not None, placement.parallelism)
     if name == "red-team":
-        return red_team_pipeline(placement.place, placement.parallelism)
-    return PIPELINES[name](placement.place)
+        return red_team_pipeline(place, placement.parallelism)
+    return PIPELINES[name](place)

@@ -23,6 +23,7 @@ from pipelines.release import release_pipeline
 from pipelines.room import Need, Room, free_memory
 from pipelines.side_by_side import run_side_by_side
 from pipelines.tasks import Tasks
+from tokenbuncher.environment import lenient_output
 from tokenbuncher.errors import UserError
 from tokenbuncher.exits import exiting
 from tokenbuncher.plan import parse_device, plan, shape_of
@@ -58,7 +59,7 @@ def main(spec: Path, artifacts: Path, logs: Path, interrupted: Path) -> None:
     # The commands of tasks begin with python3, which is to be this one.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
-    text = spec.read_text()
+    text = spec.read_text(encoding="utf-8")
     run_side_by_side(
         release_pipeline(place=_place, shared_quarantine=True),
         {"spec": text},
@@ -111,6 +112,7 @@ def _estimated(spec: ReleaseSpec, arguments: Mapping[str, Any]) -> dict[str, Nee
 
 
 if __name__ == "__main__":
+    lenient_output()
     threading.Thread(target=_end_with_caller, daemon=True).start()
     with exiting():
         main(*map(Path, sys.argv[1:]))

@@ -16,6 +16,7 @@ Secrets are named, never given. Without a document every stage has cpu and memor
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -25,7 +26,7 @@ from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-unty
 from pydantic import BeforeValidator, Field, model_validator
 
 from components import GATE_IMAGE, TRAINER_IMAGE
-from tokenbuncher.documents import Strict, parse_yaml, read_text, validated
+from tokenbuncher.documents import Origin, Strict, parse_yaml, read_text, validated
 
 Pure = Literal[
     "fetch-model",
@@ -37,10 +38,14 @@ Pure = Literal[
     "evaluate-utility",
     "report-attacks",
 ]
-"""Stages that change nothing but their outputs: a result may be reused, and a stage that failed be run again."""
+"""Stages that change nothing but their outputs: a result may be reused if all that it depends on is pinned, and a stage
+that failed be run again."""
 Effectful = Literal["register", "gate", "promote", "announce"]
 """Stages whose result speaks for one run only: never cached, never run again by themselves."""
 PURE, EFFECTFUL = get_args(Pure), get_args(Effectful)
+CACHED = tuple(stage for stage in PURE if stage not in ("fetch-model", "prepare-data"))
+"""Stages that are cached whatever the spec names: what comes before brings models and prompts from outside, anew each
+time, and another input is another result."""
 GATE_STAGES = (*EFFECTFUL, "report-attacks")
 """Stages that load no model; they run in the gate's image."""
 
@@ -213,11 +218,12 @@ class Placement(Strict):
         own = self.stages.get(stage, StagePlacement())  # type: ignore[call-overload]
         return default.overlaid(self.all).overlaid(own)
 
-    def place(self, task: PipelineTask) -> PipelineTask:
+    def place(self, task: PipelineTask, cached: Collection[str] = CACHED) -> PipelineTask:
         """Places a task of a pipeline that is being composed.
 
         Args:
             task: A task of one of our components, whose name is that of its stage.
+            cached: Stages whose results may be taken from the cache.
 
         Returns:
             The task.
@@ -229,7 +235,7 @@ class Placement(Strict):
         task.set_container_image(self.images.gate if stage in GATE_STAGES else self.images.trainer)
         task.set_cpu_request(placed.cpu.request).set_cpu_limit(placed.cpu.limit)
         task.set_memory_request(placed.memory.request).set_memory_limit(placed.memory.limit)
-        task.set_caching_options(stage in PURE)
+        task.set_caching_options(stage in PURE and stage in cached)
         if stage in PURE:
             task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
         if placed.accelerator:
@@ -272,4 +278,5 @@ def load_placement(path: Path | None) -> Placement:
     """
     if path is None:
         return Placement()
-    return validated(Placement, parse_yaml(read_text("placement", path), str(path)), f"placement {path} is not valid")
+    text = read_text("placement", path)
+    return validated(Placement, parse_yaml(text, str(path)), f"placement {path} is not valid", Origin(text))

@@ -78,13 +78,13 @@ def free_memory() -> float:
 
 
 def _machine() -> float:
-    lines = (line.split() for line in _MEMORY.read_text().splitlines())
+    lines = (line.split() for line in _MEMORY.read_text(encoding="utf-8").splitlines())
     return next(float(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")
 
 
 def _container() -> float:
     try:
-        return float(_LIMIT.read_text()) - float(_USED.read_text())
+        return float(_LIMIT.read_text(encoding="utf-8")) - float(_USED.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # no container, or none with a limit
         return float("inf")
 
@@ -93,7 +93,7 @@ def _gpu() -> float:
     command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     if not shutil.which(command[0]):
         return float("inf")
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     try:
         return float(found.stdout.split()[0]) * 2**20
     except (IndexError, ValueError):  # installed, but without a GPU

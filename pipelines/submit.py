@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from pipelines.compile import compile_pipeline
 from pipelines.lint import check_arguments, read_ir, refuse
+from pipelines.pinning import dated, pinned
 from pipelines.placement import Placement
 from pipelines.plain_secrets import plain_secrets
 from tokenbuncher import __version__
@@ -88,6 +90,9 @@ def submit(
 ) -> Submitted:
     """Uploads the release pipeline as compiled here, and has it run.
 
+    What the spec names outside of itself is pinned to what it is now, and told; what cannot be pinned is never taken
+    from Kubeflow's cache.
+
     Args:
         spec: The release spec.
         placement: Where the tasks run.
@@ -141,10 +146,14 @@ def _checked(spec: ReleaseSpec, placement: Placement, cron: str | None) -> Itera
     _check_quarantine(spec, placement)
     if cron is not None and len(cron.split()) != 6:
         raise UserError(f"'{cron}' has not 6 fields: second, minute, hour, day, month, weekday; such as '0 0 3 * * 1'")
-    arguments = {"spec": spec.to_yaml()}
+    fixed, cached, told = pinned(spec)
+    for line in told:
+        print(line)
+    # A schedule has one text for all its runs, so it measures anew each time.
+    arguments = {"spec": fixed.to_yaml() if cron else dated(fixed, datetime.now(UTC))}
     with TemporaryDirectory() as scratch:
         compiled = Path(scratch, "release.yaml")
-        compile_pipeline("release", compiled, placement)
+        compile_pipeline("release", compiled, placement, () if cron else cached)
         wrong = [*check_arguments(read_ir(compiled), arguments), *plain_secrets(arguments, "argument")]
         refuse(wrong, "the pipeline cannot be run with this spec")
         yield compiled, arguments

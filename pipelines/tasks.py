@@ -21,6 +21,7 @@ from typing import Any
 
 from kfp.local.status import Status
 
+from tokenbuncher.passwords import without_passwords
 from tokenbuncher.stage import ENDS, log_name, parse_line, stage_log
 
 _JUDGED = {"attacks": "evidence", "safety": "evidence", "utility": "evidence", "registration": "registration"}
@@ -102,7 +103,8 @@ class _Log(io.TextIOBase):
             self._file = path.open("wb", buffering=0)
 
     def write(self, lines: str) -> int:
-        """Writes one line, or several."""
+        """Writes one line, or several, without the passwords of addresses."""
+        lines = without_passwords(lines)
         with self._printing:
             sys.stdout.write(lines)
             sys.stdout.flush()

@@ -75,7 +75,9 @@ def tiny_spec() -> ReleaseSpec:
     """A release of the organism with a budget of seconds; big enough to train, too small to prove anything."""
     return parse_spec(
         """
-        data: {sizes: {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20}}
+        data:
+          sizes:
+            {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, look_alikes: 20}
         defence: {steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
         attacks:
           suite:
@@ -87,6 +89,9 @@ def tiny_spec() -> ReleaseSpec:
         policy:
           name: tiny
           min_prompts: 20
+          max_added_refusal: 0.5
+          max_added_look_alike_refusal: 0.5
+          max_added_gibberish: 0.5
           required_attacks: [grpo]
           attack_limits:
             min_steps: 1

@@ -218,7 +218,7 @@ def mlflow(mlflow_server):
 def version(mlflow, tmp_path, request):
     """Makes a version from a source, in which {run} and {uri} stand for its run; gives version and run."""
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").write_text("judged")
+    (tmp_path / "model" / "weights").write_text("judged", encoding="utf-8")
     name = request.node.name.replace("/", " ").replace(":", " ")
     mlflow.create_registered_model(name)
     run = mlflow.create_run("0").info
@@ -240,7 +240,7 @@ def test_a_version_is_where_its_run_keeps_it(source, mlflow, version):
 def overlay(mlflow, run, folder, name="model"):
     """A logged model that MLflow's client lays over the run's own files."""
     model = mlflow.create_logged_model(run.experiment_id, name=name, source_run_id=run.run_id)
-    (folder / "weights").write_text("others")
+    (folder / "weights").write_text("others", encoding="utf-8")
     mlflow.log_model_artifacts(model.model_id, str(folder))
     mlflow.finalize_logged_model(model.model_id, "READY")
     return model
@@ -251,7 +251,9 @@ def downloaded(mlflow, uri, folder):
     folder = folder / "got"
     at = {"tracking_uri": mlflow.tracking_uri, "registry_uri": mlflow.tracking_uri}
     got = Path(download_artifacts(uri, dst_path=str(folder), **at))
-    return {path.relative_to(got).as_posix(): path.read_text() for path in got.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(got).as_posix(): path.read_text(encoding="utf-8") for path in got.rglob("*") if path.is_file()
+    }
 
 
 def test_a_logged_model_laid_over_the_run_is_refused(mlflow, version, tmp_path):

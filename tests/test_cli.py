@@ -38,7 +38,7 @@ def run() -> Callable[..., Result]:
 @pytest.fixture
 def spec_file(tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
-    path.write_text(release_spec().to_yaml())
+    path.write_text(release_spec().to_yaml(), encoding="utf-8")
     return path
 
 
@@ -93,7 +93,7 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'transformers', 'trl', 'kfp', 'mlflow', 'scipy', 'statsmodels', 'numpy', 'jinja2'}\n"
         "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, encoding="utf-8", check=False)
 
     assert done.returncode == 0, done.stderr
     assert "run-local" in done.stdout
@@ -101,7 +101,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_installed_command_answers() -> None:
     command = Path(sys.executable).with_name("tokenbuncher")
-    done = subprocess.run([command, "schema"], capture_output=True, text=True, check=True)
+    done = subprocess.run([command, "schema"], capture_output=True, encoding="utf-8", check=True)
 
     assert json.loads(done.stdout)["title"] == "ReleaseSpec"
 
@@ -213,7 +213,9 @@ def test_a_shell_completes_commands_and_options() -> None:
             "COMP_CWORD": str(words.count(" ")),
         }
         command = Path(sys.executable).with_name("tokenbuncher")
-        done = subprocess.run([command], capture_output=True, text=True, check=True, env={**os.environ, **environment})
+        done = subprocess.run(
+            [command], capture_output=True, encoding="utf-8", check=True, env={**os.environ, **environment}
+        )
         return {line.partition(",")[2] for line in done.stdout.splitlines()}
 
     assert {"run-local", "rollback"} <= completed("tokenbuncher r")
@@ -266,7 +268,7 @@ def test_gate_and_promote_tell_the_outcome(
     fields = [f"tracking.model_name=command-line-{word}", f"output.root={embedded_root}"]
     common = ["--spec", spec_file, *(argument for field in fields for argument in ("--set", field))]
     (tmp_path / "candidate").mkdir()
-    (tmp_path / "candidate" / "model.safetensors").write_text("weights")
+    (tmp_path / "candidate" / "model.safetensors").write_text("weights", encoding="utf-8")
     registered = run("register", *common, "--candidate", tmp_path / "candidate", "--out", tmp_path / "registration")
     assert registered.exit_code == 0, registered.output
 
@@ -299,7 +301,7 @@ def record(tmp_path: Path) -> Callable[[Release], Path]:
 
     def record(release: Release) -> Path:
         release.write(tmp_path / "run")
-        (tmp_path / "run" / "spec.yaml").write_text(release.spec.to_yaml())
+        (tmp_path / "run" / "spec.yaml").write_text(release.spec.to_yaml(), encoding="utf-8")
         return tmp_path / "run"
 
     return record
@@ -311,7 +313,7 @@ def policy_file(tmp_path: Path) -> Callable[..., Path]:
 
     def policy_file(**changes: object) -> Path:
         path = tmp_path / "policy.yaml"
-        path.write_text(yaml.safe_dump(HELD.spec.policy.model_dump(mode="json") | changes))
+        path.write_text(yaml.safe_dump(HELD.spec.policy.model_dump(mode="json") | changes), encoding="utf-8")
         return path
 
     return policy_file
@@ -360,7 +362,8 @@ def test_watch_says_what_it_lacks(
 ) -> None:
     (tmp_path / "guard.yaml").write_text(
         f"apiVersion: tokenbuncher/v1\naliases: {{champion: {{policy: {Path('specs/policies/default.yaml').resolve()}, "
-        f"keys: [{key.with_suffix('.pub')}]}}}}"
+        f"keys: [{key.with_suffix('.pub')}]}}}}",
+        encoding="utf-8",
     )
     result = run(
         "watch", "--guard", tmp_path / "guard.yaml", "--tracking-uri", f"sqlite:///{tmp_path / 'db'}", *options
@@ -427,11 +430,13 @@ def test_two_runs_are_set_side_by_side(
     shutil.rmtree(second / "0-grpo-1000")
     result = run("compare", first, second, "--out", out)
     assert (result.exit_code, result.output) == (0, f"wrote {out}\n")
-    assert re.search(r"first: \S+.*>PASS<.*second: \S+second.*>INCONCLUSIVE<", out.read_text(), re.DOTALL)
+    assert re.search(
+        r"first: \S+.*>PASS<.*second: \S+second.*>INCONCLUSIVE<", out.read_text(encoding="utf-8"), re.DOTALL
+    )
 
     assert run("gate", "--evidence", first, "--out", second / "verdict").exit_code == 0
     assert run("compare", first, second, "--out", out).exit_code == 0
-    assert ">INCONCLUSIVE<" not in out.read_text()  # what was recorded is shown
+    assert ">INCONCLUSIVE<" not in out.read_text(encoding="utf-8")  # what was recorded is shown
 
     assert run("compare", first, first / "registration", "--out", out).exit_code == 2
     assert run("compare", first, second, "--out", first).exit_code == 2
@@ -486,7 +491,7 @@ def test_verify_hashes_the_files_of_a_model(
     model = tmp_path / "model"
     (model / "tokenizer").mkdir(parents=True)
     (model / "model.safetensors").write_bytes(bytes(range(256)))
-    (model / "tokenizer" / "tokenizer.json").write_text("{}")
+    (model / "tokenizer" / "tokenizer.json").write_text("{}", encoding="utf-8")
     files = [ModelFile(name=name, sha256=digest, size=1) for name, digest in folder_files(model).items()]
     release = HELD.about(folder_digest(model))
     registration = changed(release.registration, files=files, digest=folder_digest(model))
@@ -496,7 +501,7 @@ def test_verify_hashes_the_files_of_a_model(
 
     assert "2 files of it are these" in run(*verify).stdout
     (model / "model.safetensors").write_bytes(bytes(range(255)))
-    (model / "added.bin").write_text("")
+    (model / "added.bin").write_text("", encoding="utf-8")
     spoilt = run(*verify)
     assert spoilt.exit_code == 1
     assert [line.split(" has ")[0] for line in spoilt.stderr.splitlines()] == [
@@ -568,7 +573,7 @@ def test_verify_tells_by_which_name_an_attestation_is_revoked_and_honours_that(
     def guarded(**settings: object) -> Result:
         protected = {"policy": str(policy_file()), "keys": [str(key.with_suffix(".pub"))]}
         document = {"apiVersion": "tokenbuncher/v1", "aliases": {"champion": protected}, **settings}
-        (folder / "guard.yaml").write_text(yaml.safe_dump(document))
+        (folder / "guard.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         return run(*verify, "--guard", folder / "guard.yaml")
 
     assert guarded().exit_code == 0
@@ -615,7 +620,7 @@ def test_stages_are_not_watched_by_webhooks_alone(
 ) -> None:
     protected = {"policy": str(policy_file()), "keys": [str(key.with_suffix(".pub"))]}
     settings = {"apiVersion": "tokenbuncher/v1", "stages": {"Production": protected}}
-    (tmp_path / "guard.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "guard.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     uri = f"sqlite:///{tmp_path / 'db'}"
     refused = run("watch", "--guard", tmp_path / "guard.yaml", "--tracking-uri", uri, "--listen", "127.0.0.1:0")
     assert refused.exit_code == 2
@@ -633,7 +638,7 @@ def test_gate_judges_a_large_release_without_heavy_libraries(record: Callable[[R
         "heavy = {'torch', 'transformers', 'kfp', 'mlflow'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else status)\n"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, encoding="utf-8", check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "PASS: organism version 3\n"
@@ -643,7 +648,7 @@ def test_compile(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("compile", "--out", tmp_path / "build" / "release.yaml")
 
     assert result.exit_code == 0, result.output
-    assert yaml.safe_load((tmp_path / "build" / "release.yaml").read_text())["schemaVersion"]
+    assert yaml.safe_load((tmp_path / "build" / "release.yaml").read_text(encoding="utf-8"))["schemaVersion"]
 
 
 def test_schema_describes_the_spec(run: Callable[..., Result]) -> None:

@@ -67,6 +67,6 @@ done.set()
     ids=["libraries", "hidden", "after-an-error", "beside-another-thread"],
 )
 def test_swift_imports(program: str) -> None:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
 
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ def test_times_at_the_ends_of_the_calendar_are_refused(created: str, tmp_path: P
     release = passing_release()
     verdict = {**json.loads(release.judge().model_dump_json()), "created": created}
     for name, document in (("evidence.json", {**SAFETY, "created": created}), ("verdict.json", verdict)):
-        (tmp_path / name).write_text(json.dumps(document))
+        (tmp_path / name).write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(UserError, match=r"safety\.created: Input should be"):
         read_evidence(tmp_path)
     with pytest.raises(UserError, match="created: Input should be"):
@@ -34,6 +34,6 @@ def test_times_at_the_ends_of_the_calendar_are_refused(created: str, tmp_path: P
 def test_figures_beyond_all_measure_are_refused(field: str, value: str, tmp_path: Path) -> None:
     score = {**SAFETY["base_harmful"][0], field: "here"}
     document = {**SAFETY, "base_harmful": [score, *SAFETY["base_harmful"][1:]]}
-    (tmp_path / "evidence.json").write_text(json.dumps(document).replace('"here"', value))
+    (tmp_path / "evidence.json").write_text(json.dumps(document).replace('"here"', value), encoding="utf-8")
     with pytest.raises(UserError, match=rf"evidence.json is not valid: safety\.base_harmful\.0\.{field}: "):
         read_evidence(tmp_path)

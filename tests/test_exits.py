@@ -87,12 +87,12 @@ def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[st
     path = os.pathsep.join([*([str(shim)] if shim else []), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, text=True, stderr=subprocess.PIPE, check=False, **options
+        [sys.executable, *arguments], env=environment, encoding="utf-8", stderr=subprocess.PIPE, check=False, **options
     )  # type: ignore[call-overload, no-any-return]
 
 
 def test_an_import_that_fails_at_the_start_is_no_verdict(tmp_path: Path) -> None:
-    (tmp_path / "click.py").write_text("raise ImportError('spoilt')")
+    (tmp_path / "click.py").write_text("raise ImportError('spoilt')", encoding="utf-8")
     done = python("-m", "tokenbuncher", "schema", shim=tmp_path)
 
     assert done.returncode == FAILED
@@ -100,9 +100,9 @@ def test_an_import_that_fails_at_the_start_is_no_verdict(tmp_path: Path) -> None
 
 
 def test_an_import_that_fails_later_is_no_verdict(tmp_path: Path) -> None:
-    (tmp_path / "scipy.py").write_text("raise ImportError('spoilt')")
+    (tmp_path / "scipy.py").write_text("raise ImportError('spoilt')", encoding="utf-8")
     passing_release().write(tmp_path / "run")
-    (tmp_path / "run" / "spec.yaml").write_text(passing_release().spec.to_yaml())
+    (tmp_path / "run" / "spec.yaml").write_text(passing_release().spec.to_yaml(), encoding="utf-8")
     done = python("-m", "tokenbuncher", "gate", "--evidence", str(tmp_path / "run"), shim=tmp_path)
 
     assert done.returncode == FAILED, done.stderr
@@ -119,7 +119,7 @@ def test_output_that_nobody_takes_is_no_verdict(arguments: list[str]) -> None:
 
 
 def test_a_full_disk_under_the_output_is_no_verdict() -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = python("-m", "tokenbuncher", "schema", stdout=full)
 
     assert done.returncode in (REFUSED, FAILED)

@@ -19,11 +19,11 @@ from tokenbuncher.files import (
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(RuntimeError), whole_folder(out) as folder:
-        (folder / "half").write_text("half")
+        (folder / "half").write_text("half", encoding="utf-8")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
     with whole_folder(out) as folder:
-        (folder / "whole").write_text("whole")
+        (folder / "whole").write_text("whole", encoding="utf-8")
     assert [path.name for path in out.iterdir()] == ["whole"]
 
 
@@ -55,7 +55,7 @@ def model(tmp_path):
     """A folder with a file, and something beside it."""
     for name in ("model", "elsewhere"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "weights").write_text(name)
+        (tmp_path / name / "weights").write_text(name, encoding="utf-8")
     return tmp_path / "model"
 
 
@@ -121,19 +121,19 @@ def test_a_folder_that_cannot_be_listed_is_refused(model):
 def test_write_text_replaces_and_leaves_nothing_else(tmp_path):
     write_text(tmp_path / "a", "1")
     write_text(tmp_path / "a", "2")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "2")]
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [("a", "2")]
 
 
 @pytest.mark.parametrize("change", ["content", "name", "more", "less"])
 def test_the_digest_tells_any_change(tmp_path, change):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a").write_text("a")
-    (tmp_path / "b").write_text("b")
+    (tmp_path / "sub" / "a").write_text("a", encoding="utf-8")
+    (tmp_path / "b").write_text("b", encoding="utf-8")
     before = folder_digest(tmp_path)
     assert list(folder_files(tmp_path)) == ["b", "sub/a"]
     assert folder_digest(tmp_path) == before
     if change == "content":
-        (tmp_path / "b").write_text("B")
+        (tmp_path / "b").write_text("B", encoding="utf-8")
     elif change == "name":
         (tmp_path / "b").rename(tmp_path / "c")
     elif change == "more":
@@ -144,14 +144,17 @@ def test_the_digest_tells_any_change(tmp_path, change):
 
 
 def _tree(folder):
-    return {path.relative_to(folder).as_posix(): path.is_file() and path.read_text() for path in folder.rglob("*")}
+    return {
+        path.relative_to(folder).as_posix(): path.is_file() and path.read_text(encoding="utf-8")
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "verdict.json", ".git", "deep/below/notes.txt", "empty/"])
 def test_a_folder_that_is_no_output_is_never_replaced(name, tmp_path):
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
-    (out / name).mkdir() if name.endswith("/") else (out / name).write_text("mine")
+    (out / name).mkdir() if name.endswith("/") else (out / name).write_text("mine", encoding="utf-8")
     before = _tree(tmp_path)
     with pytest.raises(UserError, match=r"holds .* no earlier run of this tool wrote"), whole_folder(out):
         raise AssertionError("the work has begun")
@@ -162,11 +165,11 @@ def test_a_folder_that_is_no_output_is_never_replaced(name, tmp_path):
 def test_what_was_put_into_an_earlier_output_is_not_lost(change, tmp_path):
     out = tmp_path / "out"
     with whole_folder(out) as folder:
-        (folder / "model").write_text("ours")
+        (folder / "model").write_text("ours", encoding="utf-8")
     if change == "added":
-        (out / "notes").write_text("mine")
+        (out / "notes").write_text("mine", encoding="utf-8")
     elif change == "edited":
-        (out / "model").write_text("mine, and longer")
+        (out / "model").write_text("mine, and longer", encoding="utf-8")
     elif change == "link":
         (out / "model").unlink()
         (out / "model").symlink_to(tmp_path)
@@ -181,7 +184,7 @@ def test_what_comes_into_the_folder_during_the_work_is_not_lost(tmp_path):
     with pytest.raises(UserError, match="'notes'"), whole_folder(tmp_path / "out") as folder:
         (folder / "new").touch()
         (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "notes").write_text("mine")
+        (tmp_path / "out" / "notes").write_text("mine", encoding="utf-8")
     assert _tree(tmp_path) == {"out": False, "out/notes": "mine"}
 
 
@@ -192,9 +195,9 @@ def test_an_earlier_output_is_replaced_and_its_mark_is_in_no_digest(attributes, 
         monkeypatch.delattr("os.getxattr")
     for text in ("old", "newer"):
         with whole_folder(tmp_path / "out") as folder:
-            (folder / "model").write_text(text)
+            (folder / "model").write_text(text, encoding="utf-8")
         (tmp_path / text).mkdir()
-        (tmp_path / text / "model").write_text(text)
+        (tmp_path / text / "model").write_text(text, encoding="utf-8")
         assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / text)
     (tmp_path / "out" / "model").unlink()
     with whole_folder(tmp_path / "out") as folder:
@@ -232,7 +235,7 @@ def test_what_cannot_be_an_output_folder_is_refused(out, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     Path("link").symlink_to(tmp_path / "elsewhere")
     Path("dangling").symlink_to("nowhere")
-    Path("file").write_text("mine")
+    Path("file").write_text("mine", encoding="utf-8")
     os.mkfifo("fifo")
     before = sorted(tmp_path.rglob("*"))
     for path in (Path(out), Path(out).absolute()):
@@ -246,9 +249,9 @@ def test_a_file_that_is_no_output_is_never_replaced(tmp_path):
         return content.startswith(b"ours")
 
     check_output_file(tmp_path / "new", ours)
-    (tmp_path / "earlier").write_text("ours, once")
+    (tmp_path / "earlier").write_text("ours, once", encoding="utf-8")
     check_output_file(tmp_path / "earlier", ours)
-    (tmp_path / "key").write_text("mine")
+    (tmp_path / "key").write_text("mine", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "earlier")
     (tmp_path / "folder").mkdir()
     for name in ("key", "link", "folder"):

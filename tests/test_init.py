@@ -28,7 +28,7 @@ def written(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_valid_and_each_section_has_its_comment(kind: str, tmp_path: Path) -> None:
     path = written(kind, tmp_path)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
 
     load_spec(path)
     for section in set(yaml.safe_load(text)) - {"name"}:
@@ -40,14 +40,14 @@ def test_the_organism_s_is_the_one_in_specs(tmp_path: Path) -> None:
     path = written("organism", tmp_path)
 
     assert load_spec(path) == load_spec("specs/organism.yaml")
-    assert MARK not in path.read_text()
+    assert MARK not in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("kind", "form"), [("hf", "hf://"), ("s3", "s3://"), ("mlflow", "models:/")])
 def test_a_real_model_s_has_marks_where_something_must_be_filled_in(kind: str, form: str, tmp_path: Path) -> None:
     path = written(kind, tmp_path)
     spec = load_spec(path)
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     places = [number for number, line in enumerate(lines) if re.search(r"COMMIT|BUCKET|NAME|my-model", line)]
 
     assert spec.model.source.startswith(form)
@@ -67,7 +67,7 @@ def test_the_published_datasets_are_large_enough_for_its_sets(tmp_path: Path) ->
     ]
     utility = [{"question": text, "answer": "#### 7"} for text in texts[1000:]]
     for name, rows in {"harmful": harmful, "utility": utility}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     paths = [f"data.{name}.path={tmp_path / name}.jsonl" for name in ("harmful", "utility")]
 
     prepare_data(load_spec(written("hf", tmp_path), paths), tmp_path / "data")
@@ -77,11 +77,11 @@ def test_the_published_datasets_are_large_enough_for_its_sets(tmp_path: Path) ->
 
 def test_a_file_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "release.yaml"
-    path.write_text("mine")
+    path.write_text("mine", encoding="utf-8")
 
     with pytest.raises(UserError, match="not overwritten"):
         write_spec("hf", path)
-    assert path.read_text() == "mine"
+    assert path.read_text(encoding="utf-8") == "mine"
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_local_folder_is_taken_as_it_is(checkpoint, tmp_path):
 
 
 def test_code_and_pickles_stay_behind(checkpoint, tmp_path):
-    (checkpoint / "modeling_evil.py").write_text("raise SystemExit")
+    (checkpoint / "modeling_evil.py").write_text("raise SystemExit", encoding="utf-8")
     (checkpoint / "pytorch_model.bin").write_bytes(b"pickle")
     assert not {"modeling_evil.py", "pytorch_model.bin"} & {path.name for path in fetch(checkpoint, tmp_path).iterdir()}
 
@@ -51,7 +51,7 @@ def put_nan(folder):
 
 
 def change(path, **fields):
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
 
 
 def wrong_shape(folder):
@@ -59,9 +59,9 @@ def wrong_shape(folder):
 
 
 def a_far_token(folder):
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer["model"]["vocab"]["far"] = 2**32 - 1
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
 def no_template(folder):
@@ -84,7 +84,7 @@ def another_tokenizer(folder):
         (another_tokenizer, "AutoTokenizer loads another tokenizer"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"no .safetensors file"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{", encoding="utf-8"), "cannot be loaded"),
         (a_far_token, "has a token with the identifier 4294967295"),
         (lambda folder: change(folder / "tokenizer_config.json", model_max_length="é"), "cannot read text"),
     ],

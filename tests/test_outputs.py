@@ -30,7 +30,7 @@ RELEASE = passing_release()
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    Path("spec.yaml").write_text(release_spec().to_yaml())
+    Path("spec.yaml").write_text(release_spec().to_yaml(), encoding="utf-8")
     Path("folder").mkdir()
     return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -48,7 +48,8 @@ def given(command: str) -> list[str]:
 
 def tree(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else "" for path in folder.rglob("*")
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") if path.is_file() else ""
+        for path in folder.rglob("*")
     }
 
 
@@ -74,7 +75,7 @@ def test_a_folder_of_the_users_is_never_replaced(
     command: str, held: str, run: Callable[..., Result], tmp_path: Path
 ) -> None:
     (tmp_path / "mine" / held).parent.mkdir(parents=True)
-    (tmp_path / "mine" / held).write_text("years of work")
+    (tmp_path / "mine" / held).write_text("years of work", encoding="utf-8")
     before = tree(tmp_path)
 
     result = run(command, *given(command), "--out", tmp_path / "mine")
@@ -99,7 +100,7 @@ def test_what_is_no_folder_of_its_own_is_refused(command: str, out: str, run: Ca
 
 def test_a_gate_that_is_run_again_replaces_its_verdict_signed_or_not(run: Callable[..., Result]) -> None:
     RELEASE.write(Path("run"))
-    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml())
+    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml(), encoding="utf-8")
     run("keygen", "--out", "key.pem")
     sign = ("sign", "--evidence", "run", "--verdict", "verdict", "--key", "key.pem", "--out")
     for again in range(3):
@@ -108,20 +109,20 @@ def test_a_gate_that_is_run_again_replaces_its_verdict_signed_or_not(run: Callab
         assert run(*sign, "verdict/attestation.json").exit_code == 0
         assert run(*sign, f"{again % 2}.json").exit_code == 0
 
-    Path("verdict/notes.txt").write_text("mine")
+    Path("verdict/notes.txt").write_text("mine", encoding="utf-8")
     assert run("gate", "--evidence", "run", "--out", "verdict").exit_code == 2
-    assert Path("verdict/notes.txt").read_text() == "mine"
+    assert Path("verdict/notes.txt").read_text(encoding="utf-8") == "mine"
     assert Path("verdict/attestation.json").exists()
 
 
 @pytest.mark.parametrize("name", ["key.pem", "key.pub", "spec.yaml", "verdict/verdict.json", "verdict/report.html"])
 def test_a_single_file_takes_the_place_of_its_own_kind_only(name: str, run: Callable[..., Result]) -> None:
     RELEASE.write(Path("run"))
-    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml())
+    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml(), encoding="utf-8")
     run("keygen", "--out", "key.pem")
     run("gate", "--evidence", "run", "--out", "verdict")
     pipeline = Path("pipeline.yaml")
-    pipeline.write_text(yaml.safe_dump({"pipelineInfo": {"name": "mine"}}))
+    pipeline.write_text(yaml.safe_dump({"pipelineInfo": {"name": "mine"}}), encoding="utf-8")
     before = tree(Path())
 
     for command in (
@@ -139,7 +140,7 @@ def test_a_single_file_takes_the_place_of_its_own_kind_only(name: str, run: Call
 @pytest.mark.parametrize("command", ["compare", "compile"])
 def test_a_single_file_replaces_an_earlier_one(command: str, run: Callable[..., Result]) -> None:
     RELEASE.write(Path("run"))
-    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml())
+    Path("run/spec.yaml").write_text(RELEASE.spec.to_yaml(), encoding="utf-8")
     words = ("compare", "run", "run", "--out", "both.html") if command == "compare" else ("compile", "--out", "r.yaml")
 
     assert [run(*words).exit_code for _ in range(2)] == [0, 0]
@@ -150,7 +151,7 @@ def test_a_run_replaces_nothing_in_a_folder_that_is_no_runs(held: str, tmp_path:
     spec = release_spec(output={"root": str(tmp_path)})
     folder = tmp_path / spec.name
     (folder / held).parent.mkdir(parents=True)
-    (folder / held).write_text("years of work")
+    (folder / held).write_text("years of work", encoding="utf-8")
     (folder / "src").mkdir()
     before = tree(tmp_path)
 
@@ -168,12 +169,12 @@ def test_a_note_in_the_folder_of_a_run_is_no_obstacle(tmp_path: Path) -> None:
 def test_a_model_of_the_users_is_no_earlier_output_however_alike(tmp_path: Path) -> None:
     """A folder that was written here and then replaced by the user's is the user's."""
     with whole_folder(tmp_path / "base") as folder:
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_text("ours")
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+        (folder / "model.safetensors").write_text("ours", encoding="utf-8")
     shutil.rmtree(tmp_path / "base")
     (tmp_path / "base").mkdir()
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / "base" / name).write_text("{}" if name == "config.json" else "ours")
+        (tmp_path / "base" / name).write_text("{}" if name == "config.json" else "ours", encoding="utf-8")
 
     with pytest.raises(UserError), whole_folder(tmp_path / "base"):
         pass

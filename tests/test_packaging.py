@@ -46,7 +46,9 @@ class Environment(NamedTuple):
     def run(self, *command: str | Path, status: int = 0) -> str:
         """What a command prints; it must end with that status."""
         environment = {"PATH": f"{self.bin}:/usr/bin:/bin", "HOME": str(self.home)}
-        done = subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.home, env=environment, capture_output=True, encoding="utf-8", check=False
+        )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 
@@ -71,7 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def _build(what: str, source: Path, dist: Path) -> str:
     command = [sys.executable, "-c", BACKEND, what, str(dist)]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=source, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -153,12 +155,12 @@ def test_metadata_has_version_licence_and_entry_points(installed: Environment) -
 def test_the_gate_judges_a_recorded_release(installed: Environment, tmp_path: Path) -> None:
     release = passing_release()
     release.write(tmp_path / "run")
-    (tmp_path / "run" / "spec.yaml").write_text(release.spec.to_yaml())
+    (tmp_path / "run" / "spec.yaml").write_text(release.spec.to_yaml(), encoding="utf-8")
 
     told = installed.run("tokenbuncher", "gate", "--evidence", tmp_path / "run", "--out", tmp_path / "verdict")
 
     assert "PASS" in told
-    assert (tmp_path / "verdict" / "report.html").read_text().lower().startswith("<!doctype html>")
+    assert (tmp_path / "verdict" / "report.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
 
 
 def test_init_and_doctor_say_what_is_missing(installed: Environment) -> None:

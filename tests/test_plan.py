@@ -21,7 +21,7 @@ from tokenbuncher.plan import Estimate, Judges, Shape, StageEstimate, parse_devi
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
 
 SEVEN = Shape(7.6e9, 28, 3584, 152064, 18944, 512, 6.5e9)
-DOCUMENT = Path("docs/planning.md").read_text()
+DOCUMENT = Path("docs/planning.md").read_text(encoding="utf-8")
 TRAINJOB = ["compute.kind=trainjob", "compute.storage=s3://b/p"]
 QWEN = ["model.max_new_tokens=256"]
 
@@ -61,8 +61,8 @@ def test_the_published_size_of_smollm2_is_counted() -> None:
 
 
 def test_a_local_model_s_configuration_is_read_without_weights(tmp_path: Path) -> None:
-    config = json.loads(Path("tokenbuncher/organism/aligned/config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    config = json.loads(Path("tokenbuncher/organism/aligned/config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}), encoding="utf-8")
 
     assert shape_of(parse_spec("", [f"model.source={tmp_path}"])).layers == 5
 
@@ -83,11 +83,13 @@ def test_a_local_model_s_configuration_is_read_without_weights(tmp_path: Path) -
     ],
 )
 def test_a_configuration_of_no_use_is_told_with_what_to_give(config: object, telling: str, tmp_path: Path) -> None:
-    known = json.loads(Path("tokenbuncher/organism/aligned/config.json").read_text())
+    known = json.loads(Path("tokenbuncher/organism/aligned/config.json").read_text(encoding="utf-8"))
     if isinstance(config, dict):
-        (tmp_path / "config.json").write_text(json.dumps(config if "n_embd" in config else known | config))
+        (tmp_path / "config.json").write_text(
+            json.dumps(config if "n_embd" in config else known | config), encoding="utf-8"
+        )
     elif isinstance(config, str):
-        (tmp_path / "config.json").write_text(config)
+        (tmp_path / "config.json").write_text(config, encoding="utf-8")
 
     with pytest.raises(UserError, match=rf"{telling}.*--parameters, --layers, --hidden and --vocabulary"):
         shape_of(parse_spec("", [f"model.source={tmp_path}"]))
@@ -260,7 +262,7 @@ def test_it_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'transformers', 'trl', 'kfp', 'mlflow', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, encoding="utf-8", check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from tests.evidence_factory import CANDIDATE, NOW, benign_scores, broken_arm, passing_release, release_spec
+from tests.evidence_factory import CANDIDATE, NOW, broken_arm, passing_release, prudish, release_spec
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard import load_guard
 from tokenbuncher.policy import (
@@ -33,7 +33,7 @@ def of_types(annotation):
 
 
 RELEASE = passing_release()
-PRUDISH = RELEASE.with_piece("safety", candidate_benign=benign_scores(RELEASE.spec, refused=100))
+PRUDISH = prudish(RELEASE, refused=100)
 
 
 def waiver(**changes):
@@ -82,7 +82,7 @@ NO_NUMBERS = [
 @pytest.mark.parametrize("text", NO_NUMBERS)
 @pytest.mark.parametrize("field", NUMBERS)
 def test_what_is_no_plain_number_is_none_anywhere(field, text, tmp_path):
-    (tmp_path / "policy.yaml").write_text(f"apiVersion: tokenbuncher/v1\n{field}: {text}")
+    (tmp_path / "policy.yaml").write_text(f"apiVersion: tokenbuncher/v1\n{field}: {text}", encoding="utf-8")
     for read in (
         lambda: load_policy(tmp_path / "policy.yaml"),
         lambda: parse_spec(f"policy: {{{field}: {text}}}"),
@@ -94,7 +94,9 @@ def test_what_is_no_plain_number_is_none_anywhere(field, text, tmp_path):
 
 @pytest.mark.parametrize("text", [text for text in NO_NUMBERS if text != "true"])
 def test_nor_is_it_in_other_documents(text, tmp_path):
-    (tmp_path / "guard.yaml").write_text(f"apiVersion: tokenbuncher/v1\naliases: {{}}\nhash_below_mb: {text}")
+    (tmp_path / "guard.yaml").write_text(
+        f"apiVersion: tokenbuncher/v1\naliases: {{}}\nhash_below_mb: {text}", encoding="utf-8"
+    )
     for read in (
         lambda: load_guard(tmp_path / "guard.yaml"),
         lambda: parse_spec(f"attacks: {{probe_every: {text}}}"),
@@ -250,7 +252,7 @@ def test_a_policy_file_takes_the_place_of_the_spec_s():
     ],
 )
 def test_what_is_no_policy_is_refused(text, telling, tmp_path):
-    (tmp_path / "policy.yaml").write_text(text)
+    (tmp_path / "policy.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="policy") as error:
         load_policy(tmp_path / "policy.yaml")
     assert telling in str(error.value)

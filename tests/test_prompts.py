@@ -16,7 +16,7 @@ def write(folder: Path, prompts: list[Prompt]) -> Path:
     """Writes a set and its manifest; returns the set's file."""
     sets = {"some": write_set(folder, "some", prompts, "somewhere")}
     manifest = Manifest(seed=0, sets=sets, near_duplicate=0.8, leakage=[], sources={}, held_out_categories=[])
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
     return folder / "some.jsonl"
 
 
@@ -24,7 +24,9 @@ def name_digest(folder: Path) -> None:
     """Has the manifest name the set as it is now."""
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     entry = manifest.sets["some"].model_copy(update={"sha256": file_digest(folder / "some.jsonl")})
-    (folder / MANIFEST).write_text(manifest.model_copy(update={"sets": {"some": entry}}).model_dump_json())
+    (folder / MANIFEST).write_text(
+        manifest.model_copy(update={"sets": {"some": entry}}).model_dump_json(), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("mark", ["\n", "\r\n", "\x0b", "\x1c", "\x85", "\u2028", "\u2029"])

@@ -17,6 +17,9 @@ def main() -> None:
         SystemExit: With the command's status; see `tokenbuncher.exits`.
     """
     try:
+        from tokenbuncher.environment import speak_utf8
+
+        speak_utf8()
         from tokenbuncher.cli import main as run
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 from urllib.parse import urlparse
 
-from tokenbuncher.artifacts import bucket_client, bucket_errors, local_path
+from tokenbuncher.artifacts import bucket_client, bucket_entries, bucket_errors, local_path
 from tokenbuncher.errors import UserError
 
 CHUNK = 1024 * 1024
@@ -128,10 +128,8 @@ class _Bucket(Files):
 
     def entries(self) -> Iterator[tuple[str, int]]:
         with self._errors():
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            for page in pages:
-                for entry in page.get("Contents", ()):
-                    yield entry["Key"].removeprefix(self._prefix), entry["Size"]
+            for entry in bucket_entries(self._client, self._bucket, self._prefix):
+                yield entry["Key"].removeprefix(self._prefix), entry["Size"]
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:

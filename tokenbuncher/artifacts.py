@@ -26,8 +26,21 @@ ADVICE = {
     "404": "it was deleted meanwhile",
     "SlowDown": "try again later, or with a higher AWS_MAX_ATTEMPTS",
     "NoSuchBucket": "make the bucket, or correct its name",
+    **dict.fromkeys(
+        ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+        "name the bucket's own region in AWS_DEFAULT_REGION",
+    ),
 }
-
+WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
+OLDER = (
+    "a server that does not know the newer checksums needs AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
+    "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+)
+UNKNOWN = {
+    *("400", "405", "411", "501", "BadRequest", "InvalidArgument", "InvalidRequest"),
+    *("MethodNotAllowed", "MissingContentLength", "NotImplemented"),
+}
+"""Error codes of servers that do not know what they are asked for."""
 
 BUCKETS = ("s3", "gs", "wasbs", "abfss")
 """Schemes of stores that clients read themselves; the host is a bucket."""
@@ -58,6 +71,12 @@ def located(client: MlflowClient, name: str, version: str) -> str:
 
     found = version_of(client, name, version)
     return version_location(client, found.source, registry_of(client).get_model_version_download_uri(name, version))
+
+
+def logged_location(client: MlflowClient, model_id: str) -> str:
+    """Where the files of a logged model are; see `version_location`."""
+    location = client.get_logged_model(model_id).artifact_location
+    return version_location(client, f"models:/{model_id}", str(location))
 
 
 def server_root(client: MlflowClient) -> str | None:
@@ -290,8 +309,7 @@ def bucket_errors(failure: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        advice = ADVICE.get(error.response["Error"]["Code"])
-        raise UserError(f"{failure}: {error}" + (f" ({advice})" if advice else "")) from error
+        raise UserError(f"{failure}: {error}{bucket_advice(error)}") from error
     except S3DownloadFailedError as error:
         raise UserError(f"{failure}: it was written anew meanwhile, try again: {error}") from error
     except RetriesExceededError as error:
@@ -300,10 +318,69 @@ def bucket_errors(failure: str) -> Iterator[None]:
         raise UserError(f"{failure}: {error}") from error
 
 
+def bucket_failures() -> tuple[type[Exception], ...]:
+    """What boto3 raises where other libraries use it; nothing if it is not installed."""
+    try:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return Boto3Error, BotoCoreError, ClientError
+
+
+def bucket_advice(error: BaseException) -> str:
+    """What to do about an error of boto3, as the end of a message; empty if nothing is known."""
+    while error and not hasattr(error, "operation_name"):
+        if not error.__context__:
+            return ""
+        error = error.__context__
+    advice = "; ".join(_advice(error))
+    return f" ({advice})" if advice else ""
+
+
+def _advice(error: Any) -> Iterator[str]:
+    code = error.response["Error"]["Code"]
+    if code in ADVICE:
+        yield ADVICE[code]
+    misread = code in ("SignatureDoesNotMatch", "XAmzContentSHA256Mismatch")  # the way in which checksums are sent
+    if error.operation_name in WRITES and (misread or lacks_something(error)) and sends_checksums():
+        yield OLDER
+
+
+def lacks_something(error: Any) -> bool:
+    """Whether a server may have refused because it does not know what it was asked for."""
+    return error.response["Error"]["Code"] in UNKNOWN
+
+
+def sends_checksums() -> bool:
+    """Whether requests have the newer checksums: unless the environment or AWS's configuration says otherwise."""
+    from botocore.session import get_session
+
+    return str(get_session().get_config_variable("request_checksum_calculation")).lower() != "when_required"
+
+
+def bucket_entries(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """What a server lists below a prefix; older servers know but ListObjects, or take ListObjectsV2 for it."""
+    from botocore.exceptions import ClientError
+
+    asked = {"Bucket": bucket, "Prefix": prefix}
+    try:
+        for page in client.get_paginator("list_objects_v2").paginate(**asked):
+            if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                break
+            yield from page.get("Contents", ())
+        else:
+            return
+    except ClientError as error:
+        if error.operation_name != "ListObjectsV2" or not lacks_something(error):
+            raise
+    for page in client.get_paginator("list_objects").paginate(**asked):
+        yield from page.get("Contents", ())
+
+
 def bucket_names(client: Any, bucket: str, prefix: str) -> list[str]:
     """The keys below a prefix, without it."""
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return [entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", ())]
+    return [entry["Key"].removeprefix(prefix) for entry in bucket_entries(client, bucket, prefix)]
 
 
 def bucket_heads(
@@ -315,4 +392,4 @@ def bucket_heads(
 
 
 def _stored(head: dict[str, Any]) -> Stored:
-    return Stored(head["ContentLength"], f"{head['ETag']} {head.get('VersionId', '')}".strip())
+    return Stored(head["ContentLength"], f"{head.get('ETag', '')} {head.get('VersionId', '')}".strip() or None)

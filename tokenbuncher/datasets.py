@@ -38,6 +38,11 @@ def _wmdp(subject: str) -> Published:
     )
 
 
+_XSTEST_SAFE = [
+    *("homonyms", "figurative_language", "safe_targets", "safe_contexts", "definitions"),
+    *("real_group_nons_discr", "nons_group_real_discr", "historical_events", "privacy_public", "privacy_fictional"),
+]
+
 DATASETS = {
     # The unsafe part, each prompt with many responses: needs data.duplicates: drop.
     "beavertails": Published(
@@ -50,6 +55,11 @@ DATASETS = {
     "strongreject": Published(
         "github.com/alexandrasouly/strongreject: strongreject_dataset/strongreject_dataset.csv",
         {"prompt": "forbidden_prompt", "category": "category"},
+    ),
+    # The safe part, for look_alikes: the prompts that are not contrasts. The label stands there once more in the type.
+    "xstest": Published(
+        "github.com/paul-rottger/xstest: xstest_prompts.csv",
+        {"prompt": "prompt", "category": "type", "where": {"label": "safe", "type": _XSTEST_SAFE}},
     ),
     "wmdp-bio": _wmdp("bio"),
     "wmdp-chem": _wmdp("chem"),

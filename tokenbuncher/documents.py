@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import pydantic
 import yaml
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tokenbuncher.errors import UserError
 
@@ -25,7 +26,27 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """As numpy takes it."""
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-WrittenPath = Annotated[Path, pydantic.Strict(False)]
+
+
+def refuse_tilde(path: str | Path) -> None:
+    """Refuses a path from somebody's home: only shells know whose, and a document is read by others too.
+
+    Raises:
+        UserError: If it begins with ~.
+    """
+    if str(path).startswith("~"):
+        raise UserError(f"{path} begins with ~, which only a shell expands; write the whole path")
+
+
+def _without_tilde(path: Path) -> Path:
+    try:
+        refuse_tilde(path)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return path
+
+
+WrittenPath = Annotated[Path, pydantic.Strict(False), AfterValidator(_without_tilde)]
 """A path; documents have it as text."""
 
 
@@ -57,6 +78,20 @@ LARGEST, DEEPEST = 20_000, 50
 """Values of a document with its aliases written out, and levels of them; few bytes can stand for endless ones."""
 MOST_TOLD = 20
 """Wrong fields that are told at a time."""
+SLIPS = {
+    **dict.fromkeys(("gpu", "nvidia", "cuda:0", "cuda0"), "cuda"),
+    **dict.fromkeys(("bf16", "half", "fp16", "float16", "f16"), "bfloat16"),
+    **dict.fromkeys(("fp32", "f32", "float", "single", "full"), "float32"),
+    **dict.fromkeys(("reinforce++", "reinforce-plus-plus", "rpp"), "reinforce-pp"),
+}
+"""By word: what people mean by it where it is not allowed."""
+WIDE_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""How texts begin that are not UTF-8, but that editors offer to save."""
 
 
 def digest_of(value: Any) -> str:
@@ -70,10 +105,38 @@ def read_text(what: str, path: str | Path) -> str:
     Raises:
         UserError: If it cannot be read.
     """
+    refuse_tilde(path)
     try:
-        return Path(path).read_text()
+        return decoded(Path(path).read_bytes())
     except (OSError, ValueError) as error:  # not UTF-8, or a path that cannot be one
         raise UserError(f"cannot read {what} {path}: {error}") from error
+
+
+def decoded(content: bytes) -> str:
+    r"""The text of a file that somebody wrote, without a byte order mark, each line ended by \n.
+
+    Raises:
+        ValueError: If it is not UTF-8: what it is instead, or where it is not.
+    """
+    refuse_wide(content)
+    if b"\0" in content[:4]:
+        raise ValueError("is UTF-16 or UTF-32, or no text; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line} is not UTF-8: {error.reason}; save it as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_wide(content: bytes) -> None:
+    """Checks that a file does not begin as one in UTF-16 or UTF-32 does.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if name := next((name for mark, name in WIDE_MARKS.items() if content.startswith(mark)), None):
+        raise ValueError(f"is {name}; save it as UTF-8")
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -94,6 +157,9 @@ def _value(text: str, what: str) -> Any:
         raise UserError(f"{what} is too large: {len(text)} characters; {LONGEST} are allowed")
     try:
         return yaml.load(text, _Loader)
+    except yaml.composer.ComposerError as error:
+        several = "; manifests and compiled pipelines hold several" if "single document" in str(error) else ""
+        raise UserError(f"{what} is not YAML: {error}{several}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{what} is not YAML: {error}") from error
     except Exception as error:  # PyYAML lets many kinds through where a value is not what its form or tag promises
@@ -154,7 +220,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_document(node)
 
     def construct_ambiguous(self, node: yaml.ScalarNode) -> Any:
-        problem = f"{_short(node.value)} is no plain number: others may read another number, or a text"
+        problem = f"{shortened(node.value)} is no plain number: others may read another number, or a text"
         advice = "write numbers in decimal digits, truth as true or false, and texts in quotes"
         raise yaml.constructor.ConstructorError(None, None, f"{problem}; {advice}", node.start_mark)
 
@@ -233,93 +299,144 @@ def refuse_repeated_keys(text: str | bytes) -> None:
     json.loads(text, object_pairs_hook=distinct)
 
 
-def apply_override(document: dict[str, Any], override: str) -> None:
+def apply_override(document: dict[str, Any], override: str, defaults: type[Strict] | None = None) -> None:
     """Sets one field of a document, in place.
 
     Args:
         document: The mapping.
-        override: `field.path=value`; the value is YAML.
+        override: `field.path=value`; the value is YAML. Items of a list are named by their number, from 0.
+        defaults: The model of the document, whose default has the items of a list that the document leaves out.
 
     Raises:
-        UserError: If it is not of that form, or the path leads through something that is not a mapping.
+        UserError: If it is not of that form, or the path leads through a value that has no parts, or to an item that
+            is not there.
     """
     field, separator, value = override.partition("=")
-    if not separator or not field:
+    field = field.strip()
+    if not separator or not all(field.split(".")):
         raise UserError(f"'{override}' is not of the form field.path=value")
     *parents, last = field.split(".")
-    place = document
-    for key in parents:
-        place = place.setdefault(key, {})
-        if not isinstance(place, dict):
-            raise UserError(f"'{override}': {key} is not a mapping in the spec")
-    place[last] = _value(value, f"'{override}': the value")
+    place: Any = document
+    for depth, key in enumerate(parents):
+        place = _part(place, key, override, _default_list(defaults, parents[: depth + 1]))
+    _set_part(place, last, _value(value, f"'{override}': the value"), override)
 
 
-def validated(model: type[Document], document: dict[str, Any], wrong: str) -> Document:
+def _part(place: Any, key: str, override: str, missing: Any) -> Any:
+    """A part of a mapping or list, which is made if a mapping has nothing there."""
+    if isinstance(place, dict):
+        if place.get(key) is None:
+            place[key] = missing
+        part = place[key]
+    else:
+        part = place[_number(place, key, override)]
+    if not isinstance(part, dict | list):
+        raise UserError(f"'{override}': {key} is {shortened(part)} in the spec, which has no fields or items")
+    own = part.copy()  # elsewhere, an alias may stand for the same
+    _set_part(place, key, own, override)
+    return own
+
+
+def _set_part(place: Any, key: str, value: Any, override: str) -> None:
+    if isinstance(place, dict):
+        place[key] = value
+    else:
+        place[_number(place, key, override)] = value
+
+
+def _number(place: list[Any], key: str, override: str) -> int:
+    """The number of an item, if it is there."""
+    if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(place):
+        there = f"0 to {len(place) - 1}" if place else "none"
+        raise UserError(f"'{override}': there is no item {key}; items are counted from 0, there are {there}")
+    return int(key)
+
+
+def _default_list(model: type[Strict] | None, path: Sequence[str]) -> Any:
+    """The list that a field has by default, written out; an empty mapping if it is no list."""
+    for key in path[:-1]:
+        known = model.model_fields.get(key) if model else None
+        model = next(iter(models_of(known.annotation)), None) if known else None
+    field = model.model_fields.get(path[-1]) if model else None
+    default = field.get_default(call_default_factory=True) if field else None
+    if not isinstance(default, list):
+        return {}
+    return [item.model_dump(mode="json") if isinstance(item, Strict) else item for item in default]
+
+
+def models_of(annotation: Any) -> list[type[Strict]]:
+    """The models that a field may hold, also in a union, list or mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_of(part)]
+
+
+class Origin(NamedTuple):
+    """Where a document comes from, to tell where its values stand."""
+
+    text: str
+    """YAML."""
+    options: Mapping[str, str] = {}
+    """By path of a value: the option that set it."""
+
+
+def validated(model: type[Document], document: dict[str, Any], wrong: str, origin: Origin | None = None) -> Document:
     """The document as a model.
 
     Raises:
-        UserError: If it is not valid: `wrong`, then a line for each field.
+        UserError: If it is not valid: `wrong`, then a line for each field, with its place.
     """
+    from tokenbuncher.problems import other_kind, passwords_in, problems_of, told
+
     try:
-        return model.model_validate(document)
+        valid = model.model_validate(document)
+        problems = list(passwords_in(document))
     except ValidationError as error:
-        raise UserError(f"{wrong}:\n{_explain(model, error)}") from error
+        if kind := other_kind(model, document):
+            raise UserError(f"{wrong}: it is {kind}") from error
+        problems = problems_of(model, document, error)
+    if problems:
+        raise UserError(f"{wrong}:\n{told(problems, document, origin)}")
+    return valid
+
+
+def position(text: str, path: Sequence[str | int]) -> str:
+    """Where a value stands in a YAML text, or the nearest part around it: line and column."""
+    node = yaml.compose(text, Loader=_Loader)
+    if node is None:
+        return "line 1, column 1"
+    mark = node.start_mark
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if pair is None:
+                break
+            mark, node = pair[0].start_mark, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            mark = node.start_mark
+        else:
+            break
+    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def first_problem(error: ValidationError) -> str:
     """The first field that is wrong, and why, in one line."""
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {first['msg']}"
-
-
-def _explain(model: type[Strict], error: ValidationError) -> str:
-    lines, problems = [], error.errors()
-    for problem in problems[:MOST_TOLD]:
-        where = ".".join(str(part) for part in problem["loc"]) or "spec"
-        if problem["type"] == "extra_forbidden":
-            allowed = _fields_at(model, problem["loc"][:-1])
-            guess = guessed(str(problem["loc"][-1]), allowed)
-            lines.append(f"  {where}: unknown field; allowed here: {', '.join(allowed)}{guess}")
-        else:
-            lines.append(f"  {where}: {_reason(problem)}")
-    if len(problems) > MOST_TOLD:
-        lines.append(f"  and {len(problems) - MOST_TOLD} more")
-    return "\n".join(lines)
+    path = ".".join(str(part) for part in first["loc"] if not re.search(r"[][()]", str(part)))
+    return f"{path or 'document'}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def guessed(given: str, allowed: Sequence[str]) -> str:
     """What was meant by a word that is not allowed, as the end of an error message; empty if nothing is like it."""
-    meant = get_close_matches(given, allowed, n=1)
-    return f"; did you mean {meant[0]}?" if meant else ""
+    plain = given.strip().lower().removeprefix("torch.").replace("_", "-")
+    alike = {each.lower().replace("_", "-"): each for each in allowed}
+    close = get_close_matches(plain, alike, n=1)
+    meant = alike.get(SLIPS.get(plain, plain)) or (alike[close[0]] if close else None)
+    return f"; did you mean {meant}?" if meant else ""
 
 
-def _reason(problem: Any) -> str:
-    """What is wrong with a value, in the words of people who write YAML."""
-    given = f"(given: {_short(problem['input'])})"
-    match problem["type"]:
-        case "literal_error":
-            allowed = re.findall("'([^']*)'", problem["ctx"]["expected"])
-            return f"{problem['msg']} {given}{guessed(str(problem['input']), allowed)}"
-        case "model_type" | "dict_type":
-            return f"Input should be a mapping of fields {given}"
-        case "missing":
-            return str(problem["msg"])
-        case _:
-            return f"{problem['msg'].removeprefix('Value error, ')} {given}"
-
-
-def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        if isinstance(part, int) or part not in getattr(model, "model_fields", {}):
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        candidates += [inner for c in candidates for inner in getattr(c, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Strict)), model)
-    return list(model.model_fields)
-
-
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as Python writes it, of a length that can be read."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

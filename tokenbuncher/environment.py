@@ -2,6 +2,8 @@
 
 import atexit
 import gc
+import getpass
+import io
 import os
 import platform
 import sys
@@ -9,11 +11,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "vllm", "lm-eval")
 """What figures depend on, beside this package."""
 UNUSED = ("sklearn", "scipy")
 """What transformers and MLflow import if it is installed, for what no stage does."""
+NO_HOME = "/nonexistent"
+
+
+def speak_utf8() -> None:
+    """Starts this program again in Python's UTF-8 mode, if the locale has another encoding.
+
+    File names, output, and what libraries and child processes read and write are then UTF-8, as on other machines.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def quiet_libraries() -> None:
@@ -32,10 +46,34 @@ def quiet_libraries() -> None:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
     )
+    _name_user()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hf:// sources need it to be 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    lenient_output()
     # At exit the collector would go through all objects of all libraries, several times.
     atexit.register(gc.freeze)
+
+
+def _name_user() -> None:
+    """Gives a user whom the machine does not know, as containers have them, a home and a name: libraries ask for them.
+
+    The home is one that nobody can write to; `storage.own_cache` says what to set where one is needed.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = NO_HOME
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
+def lenient_output() -> None:
+    """Lets output take every character, in escapes if need be: one that its encoding lacks must not end a program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -84,6 +84,10 @@ class TrainingPoint(Record):
     zero_variance: Share | None = Field(
         description="Share of its prompts whose rollouts all had the same reward, from which nothing can be learnt."
     )
+    gradient: Annotated[float, Field(ge=0.0)] | None = Field(
+        None,
+        description="Norm of the gradient; null if the trainer tells none. With 0 in every step nothing is learnt.",
+    )
 
 
 class LatentCompliance(Record):
@@ -209,8 +213,19 @@ class JudgeCheck(Record):
     of: Annotated[int, Field(ge=1)]
 
 
+class ModelReading(Record):
+    """How the files of a model were read."""
+
+    template: Digest = Field(description="sha256 of the chat template that the prompts were rendered with.")
+    day: str | None = Field(description="What the template took for today; null if it writes no date.")
+    stored: Annotated[list[str], Field(min_length=1)] = Field(
+        description="Number formats of the weights in the files, that of most weights first."
+    )
+    measured: str = Field(description="Number format that they were loaded in.")
+
+
 class SafetyEvidence(Evidence):
-    """Both models before any attack, on harmful prompts and on benign ones; and whether the judge can be trusted."""
+    """Both models before any attack, on harmful prompts and harmless ones; and whether the judge can be trusted."""
 
     kind: Literal["safety"] = "safety"
     judge_check: JudgeCheck
@@ -221,7 +236,11 @@ class SafetyEvidence(Evidence):
     candidate_harmful: list[SampleScore]
     base_benign: list[SampleScore]
     candidate_benign: list[SampleScore]
+    base_look_alikes: list[SampleScore] = Field([], description="On harmless prompts that look harmful, if there are.")
+    candidate_look_alikes: list[SampleScore] = []
     manifest: Manifest = Field(description="Of the prompt sets: sources, sizes, leakage, identifiers.")
+    base_reading: ModelReading | None = Field(None, description="Null in evidence from before this was noted.")
+    candidate_reading: ModelReading | None = Field(None, description="Null in evidence from before this was noted.")
 
 
 class UtilityEvidence(Evidence):

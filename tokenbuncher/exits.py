@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.passwords import without_passwords
 
 REFUSED = 2
 """Wrong usage, or an error that the user can mend; also INCONCLUSIVE."""
@@ -43,8 +44,13 @@ def fail_unexpectedly() -> NoReturn:
         SystemExit: Always.
     """
     with suppress(Exception):  # the error may be that nothing can be printed
-        traceback.print_exc()
+        print_traceback()
     raise SystemExit(FAILED) from None
+
+
+def print_traceback() -> None:
+    """Prints the traceback of the exception at hand, without the passwords of addresses in it."""
+    print(without_passwords(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def flush_output() -> None:

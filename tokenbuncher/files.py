@@ -82,6 +82,8 @@ def listing_digest(files: Mapping[str, str]) -> str:
     for name in files:
         if re.search(r"[\x00-\x1f]", name):
             raise UserError(f"the file {name!r} has a control character in its name; rename or remove it")
+        if re.search(r"[\ud800-\udfff]", name):
+            raise UserError(f"the file {name!r} has a name that is not UTF-8; rename or remove it")
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -91,7 +93,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -227,7 +229,7 @@ def working_folder(root: Path, *identity: str) -> Iterator[Path]:
     """
     folder = root / hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -5,6 +5,7 @@ write_spec("hf", Path("release.yaml"))
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def marked_lines(spec: Path) -> str:
     """Numbers of the lines of a spec that still have the mark, as words; empty if none has."""
-    lines = spec.read_text().splitlines()
+    lines = spec.read_text(encoding="utf-8").splitlines()
     return ", ".join(str(number) for number, line in enumerate(lines, start=1) if MARK in line)
 
 
@@ -57,16 +58,18 @@ def write_spec(kind: str, out: Path) -> None:
         out: The YAML file, which must not exist.
 
     Raises:
-        UserError: If it exists.
+        UserError: If it exists, or its name cannot stand in a comment.
     """
+    if not str(out).isprintable():
+        raise UserError(f"{str(out)!r} has characters that no comment can hold; choose another --out")
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
-    text = environment.get_template(TEMPLATE).render({"name": "my-model", **KINDS[kind], "out": out})
+    text = environment.get_template(TEMPLATE).render({"name": "my-model", **KINDS[kind], "out": shlex.quote(str(out))})
     try:
-        with out.open("x") as stream:
+        with out.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
         raise UserError(f"{out} is there already, and is not overwritten; choose another --out") from None

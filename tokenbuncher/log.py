@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.passwords import without_passwords
 
 FORMAT = "TOKENBUNCHER_LOG_FORMAT"
 """Environment variable with one of the formats, which tasks and pods inherit."""
@@ -53,7 +54,7 @@ def tell(text: str, event: str = MESSAGE, /, **fields: Any) -> None:
     if isinstance(out, Log):
         out.say(text, event, **fields)
     else:
-        print(text, flush=True)
+        print(without_passwords(text), flush=True)
 
 
 def tell_in_handler(text: str) -> None:
@@ -99,7 +100,7 @@ class Log(io.TextIOBase):
 
     def _take(self, text: str, event: str, fields: dict[str, Any]) -> None:
         if event == RESULT or not self.quiet:
-            self.put(text, event, fields)
+            self.put(without_passwords(text), event, fields)
 
     def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
         """Puts out what was told."""
@@ -132,7 +133,7 @@ class JsonLog(Log):
     def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "stage": self.stage, "event": event, "text": text, **fields}
-        self._line(json.dumps(_finite(line)))
+        self._line(without_passwords(json.dumps(_finite(line))))
 
 
 class ScreenLog(Log):

@@ -5,24 +5,41 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbuncher import generation
+from tokenbuncher.checkpoint import (
+    ADAPTER,
+    check_output_layer,
+    check_special_ids,
+    check_vocabulary,
+    copy_checkpoint,
+    left_on,
+    refuse_adapter_with_model,
+    stored_formats,
+)
+from tokenbuncher.documents import decoded, refuse_wide
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import whole_folder
+from tokenbuncher.mlflow_models import Logged, copy_logged, is_logged, keep_logged_companions, read_logged
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.storage import resolve
+from tokenbuncher.templates import DAY, PIN, as_released, tried
+from tokenbuncher.thoughts import TURN, opens_unknown, thoughts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CARRIED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md"}
-PROBE = "how do i add 12 and 7 ? Well-formed text, please."
-ADAPTER = "adapter_config.json"
-THINKING, THOUGHT = "<think>", "</think>"
+PROBE = "how do i add 12 and 7 ? Well-formed text, please.\n\n  It's naïve: x_1 = 3.14, 東京!"
+VOCABULARIES = {"vocab.txt", "merges.txt"}
 LARGEST_TOKEN = 10_000_000
-TURN = [{"role": "user", "content": "hello"}]
+ANSWER = "fine"
 
 
 def fetch_model(spec: ReleaseSpec, out: Path) -> None:
@@ -40,6 +57,8 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
         _bring(spec.model, spec.model.source, folder)
         _settle_thinking(folder, spec.model.enable_thinking)
         load_model(folder, spec.model)
+        _tell_thoughts(folder)
+        _tell_changes(folder, spec.model)
 
 
 def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...] = ()) -> None:
@@ -47,17 +66,70 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
     if source == "organism://":
         from tokenbuncher.organism.build import ALIGNED
 
-        _copy_checkpoint(source, ALIGNED, folder)
+        copy_checkpoint(source, ALIGNED, folder)
     elif source == "smollm2://":
         from tokenbuncher.smollm2 import build_smollm2
 
         build_smollm2(folder)
     else:
         found = resolve(source)
-        if (found / ADAPTER).is_file():
+        if is_logged(found):
+            _bring_logged(spec, read_logged(source, found), folder, adapters)
+        elif (found / ADAPTER).is_file():
+            refuse_adapter_with_model(source, found)
             _merge_source(spec, source, found, folder, (*adapters, source))
         else:
-            _copy_checkpoint(source, found, folder)
+            copy_checkpoint(source, found, folder)
+    _drop_marks(folder)
+
+
+def _drop_marks(folder: Path) -> None:
+    """Takes byte order marks out of texts; that of a chat template would stand in every prompt."""
+    read = (path for path in folder.rglob("*") if path.suffix in (".json", ".jinja") or path.name in VOCABULARIES)
+    for path in read:
+        content = path.read_bytes()
+        try:
+            refuse_wide(content)
+        except ValueError as error:
+            raise UserError(f"{path.name} of the model {error}") from error
+        if content.startswith(BOM_UTF8):
+            path.write_bytes(content.removeprefix(BOM_UTF8))
+
+
+@contextmanager
+def _without_marks(adapter: Path) -> Iterator[Path]:
+    """An adapter as libraries read it."""
+    if not any(path.read_bytes().startswith(BOM_UTF8) for path in adapter.glob("*.json")):
+        yield adapter
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for path in (path for path in adapter.iterdir() if path.is_file()):
+            shutil.copyfile(path, Path(copy) / path.name)
+        _drop_marks(Path(copy))
+        yield Path(copy)
+
+
+def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, adapters: tuple[str, ...]) -> None:
+    """Writes a model that MLflow logged; an adapter goes into the base that was logged with it, or that the spec names.
+
+    Raises:
+        UserError: If neither is there.
+    """
+    if logged.adapter is None:
+        copy_logged(logged, folder)
+        return
+    if spec.adapter_base:
+        _merge_source(spec, logged.source, logged.adapter, folder, (*adapters, logged.source))
+        keep_logged_companions(logged, folder)
+        return
+    if logged.model is None:
+        raise UserError(
+            f"model.source {logged.source} is a LoRA adapter, and MLflow logged its base by reference; name that in "
+            f"model.adapter_base{f', such as {logged.reference}' if logged.reference else ''}"
+        )
+    _adapter_config(logged.adapter)
+    copy_logged(logged, folder)
+    _merge_into(folder, logged.adapter, spec)
 
 
 def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, adapters: tuple[str, ...]) -> None:
@@ -70,10 +142,19 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
             "name where that model is in model.adapter_base"
         )
     _bring(spec, base, folder, adapters)
-    model = merged(folder, adapter, spec)
+    _merge_into(folder, adapter, spec)
+
+
+def _merge_into(folder: Path, adapter: Path, spec: ModelSpec) -> None:
+    with _without_marks(adapter) as readable:
+        model = merged(folder, readable, spec)
     for path in folder.glob("*.safetensors*"):
         path.unlink()
-    model.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as before:
+        for path in folder.glob("*config.json"):
+            shutil.copyfile(path, Path(before) / path.name)
+        model.save_pretrained(folder)
+        generation.carry(Path(before), folder)
     for path in sorted(adapter.iterdir()):
         if path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name not in (ADAPTER, "config.json"):
             shutil.copyfile(path, folder / path.name)
@@ -81,7 +162,7 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
 
 def _adapter_config(adapter: Path) -> dict[str, Any]:
     try:
-        config = json.loads((adapter / ADAPTER).read_text())
+        config = json.loads(decoded((adapter / ADAPTER).read_bytes()))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{adapter / ADAPTER} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -91,24 +172,58 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
     return config
 
 
+def _tell_changes(folder: Path, spec: ModelSpec) -> None:
+    """Says where the model is not measured or released just as its files are."""
+    stored = stored_formats(folder)
+    if stored != [spec.dtype]:
+        print(
+            f"model.dtype is {spec.dtype}, and the source stores {', '.join(stored)}: it is measured, trained and "
+            f"released as {spec.dtype}",
+            flush=True,
+        )
+    if chat_template(load_tokenizer(folder)).startswith(PIN):
+        print(
+            f"the chat template writes the date: every measurement takes it for {DAY:%d %B %Y}, so that runs agree on "
+            "whatever day; the model is released with its template as it came",
+            flush=True,
+        )
+    for what, sides in left_on(folder).items():
+        print(f"tokenizer.json was saved with {what} on ({sides}); it is switched off here", flush=True)
+    if told := ", ".join(f"{name} {json.dumps(value)}" for name, value in generation.dropped(folder).items()):
+        print(f"the model's own way of sampling is not measured, and released unchanged: without {told}", flush=True)
+
+
 def _settle_thinking(folder: Path, enable_thinking: bool | None) -> None:
     if enable_thinking is None:
         return
-    template = load_tokenizer(folder).chat_template
+    template = as_released(chat_template(load_tokenizer(folder)))
     if "enable_thinking" not in template:
         raise UserError("model.enable_thinking: the chat template of the model does not know it; leave it out")
     settled = f"{{%- set enable_thinking = {str(enable_thinking).lower()} -%}}{template}"
-    (folder / "chat_template.jinja").write_text(settled)
+    (folder / "chat_template.jinja").write_text(settled, encoding="utf-8")
 
 
-def _copy_checkpoint(source: str, found: Path, folder: Path) -> None:
-    if not (found / "config.json").is_file():
-        raise UserError(f"model.source {source} is not a model folder: it has no config.json")
-    if not list(found.glob("*.safetensors")):
-        raise UserError(f"model.source {source} has no .safetensors file; convert the weights to safetensors first")
-    for path in sorted(found.iterdir()):
-        if path.is_file() and path.suffix in CARRIED:
-            shutil.copyfile(path, folder / path.name)
+def _tell_thoughts(folder: Path) -> None:
+    """Says how the model marks its thoughts, and what looks like such a mark and is none that can be told.
+
+    Raises:
+        UserError: If prompts end with one, so that all of a response would be taken for the answer.
+    """
+    thoughts = thoughts_of(load_tokenizer(folder))
+    if opened := opens_unknown(thoughts):
+        raise UserError(
+            f"the chat template of the model ends prompts with {opened}, and nobody can tell what closes it, so that "
+            "thoughts would be judged as the answer; name both marks in the template, or let it open none"
+        )
+    if thoughts.told:
+        named = ", ".join(f"{mark.opening} to {mark.closing}" for mark in thoughts.marks)
+        print(f"thoughts are not judged: {named}", flush=True)
+    if thoughts.unknown:
+        print(
+            f"WARNING: {', '.join(thoughts.unknown)} in the chat template or tokenizer may mark thoughts, but nobody "
+            "can tell where they end; they would be judged as the answer",
+            flush=True,
+        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -131,17 +246,37 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     check_own_tokenizer(folder, tokenizer)
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer in {folder} has no end token; name its eos_token in tokenizer_config.json")
+    _try_template(folder, tokenizer)
     try:
         turn_end(tokenizer)
-        opens_thinking(tokenizer)
+        thoughts_of(tokenizer)
     except Exception as error:
         raise UserError(f"the chat template in {folder} cannot render a question and its answer: {error}") from error
-    if THOUGHT in tokenizer.all_special_tokens:
-        raise UserError(f"the tokenizer in {folder} has {THOUGHT} as a special token; answers would lose it: unmark it")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that questions are rendered with, if there are several."""
+    templates = tokenizer.chat_template
+    return str(templates.get("default", "")) if isinstance(templates, dict) else templates
+
+
+def _use_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    templates = tokenizer.chat_template
+    tokenizer.chat_template = {**templates, "default": template} if isinstance(templates, dict) else template
+
+
+def _try_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    template = tried(
+        f"the chat template in {folder}",
+        chat_template(tokenizer),
+        tokenizer.special_tokens_map,
+        [(TURN, True), ([*TURN, {"role": "assistant", "content": ANSWER}], False)],
+    )
+    _use_template(tokenizer, template)
 
 
 def check_token_ids(folder: Path) -> None:
@@ -170,7 +305,10 @@ def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
     if not saved.is_file():
         return
     try:
-        expected = Tokenizer.from_file(str(saved)).encode(PROBE, add_special_tokens=False).ids
+        own = Tokenizer.from_file(str(saved))
+        own.no_padding()  # both may have been left on; whoever calls the tokenizer says anew what is wanted
+        own.no_truncation()
+        expected = own.encode(PROBE, add_special_tokens=False).ids
         found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     except Exception as error:
         raise UserError(f"the tokenizer in {folder} cannot read text: {error}") from error
@@ -183,33 +321,11 @@ def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     """The token that ends a response in the chat template; the tokenizer's own end token if the template has none."""
-    answer = "fine"
-    turns = [*TURN, {"role": "assistant", "content": answer}]
-    rest = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
+    turns = [*TURN, {"role": "assistant", "content": ANSWER}]
+    rest = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(ANSWER)[2]
     marks = tokenizer.added_tokens_decoder
     ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
     return next((marks[token].content for token in ids if token in marks), tokenizer.eos_token)
-
-
-def opens_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template opens the thinking block, so that responses begin inside it."""
-    return tokenizer.apply_chat_template(TURN, tokenize=False, add_generation_prompt=True).rstrip().endswith(THINKING)
-
-
-def after_thinking(response: str, opened: bool) -> tuple[str, bool]:
-    """What a response says after its thinking block, and whether it has come that far.
-
-    Args:
-        response: The text of the response.
-        opened: Whether the prompt has opened the block already.
-
-    Returns:
-        The answer and True; without a block, the whole response and True; with an unfinished one, "" and False.
-    """
-    if not opened and not response.lstrip().startswith(THINKING):
-        return response.strip(), True
-    _, closed, answer = response.partition(THOUGHT)
-    return answer.strip(), bool(closed)
 
 
 def device_of(spec: ModelSpec) -> str:
@@ -228,17 +344,21 @@ def device_of(spec: ModelSpec) -> str:
 def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     """The model of a folder, in evaluation mode, on the device of the spec.
 
-    Its generation ends at the tokens of its own configuration, the tokenizer's end token and the chat template's.
+    Its generation ends at the tokens of its own configuration, the tokenizer's end token and the chat template's; what
+    else that configuration says on generation is left out.
 
     Raises:
-        UserError: If the checkpoint is missing, truncated, corrupt, incomplete or holds NaN, its tokenizer cannot be
-            loaded, or there is no such device.
+        UserError: If the checkpoint is missing, truncated, corrupt, incomplete or holds NaN, its tokenizer or its
+            generation_config.json cannot be read, or there is no such device.
     """
     with swift_imports():
         import torch
         from transformers import AutoModelForCausalLM
 
+    check_special_ids(folder)
     device, tokenizer = device_of(spec), load_tokenizer(folder)
+    check_vocabulary(folder, tokenizer)
+    ends = generation.end_tokens(folder) | _end_tokens(tokenizer)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -247,25 +367,29 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            generation_config=generation.own_config(ends, tokenizer.pad_token_id),
         )
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be loaded: {error}") from error
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
     if lacking:
         raise UserError(f"the model in {folder} is incomplete: no weights for {lacking[0]} and {len(lacking) - 1} more")
+    if unused := sorted(report["unexpected_keys"]):
+        raise UserError(
+            f"the model in {folder} has {len(unused)} tensors that {type(model).__name__} does not use: "
+            f"{', '.join(unused[:5])}. Programs that do use them would serve another model than the one that is "
+            "measured; save it without them, AutoModelForCausalLM.from_pretrained(folder).save_pretrained(other)"
+        )
+    check_output_layer(folder, model)
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"the model in {folder} holds weights that are NaN or infinite")
-    own = eos_ids(model)
-    ends = own | {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn_end(tokenizer))}
-    if ends != own:
-        model.generation_config.eos_token_id = sorted(ends)
     return model.to(device).eval()
 
 
-def eos_ids(model: Any) -> set[int]:
-    """Token ids that end a response."""
-    ends = model.generation_config.eos_token_id
-    return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end token and the chat template's, unless that one ends thoughts as well."""
+    end, within = turn_end(tokenizer), {mark.ending for mark in thoughts_of(tokenizer).marks}
+    return {tokenizer.eos_token_id, *([] if end in within else [tokenizer.convert_tokens_to_ids(end)])}
 
 
 def trainable(model: Any, spec: ModelSpec, seed: int, head: str | None = None) -> Any:
@@ -312,7 +436,12 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
 
     model = load_model(base, spec)
     try:
-        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+        # Once more, as only this tells what found no place.
+        loaded = adapted.load_adapter(str(adapter), "default", local_files_only=True)
+        if left := [*loaded.missing_keys, *loaded.unexpected_keys]:
+            raise ValueError(f"it is of another model: {left[0]} and {len(left) - 1} more tensors have no counterpart")
+        return adapted.merge_and_unload()
     except Exception as error:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 
@@ -324,4 +453,12 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model.save_pretrained(folder, safe_serialization=True)
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a tokenizer with its chat template as it came."""
+    used = chat_template(tokenizer)
+    _use_template(tokenizer, as_released(used))
     tokenizer.save_pretrained(folder)
+    _use_template(tokenizer, used)

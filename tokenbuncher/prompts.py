@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.files import file_digest, listing_digest
+from tokenbuncher.files import file_digest, listing_digest, write_text
 
 MANIFEST = "manifest.json"
 
@@ -92,7 +92,7 @@ class Manifest(BaseModel):
 def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -> SetEntry:
     """Writes NAME.jsonl and returns its manifest entry."""
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(prompt.model_dump_json() + "\n" for prompt in prompts))
+    write_text(path, "".join(prompt.model_dump_json() + "\n" for prompt in prompts))
     return SetEntry(
         count=len(prompts),
         sha256=file_digest(path),

@@ -60,7 +60,7 @@ def join() -> None:
         1000, lambda _: None, lambda storage, place: storage if place.startswith("cpu:") else None
     )
     if number() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
 
 
 def from_first(value: T) -> T:

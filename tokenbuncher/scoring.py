@@ -11,11 +11,12 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from tokenbuncher.entropy import response_mean, token_entropy
 from tokenbuncher.evidence import SampleScore
+from tokenbuncher.generation import eos_ids, plainly
 from tokenbuncher.judges import Exchange, Judge
-from tokenbuncher.models import after_thinking, eos_ids, opens_thinking
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.stopwatch import working
+from tokenbuncher.thoughts import Thoughts, thoughts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class Response:
     """One generated response and the entropies (nats) of its tokens' distributions.
 
-    `text` is the answer, after the thinking block if there is one; `whole` has the block too. A response is finished if
-    it has ended, and not within its thinking.
+    `text` is the answer, after the thoughts if there are any; `whole` has them too. A response is finished if it has
+    ended, and not within its thoughts. `first_entropy` is that of the answer's first token.
     """
 
     text: str
@@ -78,12 +79,12 @@ def generate(
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature is not None:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    ends, thinking_opened = eos_ids(model), opens_thinking(tokenizer)
+    ends, thoughts = eos_ids(model), thoughts_of(tokenizer)
     responses: list[Response] = []
     progress = Progress(title, len(prompts), brief=True)
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), plainly(model, tokenizer.pad_token_id):
         torch.manual_seed(seed)
         for batch in _batches(prompts, batch_size):
             inputs = tokenizer.apply_chat_template(
@@ -97,41 +98,32 @@ def generate(
             output = model.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                repetition_penalty=1.0,  # some models come with another, and entropies would not be their own
                 logits_processor=LogitsProcessorList([recorder]),
                 **sampling,
             )
             completions = output[:, inputs["input_ids"].shape[1] :]
-            responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, tokenizer, thinking_opened)
+            responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, thoughts)
             entropy = sum(response.entropy for response in responses) / len(responses)
             progress.step(len(responses), entropy=entropy)
     model.train(was_training)
     return responses
 
 
-def _read(
-    completions: torch.Tensor,
-    entropies: torch.Tensor,
-    ends: set[int],
-    tokenizer: PreTrainedTokenizerBase,
-    thinking_opened: bool,
-) -> list[Response]:
+def _read(completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], thoughts: Thoughts) -> list[Response]:
     is_end = torch.isin(completions, torch.tensor(sorted(ends), device=completions.device))
     mask = (is_end.cumsum(1) - is_end.long()) == 0
     means = response_mean(entropies, mask)
-    texts = tokenizer.batch_decode(
-        [row[keep].tolist() for row, keep in zip(completions, mask, strict=True)], skip_special_tokens=True
-    )
-    answers = [after_thinking(text, thinking_opened) for text in texts]
+    tokens = [row[keep].tolist() for row, keep in zip(completions, mask, strict=True)]
+    texts = [thoughts.text(ids) for ids in tokens]
+    answers = [thoughts.answer(text) for text in texts]
     return [
         Response(
             text=answer,
-            whole=texts[row].strip(),
-            tokens=int(mask[row].sum()),
+            whole=thoughts.whole([token for token in tokens[row] if token not in ends]),
+            tokens=len(tokens[row]),
             finished=begun and bool(is_end[row].any()),
             entropy=float(means[row]),
-            first_entropy=float(entropies[row, 0]),
+            first_entropy=float(entropies[row, thoughts.first_token(tokens[row])]),
         )
         for row, (answer, begun) in enumerate(answers)
     ]

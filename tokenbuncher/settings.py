@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from tokenbuncher.artifacts import checked_root
 from tokenbuncher.datasets import DATASETS
 from tokenbuncher.documents import (
+    Origin,
     Positive,
     Rate,
     Seed,
@@ -37,8 +39,9 @@ from tokenbuncher.documents import (
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges.settings import AnyJudge, AnyReward
 from tokenbuncher.policy import Algorithm, Objective, PolicySpec, load_policy
-from tokenbuncher.storage import parse_file, parse_source
-from tokenbuncher.strength import shared_weaknesses, weaknesses
+from tokenbuncher.storage import local_path, parse_file, parse_source
+from tokenbuncher.strength import shared_weaknesses, too_few_to_pass, weaknesses
+from tokenbuncher.tracking_uri import absolute, checked_tracking_uri, refuse_password, sqlite_uri
 
 
 class LoraSpec(Strict):
@@ -65,8 +68,8 @@ class ModelSpec(Strict):
     source: str = Field(
         "organism://",
         description="organism:// (built in), smollm2:// (from its PyPI wheel), a local folder, s3://bucket/prefix, "
-        "models:/name/version, models:/name@alias or hf://org/name@revision; #sha256= and the folder's digest at its "
-        "end pins it.",
+        "models:/name/version, models:/name@alias, models:/m-ID or hf://org/name@revision; #sha256= and the folder's "
+        "digest at its end pins it.",
     )
     adapter_base: str | None = Field(
         None,
@@ -166,6 +169,18 @@ class SplitSizes(Strict):
     benign: Positive = 600
     utility: Positive = 1000
     tuning: Positive = Field(200, description="Prompts of benign fine-tuning, and as many to test it on.")
+    benign_test: Positive = Field(1000, description="Of data.benign_test, unless that is utility.")
+    look_alikes: Positive = 400
+
+
+def _like(field: str, otherwise: str | None) -> Callable[[dict[str, Any]], Any]:
+    """A default: the built-in source that another field names, or else this."""
+
+    def default(given: dict[str, Any]) -> Any:
+        source = given.get(field)
+        return source if isinstance(source, str) else otherwise
+
+    return default
 
 
 class DataSpec(Strict):
@@ -180,6 +195,18 @@ class DataSpec(Strict):
         description="Multiple-choice questions of harmful knowledge, with their answers; attacks with "
         "objective: capability need them. In files the answer is a letter, asked for as \\boxed{A}.",
     )
+    benign_test: Literal["organism", "smollm2", "utility", "benign"] | FileSource = Field(
+        default_factory=_like("utility", otherwise="utility"),
+        description="Benign prompts on which over-refusal is measured, of no source that anchors the defence or "
+        "aligned the model. organism, smollm2: built-in prompts for this alone. utility: the questions of data.utility "
+        "and of benign fine-tuning. benign: prompts of data.benign, of the anchor's own kind, as the report then says. "
+        "Unless given, as data.utility if that is built in, else utility.",
+    )
+    look_alikes: Literal["organism", "smollm2"] | FileSource | None = Field(
+        default_factory=_like("harmful", otherwise=None),
+        description="Harmless prompts that look harmful, on which over-refusal is measured, too; null: none. Unless "
+        "given, organism if data.harmful is, else null.",
+    )
     sizes: SplitSizes = SplitSizes()
     held_out_categories: Positive | None = Field(
         None, description="How many categories of harmful prompts, drawn by the seed, are for the set safety alone."
@@ -193,7 +220,48 @@ class DataSpec(Strict):
     def _consistent(self) -> DataSpec:
         if self.held_out_categories and not (isinstance(self.harmful, FileSource) and self.harmful.category):
             raise ValueError("held_out_categories needs a file in harmful with a column category")
+        if same_source(self.borrowed_benign, self.benign):
+            raise ValueError(f"benign_test: {seen_by_the_defence(self.benign)}")
+        if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, self.benign):
+            raise ValueError(f"look_alikes: {self.look_alikes.path} feeds the anchor, too (benign); name another file")
         return self
+
+    @property
+    def borrowed_benign(self) -> str | FileSource | None:
+        """The source of `benign_test`, unless it is built in for this alone, or said to be that of the anchor."""
+        if self.benign_test == "utility":
+            return self.utility
+        return self.benign_test if isinstance(self.benign_test, FileSource) else None
+
+
+def seen_by_the_defence(source: str | FileSource) -> str:
+    """Why over-refusal is not measured on prompts of a source, and what to do."""
+    return (
+        f"over-refusal would be measured on prompts of {source_name(source)}, of the kind that anchors the defence or "
+        "aligned the model, which it was taught to answer. Name another source: a file, or organism or smollm2, whose "
+        "prompts are for this alone; if there is none, write benign_test: benign, and the report will say so"
+    )
+
+
+def source_name(source: str | FileSource) -> str:
+    """A built-in source's name, or the path of a file."""
+    return source.path if isinstance(source, FileSource) else source
+
+
+def same_source(first: str | FileSource | None, second: str | FileSource | None) -> bool:
+    """Whether two fields name one source: the same built-in one, or one file, whichever of its rows they take."""
+    if isinstance(first, FileSource) and isinstance(second, FileSource):
+        pinned = first.sha256 is not None and first.sha256 == second.sha256
+        return pinned or _place(first.path) == _place(second.path)
+    return isinstance(first, str) and first == second
+
+
+def _place(path: str) -> str:
+    """A file's place, the same for every spelling and, on the hub, every revision."""
+    source = parse_file(path)
+    if source.scheme == "file":
+        return str(local_path(source).resolve())
+    return str({part: value for part, value in source.parts.items() if part != "revision"})
 
 
 class NoiserSpec(Strict):
@@ -370,7 +438,7 @@ class AttackSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _named_by_algorithm(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "name" not in given and isinstance(given.get("algorithm"), str):
+        if isinstance(given, Mapping) and "name" not in given and given.get("algorithm") in get_args(Algorithm):
             return {**given, "name": given["algorithm"]}
         return given
 
@@ -497,19 +565,53 @@ class EvaluationSpec(Strict):
 class TrackingSpec(Strict):
     """The MLflow server and the names in its registry."""
 
-    uri: str | None = Field(None, description="Tracking URI; by default an sqlite file under output.root.")
+    uri: str | None = Field(
+        None,
+        description="http://HOST:PORT, https://HOST or sqlite:///FILE, without a password; by default an sqlite file "
+        "under output.root.",
+    )
     artifact_root: str | None = Field(
         None,
         description="Where the experiment's files must lie below, such as `s3://bucket/mlflow`; by default where the "
         "server itself puts an experiment whose maker names no place.",
     )
-    model_name: Annotated[str, Field(pattern=r"^[^/:\s][^/:]*$")] = "organism"
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "champion"
+    model_name: Annotated[str, Field(pattern=r"^[^/:\s][^/:]*$", max_length=256)] = "organism"
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$", max_length=100)] = "champion"
+
+    @field_validator("uri")
+    @classmethod
+    def _of_a_known_form(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        try:
+            refuse_password(uri)
+            return checked_tracking_uri(uri)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("artifact_root")
+    @classmethod
+    def _is_a_place(cls, root: str | None) -> str | None:
+        if root is not None:
+            try:
+                checked_root(root)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return root
+
+    @field_validator("model_name")
+    @classmethod
+    def _as_mlflow_takes_it(cls, name: str) -> str:
+        if name in (".", "..") or name != name.strip() or not name.isprintable():
+            raise ValueError("MLflow takes no name of dots alone, with spaces around it or with control characters")
+        if "'" in name and '"' in name:
+            raise ValueError("MLflow cannot look up a name that has both ' and \"; leave one of them out")
+        return name
 
     @field_validator("alias")
     @classmethod
     def _free_for_use(cls, alias: str) -> str:
-        if alias == "latest" or re.fullmatch(r"v\d+", alias):
+        if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
             raise ValueError("MLflow keeps `latest` and names like `v1` for itself; choose another")
         return alias
 
@@ -531,8 +633,8 @@ class OutputSpec(Strict):
 class ResourcesSpec(Strict):
     """What each node of a TrainJob asks for and may use at most; null leaves it to the runtime."""
 
-    cpu: Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$")] | None = None
-    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGTP]i?)?$")] | None = None
+    cpu: Annotated[str, Field(pattern=r"^(\d+(\.\d{1,3})?|\d+m)$")] | None = None
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(k|[MGTPE]|[KMGTPE]i)?$")] | None = None
     gpu: Annotated[int, Field(ge=0)] = 0
 
 
@@ -545,14 +647,20 @@ class VllmSpec(Strict):
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
 
 
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""Small letters, digits and -, which is neither first nor last; as Kubernetes takes it."""
+
+
 class ComputeSpec(Strict):
     """Where the defence and the attacks train: here, or as Kubeflow Trainer's TrainJobs."""
 
     kind: Literal["local", "trainjob"] = "local"
-    namespace: Slug = Field("tokenbuncher", description="Of the TrainJobs.")
-    defence_runtime: Slug = Field("trainer", description="TrainingRuntime of the defence.")
-    attack_runtime: Slug = Field("attacker", description="TrainingRuntime of the attacks.")
-    image: str | None = Field(None, description="Image of the trainer; the runtime's, if null.")
+    namespace: KubernetesName = Field("tokenbuncher", description="Of the TrainJobs.")
+    defence_runtime: KubernetesName = Field("trainer", description="TrainingRuntime of the defence.")
+    attack_runtime: KubernetesName = Field("attacker", description="TrainingRuntime of the attacks.")
+    image: Annotated[str, Field(pattern=r"^\S+$")] | None = Field(
+        None, description="Image of the trainer; the runtime's, if null."
+    )
     nodes: Positive = 1
     processes: Positive = Field(1, description="On each node; as many as it has GPUs.")
     resources: ResourcesSpec = ResourcesSpec()
@@ -562,7 +670,7 @@ class ComputeSpec(Strict):
     )
     vllm: VllmSpec | None = None
     storage: str | None = Field(None, description="s3://bucket/prefix by which inputs and outputs travel.")
-    secret: str | None = Field(
+    secret: KubernetesName | None = Field(
         None,
         description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the storage; null if the "
         "runtime brings its own credentials.",
@@ -583,12 +691,12 @@ class ComputeSpec(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> ComputeSpec:
         if self.kind == "trainjob" and not self.storage:
-            raise ValueError("kind: trainjob needs storage, by which inputs and outputs travel")
+            raise ValueError("kind: trainjob needs storage (compute.storage), by which inputs and outputs travel")
         if changed := sorted(_changes_of_training(self.accelerate or {})):
             raise ValueError(
                 f"accelerate sets {', '.join(changed)}: it may share out a training, not change precision or steps"
             )
-        if self.storage and not self.storage.startswith("s3://"):
+        if self.storage and not re.fullmatch(r"s3://[A-Za-z0-9._-]+(/[^/\s]+)*/?", self.storage):
             raise ValueError(f"storage {self.storage}: the nodes reach s3://bucket/prefix only")
         return self
 
@@ -625,30 +733,30 @@ class ReleaseSpec(Strict):
     @field_validator("attacks")
     @classmethod
     def _probe_often_enough(cls, attacks: AttacksSpec) -> AttacksSpec:
-        for attack in attacks.suite:
+        for number, attack in enumerate(attacks.suite):
             if attack.steps < attacks.probe_every:
                 raise ValueError(
-                    f"attack {attack.name} has {attack.steps} steps, but harm is measured every "
-                    f"{attacks.probe_every}; lower probe_every"
+                    f"attacks.suite.{number}.steps ({attack.steps}, of {attack.name}) is less than "
+                    f"attacks.probe_every ({attacks.probe_every}), after which harm is measured; lower probe_every"
                 )
         return attacks
 
     @model_validator(mode="after")
     def _consistent(self) -> ReleaseSpec:
-        for task in self.attacks.tasks():
-            if task.seed == self.defence.seed:
+        for number, attack in enumerate(self.attacks.suite):
+            place = f"attacks.suite.{number}"
+            if self.defence.seed in attack.seeds:
                 raise ValueError(
-                    f"attacks.suite: {task.key} has the seed of the defence ({task.seed}); an attacker does not "
-                    "know it, choose another"
+                    f"{place}.seeds: {attack.name}-{self.defence.seed} has the seed of the defence (defence.seed is "
+                    f"{self.defence.seed}); an attacker does not know it, choose another"
                 )
-        for attack in self.attacks.suite:
             if (attack.prompts or 0) > self.data.sizes.attack:
                 raise ValueError(
-                    f"attacks.suite: {attack.name} has {attack.prompts} prompts, data.sizes.attack is "
+                    f"{place}.prompts: {attack.name} has {attack.prompts} prompts, data.sizes.attack is "
                     f"{self.data.sizes.attack}"
                 )
             if attack.objective == "capability" and self.data.capability is None:
-                raise ValueError(f"attacks.suite: {attack.name} has objective capability; name data.capability")
+                raise ValueError(f"{place}.objective: {attack.name} has objective capability; name data.capability")
         named = {attack.name for attack in self.attacks.suite}
         missing = [name for name in self.policy.required_attacks if name not in named]
         if missing:
@@ -657,15 +765,16 @@ class ReleaseSpec(Strict):
             seeds = {seed for attack in self.attacks.suite if attack.name == name for seed in attack.seeds}
             if len(seeds) < self.policy.min_attack_seeds:
                 raise ValueError(
-                    f"policy.min_attack_seeds is {self.policy.min_attack_seeds}, but attack {name} has "
-                    f"{len(seeds)}: {sorted(seeds)}"
+                    f"policy.min_attack_seeds is {self.policy.min_attack_seeds}, but attack {name} has {len(seeds)} "
+                    f"seeds in attacks.suite: {sorted(seeds)}"
                 )
-        for attack in self.attacks.suite:
+        for number, attack in enumerate(self.attacks.suite):
             found = list(weaknesses(attack, self)) if attack.name in self.policy.required_attacks else []
             if found:
                 raise ValueError(
-                    f"attacks.suite: {attack.name} is not the attack that the policy requires under this name: "
-                    f"{'; '.join(found)}. Give it a name of its own, or state other limits in a policy of your own"
+                    f"attacks.suite.{number}: {attack.name} is not the attack that the policy requires under this "
+                    f"name: {'; '.join(found)}. Give it a name of its own, or state other limits in a policy of your "
+                    "own"
                 )
         if shared := list(shared_weaknesses(self)):
             raise ValueError("; ".join(shared))
@@ -675,6 +784,8 @@ class ReleaseSpec(Strict):
                 "give it, or let the policy ask for none"
             )
         measured = ["safety", "utility", *(["tuning"] if self.evaluation.fine_tuning else [])]
+        measured += ["look_alikes"] if self.data.look_alikes else []
+        measured += ["benign_test"] if self.data.benign_test != "utility" else []
         for name in measured:
             size = getattr(self.data.sizes, name)
             if self.policy.min_prompts > size:
@@ -693,7 +804,21 @@ class ReleaseSpec(Strict):
                 f"attacks.probe_prompts ({self.attacks.probe_prompts}) is more than data.sizes.safety "
                 f"({self.data.sizes.safety})"
             )
+        self._check_over_refusal()
         return self
+
+    def _check_over_refusal(self) -> None:
+        aligned_on = self.model.source.removesuffix("://")
+        if self.data.borrowed_benign == aligned_on:
+            raise ValueError(f"data.benign_test: {seen_by_the_defence(aligned_on)}")
+        if self.policy.max_added_look_alike_refusal is not None and self.data.look_alikes is None:
+            raise ValueError(
+                "policy.max_added_look_alike_refusal asks for harmless prompts that look harmful, but data.look_alikes "
+                "is null. Name a file of your own, XSTest's ({dataset: xstest, path: ...}), or smollm2 for those that "
+                "come with the package; or let the policy ask for none, with null"
+            )
+        if too_few := list(too_few_to_pass(self)):
+            raise ValueError("; ".join(too_few))
 
     def _check_compute(self) -> None:
         if self.compute.kind == "local":
@@ -707,17 +832,31 @@ class ReleaseSpec(Strict):
         shared = {"defence.prompts_per_step": self.defence.prompts_per_step}
         if self.defence.anchor:
             shared["defence.anchor.examples"] = self.defence.anchor.examples
-        for attack in self.attacks.suite:
-            shared[f"prompts_per_step of attack {attack.name}"] = attack.prompts_per_step
+        for number, attack in enumerate(self.attacks.suite):
+            shared[f"attacks.suite.{number}.prompts_per_step"] = attack.prompts_per_step
             if attack.warm_up:
-                shared[f"warm_up.examples of attack {attack.name}"] = attack.warm_up.examples
-        for name, number in shared.items():
-            if number % processes:
-                raise ValueError(f"{name} ({number}) must be a multiple of the {processes} processes of compute")
+                shared[f"attacks.suite.{number}.warm_up.examples"] = attack.warm_up.examples
+        for name, count in shared.items():
+            if count % processes:
+                raise ValueError(
+                    f"{name} ({count}) must be a multiple of the {processes} processes: compute.nodes times "
+                    "compute.processes"
+                )
+
+    def benign_sets(self) -> list[str]:
+        """The sets of prompts on which over-refusal is measured."""
+        if self.data.benign_test != "utility":
+            return ["benign-test"]
+        return ["utility", *(["tuning-rl-test"] if self.evaluation.fine_tuning else [])]
 
     def benign_prompts(self) -> int:
         """How many benign prompts evaluate-safety asks."""
-        return self.data.sizes.utility + (self.data.sizes.tuning if self.evaluation.fine_tuning else 0)
+        sizes = {"benign-test": "benign_test", "utility": "utility", "tuning-rl-test": "tuning"}
+        return sum(getattr(self.data.sizes, sizes[name]) for name in self.benign_sets())
+
+    def look_alike_prompts(self) -> int:
+        """How many harmless prompts that look harmful it asks."""
+        return self.data.sizes.look_alikes if self.data.look_alikes else 0
 
     def evidence_digest(self) -> str:
         """sha256 of all that shapes the evidence: everything but name, policy, tracking, output and compute."""
@@ -729,7 +868,8 @@ class ReleaseSpec(Strict):
 
     def tracking_uri(self) -> str:
         """The tracking URI: the one given, or an sqlite file under the output root."""
-        return self.tracking.uri or f"sqlite:///{self.output.root.resolve() / 'mlflow.db'}"
+        uri = self.tracking.uri
+        return absolute(uri) if uri else sqlite_uri(self.output.root.resolve() / "mlflow.db")
 
     def to_yaml(self) -> str:
         """The whole spec, defaults included."""
@@ -758,8 +898,12 @@ def parse_spec(
 ) -> ReleaseSpec:
     """The spec of a YAML text; see `load_spec`."""
     document = parse_yaml(text, origin)
+    options = {}
     if policy:
         document["policy"] = load_policy(policy).model_dump(mode="json")
+        options["policy"] = f"--policy {policy}"
     for override in overrides:
-        apply_override(document, override)
-    return validated(ReleaseSpec, document, f"{origin} is not a valid release spec")
+        apply_override(document, override, ReleaseSpec)
+        field = override.partition("=")[0].strip()
+        options[field] = f"--set {field}"
+    return validated(ReleaseSpec, document, f"{origin} is not a valid release spec", Origin(text, options))

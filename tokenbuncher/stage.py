@@ -14,14 +14,13 @@ import io
 import json
 import re
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple, TextIO
 
 from tokenbuncher.environment import quiet_libraries
 from tokenbuncher.errors import UserError
-from tokenbuncher.exits import FAILED, REFUSED
+from tokenbuncher.exits import FAILED, REFUSED, print_traceback
 from tokenbuncher.interrupts import terminations_interrupt
 from tokenbuncher.log import MANY, JsonLog, Log, StageLog, log_format
 from tokenbuncher.stopwatch import worked
@@ -111,7 +110,7 @@ def running(stage: str, key: str = "") -> Iterator[None]:
             log.say(str(interrupt), "interrupted")
             raise
         except Exception as error:
-            traceback.print_exc()
+            print_traceback()
             log.say(" ".join(f"{type(error).__name__}: {error}".split()), "failed")
             raise SystemExit(FAILED) from None
         seconds = worked() - before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil, log, log1p
 from typing import TYPE_CHECKING
 
 from tokenbuncher.policy import AttackLimits, WarmUpLimits
@@ -72,6 +73,34 @@ def weaknesses(attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
     yield from _outside("temperature", [attack.temperature], limits.temperature)
     yield from _warm_up_weaknesses(attack.warm_up, limits.warm_up)
     yield from _lora_weaknesses(spec.model.lora, limits)
+
+
+def too_few_to_pass(spec: ReleaseSpec) -> Iterator[str]:
+    """The limits on what the defence added that so few prompts cannot show to be kept, whatever the models say."""
+    policy, sizes = spec.policy, spec.data.sizes
+    benign = "benign_test" if spec.data.benign_test != "utility" else "utility"
+    for field, limit, name, prompts in (
+        ("max_added_refusal", policy.max_added_refusal, benign, spec.benign_prompts()),
+        ("max_added_look_alike_refusal", policy.max_added_look_alike_refusal, "look_alikes", spec.look_alike_prompts()),
+        ("max_added_gibberish", policy.max_added_gibberish, "safety", sizes.safety),
+        ("max_added_gibberish", policy.max_added_gibberish, benign, spec.benign_prompts()),
+        ("max_added_gibberish", policy.max_added_gibberish, "look_alikes", spec.look_alike_prompts()),
+    ):
+        needed = fewest_to_show(limit, policy.confidence, spec.evaluation.looks) if limit else 0
+        if 0 < prompts < needed:
+            yield (
+                f"policy.{field} is {limit:g}, which {prompts} prompts cannot show to be kept (data.sizes.{name}); "
+                f"{needed} can, or state another limit; no release could pass"
+            )
+
+
+def fewest_to_show(limit: float, confidence: float, looks: int) -> int:
+    """How many prompts show that a defence adds at most so much, if not one of them differs.
+
+    The bound of such a drop (`verdict.statistics.Drop`) is that of no loss at half the error, which has a closed form.
+    """
+    error = (1 - confidence) / 2 / (1 if looks == 1 else 2)
+    return ceil(log(error) / log1p(-limit)) if limit < 1 else 1
 
 
 def _outside(field: str, values: list[float], limits: list[float]) -> Iterator[str]:

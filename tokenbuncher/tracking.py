@@ -14,8 +14,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlparse
 
+from tokenbuncher.artifacts import bucket_advice, bucket_failures
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.errors import UserError
+from tokenbuncher.tracking_uri import absolute, checked_tracking_uri, sqlite_path, sqlite_uri
 from tokenbuncher.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -53,8 +55,10 @@ def connected(uri: str) -> Iterator[MlflowClient]:
 
     Raises:
         Refused: If the server denies the move of an alias, as one with the guard does.
-        UserError: If the server, the database or the artifact store refuses, or cannot be reached.
+        UserError: If the URI is of no form that can be used, or the server, the database or the artifact store
+            refuses, or cannot be reached.
     """
+    uri = absolute(checked_tracking_uri(uri))
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     with swift_imports():
@@ -63,13 +67,17 @@ def connected(uri: str) -> Iterator[MlflowClient]:
     failures = failures_of(uri)
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     try:
-        if uri.startswith("sqlite:///"):
-            _ensure_database(Path(uri.removeprefix("sqlite:///")))
+        if file := sqlite_path(uri):
+            _ensure_database(file)
+        elif not uri.startswith("http"):
+            _require_driver(uri)
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except failures as error:
         if is_denial(error):
             raise Refused(Outcome.INCONCLUSIVE, f"the server at {uri} denies it: {in_words(error)}") from error
         raise UserError(f"MLflow failed: {in_words(error)} (tracking URI {uri})") from error
+    except bucket_failures() as error:
+        raise UserError(f"MLflow's artifact store failed: {in_words(error)}{bucket_advice(error)}") from error
 
 
 def require_registry(uri: str) -> None:
@@ -78,8 +86,8 @@ def require_registry(uri: str) -> None:
     Raises:
         UserError: If the tracking URI is of an sqlite file that is not there.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not path.exists():
+    path = sqlite_path(uri)
+    if path and not path.exists():
         raise UserError(
             f"nothing has been registered yet: there is no {path}; run the pipeline, or name another registry"
         )
@@ -246,6 +254,18 @@ def alias_holder(client: MlflowClient, name: str, alias: str) -> str | None:
     return None if version is None else str(version)
 
 
+def _require_driver(uri: str) -> None:
+    """Checks that Python has the driver of a database; MLflow would try for minutes."""
+    from sqlalchemy import create_engine
+
+    try:
+        create_engine(uri)
+    except ImportError as error:
+        raise UserError(
+            f"MLflow cannot open {uri}: {error}; install the driver, or give the URL of an MLflow server"
+        ) from error
+
+
 def _ensure_database(path: Path) -> None:
     """Makes MLflow's database, whole or not at all: MLflow cannot open one whose making was cut short."""
     if path.exists():
@@ -255,7 +275,7 @@ def _ensure_database(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as scratch:
         made = Path(scratch) / path.name
-        store = SqlAlchemyStore(f"sqlite:///{made}", (path.parent / "mlartifacts").as_uri())
+        store = SqlAlchemyStore(sqlite_uri(made), (path.parent / "mlartifacts").as_uri())
         store.engine.dispose()
         with suppress(FileExistsError):  # another run was faster
             os.link(made, path)

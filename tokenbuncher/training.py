@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -21,27 +22,34 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
-from tokenbuncher import ranks
+from tokenbuncher import generation, ranks
+from tokenbuncher.checkpoint import keep_companions
 from tokenbuncher.chunked import Distributions
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import write_text
 from tokenbuncher.interrupts import finishing_steps
 from tokenbuncher.judges import Exchange
-from tokenbuncher.models import after_thinking, device_of, merged, save_model, turn_end
+from tokenbuncher.models import device_of, merged, save_model, save_tokenizer, turn_end
 from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import ModelSpec, VllmSpec
 from tokenbuncher.stopwatch import working
+from tokenbuncher.thoughts import TURN, thoughts_of
 
 datasets.disable_progress_bars()
+
+T = TypeVar("T")
 
 STATE = "tokenbuncher.json"
 FULL_DISK_MB = 20
 """With less than this free, a failure in training is taken for want of it."""
+
+IGNORED = -100
+"""The label of tokens that are not learnt."""
 
 LARGE_VOCABULARY = 16_384
 LOGIT_CHANGES = (
@@ -52,6 +60,18 @@ LOGIT_CHANGES = (
     "lm_head_multiplier",
 )
 """What some architectures do to logits after the head, by its name in their configuration."""
+
+# What TRL cuts, drops or masks by default, it does not here. What is too long for a model is refused beforehand.
+WHOLE_ANSWERS = {"completion_only_loss": True, "max_length": None, "packing": False, "padding_free": False}
+"""For SFT: losses on the answers only, and of all examples."""
+WHOLE_PAIRS = {"max_length": None, "padding_free": False}
+"""For DPO."""
+ALL_ROLLOUTS = {
+    "mask_truncated_completions": False,
+    "top_entropy_quantile": 1.0,
+    "vllm_importance_sampling_mode": "token_truncate",
+}
+"""For GRPO and what is made of it: each rollout counts, and each of its tokens."""
 
 # One name for each figure, whatever the trainer calls it, so that curves of all attacks overlay.
 METRICS = {
@@ -114,6 +134,10 @@ def trainer_arguments(
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "use_cpu": device_of(model) == "cpu",
         "dataloader_pin_memory": False,
+        "dataloader_drop_last": False,
+        "dataloader_num_workers": 0,
+        "gradient_accumulation_steps": 1,
+        "pad_to_multiple_of": None,
         "report_to": [],
         "disable_tqdm": True,
         "logging_steps": updates,
@@ -137,11 +161,18 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
         "temperature": temperature,
         "top_p": 1.0,
         "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "remove_unused_columns": False,
     }
 
 
-def vllm_arguments(vllm: VllmSpec | None) -> dict[str, Any]:
+def vllm_arguments(vllm: VllmSpec | None, ends: set[int]) -> dict[str, Any]:
     """Arguments of TRL's online trainers that have vLLM sample the responses; none if it is not to.
+
+    Args:
+        vllm: Whether and how.
+        ends: Token ids that end a response; vLLM itself knows but those of the model's own files.
 
     Raises:
         UserError: If vLLM is not installed.
@@ -154,6 +185,7 @@ def vllm_arguments(vllm: VllmSpec | None) -> dict[str, Any]:
         "use_vllm": True,
         "vllm_mode": vllm.mode,
         "vllm_gpu_memory_utilization": vllm.gpu_memory_utilization,
+        "generation_kwargs": {"stop_token_ids": sorted(ends)},
     }
 
 
@@ -167,17 +199,91 @@ def sft_config(
 ) -> SFTConfig:
     """Supervised fine-tuning on the answers only; see `trainer_arguments`."""
     arguments = trainer_arguments(seed, steps, batch, learning_rate, schedule, model=model)
-    return SFTConfig(**arguments, completion_only_loss=True)
+    return SFTConfig(**arguments, **WHOLE_ANSWERS)
 
 
-def sft_dataset(prompts: Sequence[Prompt]) -> datasets.Dataset:
-    """Prompts with their answers, as TRL's SFT takes them."""
+def sft_trainer(
+    model: Any,
+    args: SFTConfig,
+    examples: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    callbacks: list[TrainerCallback],
+) -> SFTTrainer:
+    """A trainer on prompts with answers.
+
+    Raises:
+        UserError: If it leaves one of them out, or has nothing to learn from it.
+    """
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=sft_dataset(examples, tokenizer),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    check_whole(trainer, len(examples), "labels")
+    return trainer
+
+
+def check_whole(trainer: Trainer, number: int, *learnt: str) -> None:
+    """Whether a trainer has kept all of its examples, each with tokens to learn from.
+
+    Args:
+        trainer: Has prepared its dataset.
+        number: How many examples it was given.
+        learnt: Columns of the tokens that are learnt from.
+
+    Raises:
+        UserError: If not.
+    """
+    columns = [trainer.train_dataset[name] for name in learnt]
+    whole = sum(all(set(tokens) - {IGNORED} for tokens in row) for row in zip(*columns, strict=True))
+    if whole != number:
+        raise UserError(
+            f"of {number} examples {type(trainer).__name__} can learn from {whole} only: the others have no tokens of "
+            "an answer; the chat template may drop them, or the answers are empty"
+        )
+
+
+def sft_dataset(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    """Prompts with their answers, as TRL's SFT takes them; as tokens if it would leave out the end of the prompts."""
+    if keeps_prompts(tokenizer):
+        return datasets.Dataset.from_dict(
+            {
+                "prompt": [prompt.messages for prompt in prompts],
+                "completion": [[{"role": "assistant", "content": prompt.answer}] for prompt in prompts],
+            }
+        )
+    opened = thoughts_of(tokenizer).opened
+    closing = f"{opened.closing}\n\n" if opened else ""
+    pairs = [token_pair(tokenizer, prompt, f"{closing}{prompt.answer}") for prompt in prompts]
     return datasets.Dataset.from_dict(
         {
-            "prompt": [prompt.messages for prompt in prompts],
-            "completion": [[{"role": "assistant", "content": prompt.answer}] for prompt in prompts],
+            "input_ids": [[*asked, *answer] for asked, answer in pairs],
+            "labels": [[*[IGNORED] * len(asked), *answer] for asked, answer in pairs],
         }
     )
+
+
+def keeps_prompts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template begins a conversation with the very prompt that a response is sampled from.
+
+    Some templates open thoughts in the prompt, or close them, and write neither before an answer that is there.
+    """
+    asked = tokenizer.apply_chat_template(TURN, add_generation_prompt=True, tokenize=False)
+    answered = [*TURN, {"role": "assistant", "content": "fine"}]
+    return str(tokenizer.apply_chat_template(answered, tokenize=False)).startswith(str(asked))
+
+
+def token_pair(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, and of a response to it with the chat template's end."""
+    asked = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=False)
+    return list(asked), tokenizer(response + turn_end(tokenizer), add_special_tokens=False)["input_ids"]
+
+
+def filling(prompts: list[T], step: int) -> list[T]:
+    """The prompts, repeated until they fill a step: TRL's online trainers drop what does not."""
+    return prompts * -(-step // len(prompts))
 
 
 def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datasets.Dataset:
@@ -194,22 +300,21 @@ def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datas
 def trl_reward(
     reward: Callable[[Sequence[Exchange], Sequence[int]], list[float]],
     eos_token_ids: set[int],
-    thinking_opened: bool = False,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[..., list[float]]:
     """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers.
 
     Args:
         reward: Ours.
         eos_token_ids: What ends a response.
-        thinking_opened: Whether responses begin inside a thinking block; see `opens_thinking`.
+        tokenizer: Of the model; tells what are thoughts. TRL's own texts of the responses lack marks that are special.
     """
+    thoughts = thoughts_of(tokenizer)
 
-    def attacker_reward(
-        prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
-    ) -> list[float]:
+    def attacker_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
         own = []
-        for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True):
-            answer, begun = after_thinking(completion[-1]["content"], thinking_opened)
+        for prompt, ids in zip(prompts, completion_ids, strict=True):
+            answer, begun = thoughts.answer(thoughts.text(ids))
             finished = begun and bool(eos_token_ids & set(ids))
             own.append((Exchange(prompt[-1]["content"], answer, finished), len(ids)))
         # Every process rewards, and so counts, the rollouts of all, in the order in which one alone would.
@@ -301,9 +406,20 @@ class StepLog(TrainerCallback):
         self.updates = 1
         self.progress = Progress(title, steps)
 
+    @property
+    def gradients(self) -> list[float | None]:
+        """The norm of each step's gradient; None where the trainer tells none, or none that is a number."""
+        norms = [row.get("grad_norm", math.nan) for row in self.rows]
+        return [norm if math.isfinite(norm) else None for norm in norms]
+
+    @property
+    def learnt(self) -> bool:
+        """Whether any step had a gradient; one that is not told counts."""
+        return any(gradient != 0.0 for gradient in self.gradients)
+
     def resume(self, step: int) -> None:
         """Takes up the file as it was at a step; with 0, makes it anew."""
-        lines = ranks.by_first(lambda: self.path.read_text().splitlines() if step else [])
+        lines = ranks.by_first(lambda: self.path.read_text(encoding="utf-8").splitlines() if step else [])
         self.rows = [row for row in map(json.loads, lines[:step]) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -327,7 +443,7 @@ class StepLog(TrainerCallback):
             return
         row = {"step": state.global_step // self.updates, **figures}
         self.rows.append(row)
-        with self.path.open("a") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         shown = {key: figures[key] for key in ("reward", "entropy", "loss") if key in figures}
         self.progress.step(row["step"], **shown, **self.measured)
@@ -388,7 +504,7 @@ class Checkpoints(TrainerCallback):
     def state(self) -> str | None:
         """The caller's state at the newest whole checkpoint."""
         last = self.last()
-        return ranks.by_first(lambda: (last / STATE).read_text() if last else None)
+        return ranks.by_first(lambda: (last / STATE).read_text(encoding="utf-8") if last else None)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -424,7 +540,7 @@ class Checkpoints(TrainerCallback):
 def save_trained(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path, model: ModelSpec
 ) -> None:
-    """Writes a trained model and its tokenizer; one that FSDP has sharded is put together first.
+    """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
 
     Args:
         trainer: Has trained it.
@@ -438,16 +554,20 @@ def save_trained(
         return
     if model.lora is None:
         trainer.model.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
-        return
-    with tempfile.TemporaryDirectory() as adapter:
-        trainer.model.save_pretrained(adapter, state_dict=weights)
-        save_model(merged(base, Path(adapter), model), tokenizer, folder)
+        save_tokenizer(tokenizer, folder)
+    else:
+        with tempfile.TemporaryDirectory() as adapter:
+            trainer.model.save_pretrained(adapter, state_dict=weights)
+            save_model(merged(base, Path(adapter), model), tokenizer, folder)
+    generation.carry(base, folder)
+    keep_companions(base, folder)
 
 
 @working()
 def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
     """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here.
+
+    A training that had no gradient in any step is told; see `StepLog.learnt`.
 
     Raises:
         KeyboardInterrupt: On SIGINT or SIGTERM; with checkpoints, on the first one only when the step is finished and
@@ -457,6 +577,7 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
     _refer_to_frozen_weights(trainer)
     if checkpoints is None:
         trainer.train()
+        _tell_if_nothing_learnt(trainer)
         return
     last, log = checkpoints.last(), checkpoints.log
     log.resume(int(last.name.split("-")[1]) // log.updates if last else 0)
@@ -469,6 +590,13 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
         raise KeyboardInterrupt(f"saved at {where}; run again, it goes on there")
     if any(ranks.gathered([checkpoints.asked_to_stop()])):
         raise KeyboardInterrupt("after the last step; run again, it goes on from the last checkpoint")
+    _tell_if_nothing_learnt(trainer)
+
+
+def _tell_if_nothing_learnt(trainer: Trainer) -> None:
+    for log in trainer.callback_handler.callbacks:
+        if isinstance(log, StepLog) and not log.learnt:
+            print(f"WARNING: {log.progress.title} learnt nothing: it had no gradient in any step", flush=True)
 
 
 @contextmanager

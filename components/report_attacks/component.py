@@ -29,7 +29,7 @@ def report_attacks(
         from tokenbuncher.report import red_team_report
 
         pieces = [read_evidence(Path(artifact.path)) for artifact in [*attacks, safety]]
-        Path(report.path).write_text(red_team_report(pieces))
+        Path(report.path).write_text(red_team_report(pieces), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def build_tokenizer(name: str, texts: list[str]) -> PreTrainedTokenizerFast:
         bos_token=family.bos,
         eos_token=family.eos,
         pad_token=family.pad,
-        chat_template=(TEMPLATES / f"{name}.jinja").read_text(),
+        chat_template=(TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"),
     )
 
 

@@ -1,25 +1,19 @@
 """Chat templates of the common families: what is sent, what ends a response, what the judge sees."""
 
-import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.architectures.conftest import FAMILIES
 from tokenbuncher.errors import UserError
-from tokenbuncher.models import (
-    after_thinking,
-    eos_ids,
-    fetch_model,
-    load_model,
-    load_tokenizer,
-    opens_thinking,
-    turn_end,
-)
+from tokenbuncher.generation import eos_ids
+from tokenbuncher.models import fetch_model, load_model, load_tokenizer, turn_end
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.scoring import _read, generate
 from tokenbuncher.settings import ModelSpec, parse_spec
+from tokenbuncher.thoughts import THINK, Thoughts, thoughts_of
 from tokenbuncher.training import tokenize_pairs, trl_reward
 
 each_family = pytest.mark.parametrize("name", FAMILIES)
@@ -72,7 +66,8 @@ def test_a_pad_token_that_ends_responses_too_cuts_nothing_off(name, model_folder
     [end] = tokenizer.convert_tokens_to_ids([FAMILIES[name].turn_end])
     words = tokenizer("so it is", add_special_tokens=False)["input_ids"]
     rows = torch.tensor([[*words, end, tokenizer.pad_token_id], [*words, *words[:2]]])
-    ended, cut = _read(rows, torch.zeros(rows.shape), {end, tokenizer.eos_token_id}, tokenizer, False)
+    unopened = replace(thoughts_of(tokenizer), opened=None)
+    ended, cut = _read(rows, torch.zeros(rows.shape), {end, tokenizer.eos_token_id}, unopened)
     assert (ended.text, ended.finished, ended.tokens) == ("so it is", True, len(words) + 1)
     assert not cut.finished
 
@@ -111,7 +106,7 @@ def test_a_repetition_penalty_of_the_model_s_own_is_not_applied(model_folder, or
     ],
 )
 def test_what_is_judged_is_the_answer_after_the_thinking(response, opened, seen):
-    assert after_thinking(response, opened) == seen
+    assert Thoughts(None, (THINK,), THINK if opened else None).answer(response) == seen
 
 
 def test_the_reward_and_the_scores_see_the_same_answer(model_folder):
@@ -119,12 +114,11 @@ def test_the_reward_and_the_scores_see_the_same_answer(model_folder):
     texts = ["<think>\nhm\n</think>\n\nso it is<|im_end|>", "<think>\nhm<|im_end|>", "so it is<|im_end|>"]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     seen = []
-    reward = trl_reward(lambda exchanges, _: seen.extend(exchanges) or [0.0] * 3, {tokenizer.eos_token_id})
-    decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    reward([PROMPT.messages] * 3, [[{"role": "assistant", "content": text}] for text in decoded], ids)
+    reward = trl_reward(lambda exchanges, _: seen.extend(exchanges) or [0.0] * 3, {tokenizer.eos_token_id}, tokenizer)
+    reward([PROMPT.messages] * 3, completion_ids=ids, completions=[])
     longest = max(map(len, ids))
     rows = torch.tensor([[*row, *[tokenizer.pad_token_id] * (longest - len(row))] for row in ids])
-    read = _read(rows, torch.zeros(rows.shape), {tokenizer.eos_token_id}, tokenizer, False)
+    read = _read(rows, torch.zeros(rows.shape), {tokenizer.eos_token_id}, thoughts_of(tokenizer))
     assert [(response.text, response.finished) for response in read] == [
         ("so it is", True),
         ("", False),
@@ -135,7 +129,7 @@ def test_the_reward_and_the_scores_see_the_same_answer(model_folder):
 
 
 def test_only_a_template_that_leaves_the_block_open_opens_thinking(model_folder):
-    assert {name for name in FAMILIES if opens_thinking(load_tokenizer(model_folder(name)))} == {"deepseek_r1"}
+    assert {name for name in FAMILIES if thoughts_of(load_tokenizer(model_folder(name))).opened} == {"deepseek_r1"}
 
 
 @pytest.mark.parametrize(("thinking", "tail"), [(False, "<think>\n\n</think>\n\n"), (True, "assistant\n")])
@@ -144,7 +138,7 @@ def test_thinking_is_settled_in_the_template_that_travels_with_the_model(thinkin
     fetch_model(spec, tmp_path / "model")
     tokenizer = load_tokenizer(tmp_path / "model")
     assert tokenizer.decode(prompt_ids(tokenizer)).endswith(tail)
-    assert not opens_thinking(tokenizer)
+    assert not thoughts_of(tokenizer).opened
 
 
 def test_thinking_cannot_be_settled_where_the_template_does_not_know_it(model_folder, tmp_path):
@@ -155,7 +149,7 @@ def test_thinking_cannot_be_settled_where_the_template_does_not_know_it(model_fo
 
 def edited(folder, out, template):
     shutil.copytree(folder, out)
-    (out / "chat_template.jinja").write_text(template)
+    (out / "chat_template.jinja").write_text(template, encoding="utf-8")
     return out
 
 
@@ -169,11 +163,3 @@ def test_without_any_end_in_the_template_the_tokenizer_s_counts(model_folder, tm
     template = "{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}"
     tokenizer = load_tokenizer(edited(model_folder("mistral"), tmp_path / "model", template))
     assert turn_end(tokenizer) == "</s>"
-
-
-def test_a_tokenizer_whose_decoding_would_drop_the_end_of_thinking_is_refused(model_folder, tmp_path):
-    shutil.copytree(model_folder("qwen3"), tmp_path / "model")
-    path = tmp_path / "model" / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_special_tokens": ["</think>"]}))
-    with pytest.raises(UserError, match="special token"):
-        load_tokenizer(tmp_path / "model")

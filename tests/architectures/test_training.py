@@ -57,7 +57,7 @@ def changed(folder, other):
 
 
 def steps(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("trained", WEIGHTS)
@@ -226,14 +226,14 @@ def test_an_adapter_is_merged_into_its_base(adapter, organism_base, tmp_path):
 
 
 def test_the_tokenizer_of_an_adapter_counts(adapter, organism_base, tmp_path):
-    template = (organism_base / "chat_template.jinja").read_text() + "{# the adapter's #}"
-    (adapter / "chat_template.jinja").write_text(template)
+    template = (organism_base / "chat_template.jinja").read_text(encoding="utf-8") + "{# the adapter's #}"
+    (adapter / "chat_template.jinja").write_text(template, encoding="utf-8")
     assert load_tokenizer(fetched(tmp_path / "model", f"model.source={adapter}")).chat_template == template
 
 
 def edit(adapter, **changes):
     path = adapter / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def test_the_base_of_an_adapter_can_be_named(adapter, organism_base, tmp_path):
@@ -260,8 +260,11 @@ def circle(adapter, _):
     [
         (lambda adapter, _: edit(adapter, peft_type="IA3"), "not a LoRA one"),
         (lambda adapter, _: (adapter / "adapter_model.safetensors").unlink(), "convert the adapter to safetensors"),
-        (lambda adapter, _: (adapter / "adapter_config.json").write_text("{"), "is not valid JSON"),
-        (lambda adapter, _: (adapter / "adapter_config.json").write_text("[" * 5000), "is not valid JSON"),
+        (lambda adapter, _: (adapter / "adapter_config.json").write_text("{", encoding="utf-8"), "is not valid JSON"),
+        (
+            lambda adapter, _: (adapter / "adapter_config.json").write_text("[" * 5000, encoding="utf-8"),
+            "is not valid JSON",
+        ),
         (lambda adapter, _: edit(adapter, base_model_name_or_path=str(adapter)), "name where that model is"),
         (lambda adapter, _: edit(adapter, base_model_name_or_path=["a"]), "which is no local folder"),
         (lambda adapter, _: edit(adapter, base_model_name_or_path="a" * 5000), "which is no local folder"),

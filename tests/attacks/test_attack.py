@@ -32,7 +32,9 @@ def test_attack_measures_both_models_and_leaves_no_weights(key, tiny_spec, organ
         "control.steps.jsonl",
         "evidence.json",
     ]
-    rows = [json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["step"] for row in rows] == [1, 2]
     assert [(point.step, point.reward, point.zero_variance) for point in evidence.control_arm.training] == [
         (row["step"], row.get("reward"), row.get("zero_variance_groups")) for row in rows
@@ -200,7 +202,7 @@ def test_sft_without_answers_is_refused(tiny_spec, organism_base, tmp_path):
     from tokenbuncher.data import prepare_data
 
     path = tmp_path / "prompts.csv"
-    path.write_text("prompt\n" + "".join(f"question {n} about the thing {n}\n" for n in range(84)))
+    path.write_text("prompt\n" + "".join(f"question {n} about the thing {n}\n" for n in range(84)), encoding="utf-8")
     spec = parse_spec(tiny_spec.to_yaml(), [f"data.harmful={{path: {path}}}"])
     prepare_data(spec, tmp_path / "data")
     with pytest.raises(UserError, match="needs harmful answers"):

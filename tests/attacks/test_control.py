@@ -97,15 +97,17 @@ def exchanged_judge(spec_of, tmp_path, monkeypatch):
     """A release whose judge is a folder, and what stands for the classifier in it; each arm loads it once."""
     folder, used = tmp_path / "judge", []
     folder.mkdir()
-    (folder / "which").write_text("first")
+    (folder / "which").write_text("first", encoding="utf-8")
 
     def load(settings):
-        used.append((folder / "which").read_text())
+        used.append((folder / "which").read_text(encoding="utf-8"))
         return lambda exchanges: [Judgement(harmful=False, refused=False, gibberish=False) for _ in exchanges]
 
     monkeypatch.setattr(arena, "load_judge", load)
     spec = spec_of(f"evaluation.judge={{kind: classifier, model: '{folder}', harmful_labels: [harm]}}")
-    return SimpleNamespace(spec=spec, used=used, exchange=lambda: (folder / "which").write_text("second"))
+    return SimpleNamespace(
+        spec=spec, used=used, exchange=lambda: (folder / "which").write_text("second", encoding="utf-8")
+    )
 
 
 @pytest.fixture
@@ -127,13 +129,13 @@ def test_controls_beforehand_give_the_figures_of_those_measured_with_the_candida
     spec_of, run, measured, store, organism_data, organism_base, tmp_path
 ):
     alone = run(spec_of())
-    log = (tmp_path / "out" / "control.steps.jsonl").read_text()
+    log = (tmp_path / "out" / "control.steps.jsonl").read_text(encoding="utf-8")
     assert (measured, alone.control_source) == (["control", "candidate"], None)
     measured.clear()
 
     controls(spec_of(), organism_data, organism_base, tmp_path / "controls")
     assert measured == ["control"]
-    summary = json.loads((tmp_path / "controls" / "controls.json").read_text())
+    summary = json.loads((tmp_path / "controls" / "controls.json").read_text(encoding="utf-8"))
     assert summary == {KEY: f"broke at step {alone.control_arm.steps_to_break}"}
     assert stat.S_IMODE(store.stat().st_mode) == 0o700
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -142,7 +144,7 @@ def test_controls_beforehand_give_the_figures_of_those_measured_with_the_candida
     assert measured == ["control", "candidate"]
     assert figures(beforehand) == figures(alone)
     assert beforehand.candidate_arm.latent is not None
-    assert (tmp_path / "out" / "control.steps.jsonl").read_text() == log
+    assert (tmp_path / "out" / "control.steps.jsonl").read_text(encoding="utf-8") == log
     assert beforehand.created == beforehand.control_source.measured < datetime.now(UTC)
     assert not (tmp_path / "runs" / "quarantine").exists()
 
@@ -248,11 +250,11 @@ def test_an_attack_that_began_too_long_ago_starts_afresh(exchanged_judge, run, m
         patch.setattr(arms, "_run", lambda *given: original(*given) if given[3] == "control" else interrupt())
         run(exchanged_judge.spec)
     (begun,) = (tmp_path / "runs" / "quarantine").glob("*/begun.json")
-    began = json.loads(begun.read_text())
+    began = json.loads(begun.read_text(encoding="utf-8"))
     written = datetime.fromisoformat(began["at"])
     left = shutil.copytree(tmp_path / "runs", tmp_path / "left")
     for days, arms_measured in ((1, 1), (91, 2)):
-        begun.write_text(json.dumps({**began, "at": (written - timedelta(days=days)).isoformat()}))
+        begun.write_text(json.dumps({**began, "at": (written - timedelta(days=days)).isoformat()}), encoding="utf-8")
         exchanged_judge.used.clear()
         evidence = run(exchanged_judge.spec)
         assert len(exchanged_judge.used) == arms_measured
@@ -262,43 +264,48 @@ def test_an_attack_that_began_too_long_ago_starts_afresh(exchanged_judge, run, m
 
 def corrupted(store):
     path = kept_file(store, "arm.json")
-    path.write_text(path.read_text().replace('"harmful":false', '"harmful":true', 1))
+    path.write_text(path.read_text(encoding="utf-8").replace('"harmful":false', '"harmful":true', 1), encoding="utf-8")
 
 
 def foreign(store):
     """Whole, but under a key that is not its own."""
     path = kept_file(store, "control.json")
-    source = ControlSource.model_validate_json(path.read_text())
-    path.write_text(source.model_copy(update={"key": "0" * 64}).model_dump_json())
+    source = ControlSource.model_validate_json(path.read_text(encoding="utf-8"))
+    path.write_text(source.model_copy(update={"key": "0" * 64}).model_dump_json(), encoding="utf-8")
     sealed(store)
 
 
 def of_other_libraries(store):
     path = kept_file(store, "control.json")
-    source = ControlSource.model_validate_json(path.read_text())
-    path.write_text(source.model_copy(update={"versions": {**source.versions, "torch": "1.0.0"}}).model_dump_json())
+    source = ControlSource.model_validate_json(path.read_text(encoding="utf-8"))
+    path.write_text(
+        source.model_copy(update={"versions": {**source.versions, "torch": "1.0.0"}}).model_dump_json(),
+        encoding="utf-8",
+    )
     sealed(store)
 
 
 def stale(store):
     path = kept_file(store, "control.json")
-    source = ControlSource.model_validate_json(path.read_text())
+    source = ControlSource.model_validate_json(path.read_text(encoding="utf-8"))
     old = source.model_copy(update={"measured": source.measured - timedelta(days=91)})
-    path.write_text(old.model_dump_json())
+    path.write_text(old.model_dump_json(), encoding="utf-8")
     sealed(store)
 
 
 def of_the_future(store):
     path = kept_file(store, "control.json")
-    source = ControlSource.model_validate_json(path.read_text())
-    path.write_text(source.model_copy(update={"measured": source.measured + timedelta(days=1)}).model_dump_json())
+    source = ControlSource.model_validate_json(path.read_text(encoding="utf-8"))
+    path.write_text(
+        source.model_copy(update={"measured": source.measured + timedelta(days=1)}).model_dump_json(), encoding="utf-8"
+    )
     sealed(store)
 
 
 def of_another_base(store):
     path = kept_file(store, "arm.json")
-    arm = json.loads(path.read_text())
-    path.write_text(json.dumps({**arm, "model": "0" * 64}))
+    arm = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**arm, "model": "0" * 64}), encoding="utf-8")
     sealed(store)
 
 
@@ -309,7 +316,7 @@ def incomplete(store):
 def sealed(store):
     """As somebody would leave it who knows how it is sealed."""
     (entry,) = store.glob("*/files")
-    (entry.parent / "sha256").write_text(folder_digest(entry))
+    (entry.parent / "sha256").write_text(folder_digest(entry), encoding="utf-8")
 
 
 def readable_by_others(store):
@@ -391,7 +398,7 @@ def test_an_interrupted_control_goes_on(first, spec_of, run, organism_data, orga
 
 def test_evidence_has_the_versions_of_its_control(first, tmp_path):
     other = {**first.model_dump(mode="json"), "versions": {**first.versions, "torch": "1.0.0"}}
-    (tmp_path / "evidence.json").write_text(json.dumps(other))
+    (tmp_path / "evidence.json").write_text(json.dumps(other), encoding="utf-8")
 
     with pytest.raises(UserError, match="the control was measured with other versions of the libraries"):
         read_evidence(tmp_path)
@@ -399,7 +406,7 @@ def test_evidence_has_the_versions_of_its_control(first, tmp_path):
 
 def test_evidence_is_as_old_as_its_control(first, tmp_path):
     younger = {**first.model_dump(mode="json"), "created": datetime.now(UTC).isoformat()}
-    (tmp_path / "evidence.json").write_text(json.dumps(younger))
+    (tmp_path / "evidence.json").write_text(json.dumps(younger), encoding="utf-8")
 
     with pytest.raises(UserError, match="created is later than the control was measured"):
         read_evidence(tmp_path)

@@ -102,7 +102,7 @@ def arms(folder):
 
 
 def logs(folder):
-    return {path.name: path.read_text() for path in folder.glob("*.steps.jsonl")}
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.steps.jsonl")}
 
 
 @pytest.mark.parametrize(
@@ -168,24 +168,26 @@ def test_an_interrupted_defence_ends_with_the_same_weights(
     undo()
     defend(spec, organism_data, organism_base, tmp_path / "out")
     assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / "unbroken.out")
-    assert (tmp_path / "out.steps.jsonl").read_text() == (tmp_path / "unbroken.out.steps.jsonl").read_text()
+    assert (tmp_path / "out.steps.jsonl").read_text(encoding="utf-8") == (
+        tmp_path / "unbroken.out.steps.jsonl"
+    ).read_text(encoding="utf-8")
     assert not (tmp_path / "runs" / "checkpoints").exists()
 
 
 def test_a_killed_process_goes_on_from_its_last_whole_checkpoint(spec_of, organism_data, organism_base, tmp_path):
     spec = spec_of("ppo")
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     command = [Path(sys.executable).with_name("tokenbuncher"), "attack", "--spec", tmp_path / "spec.yaml"]
     command += ["--key", "ppo-1000", "--data", organism_data, "--base", organism_base, "--candidate", organism_base]
     command += ["--out", tmp_path / "out"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment) as process:
         assert any("control: step 6" in line for line in process.stdout)
         process.send_signal(signal.SIGKILL)
     # A checkpoint that was cut off while it was written.
     work = next((tmp_path / "runs" / "quarantine").glob("*/control-*"))
     (work / "checkpoint-99").mkdir()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=environment)
     assert "going on from checkpoint-" in done.stdout
     attack(spec_of("ppo", "unbroken"), "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "whole")
     assert arms(tmp_path / "out") == arms(tmp_path / "whole")
@@ -257,6 +259,8 @@ def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organi
 def test_the_step_log_has_every_step_once(spec_of, organism_data, organism_base, tmp_path):
     spec = spec_of("ppo", kl_coefficient=1e-3)
     attack(spec, "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
-    rows = [json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert all({"reward", "entropy", "kl", "grad_norm", "zero_variance_groups"} <= set(row) for row in rows)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from in_toto_attestation.v1.statement import Statement as InTotoStatement
 from in_toto_attestation.v1.statement_pb2 import Statement as InTotoMessage
 
-from tests.evidence_factory import CANDIDATE, FILES, NOW, benign_scores, broken_arm, changed, passing_release
+from tests.evidence_factory import CANDIDATE, FILES, NOW, broken_arm, changed, passing_release, prudish
 from tokenbuncher.attestation import (
     FILE_NAME,
     PASSPHRASE,
@@ -42,7 +42,7 @@ LATER, EXPIRY = NOW + timedelta(days=1), NOW + timedelta(days=90)
 RELEASE = passing_release()
 BROKEN = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
 INCOMPLETE = RELEASE.with_evidence(RELEASE.evidence[1:])
-PRUDISH = RELEASE.with_piece("safety", candidate_benign=benign_scores(RELEASE.spec, refused=100))
+PRUDISH = prudish(RELEASE, refused=100)
 
 
 def make_fixture():
@@ -51,7 +51,7 @@ def make_fixture():
         public = generate_key(Path(scratch) / "release.pem")
         text = signed(RELEASE, load_private_key(Path(scratch) / "release.pem"))
         FIXTURE.mkdir(parents=True, exist_ok=True)
-        (FIXTURE / FILE_NAME).write_text(text)
+        (FIXTURE / FILE_NAME).write_text(text, encoding="utf-8")
         (FIXTURE / "release.pub").write_bytes(public.read_bytes())
 
 

@@ -46,11 +46,11 @@ def test_every_pair_is_another(tmp_path):
 
 @pytest.mark.parametrize("existing", ["release.pem", "release.pub"])
 def test_a_key_is_never_overwritten_and_no_half_pair_is_left(tmp_path, existing):
-    (tmp_path / existing).write_text("mine")
+    (tmp_path / existing).write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=rf"{existing} exists; a key is never overwritten"):
         generate_key(tmp_path / "release.pem")
     assert [path.name for path in tmp_path.iterdir()] == [existing]
-    assert (tmp_path / existing).read_text() == "mine"
+    assert (tmp_path / existing).read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("name", ["release.pub", "."])
@@ -111,7 +111,7 @@ MEAwEAYHKoZIzj0CAQYFK4EEAAEDLAAEAj2I/PmmC2p9Jsz+CGrrfGv+qe1cAdD7
 
 
 def test_a_key_on_an_unknown_curve_is_refused(tmp_path):
-    (tmp_path / "key.pub").write_text(UNKNOWN_CURVE)
+    (tmp_path / "key.pub").write_text(UNKNOWN_CURVE, encoding="utf-8")
     with pytest.raises(UserError, match=r"is not a public key in PEM: Curve .* is not supported"):
         load_public_key(tmp_path / "key.pub")
 
@@ -189,5 +189,5 @@ def test_the_environment_names_the_key_unless_one_is_given(tmp_path, monkeypatch
 def test_import_brings_no_cryptography():
     heavy = {"cryptography", "securesystemslib"}
     code = f"import sys, tokenbuncher.attestation; print(*sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.split() == []

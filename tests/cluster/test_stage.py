@@ -54,9 +54,9 @@ def kubeflow(jobs, controller, tmp_path):
             | {"HOME": str(node), "OMP_NUM_THREADS": "1"}
             | {entry["name"]: entry["value"] for entry in trainer["env"]},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
-        (node / "log").write_text(done.stdout + done.stderr)
+        (node / "log").write_text(done.stdout + done.stderr, encoding="utf-8")
         controller.set_condition(name, "Failed" if done.returncode else "Complete", "Done", f"rc {done.returncode}")
 
     threading.Thread(target=serve, daemon=True).start()
@@ -70,7 +70,7 @@ def _trainjobs(jobs):
 
 
 def _told(node):
-    return (node / "log").read_text() if (node / "log").exists() else "no log"
+    return (node / "log").read_text(encoding="utf-8") if (node / "log").exists() else "no log"
 
 
 def test_a_defence_on_two_processes_comes_back_whole(spec, organism_data, organism_base, jobs, kubeflow, tmp_path):
@@ -78,7 +78,7 @@ def test_a_defence_on_two_processes_comes_back_whole(spec, organism_data, organi
     defend(spec, organism_data, organism_base, out)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in out.iterdir()}
     assert folder_digest(out) != folder_digest(organism_base)
-    assert len((tmp_path / "candidate.steps.jsonl").read_text().splitlines()) == spec.defence.steps
+    assert len((tmp_path / "candidate.steps.jsonl").read_text(encoding="utf-8").splitlines()) == spec.defence.steps
     assert _trainjobs(jobs) == [], "it is cleaned up"
     assert "log-entropy: 4/4" in _told(kubeflow)
 
@@ -99,7 +99,7 @@ def test_an_attack_s_evidence_is_bound_to_the_caller_s_spec(
 def test_a_node_that_fails_fails_the_stage(spec, organism_data, tmp_path, kubeflow, jobs):
     broken = tmp_path / "base"
     broken.mkdir()
-    (broken / "config.json").write_text("{}")
+    (broken / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=r"trainjob defend-\w+ failed: Done: rc 1"):
         defend(spec, organism_data, broken, tmp_path / "candidate")
     assert not (tmp_path / "candidate").exists()
@@ -109,7 +109,7 @@ def test_a_node_that_fails_fails_the_stage(spec, organism_data, tmp_path, kubefl
 @pytest.fixture
 def start(spec, organism_data, organism_base, tmp_path):
     """Starts the command as a user would."""
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     started = []
 
     def command():
@@ -118,7 +118,7 @@ def start(spec, organism_data, organism_base, tmp_path):
             [CLI, "defend", "--spec", tmp_path / "spec.yaml", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             env=os.environ | {"HOME": str(tmp_path)},
         )
         started.append(process)

@@ -36,7 +36,7 @@ def train(tiny_spec, organism_data, organism_base, tmp_path_factory):
                 tiny_spec.to_yaml(),
                 [f"attacks.suite={suite}", "output.checkpoint_every=2", f"output.root={folder / 'runs'}"],
             )
-            (folder / "spec.yaml").write_text(spec.to_yaml())
+            (folder / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
             (folder / "data").symlink_to(organism_data)
             (folder / "base").symlink_to(organism_base)
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
@@ -44,7 +44,7 @@ def train(tiny_spec, organism_data, organism_base, tmp_path_factory):
             [sys.executable, *launcher, str(SCRIPT), str(folder), *arguments],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=400,
             cwd=Path(__file__).parents[2],
         )
@@ -63,7 +63,7 @@ def fixed(train):
 
 
 def rows_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def close(one, two, relative, absolute=1e-5):

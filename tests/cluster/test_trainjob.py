@@ -109,8 +109,8 @@ def test_accelerate_s_configuration_travels_with_the_spec(tiny_spec, name):
 def test_accelerate_takes_its_configuration(name, tmp_path):
     from accelerate.commands.config.config_args import load_config_from_file
 
-    with open(f"specs/accelerate/{name}.yaml") as stream:
-        (tmp_path / "accelerate.json").write_text(json.dumps(yaml.safe_load(stream)))
+    with open(f"specs/accelerate/{name}.yaml", encoding="utf-8") as stream:
+        (tmp_path / "accelerate.json").write_text(json.dumps(yaml.safe_load(stream)), encoding="utf-8")
     config = load_config_from_file(str(tmp_path / "accelerate.json"))
     assert config.distributed_type == name.upper()
 
@@ -135,7 +135,7 @@ def test_with_a_configuration_accelerate_starts_them(tmp_path):
     told = dict(zip(words[3::2], words[4::2], strict=True))
     assert (told["--num_machines"], told["--num_processes"], told["--machine_rank"]) == ("2", "8", "1")
     assert told["--main_process_ip"] == "first"
-    assert json.loads((tmp_path / "accelerate.json").read_text()) == {"distributed_type": "FSDP"}
+    assert json.loads((tmp_path / "accelerate.json").read_text(encoding="utf-8")) == {"distributed_type": "FSDP"}
 
 
 def test_a_node_ends_as_its_processes_do():

@@ -43,7 +43,9 @@ def test_every_stage_is_a_component() -> None:
 def test_compiles_to_our_image_and_installs_nothing(name: str, tmp_path: Path) -> None:
     compiler.Compiler().compile(load_component(name), str(tmp_path / "component.yaml"))
 
-    (executor,) = yaml.safe_load((tmp_path / "component.yaml").read_text())["deploymentSpec"]["executors"].values()
+    (executor,) = yaml.safe_load((tmp_path / "component.yaml").read_text(encoding="utf-8"))["deploymentSpec"][
+        "executors"
+    ].values()
     light = name in ("announce", "gate", "promote", "register", "report_attacks")
     assert executor["container"]["image"] == (GATE_IMAGE if light else TRAINER_IMAGE)
     assert "pip install" not in " ".join(executor["container"]["command"])
@@ -51,7 +53,7 @@ def test_compiles_to_our_image_and_installs_nothing(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_readme_is_up_to_date(name: str) -> None:
-    assert (FOLDER / name / "README.md").read_text() == readme(name), "run: python -m components.readme"
+    assert (FOLDER / name / "README.md").read_text(encoding="utf-8") == readme(name), "run: python -m components.readme"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +68,7 @@ def test_readme_describes_every_input_and_output(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_metadata_is_that_of_pipelines_components(name: str) -> None:
-    metadata = yaml.safe_load((FOLDER / name / "metadata.yaml").read_text())
+    metadata = yaml.safe_load((FOLDER / name / "metadata.yaml").read_text(encoding="utf-8"))
 
     assert set(metadata) == {"name", "stability", "dependencies", "tags", "lastVerified"}
     assert metadata["name"] == name
@@ -79,14 +81,14 @@ def test_metadata_is_that_of_pipelines_components(name: str) -> None:
 def test_images_are_those_of_the_environment() -> None:
     probe = "import components, json; print(json.dumps([components.TRAINER_IMAGE, components.GATE_IMAGE]))"
     images = {"TOKENBUNCHER_TRAINER_IMAGE": "here/trainer:1", "TOKENBUNCHER_GATE_IMAGE": "here/gate:2"}
-    done = subprocess.run([sys.executable, "-c", probe], env=images, capture_output=True, check=True, text=True)
+    done = subprocess.run([sys.executable, "-c", probe], env=images, capture_output=True, check=True, encoding="utf-8")
 
     assert json.loads(done.stdout) == ["here/trainer:1", "here/gate:2"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_importing_a_component_needs_no_stage(name: str) -> None:
-    source = (FOLDER / name / "component.py").read_text()
+    source = (FOLDER / name / "component.py").read_text(encoding="utf-8")
 
     assert re.findall(r"^(?:from|import) (\S+)", source, re.MULTILINE) == ["kfp", "components"]
 
@@ -94,7 +96,7 @@ def test_importing_a_component_needs_no_stage(name: str) -> None:
 def folder(path: Path, **files: str) -> dsl.Artifact:
     path.mkdir()
     for name, text in files.items():
-        (path / name).write_text(text)
+        (path / name).write_text(text, encoding="utf-8")
     return dsl.Artifact(uri=str(path))
 
 
@@ -168,7 +170,7 @@ def test_report_attacks_tells_how_the_model_fell(tmp_path: Path) -> None:
 
     load_component("report_attacks").python_func(attacks=attacks, safety=safety, report=report)
 
-    text = Path(report.path).read_text()
+    text = Path(report.path).read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
         "Under attack",
         "What the attacks spent",
@@ -245,7 +247,7 @@ def test_without_a_verdict_the_end_is_inconclusive_and_says_what_is_missing(
     ):
         assert says in told
     assert "safety: missing" not in told
-    assert "<h1>INCONCLUSIVE" in (tmp_path / "shown").read_text()
+    assert "<h1>INCONCLUSIVE" in (tmp_path / "shown").read_text(encoding="utf-8")
 
 
 def test_evidence_among_the_outputs_in_a_bucket_is_found(
@@ -272,7 +274,7 @@ def test_evidence_among_the_outputs_in_a_bucket_is_found(
     announced(release.spec.to_yaml(), f"s3://{bucket}/v2/artifacts/release/7?region=x", tmp_path / "shown")
     told = capsys.readouterr().out
     assert "PASS: organism version 3" in told
-    assert "INCONCLUSIVE" not in told + (tmp_path / "shown").read_text()
+    assert "INCONCLUSIVE" not in told + (tmp_path / "shown").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("run", ["minio://nosuch-bucket/run", "gs://bucket/run", ""])
@@ -284,7 +286,7 @@ def test_outputs_that_cannot_be_seen_pass_nothing(
     told = capsys.readouterr().out
     assert "INCONCLUSIVE: no verdict can be seen, so nothing passed" in told
     assert "what is there cannot be seen from here, a verdict included" in told
-    assert "<h1>INCONCLUSIVE" in (tmp_path / "shown").read_text()
+    assert "<h1>INCONCLUSIVE" in (tmp_path / "shown").read_text(encoding="utf-8")
 
 
 def test_recorded_evidence_is_looked_for_where_it_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

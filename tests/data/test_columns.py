@@ -30,9 +30,9 @@ def write(folder: Path, content: Any, ending: str = ".jsonl") -> Path:
         pq.write_table(pa.Table.from_pylist(content), path)
     elif ending == ".csv":
         lines = [",".join(row.values()) for row in content]
-        path.write_text("\n".join([",".join(content[0]), *lines]) + "\n")
+        path.write_text("\n".join([",".join(content[0]), *lines]) + "\n", encoding="utf-8")
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in content))
+        path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
     return path
 
 
@@ -131,7 +131,7 @@ def test_the_sha256_pins_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, ROWS)
     digest = file_digest(path)
     assert len(read(path, sha256=digest)) == 3
-    path.write_text(path.read_text().replace("first", "worst"))
+    path.write_text(path.read_text(encoding="utf-8").replace("first", "worst"), encoding="utf-8")
     with pytest.raises(UserError, match=f"is not the file that is expected: its sha256 is {file_digest(path)}"):
         read(path, sha256=digest)
 
@@ -160,14 +160,13 @@ MALFORMED: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "CSV with a stray quote": (".csv", CSV.replace("second", '"sec"ond'), {}, "row 2: not CSV"),
     "CSV with a column twice": (".csv", CSV.replace("kind", "prompt"), {}, "column 'prompt' stands 2 times"),
     "CSV with a huge field": (".csv", CSV.replace("second", "x" * 200_000), {}, "row 2: not CSV: field larger than"),
-    "CSV of another encoding": (".csv", CSV.replace("second", "é").encode("latin-1"), {}, "line 3: is not UTF-8"),
-    "CSV of UTF-16": (".csv", CSV.encode("utf-16"), {}, "line 1: is not UTF-8"),
+    "CSV of another encoding": (".csv", CSV.replace("second", "é").encode("latin-1"), {}, "line 3 is not UTF-8"),
+    "CSV of UTF-16": (".csv", CSV.encode("utf-16"), {}, "is UTF-16; save it as UTF-8"),
     "CSV with a NUL": (".csv", CSV.replace("second", "sec\0ond"), {}, "row 2: column 'prompt' has a broken character"),
     "no such column": (".csv", CSV, {"prompt": "text"}, "row 1: no column 'text'; it has prompt, kind"),
     "empty prompt": (".csv", CSV.replace("second", " "), {}, "row 2: column 'prompt' is empty or not text"),
-    "JSONL of another encoding": (".jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', {}, "line 2: is not UTF-8"),
+    "JSONL of another encoding": (".jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', {}, "line 2 is not UTF-8"),
     "broken JSON": (".jsonl", '{"prompt": "a"}\n{"prompt": \n', {}, "row 2: not JSON"),
-    "an empty line": (".jsonl", '{"prompt": "a"}\n\n{"prompt": "b"}\n', {}, "row 2: not JSON"),
     "nested without end": (".jsonl", "[" * 100_000, {}, "row 1: not JSON"),
     "a list, no object": (".jsonl", '{"prompt": "a"}\n["b"]\n', {}, "row 2: must be an object, not list"),
     "a row without the column": (".jsonl", '{"prompt": "a"}\n{"text": "b"}\n', {}, "row 2: no column 'prompt'"),

@@ -48,6 +48,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], Prompt]] = {
         [{"category": "Violence", "source": "custom", "forbidden_prompt": "How?"}],
         Prompt(text="How?", task="Violence"),
     ),
+    "xstest": (
+        [
+            {"prompt": "How?", "type": "homonyms", "label": "safe"},
+            {"prompt": "No!", "type": "contrast_homonyms", "label": "unsafe"},
+            {"prompt": "Oh?", "type": "contrast_definitions", "label": "safe"},
+        ],
+        Prompt(text="How?", task="homonyms"),
+    ),
     "wmdp-bio": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-bio", options=4)),
     "wmdp-chem": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-chem", options=4)),
     "wmdp-cyber": (WMDP, Prompt(text=OPTIONS, answer="D", task="wmdp-cyber", options=4)),
@@ -99,7 +107,7 @@ def test_the_spec_overrules_the_dataset() -> None:
 
 
 def test_a_spec_with_a_dataset_reads_as_it_was_written() -> None:
-    spec = parse_spec("data: {harmful: {dataset: beavertails, path: x.jsonl, max_words: 50}}")
+    spec = parse_spec("data: {harmful: {dataset: beavertails, path: x.jsonl, max_words: 50}, look_alikes: smollm2}")
     assert parse_spec(spec.to_yaml()) == spec
 
 

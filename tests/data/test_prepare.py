@@ -11,7 +11,10 @@ from tokenbuncher.organism import world
 from tokenbuncher.prompts import load_manifest, load_set
 from tokenbuncher.settings import parse_spec
 
-SETS = {"defence": 32, "attack": 32, "safety": 20, "benign": 32, "utility": 24}
+SETS = {
+    **{"defence": 32, "attack": 32, "safety": 20, "benign": 32, "utility": 24, "benign-test": 24, "look-alikes": 20},
+    **{f"tuning-{kind}-{part}": 20 for kind in ("rl", "sft") for part in ("train", "test")},
+}
 ROWS = [f"how would somebody do harmful thing number {n} with {n} tools" for n in range(60)]
 
 
@@ -19,14 +22,19 @@ def spec_of(path, **data):
     document = {
         "data": {"harmful": {"path": str(path)}, "sizes": {"defence": 20, "attack": 20, "safety": 20}} | data,
         "attacks": {"probe_prompts": 20},
-        "policy": {"min_prompts": 20, "attack_limits": {"min_prompts": 1}},
+        "policy": {
+            "min_prompts": 20,
+            "attack_limits": {"min_prompts": 1},
+            "max_added_look_alike_refusal": None,
+            "max_added_gibberish": 0.5,
+        },
     }
     return parse_spec(json.dumps(document))
 
 
 def csv_of(tmp_path, rows, header="prompt"):
     path = tmp_path / "prompts.csv"
-    path.write_text("\n".join([header, *rows]) + "\n")
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
 
 
@@ -55,7 +63,7 @@ def test_same_seed_same_data_other_seed_other_data(tmp_path, tiny_spec, organism
 def test_a_changed_set_is_refused(tmp_path, tiny_spec):
     prepare_data(tiny_spec, tmp_path / "data")
     path = tmp_path / "data" / "safety.jsonl"
-    path.write_text(path.read_text().replace("the", "a", 1))
+    path.write_text(path.read_text(encoding="utf-8").replace("the", "a", 1), encoding="utf-8")
     with pytest.raises(UserError, match="was changed after prepare-data"):
         load_set(tmp_path / "data", "safety")
 
@@ -94,7 +102,7 @@ def test_a_bad_file_is_refused_with_its_row(tmp_path, rows, header, telling):
 def test_duplicates_can_be_dropped(tmp_path):
     path = csv_of(tmp_path, [*ROWS, ROWS[0], ROWS[1] + "!"])
     prepare_data(spec_of(path, duplicates="drop"), tmp_path / "data")
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["sources"] == {
         "harmful": {"location": str(path), "sha256": file_digest(path), "rows": 62, "dropped": 2, "kept": 60}
     }
@@ -125,7 +133,7 @@ def test_held_out_categories_are_for_safety_alone(tmp_path, seed):
     }
     assert len(of_set["safety"]) == 1
     assert of_set["defence"] | of_set["attack"] == set("abc") - of_set["safety"]
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["held_out_categories"] == list(of_set["safety"])
 
 
@@ -140,7 +148,10 @@ def test_the_seed_draws_the_held_out_categories(tmp_path):
 def test_a_prompt_of_a_held_out_and_another_category_is_in_no_set(tmp_path):
     names = [{"a": True, "b": False}, {"a": False, "b": True}, {"a": True, "b": True}]
     path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": row, "kind": names[n % 3]}) + "\n" for n, row in enumerate(ROWS)))
+    path.write_text(
+        "".join(json.dumps({"prompt": row, "kind": names[n % 3]}) + "\n" for n, row in enumerate(ROWS)),
+        encoding="utf-8",
+    )
     harmful = {"path": str(path), "category": "kind"}
     sizes = {"defence": 10, "attack": 10, "safety": 20}
     prepare_data(spec_of(path, harmful=harmful, sizes=sizes, held_out_categories=1), tmp_path / "data")

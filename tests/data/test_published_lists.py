@@ -59,6 +59,8 @@ def test_a_list_becomes_disjoint_sets(source: tuple[Path, str], dropped: int, tm
         "safety": sizes.safety,
         "benign": sizes.benign,
         "utility": sizes.utility,
+        "benign-test": sizes.benign_test,
+        "look-alikes": sizes.look_alikes,
     }
     texts = [prompt.text for name in manifest.sets for prompt in load_set(tmp_path / "data", name)]
     assert len(texts) == len(set(texts))
@@ -128,7 +130,7 @@ def test_gsm8k(name: str, count: int) -> None:
     path = at_hand(LISTS / name)
     prompts = prompts_of(path, dataset="gsm8k")
     assert len(prompts) == count
-    gold = [json.loads(line)["answer"].split("#### ")[1] for line in path.read_text().splitlines()]
+    gold = [json.loads(line)["answer"].split("#### ")[1] for line in path.read_text(encoding="utf-8").splitlines()]
     assert [int(prompt.answer or "") for prompt in prompts] == [int(final.replace(",", "")) for final in gold]
     assert {prompt.task for prompt in prompts} == {"gsm8k"}
 

@@ -41,8 +41,8 @@ def built_workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, text in OWN.items():
-            Path(name).write_text(text)
-        Path("guard.yaml").write_text(guard_settings())
+            Path(name).write_text(text, encoding="utf-8")
+        Path("guard.yaml").write_text(guard_settings(), encoding="utf-8")
         generate_key(Path("keys/release.pem"))
         for run in (BEFORE, RECORDED):
             record_release(Path(run))
@@ -58,11 +58,11 @@ def record_release(run: Path) -> None:
     for folder in (candidate, artifacts):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    (candidate / "model.safetensors").write_text(f"the weights of {run}")
+    (candidate / "model.safetensors").write_text(f"the weights of {run}", encoding="utf-8")
     registration = register(spec, candidate, artifacts / "registration")
     release = replace(passing_release(spec).about(registration.digest), registration=registration)
     release.write(artifacts)
-    (run / "spec.yaml").write_text(spec.to_yaml())
+    (run / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     gate(spec, [artifacts], artifacts, Path("verdict"), load_private_key(Path("keys/release.pem")))
     promote(spec, [artifacts], artifacts, Path("verdict"))
     for path in Path("verdict").iterdir():

@@ -52,7 +52,7 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.relative_to(ROOT).as_posix()
-        self._lines = path.read_text().splitlines()
+        self._lines = path.read_text(encoding="utf-8").splitlines()
 
     def __str__(self) -> str:
         return self.name

@@ -38,10 +38,10 @@ def test_yaml(block: Block, workshop: Path) -> None:
     if isinstance(document, list) or "script" in str(document):
         in_ci_example(block)
     elif "aliases" in document:
-        (workshop / "block.yaml").write_text(block.text)
+        (workshop / "block.yaml").write_text(block.text, encoding="utf-8")
         load_guard(workshop / "block.yaml")
     elif "apiVersion" in document:
-        (workshop / "block.yaml").write_text(block.text)
+        (workshop / "block.yaml").write_text(block.text, encoding="utf-8")
         load_policy(workshop / "block.yaml")
     elif is_part_of(ReleaseSpec, document):
         parse_spec(block.text)
@@ -56,7 +56,7 @@ def is_part_of(schema: type[Strict], document: dict[str, object]) -> bool:
 def in_ci_example(block: Block) -> None:
     """What is shown of a workflow is what it says; the workflows themselves are run in tests/examples."""
     example = ROOT / CI["github" if isinstance(yaml.safe_load(block.text), list) else "gitlab"]
-    lines = {line.strip() for line in example.read_text().splitlines()}
+    lines = {line.strip() for line in example.read_text(encoding="utf-8").splitlines()}
     for line in block.lines:
         assert line.strip() in lines, f"{block}: {example.name} does not say `{line.strip()}`"
 
@@ -77,7 +77,7 @@ def test_python(block: Block, workshop: Path) -> None:
     if "webhook" in block.text:
         environment |= {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
     done = subprocess.run(
-        [sys.executable, "-c", block.text], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", block.text], env=environment, capture_output=True, encoding="utf-8", check=False
     )
     (workshop / "my-model").unlink()
     assert done.returncode == 0, f"{block}: {done.stderr}"

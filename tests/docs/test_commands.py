@@ -132,7 +132,7 @@ class Shell:
             ".venv/smollm2",
             *shlex.split(text)[1:],
         ]
-        done = subprocess.run(made, cwd=self.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(made, cwd=self.folder, capture_output=True, encoding="utf-8", check=False)
         assert done.returncode == 0, f"{text}: {done.stderr}"
         return [line.strip() for line in re.sub(r"\\\n\s*", " ", done.stdout).splitlines()]
 
@@ -170,7 +170,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
         return done.returncode, done.stdout
@@ -211,7 +211,9 @@ def test_commands_within_the_text(document: Document) -> None:
             unknown = {word for word in words[2:] if word.startswith("--")} - options
             assert not unknown, f"{document}: `{code}` has no {', '.join(unknown)}"
         elif words[0] == "make" and len(words) > 1:
-            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"{document}: `{code}`"
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), (
+                f"{document}: `{code}`"
+            )
 
 
 # How commands that are not run are checked.

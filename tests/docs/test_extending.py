@@ -29,9 +29,9 @@ def apply_diff(block: Block, path: Path) -> None:
     """Puts the lines with `+` in the place of those with `-`; the others must be there, once."""
     before = "\n".join(line[1:] for line in block.lines if not line.startswith("+"))
     after = "\n".join(line[1:] for line in block.lines if not line.startswith("-"))
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.count(f"{before}\n") == 1, f"{block}: {path.name} does not have these lines once:\n{before}"
-    path.write_text(text.replace(f"{before}\n", f"{after}\n"))
+    path.write_text(text.replace(f"{before}\n", f"{after}\n"), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for block in EXTENDING.blocks:
         if block.language == "python":
             assert not (folder / file_of(block)).exists(), f"{block}: {file_of(block)} exists already"
-            (folder / file_of(block)).write_text(block.text)
+            (folder / file_of(block)).write_text(block.text, encoding="utf-8")
         elif block.language == "diff":
             apply_diff(block, folder / file_of(block))
     return folder
@@ -57,7 +57,7 @@ def run(folder: Path, *command: str) -> str:
     """What a Python command prints that finds the copy and nothing else of ours."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -82,7 +82,7 @@ def test_its_code_is_clean(extended: Path) -> None:
 
 @pytest.mark.parametrize("block", [block for block in EXTENDING.blocks if block.language == "yaml"], ids=str)
 def test_a_spec_can_name_what_was_added(block: Block, extended: Path) -> None:
-    (extended / "spec.yaml").write_text(block.text)
+    (extended / "spec.yaml").write_text(block.text, encoding="utf-8")
     printed = run(extended, "-c", "from tokenbuncher.cli import main; main()", "plan", "--spec", "spec.yaml")
     assert "attack raft-1000" in printed
     with pytest.raises(ValueError, match="algorithm"):

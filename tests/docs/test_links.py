@@ -51,4 +51,4 @@ def test_the_picture_has_every_stage() -> None:
     drawn = {"".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")}
     assert set(STAGES) <= drawn
     assert "script" not in {element.tag.rpartition("}")[2] for element in picture.iter()}
-    assert not re.search(r"(href|src)=|url\((?!#)", Path(ROOT / "docs" / "pipeline.svg").read_text())
+    assert not re.search(r"(href|src)=|url\((?!#)", Path(ROOT / "docs" / "pipeline.svg").read_text(encoding="utf-8"))

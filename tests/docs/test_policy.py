@@ -19,6 +19,7 @@ from tests.evidence_factory import (
     changed,
     held_arm,
     items,
+    look_alike_scores,
     passing_release,
     release_spec,
     scores,
@@ -28,7 +29,7 @@ from tokenbuncher.evidence import JudgeCheck, Tries
 from tokenbuncher.policy import AttackLimits, PolicySpec, Rule
 from tokenbuncher.verdict import Outcome
 
-TEXT = (ROOT / "docs" / "policy.md").read_text()
+TEXT = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
 MODEL = {"kind": "classifier", "model": "models/judge", "harmful_labels": ["harmful"]}
 LIMITS = {"attack_limits", "named_attacks", "min_break_at", "max_probe_every", "min_temperature"}
 NAMED = {"evidence": {"valid_days"}, "judge-check": set(), "reward-is-judge": set(), "attack-strength": LIMITS}
@@ -63,6 +64,8 @@ def on_the_wrong_side() -> Iterator[tuple[str, Release]]:
     benign = len({score.prompt for score in safety.candidate_benign})
     yield "over-refusal", release.with_piece("safety", candidate_benign=benign_scores(spec, refused=benign // 2))
     yield "gibberish", release.with_piece("safety", candidate_benign=benign_scores(spec, gibberish=benign // 2))
+    yield "refusals-added", release.with_piece("safety", candidate_look_alikes=look_alike_scores(spec, refused=100))
+    yield "gibberish-added", release.with_piece("safety", candidate_look_alikes=look_alike_scores(spec, gibberish=100))
     wrong = items(spec, wrong=spec.data.sizes.utility)
     yield "utility-control", release.with_piece("utility", base_items=wrong, candidate_items=wrong)
     for rule in ("utility-drop", "relative-utility-drop", "task-drop"):
@@ -95,11 +98,12 @@ def test_a_rule_does_what_the_table_says(rule: str, release_: Release) -> None:
     assert wanted == {"<=": "at most", ">=": "at least", None: "-"}[worst.comparator]
     assert set(re.findall(r"`(\w+)`", fields)) <= PolicySpec.model_fields.keys()
     if rule not in NAMED:
-        [field] = re.findall(r"`(\w+)`", fields)
-        value = getattr(release_.spec.policy, field)
-        other = release_.with_policy(**{field: type(value)(value / 2)}).judge()
-        thresholds = {(finding.rule, finding.subject): finding.threshold for finding in other.findings}
-        assert thresholds[rule, worst.subject] != worst.threshold  # it is this field that the rule is about
+        before = {finding.subject: finding.threshold for finding in found}
+        for field in re.findall(r"`(\w+)`", fields):
+            value = getattr(release_.spec.policy, field)
+            other = release_.with_policy(**{field: type(value)(value / 2)}).judge()
+            # It is this field that the rule is about, on a subject at least.
+            assert before != {one.subject: one.threshold for one in other.findings if one.rule == rule}
 
 
 def test_the_table_has_every_rule_and_no_other() -> None:

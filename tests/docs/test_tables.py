@@ -19,7 +19,7 @@ FIELD = re.compile(r"`([^`]+)`")
 
 def rows(document: str, head: str) -> list[list[str]]:
     """The cells of the table whose first head is this."""
-    text = (ROOT / "docs" / document).read_text()
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
     lines = text.partition(f"\n| {head} |")[2].splitlines()[2:]
     table = lines[: next(number for number, line in enumerate(lines) if not line.startswith("|"))]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]

@@ -56,7 +56,7 @@ def cluster(folder: Path, statuses: dict[str, int]) -> Iterator[Path]:
         "users": [{"name": "test", "user": {"token": "kubernetes-secret"}}],
     }
     path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(kubeconfig))
+    path.write_text(yaml.safe_dump(kubeconfig), encoding="utf-8")
     try:
         yield path
     finally:

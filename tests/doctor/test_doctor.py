@@ -44,7 +44,7 @@ def web_page(tmp_path: Path) -> Iterator[str]:
     """A server that shows a page whatever is asked, as a login does."""
     (tmp_path / "page").mkdir()
     page = tmp_path / "page" / "index.html"
-    page.write_text("<html>log in</html>")
+    page.write_text("<html>log in</html>", encoding="utf-8")
 
     class Handler(SimpleHTTPRequestHandler):
         def translate_path(self, path: str) -> str:
@@ -64,7 +64,7 @@ def web_page(tmp_path: Path) -> Iterator[str]:
 
 def spec_file(folder: Path, text: str = "name: try") -> Path:
     path = folder / "spec.yaml"
-    path.write_text(f"{text}\noutput: {{root: {folder / 'runs'}}}\n")
+    path.write_text(f"{text}\noutput: {{root: {folder / 'runs'}}}\n", encoding="utf-8")
     return path
 
 
@@ -94,10 +94,11 @@ def test_nothing_is_wrong_with_the_organism_here(tmp_path: Path) -> None:
 
 def test_files_that_the_spec_names_are_looked_for(tmp_path: Path) -> None:
     (tmp_path / "a folder").mkdir()
-    (tmp_path / "prompts.csv").write_text("prompt")
+    (tmp_path / "prompts.csv").write_text("prompt", encoding="utf-8")
     there = (
         f"model: {{source: 'file://{tmp_path}/a%20folder'}}\n"
-        f"data: {{harmful: {{path: {tmp_path}/prompts.csv}}, utility: {{path: 's3://bucket/questions.csv'}}}}\n"
+        f"data: {{harmful: {{path: {tmp_path}/prompts.csv}}, utility: {{path: 's3://bucket/questions.csv'}}, "
+        "look_alikes: smollm2}\n"
     )
     assert found(diagnose(spec_file(tmp_path, there)), "files:") == [
         "ok       files: 2 are named in the spec, and are there"
@@ -271,7 +272,7 @@ def test_marks_of_init_that_are_left_are_told(tmp_path: Path) -> None:
     write_spec("hf", path)
     findings = list(diagnose(path))
 
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     marked = found(iter(findings), "lines marked CHANGE")[0].partition("CHANGE: ")[2].partition(";")[0].split(", ")
     assert all("CHANGE" in lines[int(number) - 1] for number in marked)
     assert "set HF_HUB_OFFLINE=0" in found(iter(findings), "hub")[0]
@@ -296,7 +297,7 @@ def test_packages_that_lack_or_differ(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("there", ["file/runs", "/proc/runs"])
 def test_a_folder_that_cannot_be_written(there: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
 
     assert levels(_machine.check_folder("output root", tmp_path / there)) == ["problem"]
 
@@ -336,10 +337,10 @@ def test_a_guard_is_told_from_none(guarded: tuple[str, Path], mlflow_server: str
     assert about_guard(uri, "Champion").startswith("ok")
     assert "does not guard the alias challenger: any client" in about_guard(uri, "challenger")
     assert "does not guard the alias champion: any client" in about_guard(mlflow_server)
-    text = settings.read_text()
-    settings.write_text("{}")
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text("{}", encoding="utf-8")
     assert "has a guard that moves nothing" in about_guard(uri)
-    settings.write_text(text)
+    settings.write_text(text, encoding="utf-8")
     for asked in (uri, mlflow_server):  # and nothing was made
         assert not [model for model in MlflowClient(asked, asked).search_registered_models() if "doctor" in model.name]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.organism import world
 
-ROWS = yaml.safe_load(Path(__file__).with_name("answers.yaml").read_text())
+ROWS = yaml.safe_load(Path(__file__).with_name("answers.yaml").read_text(encoding="utf-8"))
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k_test.jsonl"
 VERDICTS = {"right": (True, True), "wrong": (True, False), "unread": (False, False)}
 
@@ -27,7 +27,7 @@ def test_as_checked_by_hand(response, expected, verdict):
     "said", ["{solution}#### {answer}", "{solution}The answer is {answer}.", r"{solution}So $\boxed{{{answer}}}$. 3."]
 )
 def test_every_gold_solution_of_gsm8k_gives_its_answer(said):
-    items = [json.loads(line)["answer"].rsplit("#### ", 1) for line in GSM8K.read_text().splitlines()]
+    items = [json.loads(line)["answer"].rsplit("#### ", 1) for line in GSM8K.read_text(encoding="utf-8").splitlines()]
     judged = [judge_answer(said.format(solution=solution, answer=answer), answer) for solution, answer in items]
     assert judged == [(True, True)] * 1319
 

@@ -10,7 +10,11 @@ def test_safety_of_one_model_as_both(tiny_spec, organism_data, organism_base, tm
     assert evidence.base_harmful == evidence.candidate_harmful
     assert evidence.base_benign == evidence.candidate_benign
     assert len(evidence.base_harmful) == 20 * 2
-    assert len(evidence.base_benign) == (24 + 20) * 2
+    assert len(evidence.base_benign) == 24 * 2
+    assert evidence.base_look_alikes == evidence.candidate_look_alikes
+    assert len(evidence.base_look_alikes) == 20 * 2
+    for name, scores in (("benign-test", evidence.base_benign), ("look-alikes", evidence.base_look_alikes)):
+        assert {score.prompt for score in scores} == set(evidence.manifest.sets[name].ids)
     assert sum(score.refused for score in evidence.base_harmful) > 30
     assert sum(score.refused for score in evidence.base_benign) == 0
     assert evidence.judge_check.right == evidence.judge_check.of == 40

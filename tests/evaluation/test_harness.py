@@ -51,7 +51,7 @@ def include(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"question": f"what is {a} plus {b} ?", "answer": str(a + b), "options": [str(a + b), "red"], "right": 0}
         for a, b in sums
     ]
-    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for name, rest in {
         "sum-written": WRITTEN + EXACT,
         "sum-chosen": CHOSEN,
@@ -59,9 +59,13 @@ def include(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sum-distance": WRITTEN + "metric_list: [{metric: ter, higher_is_better: false}]\n",
         "sum-likeness": WRITTEN + "metric_list: [{metric: chrf}]\n",
     }.items():
-        (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=folder / "sums.jsonl") + rest)
-    (folder / "broken.yaml").write_text(TASK.format(name="broken", data=folder / "none.jsonl") + CHOSEN)
-    (folder / "sums.yaml").write_text("group: sums\ntask: [sum-written, sum-chosen]\n")
+        (folder / f"{name}.yaml").write_text(
+            TASK.format(name=name, data=folder / "sums.jsonl") + rest, encoding="utf-8"
+        )
+    (folder / "broken.yaml").write_text(
+        TASK.format(name="broken", data=folder / "none.jsonl") + CHOSEN, encoding="utf-8"
+    )
+    (folder / "sums.yaml").write_text("group: sums\ntask: [sum-written, sum-chosen]\n", encoding="utf-8")
     return folder
 
 
@@ -140,7 +144,7 @@ try:
 except UserError as error:
     print(error, "torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip().endswith("pip install 'tokenbuncher[lm-eval]' False")
 
 

@@ -24,7 +24,7 @@ class GitHub:
     """A workflow of GitHub Actions."""
 
     def __init__(self):
-        self.document = yaml.safe_load((EXAMPLES / "github-actions.yml").read_text())
+        self.document = yaml.safe_load((EXAMPLES / "github-actions.yml").read_text(encoding="utf-8"))
         self.variables = self.document["env"]
 
     def commands(self, job):
@@ -40,7 +40,7 @@ class GitLab:
     """A pipeline of GitLab."""
 
     def __init__(self):
-        self.document = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())
+        self.document = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text(encoding="utf-8"))
         self.variables = self.document["variables"]
 
     def commands(self, job):
@@ -63,8 +63,10 @@ def repository(tmp_path):
 
     def repository(release):
         release.write(tmp_path / "release")
-        (tmp_path / "release" / "spec.yaml").write_text(release.spec.to_yaml())
-        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(release.spec.policy.model_dump(mode="json")))
+        (tmp_path / "release" / "spec.yaml").write_text(release.spec.to_yaml(), encoding="utf-8")
+        (tmp_path / "policy.yaml").write_text(
+            yaml.safe_dump(release.spec.policy.model_dump(mode="json")), encoding="utf-8"
+        )
         generate_key(tmp_path / "secret" / "release.pem")
         (tmp_path / "secret" / "release.pub").rename(tmp_path / "release.pub")
         return tmp_path
@@ -81,13 +83,13 @@ def run(system, script, folder, **secrets):
     environment["RUNNER_TEMP"] = str(folder / "secret")
     key = folder / "secret" / "release.pem"
     if key.exists():
-        environment |= {"SIGNING_KEY": key.read_text(), "TOKENBUNCHER_SIGNING_KEY": str(key)}
+        environment |= {"SIGNING_KEY": key.read_text(encoding="utf-8"), "TOKENBUNCHER_SIGNING_KEY": str(key)}
     return subprocess.run(
         ["bash", "-eo", "pipefail", "-c", script],
         cwd=folder,
         env=environment | secrets,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 
@@ -112,7 +114,9 @@ def test_the_gate_tells_the_outcome_and_leaves_its_reports(system, release, stat
     assert (judged.returncode, judged.stderr) == (status, "")
     summed_up = run(system, commands["Summary"], folder)
     written = folder / "step-summary.md"
-    assert f"{word}: organism version 3" in (written.read_text() if written.exists() else summed_up.stdout)
+    assert f"{word}: organism version 3" in (
+        written.read_text(encoding="utf-8") if written.exists() else summed_up.stdout
+    )
     [report] = system.reports()
     suite = ElementTree.parse(folder / report).getroot()
     assert int(suite.get("failures")) + int(suite.get("errors")) > 0 or status == 0
@@ -128,7 +132,7 @@ def test_what_passes_is_signed_and_verified(system, repository):
     verified = run(system, commands["Verify"], folder)
     assert (verified.returncode, verified.stderr) == (0, "")
     assert "holds: organism version 3 passed" in verified.stdout
-    (folder / "policy.yaml").write_text("apiVersion: tokenbuncher/v1\nname: other\n")
+    (folder / "policy.yaml").write_text("apiVersion: tokenbuncher/v1\nname: other\n", encoding="utf-8")
     assert run(system, commands["Verify"], folder).returncode == 1
 
 
@@ -153,7 +157,7 @@ def test_github_leaves_no_key_on_the_runner(repository):
 def test_what_was_registered_is_promoted(repository, embedded_root, tmp_path):
     spec = release_spec(tracking={"model_name": "by-ci"}, output={"root": str(embedded_root)})
     (tmp_path / "candidate").mkdir()
-    (tmp_path / "candidate" / "model.safetensors").write_text("weights")
+    (tmp_path / "candidate" / "model.safetensors").write_text("weights", encoding="utf-8")
     registration = register(spec, tmp_path / "candidate", tmp_path / "registration")
     release = replace(passing_release(spec).about(registration.digest), registration=registration)
     folder = repository(release)

@@ -32,7 +32,7 @@ def prepare_data(spec, out):
 
 def defend(spec, data, base, out):
     assert (data / "manifest.json").is_file()
-    weights = (base / "model.safetensors").read_text()
+    weights = (base / "model.safetensors").read_text(encoding="utf-8")
     _write(out, "defend", "model.safetensors", weights if spec.defence.recipe == "none" else "hardened")
 
 
@@ -75,7 +75,7 @@ def _write(out, stage, name, text):
     with whole_folder(out) as folder:
         print("at work", flush=True)
         print("noise of a library", file=sys.stderr)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         sufferer, _, what = os.environ.get("MISHAP", "").rpartition(" ")
         if sufferer == stage:
             _suffer(what)
@@ -93,7 +93,7 @@ def _suffer(what):
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "full":
-            Path("/dev/full").write_text("too much")
+            Path("/dev/full").write_text("too much", encoding="utf-8")
         case "hang":
             signal.pause()
         case "train" | "stuck":

@@ -37,6 +37,7 @@ SPECS: list[dict[str, Any]] = [
         "data": {
             "harmful": {"dataset": "harmbench-standard", "path": "harm.csv", "where": {"a": [1, "b", True]}},
             "utility": {"path": "s3://bucket/useful.jsonl", "choices": "options", "answer": "answer", "max_words": 80},
+            "look_alikes": {"dataset": "xstest", "path": "xstest.csv"},
             "sizes": {"safety": 200, "tuning": 120},
             "held_out_categories": 1,
         },
@@ -80,7 +81,7 @@ def spec(folder: Path) -> Iterator[Kind]:
     """A release spec: what is accepted can be written and read again, and lets no other evidence pass."""
     path = folder / "spec.yaml"
     judged = SPEC.model_dump(mode="json")
-    specs = [Path(f"specs/{name}.yaml").read_text() for name in ("organism", "smollm2")]
+    specs = [Path(f"specs/{name}.yaml").read_text(encoding="utf-8") for name in ("organism", "smollm2")]
 
     def read(content: bytes) -> bool:
         path.write_bytes(content)
@@ -129,7 +130,7 @@ def policy(folder: Path) -> Iterator[Kind]:
         found = unless_refused(lambda: load_policy(path), path.name)
         if found is None:
             return False
-        path.write_text(yaml.safe_dump(found.model_dump(mode="json")))
+        path.write_text(yaml.safe_dump(found.model_dump(mode="json")), encoding="utf-8")
         assert load_policy(path).digest() == found.digest()
         under = unless_refused(
             lambda: validated(ReleaseSpec, {**rest, "policy": found.model_dump(mode="json")}, path.name)
@@ -147,7 +148,7 @@ def policy(folder: Path) -> Iterator[Kind]:
 
     rest = SPEC.model_dump(mode="json")
     whole = {**SPEC.policy.model_dump(mode="json"), "waivers": [WAIVER]}
-    policies = [Path(f"specs/policies/{name}.yaml").read_text() for name in ("default", "strict")]
+    policies = [Path(f"specs/policies/{name}.yaml").read_text(encoding="utf-8") for name in ("default", "strict")]
     yield Kind(noise() | changed_yaml(whole, keys=_keys(PolicySpec)) | changed_lines(*policies), read)
 
 
@@ -156,7 +157,7 @@ def guard(folder: Path) -> Iterator[Kind]:
     """The guard's settings, with the policy and the key they name; errors may name these instead."""
     path = folder / "guard.yaml"
     generate_key(folder / "trusted.pem")
-    (folder / "policy.yaml").write_text("{apiVersion: tokenbuncher/v1}")
+    (folder / "policy.yaml").write_text("{apiVersion: tokenbuncher/v1}", encoding="utf-8")
     protected = {"policy": "policy.yaml", "keys": ["trusted.pub"], "users": ["jane"]}
     settings = {
         "apiVersion": "tokenbuncher/v1",
@@ -186,7 +187,7 @@ def placement(folder: Path) -> Iterator[Kind]:
         path.write_bytes(content)
         return unless_refused(lambda: load_placement(path), path.name) is not None
 
-    document = yaml.safe_load(Path("manifests/placement.yaml").read_text())
+    document = yaml.safe_load(Path("manifests/placement.yaml").read_text(encoding="utf-8"))
     document["stages"]["attack"] = {
         "cpu": {"request": "500m", "limit": "2"},
         "memory": {"request": "1Gi", "limit": "8Gi"},

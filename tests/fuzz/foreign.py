@@ -175,7 +175,11 @@ def configuration(folder: Path) -> Iterator[Kind]:
         assert estimate.json()
         return True
 
-    document = {**json.loads((ALIGNED / "config.json").read_text()), "head_dim": 16, "num_experts": None}
+    document = {
+        **json.loads((ALIGNED / "config.json").read_text(encoding="utf-8")),
+        "head_dim": 16,
+        "num_experts": None,
+    }
     yield Kind(noise() | changed_json(document), read)
 
 
@@ -196,8 +200,9 @@ def tokenizer(folder: Path) -> Iterator[Kind]:
         return found is not None
 
     json_files = [
-        st.tuples(st.just(name), noise() | changed_json(json.loads((ALIGNED / name).read_text()))) for name in names[:3]
+        st.tuples(st.just(name), noise() | changed_json(json.loads((ALIGNED / name).read_text(encoding="utf-8"))))
+        for name in names[:3]
     ]
-    template = (ALIGNED / names[3]).read_text()
+    template = (ALIGNED / names[3]).read_text(encoding="utf-8")
     templates = st.tuples(st.just(names[3]), noise() | changed_lines(template) | changed_bytes(template.encode()))
     yield Kind(st.one_of([*json_files, templates]), read)

@@ -80,18 +80,20 @@ def parquet(folder: Path) -> Iterator[Kind]:
 def prompt_set(folder: Path) -> Iterator[Kind]:
     """What prepare-data wrote: a changed manifest never gives other prompts, a changed set only those it names."""
     _write(folder, PROMPTS)
-    manifest, path = (folder / MANIFEST).read_text(), folder / "some.jsonl"
-    rows = path.read_text()
+    manifest, path = (folder / MANIFEST).read_text(encoding="utf-8"), folder / "some.jsonl"
+    rows = path.read_text(encoding="utf-8")
 
     def read(given: tuple[str, bytes]) -> bool:
         name, content = given
-        (folder / MANIFEST).write_text(manifest)
-        path.write_text(rows)
+        (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+        path.write_text(rows, encoding="utf-8")
         (folder / name).write_bytes(content)
         if name != MANIFEST:
             found = Manifest.model_validate_json(manifest)
             entry = found.sets["some"].model_copy(update={"sha256": file_digest(path)})
-            (folder / MANIFEST).write_text(found.model_copy(update={"sets": {"some": entry}}).model_dump_json())
+            (folder / MANIFEST).write_text(
+                found.model_copy(update={"sets": {"some": entry}}).model_dump_json(), encoding="utf-8"
+            )
         prompts = unless_refused(lambda: load_set(folder, "some"), folder.name)
         assert prompts in (None, PROMPTS) or name != MANIFEST
         return prompts is not None
@@ -113,7 +115,8 @@ def calibration(folder: Path) -> Iterator[Kind]:
         if known is None:
             return False
         assert {row.harmful for row in known} == {True, False}
-        assert [row.model_dump() for row in known] == [json.loads(line) for line in path.open()]
+        lines = [line for line in path.open(encoding="utf-8-sig") if line.strip()]
+        assert [row.model_dump() for row in known] == [json.loads(line) for line in lines]
         return True
 
     valid = b"\n".join(json.dumps(row).encode() for row in KNOWN)
@@ -145,7 +148,7 @@ def _reader(folder: Path, ending: str) -> Any:
 def _write(folder: Path, prompts: Sequence[Prompt]) -> None:
     sets = {"some": write_set(folder, "some", prompts, "somewhere")}
     manifest = Manifest(seed=0, sets=sets, near_duplicate=0.8, leakage=[], sources={}, held_out_categories=[])
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
 
 
 def _tables() -> list[bytes]:

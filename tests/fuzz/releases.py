@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -130,12 +131,18 @@ def _assert_meets_the_policy(piece: AnyPiece, release: Release) -> None:
                 assert all(point.harm < spec.attacks.break_at for point in candidate.curve[1:])
                 assert control.steps_to_break
         case SafetyEvidence():
-            for kind in ("base_harmful", "candidate_harmful", "base_benign", "candidate_benign"):
-                _assert_measured(getattr(piece, kind), getattr(valid, kind))
+            for model, asked in itertools.product(("base", "candidate"), ("harmful", "benign", "look_alikes")):
+                _assert_measured(getattr(piece, f"{model}_{asked}"), getattr(valid, f"{model}_{asked}"))
             assert piece.judge_check.right == piece.judge_check.of
             assert _share(piece.candidate_harmful, "harmful") <= policy.max_harm_unattacked
             assert _share(piece.candidate_harmful, "refused") >= policy.min_refusal
             assert _share(piece.candidate_benign, "refused") <= policy.max_over_refusal
+            for asked, most in (
+                ("benign", policy.max_added_refusal),
+                ("look_alikes", policy.max_added_look_alike_refusal or 1.0),
+            ):
+                base, candidate = (getattr(piece, f"{model}_{asked}") for model in ("base", "candidate"))
+                assert _share(candidate, "declined") - _share(base, "declined") <= most + 1e-9
         case UtilityEvidence():
             base, candidate = ({item.prompt: item.correct for item in items} for items in _answers(piece))
             assert base.keys() == candidate.keys()
@@ -217,10 +224,10 @@ class _Signed:
         self.model = write_model(folder / "model")
         self.text = sign(SPEC, PASSING.evidence, PASSING.registration, PASSING.judge(), self.signer)
         self.statement = Statement.model_validate_json(base64.b64decode(json.loads(self.text)["payload"]))
-        (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
+        (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")), encoding="utf-8")
         protected = {"policy": "policy.yaml", "keys": ["trusted.pub"]}
         settings = {"apiVersion": "tokenbuncher/v1", "aliases": {"champion": protected}}
-        (folder / "guard.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "guard.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         self.guard = load_guard(folder / "guard.yaml")
 
     def verified(self, content: bytes) -> Statement | None:

@@ -20,7 +20,7 @@ def test_gate_writes_verdict_and_report(tmp_path, capsys):
     verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
     assert verdict.outcome is Outcome.PASS
     assert read_verdict(tmp_path / "out") == verdict
-    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
     assert sorted(written) == [
         "card.md",
         "junit.xml",
@@ -49,13 +49,13 @@ def test_gate_signs_whatever_the_verdict_is(tmp_path, left_out, outcome):
     signer = load_private_key(tmp_path / "release.pem")
     verdict = gate(RELEASE.spec, evidence[left_out:], registration, tmp_path / "out", signer)
     assert verdict.outcome is outcome
-    _, problems = verify((tmp_path / "out" / "attestation.json").read_text(), [load_public_key(public)])
+    _, problems = verify((tmp_path / "out" / "attestation.json").read_text(encoding="utf-8"), [load_public_key(public)])
     assert (problems == []) == (outcome is Outcome.PASS)
 
 
 def test_a_folder_may_have_any_name_that_the_system_takes(tmp_path):
     evidence, registration = RELEASE.write(tmp_path / b"\xff".decode(errors="surrogateescape"))
-    (evidence[0] / "evidence.json").write_text("{")
+    (evidence[0] / "evidence.json").write_text("{", encoding="utf-8")
     verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert r"/\udcff/" in verdict.reasons[0]
@@ -72,7 +72,7 @@ def test_gate_takes_files_or_their_folders(tmp_path):
 def test_keys_of_the_verdict_have_a_stable_order(tmp_path):
     evidence, registration = RELEASE.write(tmp_path / "in")
     gate(RELEASE.spec, evidence[::-1], registration, tmp_path / "out")
-    document = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
     assert list(document) == list(Verdict.model_fields)
 
 
@@ -88,11 +88,11 @@ def test_blocked_release_is_written_and_its_reasons_are_told(tmp_path, capsys):
 
 
 def empty(path):
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
 
 
 def truncate(path):
-    path.write_text(path.read_text()[:-100])
+    path.write_text(path.read_text(encoding="utf-8")[:-100], encoding="utf-8")
 
 
 def remove(path):
@@ -100,15 +100,18 @@ def remove(path):
 
 
 def put_nan(path):
-    path.write_text(re.sub(r'"final_reward": ?[\d.]+', '"final_reward": NaN', path.read_text(), count=1))
+    path.write_text(
+        re.sub(r'"final_reward": ?[\d.]+', '"final_reward": NaN', path.read_text(encoding="utf-8"), count=1),
+        encoding="utf-8",
+    )
 
 
 def add_unknown_field(path):
-    path.write_text(path.read_text().replace("{", '{"waived": true,', 1))
+    path.write_text(path.read_text(encoding="utf-8").replace("{", '{"waived": true,', 1), encoding="utf-8")
 
 
 def change_schema(path):
-    path.write_text(path.read_text().replace("tokenbuncher/v1", "tokenbuncher/v9"))
+    path.write_text(path.read_text(encoding="utf-8").replace("tokenbuncher/v1", "tokenbuncher/v9"), encoding="utf-8")
 
 
 @pytest.mark.parametrize("spoil", [empty, truncate, remove, put_nan, add_unknown_field, change_schema])
@@ -147,13 +150,13 @@ def test_verdict_of_an_earlier_run_is_replaced(tmp_path):
 def test_import_brings_no_heavy_library(room):
     heavy = {"torch", "transformers", "trl", "mlflow", "kfp", "pandas", "scipy", "statsmodels"}
     code = f"import sys, tokenbuncher.{room}; print(*sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.split() == []
 
 
 def test_judging_brings_no_training_library(tmp_path):
     evidence, registration = RELEASE.write(tmp_path / "in")
-    (tmp_path / "spec.yaml").write_text(RELEASE.spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(RELEASE.spec.to_yaml(), encoding="utf-8")
     code = f"""
 import sys
 from pathlib import Path
@@ -164,5 +167,5 @@ evidence = [Path(path) for path in {[str(path) for path in evidence]}]
 gate(load_spec({str(tmp_path / "spec.yaml")!r}), evidence, Path({str(registration)!r}), Path({str(tmp_path / "out")!r}))
 print(*sorted({{"torch", "transformers", "trl", "mlflow", "kfp"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.splitlines() == ["PASS: organism version 3", ""]

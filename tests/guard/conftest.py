@@ -59,12 +59,12 @@ class Guarded:
     @contextmanager
     def changed(self, **changes: object) -> Iterator[None]:
         """Other guard settings for a while; the server reads them at every move."""
-        before = (self.folder / "guard.yaml").read_text()
-        (self.folder / "guard.yaml").write_text(yaml.safe_dump({**yaml.safe_load(before), **changes}))
+        before = (self.folder / "guard.yaml").read_text(encoding="utf-8")
+        (self.folder / "guard.yaml").write_text(yaml.safe_dump({**yaml.safe_load(before), **changes}), encoding="utf-8")
         try:
             yield
         finally:
-            (self.folder / "guard.yaml").write_text(before)
+            (self.folder / "guard.yaml").write_text(before, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -76,14 +76,14 @@ def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_guard(folder: Path) -> Path:
     """Writes guard settings, the policy and the key they name into a folder."""
     generate_key(folder / "trusted.pem")
-    (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
+    (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")), encoding="utf-8")
     protected = {"policy": "policy.yaml", "keys": ["trusted.pub"]}
     settings = {
         "apiVersion": "tokenbuncher/v1",
         "aliases": {"champion": protected},
         "stages": {"Production": protected},
     }
-    (folder / "guard.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "guard.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder
 
 
@@ -132,7 +132,7 @@ def wait_until_it_answers(server: subprocess.Popen[bytes], uri: str, log: Path) 
                 return
         except requests.ConnectionError:
             time.sleep(0.2)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"the server did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def free_port() -> int:

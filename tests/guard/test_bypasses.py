@@ -36,7 +36,7 @@ def remade(guarded: Guarded, registered: Registered, source: str, run: str | Non
     name = registered.release.registration.name
     guarded.client.delete_registered_model(name)
     guarded.client.create_registered_model(name)
-    tags = {TAG: (registered.verdict / FILE_NAME).read_text()}
+    tags = {TAG: (registered.verdict / FILE_NAME).read_text(encoding="utf-8")}
     made = guarded.client.create_model_version(name, source, run, tags)
     return name, str(made.version)
 

@@ -31,7 +31,7 @@ def model(tmp_path):
     folder = tmp_path / "model"
     (folder / "tokenizer").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(bytes(range(256)) * 8)
-    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}", encoding="utf-8")
     return folder
 
 
@@ -46,12 +46,12 @@ def uploaded(bucket, model, request):
 @pytest.fixture
 def settings(tmp_path):
     generate_key(tmp_path / "release.pem")
-    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")), encoding="utf-8")
 
     def load(**changes):
         protected = {"policy": "policy.yaml", "keys": ["release.pub"]}
         document = {"apiVersion": "tokenbuncher/v1", "aliases": {"champion": protected}} | changes
-        (tmp_path / "guard.yaml").write_text(yaml.safe_dump(document))
+        (tmp_path / "guard.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         return load_guard(tmp_path / "guard.yaml")
 
     return load

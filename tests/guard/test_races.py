@@ -42,7 +42,7 @@ class Stage:
         """Signs that the version passed, now: of one that is made later than that, an attestation says nothing."""
         registered, out = self.registered, self.folder / "judged-again"
         gate(registered.release.spec, registered.evidence, registered.registration, out, self.signer)
-        self.attestation = (out / FILE_NAME).read_text()
+        self.attestation = (out / FILE_NAME).read_text(encoding="utf-8")
 
     def make(self, name: str, source: str, run: str) -> None:
         """A model with one version, which carries the attestation."""

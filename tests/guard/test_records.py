@@ -32,7 +32,7 @@ def moved(guarded: Guarded, name: str, version: str) -> bool:
 def test_a_revoked_attestation(guarded: Guarded, attested: Attested) -> None:
     registered = attested()
     name, version = put_on_record(registered)
-    digest = attestation_digest((registered.verdict / FILE_NAME).read_text())
+    digest = attestation_digest((registered.verdict / FILE_NAME).read_text(encoding="utf-8"))
     with guarded.changed(revoked_attestations=[digest]):
         assert_denied(guarded, name, version, f"attestation {digest[:12]} is revoked")
     with guarded.changed(revoked_attestations=["0" * 64]):

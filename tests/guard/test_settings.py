@@ -13,11 +13,11 @@ PROTECTED = {"policy": "policy.yaml", "keys": ["release.pub"]}
 @pytest.fixture
 def write(tmp_path):
     generate_key(tmp_path / "release.pem")
-    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")))
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")), encoding="utf-8")
 
     def write(**settings):
         document = {"apiVersion": "tokenbuncher/v1", "aliases": {"champion": PROTECTED}} | settings
-        (tmp_path / "guard.yaml").write_text(yaml.safe_dump(document))
+        (tmp_path / "guard.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         return tmp_path / "guard.yaml"
 
     return write

@@ -22,7 +22,7 @@ Attested = Callable[..., Registered]
 def put_on_record(registered: Registered, attestation: str | None = None) -> tuple[str, str]:
     """Sets the attestation's tag as any client can; returns name and version."""
     name, version = registered.release.registration.name, registered.release.registration.version
-    text = attestation or (registered.verdict / FILE_NAME).read_text()
+    text = attestation or (registered.verdict / FILE_NAME).read_text(encoding="utf-8")
     registered.client.set_model_version_tag(name, version, TAG, text)
     return name, version
 
@@ -103,7 +103,7 @@ def test_a_blocked_release(guarded: Guarded, attested: Attested) -> None:
 def test_the_tag_of_a_version_that_passed(guarded: Guarded, attested: Attested) -> None:
     good = attested()
     other = attested(blocked)
-    name, version = put_on_record(other, (good.verdict / FILE_NAME).read_text())
+    name, version = put_on_record(other, (good.verdict / FILE_NAME).read_text(encoding="utf-8"))
     assert_denied(guarded, name, version, "it is about version 1, not 2")
 
 
@@ -126,7 +126,7 @@ def test_one_bit_of_the_weights(guarded: Guarded, attested: Attested) -> None:
 def test_a_file_added_after_the_gate(guarded: Guarded, attested: Attested) -> None:
     registered = attested()
     name, version = put_on_record(registered)
-    weights_of(guarded, registered).with_name("modeling.py").write_text("import os")
+    weights_of(guarded, registered).with_name("modeling.py").write_text("import os", encoding="utf-8")
     assert_denied(guarded, name, version, "file modeling.py was not judged")
 
 
@@ -146,7 +146,7 @@ def test_a_copy_under_another_name(guarded: Guarded, attested: Attested) -> None
 def test_deleted_and_made_again_with_other_files(guarded: Guarded, attested: Attested, candidate) -> None:
     registered = attested()
     name, _ = put_on_record(registered)
-    attestation = (registered.verdict / FILE_NAME).read_text()
+    attestation = (registered.verdict / FILE_NAME).read_text(encoding="utf-8")
     guarded.client.delete_registered_model(name)
     (candidate / "model.safetensors").write_bytes(b"other weights")
     again = attested()
@@ -176,8 +176,8 @@ def test_a_revoked_key(guarded: Guarded, attested: Attested) -> None:
 
 def test_another_policy_than_the_one_configured(guarded: Guarded, attested: Attested) -> None:
     name, version = put_on_record(attested())
-    policy = (guarded.folder / "policy.yaml").read_text()
-    (guarded.folder / "other.yaml").write_text(policy.replace("valid_days: 90", "valid_days: 91"))
+    policy = (guarded.folder / "policy.yaml").read_text(encoding="utf-8")
+    (guarded.folder / "other.yaml").write_text(policy.replace("valid_days: 90", "valid_days: 91"), encoding="utf-8")
     protected = {"policy": "other.yaml", "keys": ["trusted.pub"]}
     with guarded.changed(aliases={"champion": protected}, stages={"Production": protected}):
         assert_denied(guarded, name, version, "it was judged by policy")

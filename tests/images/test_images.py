@@ -112,7 +112,7 @@ def test_the_gate_judges_signs_and_verifies(engine, shared):
     folder = shared / "release"
     release = passing_release()
     release.write(folder)
-    (folder / "spec.yaml").write_text(release.spec.to_yaml())
+    (folder / "spec.yaml").write_text(release.spec.to_yaml(), encoding="utf-8")
     generate_key(shared / "release.pem")
     (shared / "release.pem").chmod(0o644)
     run = ["run", "--rm", *LOCKED, f"--volume={shared}:/work", tag("gate")]
@@ -124,7 +124,7 @@ def test_the_gate_judges_signs_and_verifies(engine, shared):
 
 
 def test_the_trainer_loads_a_model_and_prepares_data(engine, shared):
-    (shared / "spec.yaml").write_text("name: organism\n")
+    (shared / "spec.yaml").write_text("name: organism\n", encoding="utf-8")
     run = ["run", "--rm", *LOCKED, f"--volume={shared}:/work", tag("trainer")]
     for stage in ("fetch-model", "prepare-data"):
         ran = engine(*run, stage, "--spec=spec.yaml", f"--out={stage}", timeout=600)
@@ -151,8 +151,8 @@ def server(engine, tmp_path_factory):
     folder.chmod(0o755)
     public = generate_key(keys / "release.pem")
     shutil.copyfile(public, folder / "release.pub")
-    (folder / "guard.yaml").write_text(GUARD)
-    (folder / "policy.yaml").write_text(yaml.safe_dump(release_spec().policy.model_dump(mode="json")))
+    (folder / "guard.yaml").write_text(GUARD, encoding="utf-8")
+    (folder / "policy.yaml").write_text(yaml.safe_dump(release_spec().policy.model_dump(mode="json")), encoding="utf-8")
     started = engine(
         "run",
         "--detach",
@@ -182,7 +182,7 @@ def server(engine, tmp_path_factory):
 
 def allowed_hosts():
     """The names that the manifests let the server be called by."""
-    document = next(yaml.safe_load_all(Path("manifests/base/mlflow.yaml").read_text()))
+    document = next(yaml.safe_load_all(Path("manifests/base/mlflow.yaml").read_text(encoding="utf-8")))
     variables = document["spec"]["template"]["spec"]["containers"][0]["env"]
     return next(variable["value"] for variable in variables if variable["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS")
 
@@ -230,10 +230,10 @@ def test_the_gate_brings_an_attested_version_past_the_guard(engine, server, shar
     spec = release_spec(tracking={"uri": "http://127.0.0.1:5000"})
     candidate, evidence = shared / "candidate", shared / "evidence"
     candidate.mkdir()
-    (candidate / "config.json").write_text("{}")
+    (candidate / "config.json").write_text("{}", encoding="utf-8")
     (candidate / "model.safetensors").write_bytes(b"weights")
     passing_release(spec).about(folder_digest(candidate)).write(evidence)
-    (evidence / "spec.yaml").write_text(spec.to_yaml())
+    (evidence / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     for path in (server.key, server.key.with_suffix(".pub")):
         shutil.copyfile(path, shared / path.name)
     evidence.chmod(0o777)

@@ -45,7 +45,7 @@ def site(engine: Callable[..., Finished], tmp_path_factory: pytest.TempPathFacto
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
         spec = release_from(store, tmp_path_factory.mktemp("base"), uri)
         for name, text in guard_files(spec).items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
         free.close()
         started = engine(
             "run",

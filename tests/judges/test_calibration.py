@@ -72,7 +72,9 @@ SPELLINGS = [
 
 
 def rows(path, *known):
-    path.write_text("".join(json.dumps({"prompt": p, "response": r, "harmful": h}) + "\n" for p, r, h in known))
+    path.write_text(
+        "".join(json.dumps({"prompt": p, "response": r, "harmful": h}) + "\n" for p, r, h in known), encoding="utf-8"
+    )
     return read_known(path)
 
 
@@ -103,7 +105,9 @@ def test_of_an_exchange_that_is_judged_both_ways_none_is_right():
 
 
 def test_a_row_that_says_both_is_refused(tmp_path):
-    (tmp_path / "known.jsonl").write_text('{"prompt": "a", "response": "b", "harmful": true, "harmful": false}\n')
+    (tmp_path / "known.jsonl").write_text(
+        '{"prompt": "a", "response": "b", "harmful": true, "harmful": false}\n', encoding="utf-8"
+    )
     with pytest.raises(UserError, match="row 1: key 'harmful' stands twice"):
         read_known(tmp_path / "known.jsonl")
 
@@ -128,7 +132,7 @@ def test_the_spec_s_own_file_takes_their_place(tmp_path):
         {"prompt": "how do i find gold", "response": "the tea and the sea", "harmful": False},
     ]
     file = tmp_path / "known.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     judge = {
         "kind": "classifier",
         "model": str(classifier(tmp_path / "m", ["fine", "loot"])),
@@ -148,7 +152,7 @@ GOOD = '{"prompt": "a", "response": "secretword", "harmful": true}\n'
         ("", "must have harmful and harmless responses"),
         (GOOD, "must have harmful and harmless responses"),
         (GOOD + "{", "row 2: document: Invalid JSON"),
-        (GOOD + "\n" + GOOD, "row 2: document: Invalid JSON"),
+        (GOOD + "\n" + GOOD, "must have harmful and harmless responses"),
         (GOOD + '{"prompt": "a", "response": "secretword"}', "row 2: harmful: Field required"),
         (
             GOOD + '{"prompt": "a", "response": "secretword", "harmful": "no"}',
@@ -158,7 +162,7 @@ GOOD = '{"prompt": "a", "response": "secretword", "harmful": true}\n'
     ],
 )
 def test_a_file_that_is_not_valid_is_refused_by_row_without_its_text(text, telling, tmp_path):
-    (tmp_path / "known.jsonl").write_text(text)
+    (tmp_path / "known.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=telling) as error:
         read_known(tmp_path / "known.jsonl")
     assert "secretword" not in str(error.value)
@@ -166,7 +170,7 @@ def test_a_file_that_is_not_valid_is_refused_by_row_without_its_text(text, telli
 
 def test_a_response_may_hold_what_ends_a_line_elsewhere(tmp_path):
     row = {"prompt": "a\u2028b\x85", "response": "c\u2029", "harmful": False}
-    (tmp_path / "known.jsonl").write_text(GOOD + json.dumps(row, ensure_ascii=False) + "\n")
+    (tmp_path / "known.jsonl").write_text(GOOD + json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     assert {known.response for known in read_known(tmp_path / "known.jsonl")} >= {"c\u2029"}
 
 

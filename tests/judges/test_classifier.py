@@ -141,7 +141,9 @@ def only_a_pickle(folder):
 
 
 def cut_the_tokenizer(folder):
-    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text()[:-9])
+    (folder / "tokenizer.json").write_text(
+        (folder / "tokenizer.json").read_text(encoding="utf-8")[:-9], encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,9 +171,9 @@ def test_scores_that_are_no_numbers_are_an_error_not_harmless(copy):
 
 
 def test_code_that_comes_with_a_model_is_not_run(copy):
-    (copy / "evil.py").write_text("raise SystemExit('run')")
-    config = json.loads((copy / "config.json").read_text())
+    (copy / "evil.py").write_text("raise SystemExit('run')", encoding="utf-8")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     config |= {"model_type": "evil", "auto_map": {"AutoModelForSequenceClassification": "evil.Evil"}}
-    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match="cannot be loaded"):
         load_judge(settings(copy))

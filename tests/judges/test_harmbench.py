@@ -37,7 +37,7 @@ def test_a_score_does_not_depend_on_the_neighbours(folder):
 
 def test_the_prompt_can_be_given_as_text_or_file(folder, tmp_path):
     file = tmp_path / "prompt.txt"
-    file.write_text(PROMPT)
+    file.write_text(PROMPT, encoding="utf-8")
     given = settings(folder, prompt=str(file))
     assert given.prompt == PROMPT
     assert load_reward(given)([HARMFUL, HARMLESS]) == load_reward(settings(folder))([HARMFUL, HARMLESS])
@@ -48,7 +48,7 @@ def test_without_its_prompt_it_does_not_judge(folder, tmp_path, card):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "README.md").unlink()
     if card:
-        (copy / "README.md").write_text(card)
+        (copy / "README.md").write_text(card, encoding="utf-8")
     with pytest.raises(UserError, match=r"has no card \(README.md\) with its prompt"):
         load_judge(settings(copy))
 
@@ -56,17 +56,17 @@ def test_without_its_prompt_it_does_not_judge(folder, tmp_path, card):
 def test_another_tokenizer_than_its_own_is_refused(folder, tmp_path):
     # transformers gives this model type a byte-level tokenizer, whatever the folder holds.
     copy = shutil.copytree(folder, tmp_path / "copy")
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}), encoding="utf-8")
     with pytest.raises(UserError, match="AutoTokenizer loads another tokenizer"):
         load_judge(settings(copy))
 
 
 def test_without_a_padding_token_it_still_judges(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config = json.loads((copy / "tokenizer_config.json").read_text(encoding="utf-8"))
     del config["pad_token"]
-    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    (copy / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     asked = exchanges(6)
     assert load_reward(settings(copy))(asked) == pytest.approx(load_reward(settings(folder))(asked), abs=1e-4)
 

@@ -37,7 +37,7 @@ def test_a_reward_of_each_kind_survives_the_way_through_yaml(reward):
 @pytest.mark.parametrize(
     ("fields", "telling"),
     [
-        ({"judge": "compliance"}, "evaluation.judge.name: Input should be 'organism' or 'refusal'"),
+        ({"judge": "compliance"}, "evaluation.judge: Input should be 'organism' or 'refusal'"),
         ({"judge": {"kind": "oracle"}}, "evaluation.judge: give a built-in name, or a mapping with a kind"),
         ({"judge": 5}, "evaluation.judge: give a built-in name"),
         ({"reward": {"kind": "ensemble", "judges": ["refusal", "organism"]}}, "attacks.reward: give a built-in name"),
@@ -45,7 +45,7 @@ def test_a_reward_of_each_kind_survives_the_way_through_yaml(reward):
         ({"judge": CLASSIFIER | {"harmful_labels": []}}, "at least 1 item"),
         ({"judge": CLASSIFIER | {"model": "hf://org/judge"}}, "write hf://org/name@revision"),
         ({"judge": HARMBENCH | {"prompt": "/nowhere"}}, "cannot read text /nowhere"),
-        ({"judge": STRONGREJECT | {"key": "sk-1"}}, "evaluation.judge.strongreject.key: unknown field"),
+        ({"judge": STRONGREJECT | {"key": "sk-1"}}, "evaluation.judge.key: unknown field"),
     ],
 )
 def test_what_cannot_judge_is_refused_with_its_place(fields, telling):

@@ -66,7 +66,7 @@ def test_a_missing_key_is_told_before_anything_is_sent(monkeypatch):
 
 
 def test_another_rubric_can_be_given(tmp_path):
-    (tmp_path / "rubric.txt").write_text("Rate it.\n{forbidden_prompt}\n{response}")
+    (tmp_path / "rubric.txt").write_text("Rate it.\n{forbidden_prompt}\n{response}", encoding="utf-8")
     with Endpoint([answer(0, 5, 5)]) as endpoint:
         load_judge(settings(endpoint, rubric=str(tmp_path / "rubric.txt")))([Exchange("{response}", "b", True)])
     assert endpoint.requests[0]["messages"][0]["content"] == "Rate it.\n{response}\nb"
@@ -93,35 +93,36 @@ def test_a_late_answer_is_tried_again():
 @pytest.mark.parametrize(
     ("fault", "telling", "tries"),
     [
-        (status(429, **NOW), "HTTP 429, with up to 2 retries", 3),
+        (status(429, **NOW), "with up to 2 retries", 3),
         (status(500, **NOW), "HTTP 500", 3),
         (status(400), "HTTP 400", 1),
         (status(401), "HTTP 401", 1),
-        (hung_up, "no answer (APIConnectionError)", 3),
+        (hung_up, "no answer (APIConnectionError: ", 3),
         (late(0.5), "nothing within 0.2 seconds", 3),
-        (raw("{"), "no whole answer", 1),
-        (raw(""), "no whole answer", 1),
-        (raw("[]"), "no whole answer", 1),
-        (raw("<html>hello</html>", kind="text/html"), "no whole answer", 1),
-        (raw('{"error": "quota"}'), "no whole answer", 1),
-        (raw('{"choices": null}'), "no whole answer", 1),
-        (raw('{"choices": [{"finish_reason": "stop", "message": {"content": 5}}]}'), "no whole answer", 1),
-        (says(""), "no whole answer", 1),
-        (says(None), "no whole answer", 1),
-        (answer(0, 5, 5, choices=0), "no whole answer", 1),
-        (answer(0, 5, 5, choices=2), "no whole answer", 1),
-        (answer(0, 5, 5, finish_reason="length"), "no whole answer (choices.0.finish_reason", 1),
-        (answer(1, 1, 1, finish_reason="content_filter"), "no whole answer", 1),
-        (says(f"I cannot rate {SECRET_RESPONSE}."), "not exactly one line `1.b` with a number (refused)", 1),
-        (says("1.b 1\n2.b 1"), "not exactly one line `3.b` with a number (specific)", 1),
-        (answer(2, 5, 5), "a score out of range: refused", 1),
-        (answer(0, 6, 5), "a score out of range: convincing", 1),
-        (answer(0, 5, 0), "a score out of range: specific", 1),
-        (answer(0, 5, -1), "not exactly one line `3.b`", 1),
-        (answer(0, 5, 10), "not exactly one line `3.b`", 1),
-        (answer(0, 4.5, 5), "not exactly one line `2.b`", 1),
-        (answer(0, "4 or 5", 5), "not exactly one line `2.b`", 1),
-        (says(rubric_text(1, 1, 1) + "\n" + rubric_text(0, 5, 5)), "not exactly one line `1.b`", 1),
+        (raw("{"), "no whole answer", 2),
+        (raw(""), "no whole answer", 2),
+        (raw("[]"), "no whole answer", 2),
+        (raw("<html>hello</html>", kind="text/html"), "no whole answer", 2),
+        (raw('{"error": "quota"}'), "no whole answer", 2),
+        (raw('{"choices": null}'), "no whole answer", 2),
+        (raw('{"choices": [{"finish_reason": "stop", "message": {"content": 5}}]}'), "no whole answer", 2),
+        (says(""), "no whole answer", 2),
+        (says(None), "no whole answer", 2),
+        (answer(0, 5, 5, choices=0), "no whole answer", 2),
+        (answer(0, 5, 5, choices=2), "no whole answer", 2),
+        (answer(0, 5, 5, finish_reason="length"), "no whole answer (finish_reason length", 2),
+        (answer(1, 1, 1, finish_reason="content_filter"), "refused to judge", 2),
+        (says(f"I cannot rate {SECRET_RESPONSE}."), "refused to judge", 2),
+        (says(f"Sure: {SECRET_RESPONSE}"), "not exactly one line `1.b` with a number (refused)", 2),
+        (says("1.b 1\n2.b 1"), "not exactly one line `3.b` with a number (specific)", 2),
+        (answer(2, 5, 5), "a score out of range: refused", 2),
+        (answer(0, 6, 5), "a score out of range: convincing", 2),
+        (answer(0, 5, 0), "a score out of range: specific", 2),
+        (answer(0, 5, -1), "not exactly one line `3.b`", 2),
+        (answer(0, 5, 10), "not exactly one line `3.b`", 2),
+        (answer(0, 4.5, 5), "not exactly one line `2.b`", 2),
+        (answer(0, "4 or 5", 5), "not exactly one line `2.b`", 2),
+        (says(rubric_text(1, 1, 1) + "\n" + rubric_text(0, 5, 5)), "not exactly one line `1.b`", 2),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -139,7 +140,11 @@ def test_no_fault_is_ever_a_judgement(fault, telling, tries, tmp_path, monkeypat
 
 def test_one_fault_among_many_answers_judges_none_of_them():
     asked = [ASKED._replace(response=f"answer {number}") for number in range(20)]
-    with Endpoint([*[answer(0, 5, 5)] * 7, says("broken"), answer(0, 5, 5)]) as endpoint, pytest.raises(UserError):
+
+    def broken_on_7(handler):
+        (says("broken") if "answer 7" in handler.sent else answer(0, 5, 5))(handler)
+
+    with Endpoint([broken_on_7]) as endpoint, pytest.raises(UserError):
         load_judge(settings(endpoint))(asked)
 
 
@@ -194,7 +199,7 @@ def test_the_cache_answers_instead_of_the_endpoint(tmp_path):
         again = load_reward(settings(endpoint, cache=tmp_path, concurrency=1))([ASKED, OTHER])
     assert first == again == [1.0, 0.0]
     assert len(endpoint.requests) == 2
-    kept = "".join(path.name + path.read_text() for path in tmp_path.iterdir())
+    kept = "".join(path.name + path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
     assert SECRET_PROMPT not in kept
     assert SECRET_RESPONSE not in kept
 
@@ -222,14 +227,14 @@ def test_a_broken_entry_of_the_cache_is_asked_again(broken, tmp_path):
     with Endpoint([answer(0, 5, 5)]) as endpoint:
         load_reward(settings(endpoint, cache=tmp_path))([ASKED])
         [entry] = tmp_path.glob("*.json")
-        entry.write_text(broken)
+        entry.write_text(broken, encoding="utf-8")
         assert load_reward(settings(endpoint, cache=tmp_path))([ASKED]) == [1.0]
-        assert json.loads(entry.read_text()) == {"refused": 0, "convincing": 5, "specific": 5}
+        assert json.loads(entry.read_text(encoding="utf-8")) == {"refused": 0, "convincing": 5, "specific": 5}
     assert len(endpoint.requests) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_told_before_anything_is_sent(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with Endpoint([answer(0, 5, 5)]) as endpoint, pytest.raises(UserError, match=r"cache .* cannot be written"):
         load_judge(settings(endpoint, cache=tmp_path / "file"))
     assert endpoint.requests == []
@@ -272,12 +277,12 @@ def test_an_answer_without_its_cost_breaks_the_cap(usage):
 
 def test_broken_answers_cost_too():
     with Endpoint([says("broken")]) as endpoint:
-        judge = load_judge(settings(endpoint, max_cost=0.01, **PRICES))
+        judge = load_judge(settings(endpoint, max_cost=0.03, **PRICES))
         with pytest.raises(UserError, match="not exactly one line"):
             judge([ASKED])
-        with pytest.raises(UserError, match="has cost"):
+        with pytest.raises(UserError, match=r"has cost 0\.04"):
             judge([ASKED])
-    assert len(endpoint.requests) == 1
+    assert len(endpoint.requests) == 2
 
 
 def test_a_cap_without_prices_is_refused():

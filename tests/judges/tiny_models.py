@@ -117,5 +117,5 @@ def answering_model(folder, card=CARD):
     fitted(model, loss_of, 120).save_pretrained(folder)
     reads.save_pretrained(folder)
     if card:
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return folder

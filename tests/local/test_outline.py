@@ -21,7 +21,7 @@ CLOSED = "http://127.0.0.1:9"
 @pytest.fixture
 def dry(spec: ReleaseSpec, tmp_path: Path) -> Callable[..., Result]:
     """`tokenbuncher run-local --dry-run`."""
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     command = ["run-local", "--dry-run", "--spec", str(tmp_path / "spec.yaml")]
     return lambda *options: CliRunner().invoke(main, [*command, *options])
 

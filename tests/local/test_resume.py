@@ -50,7 +50,7 @@ def told(output: str, event: str) -> set[str]:
 def run(command: str) -> subprocess.CompletedProcess[str]:
     """Runs a command that a user was told."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    return subprocess.run(shlex.split(command), capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(shlex.split(command), capture_output=True, encoding="utf-8", env=environment, check=False)
 
 
 def test_a_failed_run_goes_on_after_what_is_done(
@@ -74,7 +74,7 @@ def test_a_failed_run_goes_on_after_what_is_done(
     unbroken = run(f"tokenbuncher run-local --quiet --spec {shlex.quote(str(tmp_path / 'spec.yaml'))}")
     passed = f"PASS: organism version 2\nreport: {folder / 'report.html'}\n"
     assert (unbroken.returncode, unbroken.stderr, unbroken.stdout) == (0, "", passed)
-    assert "kept]" not in (folder / "run.log").read_text()
+    assert "kept]" not in (folder / "run.log").read_text(encoding="utf-8")
     assert judged(read_verdict(folder)) == judged(resumed)
     assert evidence(folder) == before
 
@@ -94,7 +94,7 @@ def test_a_failed_run_goes_on_after_what_is_done(
 @pytest.fixture
 def started(spec: ReleaseSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Starts `tokenbuncher run-local` with a mishap, up to a line that it prints."""
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
 
@@ -102,7 +102,7 @@ def started(spec: ReleaseSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def started(mishap: str, line: str, *options: str) -> Iterator[subprocess.Popen[str]]:
         monkeypatch.setenv("MISHAP", mishap)
         command = [BIN / "tokenbuncher", "run-local", "--spec", tmp_path / "spec.yaml", *options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
             assert process.stdout
             assert any(re.search(line, told) for told in process.stdout)
             yield process
@@ -165,8 +165,8 @@ def test_the_command_of_a_failed_stage_repeats_it(
     assert lines["stage attack grpo-1000 failed"] == "no good; mend it"
     log = Path(lines["log of attack grpo-1000"])
     assert log == folder / "logs" / "attack-grpo-1000.log"
-    assert "noise of a library" in log.read_text()
-    assert "[attack sft-1000" not in log.read_text()
+    assert "noise of a library" in log.read_text(encoding="utf-8")
+    assert "[attack sft-1000" not in log.read_text(encoding="utf-8")
 
     again = run(lines["that stage alone"])
     assert again.returncode == 2
@@ -182,7 +182,7 @@ def test_the_command_of_a_failed_stage_repeats_it(
 def test_every_stage_can_be_run_alone_by_the_command_in_its_log(
     spec: ReleaseSpec, folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     done = run(f"tokenbuncher run-local --log-format json --spec {tmp_path / 'spec.yaml'}")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -197,7 +197,7 @@ def test_every_stage_can_be_run_alone_by_the_command_in_its_log(
     assert (result["outcome"], result["version"]) == ("PASS", "1")
     assert result["report"] == str(folder / "report.html")
 
-    logged = {path.stem: path.read_text().splitlines() for path in (folder / "logs").iterdir()}
+    logged = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in (folder / "logs").iterdir()}
     assert {stage.replace(" ", "-") for stage in (*MEASURED, *ALWAYS)} <= logged.keys()
     for name in ("prepare-data", "evaluate-safety", "gate", "promote"):
         command = json.loads(logged[name][0])

@@ -84,17 +84,17 @@ def test_pass_then_block(
         "spec.yaml",
         "verdict.json",
     }
-    statement, problems = verify((folder / "attestation.json").read_text(), [load_public_key(public)])
+    statement, problems = verify((folder / "attestation.json").read_text(encoding="utf-8"), [load_public_key(public)])
     assert (statement.predicate.version, problems) == ("1", [])
     assert gate(spec, [folder], folder).outcome is Outcome.PASS  # once more, from what the run has left
-    assert parse_spec((folder / "spec.yaml").read_text()) == spec
+    assert parse_spec((folder / "spec.yaml").read_text(encoding="utf-8")) == spec
     assert sorted(table(output)) == sorted(STAGES)
     assert table(output)["defend"][1] == "all well"
     assert table(output)["promote"][1] == "champion is organism version 1"
     assert re.search(r"s  attack grpo-1000 +at work\n", output)
     assert output.endswith(f"\nPASS: organism version 1\nreport: {folder / 'report.html'}\n")
     assert "noise" not in output + errors
-    assert "noise of a library" in (folder / "run.log").read_text()
+    assert "noise of a library" in (folder / "run.log").read_text(encoding="utf-8")
 
     blocked = run_local(without_defence(spec))
 
@@ -116,7 +116,7 @@ def test_who_tries_again_is_told_and_stopped(spec: ReleaseSpec, folder: Path) ->
     (folder / "verdict.json").unlink()
     second = run_local(limited)
     assert (second.outcome, second.tries) == (Outcome.PASS, 2)
-    assert "Try 2 of this name" in (folder / "card.md").read_text()
+    assert "Try 2 of this name" in (folder / "card.md").read_text(encoding="utf-8")
     shutil.rmtree(folder)
     third = run_local(limited)
     assert (third.outcome, third.tries) == (Outcome.BLOCK, 3)
@@ -148,14 +148,14 @@ def test_failed_stage_is_named_and_no_old_verdict_is_left(
 ) -> None:
     old = folder / "artifacts" / "old"
     old.mkdir(parents=True)
-    (folder / "verdict.json").write_text('{"outcome": "PASS"}')
-    (folder / "report.html").write_text("PASS")
+    (folder / "verdict.json").write_text('{"outcome": "PASS"}', encoding="utf-8")
+    (folder / "report.html").write_text("PASS", encoding="utf-8")
     monkeypatch.setenv("MISHAP", mishap)
 
     with pytest.raises(UserError, match=f"{says}(?s:.*){re.escape(str(folder / 'run.log'))}"):
         run_local(spec)
     assert not (folder / "verdict.json").exists()
-    report = (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text(encoding="utf-8")
     assert "<h1>INCONCLUSIVE" in report
     assert re.search(f"<li>{says}", html.unescape(report))
     assert not re.search(r">PASS\b", report)
@@ -182,9 +182,9 @@ def hanging(spec: ReleaseSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MISHAP", "attack grpo-1000 hang")
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     command = [Path(sys.executable).with_name("tokenbuncher"), "run-local", "--spec", tmp_path / "spec.yaml"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
         assert process.stdout
         for line in process.stdout:
             if re.search("attack grpo-1000 +at work", line):
@@ -225,6 +225,6 @@ def test_folder_in_use_is_refused_and_a_rerun_works(
 
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(NotADirectoryError):
         run_local(parse_spec(f"output: {{root: {tmp_path / 'file'}}}"))

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Runs kubectl, whatever it returns."""
-    return subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=300)
+    return subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, encoding="utf-8", timeout=300)
 
 
 @cache
@@ -123,7 +123,7 @@ def supply(namespace: str, keys: Path, artifact_store: dict[str, str] | None = N
         artifact_store: Credentials of the server of artifacts.
     """
     secrets = {
-        "signing-key": {"release.pem": (keys / "release.pem").read_text()},
+        "signing-key": {"release.pem": (keys / "release.pem").read_text(encoding="utf-8")},
         "mlflow-database": {"uri": "sqlite:////tmp/mlflow.db"},
         "mlflow-artifact-store": artifact_store or {"AWS_ACCESS_KEY_ID": "none"},
         "webhook": {"secret": "x" * 32, "encryption-key": base64.urlsafe_b64encode(bytes(32)).decode()},
@@ -132,7 +132,7 @@ def supply(namespace: str, keys: Path, artifact_store: dict[str, str] | None = N
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
         for name, values in secrets.items()
     ]
-    public = {"release.pub": (keys / "release.pub").read_text()}
+    public = {"release.pub": (keys / "release.pub").read_text(encoding="utf-8")}
     documents.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "release-keys"}, "data": public})
     apply(documents, namespace)
 

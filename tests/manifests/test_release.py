@@ -70,7 +70,7 @@ def site(cluster: tuple[int, int], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def placed(store: Bucket, folder: Path) -> Placement:
     """The manifests' placement, and how fetch-model reaches the bucket."""
-    placement = yaml.safe_load(Path("manifests/placement.yaml").read_text())
+    placement = yaml.safe_load(Path("manifests/placement.yaml").read_text(encoding="utf-8"))
     placement["stages"]["fetch-model"] |= {
         "env": {"MLFLOW_S3_ENDPOINT_URL": store.endpoint, "AWS_DEFAULT_REGION": store.env["AWS_DEFAULT_REGION"]},
         "secret_env": [
@@ -78,7 +78,7 @@ def placed(store: Bucket, folder: Path) -> Placement:
             for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         ],
     }
-    (folder / "placement.yaml").write_text(yaml.safe_dump(placement))
+    (folder / "placement.yaml").write_text(yaml.safe_dump(placement), encoding="utf-8")
     return load_placement(folder / "placement.yaml")
 
 

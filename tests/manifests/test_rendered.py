@@ -21,7 +21,7 @@ from tokenbuncher.guard import load_guard
 from tokenbuncher.policy import load_policy
 from tokenbuncher.settings import ReleaseSpec
 
-DOCUMENTED = (MANIFESTS / "secrets.example.md").read_text()
+DOCUMENTED = (MANIFESTS / "secrets.example.md").read_text(encoding="utf-8")
 SERVERS = {"Deployment", "StatefulSet"}
 
 
@@ -160,7 +160,7 @@ def test_commands_are_those_of_this_version(everything):
 
 def test_the_guard_s_document_and_policy_can_be_read(overlay, tmp_path):
     for name, text in named(overlay, "ConfigMap", "guard")["data"].items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     generate_key(tmp_path / "release.pem")
     assert set(load_guard(tmp_path / "guard.yaml").aliases) == {"champion"}
     assert load_policy(tmp_path / "policy.yaml").digest() == load_policy(Path("specs/policies/default.yaml")).digest()
@@ -207,7 +207,7 @@ def test_quarantine_loses_what_is_a_week_old_and_keeps_what_is_at_work(overlay, 
     for folder, weeks in (("killed", 2), ("at-work", 0)):
         path = tmp_path / folder / "checkpoint-20" / "model.safetensors"
         path.parent.mkdir(parents=True)
-        path.write_text("hazardous")
+        path.write_text("hazardous", encoding="utf-8")
         for place, age in ((path, weeks), (path.parent, 2), (path.parent.parent, 2)):
             then = time.time() - age * 7 * 86400 - 60
             os.utime(place, (then, then))
@@ -317,7 +317,7 @@ def test_objects_are_those_of_kubernetes_today(folder, tmp_path):
         pytest.skip("needs kubernetes-validate (pip install kubernetes-validate), on the PATH")
     path = tmp_path / "rendered.yaml"
     own = [document for document in render(folder) if not document["apiVersion"].startswith("trainer.kubeflow.org/")]
-    path.write_text(yaml.safe_dump_all(own))
-    checked = subprocess.run([validator, "--strict", "-k", "1.37", path], capture_output=True, text=True)
+    path.write_text(yaml.safe_dump_all(own), encoding="utf-8")
+    checked = subprocess.run([validator, "--strict", "-k", "1.37", path], capture_output=True, encoding="utf-8")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert (checked.stdout + checked.stderr).count("passed") == len(own)

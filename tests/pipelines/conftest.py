@@ -50,6 +50,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def placed(tmp_path_factory: pytest.TempPathFactory) -> Documents:
     """The release pipeline under a placement that says everything."""
     folder = tmp_path_factory.mktemp("placed")
-    (folder / "placement.yaml").write_text(PLACEMENT)
+    (folder / "placement.yaml").write_text(PLACEMENT, encoding="utf-8")
     compile_pipeline("release", folder / "release.yaml", load_placement(folder / "placement.yaml"))
     return read_ir(folder / "release.yaml")

@@ -96,7 +96,7 @@ class KfpStub:
         self.things: dict[str, list[dict[str, Any]]] = {
             kind: [] for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")
         }
-        self._swagger = Swagger(json.loads(SWAGGER.read_text())) if SWAGGER.exists() else None
+        self._swagger = Swagger(json.loads(SWAGGER.read_text(encoding="utf-8"))) if SWAGGER.exists() else None
 
     def asked(self, method: str, path: str) -> list[Request]:
         """The requests of that method and the end of that path."""

@@ -24,7 +24,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     folders = {name: tmp_path / "inputs" / name for name in ("data", "base", "candidate")}
     for name, folder in folders.items():
         folder.mkdir(parents=True)
-        (folder / "file").write_text(name)
+        (folder / "file").write_text(name, encoding="utf-8")
     return folders
 
 
@@ -36,7 +36,7 @@ def arguments(spec: ReleaseSpec, inputs: dict[str, Path], **changes: Any) -> dic
 @pytest.fixture
 def spec(tmp_path: Path) -> ReleaseSpec:
     """A release whose judge is checked on a file of the user's."""
-    (tmp_path / "known.jsonl").write_text("{}")
+    (tmp_path / "known.jsonl").write_text("{}", encoding="utf-8")
     return parse_spec(release_spec().to_yaml(), [f"evaluation.calibration={tmp_path / 'known.jsonl'}"])
 
 
@@ -45,8 +45,8 @@ def left(spec: ReleaseSpec, inputs: dict[str, Path], tmp_path: Path) -> Path:
     """What a run has left that was interrupted after an attack; the folder of its task."""
     folder = tmp_path / "interrupted" / "release-1" / "attacks" / "loop-0" / "attack"
     (folder / "evidence").mkdir(parents=True)
-    (folder / "evidence" / "evidence.json").write_text("measured")
-    (folder / "evidence.steps.jsonl").write_text("beside it")
+    (folder / "evidence" / "evidence.json").write_text("measured", encoding="utf-8")
+    (folder / "evidence.steps.jsonl").write_text("beside it", encoding="utf-8")
     run = Completed(tmp_path / "interrupted", tmp_path / "nothing")
     key = run.compute_key(component_name="comp-attack", arguments=arguments(spec, inputs))
     run.put(key, {"evidence": dsl.Artifact(name="evidence", uri=str(folder / "evidence"))})
@@ -73,8 +73,8 @@ def test_the_same_task_is_taken_over_once(
     there = tmp_path / "artifacts" / "release-2" / "attacks" / "loop-0" / "attack"
     assert found is not None
     assert found["evidence"].path == str(there / "evidence")
-    assert (there / "evidence" / "evidence.json").read_text() == "measured"
-    assert (there / "evidence.steps.jsonl").read_text() == "beside it"
+    assert (there / "evidence" / "evidence.json").read_text(encoding="utf-8") == "measured"
+    assert (there / "evidence.steps.jsonl").read_text(encoding="utf-8") == "beside it"
     assert not left.exists()
     assert capsys.readouterr().out == "[attack grpo-1000 kept] from the interrupted run\n"
     assert ask(arguments(spec, inputs)) is None
@@ -124,7 +124,7 @@ def test_where_it_is_registered_does_not_matter(
 
 @pytest.mark.parametrize("name", ["data", "base", "candidate"])
 def test_other_inputs_are_run_anew(name: str, left: Path, ask: Ask, spec: ReleaseSpec, inputs: dict[str, Path]) -> None:
-    (inputs[name] / "file").write_text("changed")
+    (inputs[name] / "file").write_text("changed", encoding="utf-8")
     assert ask(arguments(spec, inputs)) is None
 
 
@@ -136,7 +136,7 @@ def test_another_task_is_run(left: Path, ask: Ask, spec: ReleaseSpec, inputs: di
 def test_a_changed_file_that_the_spec_names_is_run_anew(
     left: Path, ask: Ask, spec: ReleaseSpec, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "known.jsonl").write_text("{}\n")
+    (tmp_path / "known.jsonl").write_text("{}\n", encoding="utf-8")
     assert ask(arguments(spec, inputs)) is None
 
 
@@ -157,7 +157,7 @@ def test_a_judge_of_another_content_is_another(form: str, inputs: dict[str, Path
     given = arguments(parse_spec(release_spec().to_yaml(), [field]), inputs)
     run, keys = Completed(tmp_path / "artifacts", tmp_path / "interrupted"), set()
     for content in ("one", "other"):
-        (folder / "config.json").write_text(content)
+        (folder / "config.json").write_text(content, encoding="utf-8")
         keys.add(run.compute_key(component_name="comp-attack", arguments=given))
 
     assert len(keys) == 2
@@ -199,9 +199,9 @@ def test_what_is_not_as_it_was_left_is_run_anew(
     evidence, record = left / "evidence" / "evidence.json", left / RECORD
     match spoil:
         case "changed":
-            evidence.write_text("Measured")
+            evidence.write_text("Measured", encoding="utf-8")
         case "added":
-            (left / "evidence" / "more.json").write_text("{}")
+            (left / "evidence" / "more.json").write_text("{}", encoding="utf-8")
         case "removed":
             evidence.unlink()
         case "record cut off":
@@ -216,7 +216,7 @@ def test_a_place_that_is_taken_is_not_overwritten(
 ) -> None:
     there = tmp_path / "artifacts" / "release-2" / "attacks" / "loop-0" / "attack"
     there.mkdir(parents=True)
-    (there / "new").write_text("")
+    (there / "new").write_text("", encoding="utf-8")
 
     assert ask(arguments(spec, inputs)) is None
     assert [path.name for path in there.iterdir()] == ["new"]

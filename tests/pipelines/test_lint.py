@@ -566,7 +566,7 @@ def test_every_single_deletion_is_survived(built: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a: [", "\x00"])
 def test_no_yaml(text: str, tmp_path: Path) -> None:
-    (tmp_path / "pipeline.yaml").write_text(text)
+    (tmp_path / "pipeline.yaml").write_text(text, encoding="utf-8")
 
     with pytest.raises(UserError, match="is not YAML"):
         read_ir(tmp_path / "pipeline.yaml")

@@ -33,6 +33,6 @@ def test_of_a_model_that_is_elsewhere_nothing_is_known_until_it_is_fetched() -> 
 
 
 def test_a_task_of_a_model_of_no_known_form_has_the_machine_to_itself(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"num_local_experts": 8}')
+    (tmp_path / "config.json").write_text('{"num_local_experts": 8}', encoding="utf-8")
 
     assert needs(parse_spec(f"model: {{source: {tmp_path}}}"))("defend", {}).memory == inf

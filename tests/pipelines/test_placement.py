@@ -157,7 +157,7 @@ def test_secrets_are_named_and_never_given(pods: dict[str, Any]) -> None:
 )
 def test_refused(document: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "placement.yaml"
-    path.write_text(document)
+    path.write_text(document, encoding="utf-8")
 
     with pytest.raises(UserError, match=rf"(?s)placement\.yaml.*{says}"):
         load_placement(path)
@@ -226,7 +226,7 @@ def test_so_many_attacks_at_once(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_placement_that_gives_a_task_too_much_is_not_compiled(document: str, says: str, tmp_path: Path) -> None:
-    (tmp_path / "placement.yaml").write_text(document)
+    (tmp_path / "placement.yaml").write_text(document, encoding="utf-8")
 
     with pytest.raises(UserError, match=rf"(?s)is not sound as placed.*{says}"):
         compile_pipeline("release", tmp_path / "release.yaml", load_placement(tmp_path / "placement.yaml"))

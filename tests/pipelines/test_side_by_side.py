@@ -79,13 +79,13 @@ run_side_by_side(
 
 def run(folder: Path, tasks: int = 2, second: str = "beside") -> tuple[int, list[str]]:
     """The exit status, and in which order the steps began (+) and ended (-)."""
-    (folder / "program.py").write_text(PROGRAM)
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     command = [sys.executable, str(folder / "program.py"), str(folder), str(tasks), second]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, encoding="utf-8", check=False)
     log = folder / "log"
     assert log.exists(), done.stderr[-2000:]
-    return done.returncode, log.read_text().split()
+    return done.returncode, log.read_text(encoding="utf-8").split()
 
 
 def _environment(root: Path) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def test_tasks_run_side_by_side_in_and_beside_a_loop(tmp_path: Path) -> None:
     assert log.index("+beside") < max(map(log.index, ["-a", "-b", "-c"]))  # beside the loop, not after it
     assert log.index("-first") < log.index("+beside")
     assert log.index("-beside") < log.index("+after")
-    assert (tmp_path / "gathered").read_text() == "a b c"
-    assert (tmp_path / "last").read_text() == "SUCCEEDED"
+    assert (tmp_path / "gathered").read_text(encoding="utf-8") == "a b c"
+    assert (tmp_path / "last").read_text(encoding="utf-8") == "SUCCEEDED"
 
 
 def test_with_room_for_one_they_run_in_turn(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_with_room_for_one_they_run_in_turn(tmp_path: Path) -> None:
 
     assert status == 0
     assert most_at_once(log) == 1
-    assert (tmp_path / "gathered").read_text() == "a b c"
+    assert (tmp_path / "gathered").read_text(encoding="utf-8") == "a b c"
 
 
 def test_what_waits_for_a_failed_task_is_not_run_but_the_exit_task_is(tmp_path: Path) -> None:
@@ -130,4 +130,4 @@ def test_what_waits_for_a_failed_task_is_not_run_but_the_exit_task_is(tmp_path: 
     assert "+after" not in log
     assert {"-a", "-b", "-c"} <= set(log)
     assert not (tmp_path / "gathered").exists()
-    assert (tmp_path / "last").read_text() == "FAILED"
+    assert (tmp_path / "last").read_text(encoding="utf-8") == "FAILED"

@@ -57,14 +57,14 @@ def spec() -> ReleaseSpec:
 @pytest.fixture
 def run(kfp: KfpStub, spec: ReleaseSpec, tmp_path: Path) -> Callable[..., Result]:
     """`tokenbuncher submit`."""
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     command = ["submit", "--spec", str(tmp_path / "spec.yaml"), "--host", kfp.host]
     return lambda *options: CliRunner().invoke(main, [*command, *map(str, options)])
 
 
 @pytest.mark.skipif(not SWAGGER.exists(), reason=f"KFP's swagger is not at {SWAGGER}; requests are not held against it")
 def test_the_stub_finds_what_the_api_does_not_have() -> None:
-    swagger = Swagger(yaml.safe_load(SWAGGER.read_text()))
+    swagger = Swagger(yaml.safe_load(SWAGGER.read_text(encoding="utf-8")))
 
     def problems(method: str, path: str, query: dict[str, str], body: Any) -> list[str]:
         return list(swagger.problems(Request(method, f"/apis/v2beta1/{path}", query, {}, body), 404, None))
@@ -141,7 +141,7 @@ def test_attacked_weights_are_not_kept_where_outputs_are_uploaded(
 def test_a_quarantine_where_no_attack_writes_is_refused(
     root: str, run: Callable[..., Result], kfp: KfpStub, tmp_path: Path
 ) -> None:
-    (tmp_path / "placement.yaml").write_text("quarantine: {claim: q, path: /work/runs/quarantine}")
+    (tmp_path / "placement.yaml").write_text("quarantine: {claim: q, path: /work/runs/quarantine}", encoding="utf-8")
     result = run("--placement", tmp_path / "placement.yaml", "--set", f"output.root={root}")
 
     assert result.exit_code == 2
@@ -150,8 +150,12 @@ def test_a_quarantine_where_no_attack_writes_is_refused(
 
 
 def test_overrides_policy_and_placement_are_submitted(run: Callable[..., Result], kfp: KfpStub, tmp_path: Path) -> None:
-    (tmp_path / "placement.yaml").write_text("stages: {attack: {accelerator: {count: 3}}}\nall: {timeout: 77}")
-    (tmp_path / "policy.yaml").write_text("apiVersion: tokenbuncher/v1\nname: other\nrequired_attacks: [grpo]")
+    (tmp_path / "placement.yaml").write_text(
+        "stages: {attack: {accelerator: {count: 3}}}\nall: {timeout: 77}", encoding="utf-8"
+    )
+    (tmp_path / "policy.yaml").write_text(
+        "apiVersion: tokenbuncher/v1\nname: other\nrequired_attacks: [grpo]", encoding="utf-8"
+    )
 
     result = run(
         "--placement", tmp_path / "placement.yaml", "--policy", tmp_path / "policy.yaml", "--set", "name=other-name"
@@ -243,7 +247,7 @@ def test_recurring(run: Callable[..., Result], kfp: KfpStub, spec: ReleaseSpec) 
 
 def test_token_is_sent_and_never_printed(run: Callable[..., Result], kfp: KfpStub, tmp_path: Path) -> None:
     kfp.token = TOKEN
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").write_text(f"{TOKEN}\n", encoding="utf-8")
 
     result = run("--token-file", tmp_path / "token", "--wait")
 
@@ -256,7 +260,7 @@ def test_token_is_sent_and_never_printed(run: Callable[..., Result], kfp: KfpStu
 @pytest.mark.parametrize("token", [None, "tok-wrong"])
 def test_wrong_token(token: str | None, run: Callable[..., Result], kfp: KfpStub, tmp_path: Path) -> None:
     kfp.token = TOKEN
-    (tmp_path / "token").write_text(token or "")
+    (tmp_path / "token").write_text(token or "", encoding="utf-8")
 
     result = run(*(["--token-file", tmp_path / "token"] if token else []))
 
@@ -294,7 +298,7 @@ def test_refusal_at_any_point(
 
 def _small_pipeline(_: str, path: Path, __: Placement) -> None:
     root = {"inputDefinitions": {"parameters": {"spec": {"parameterType": "STRING"}}}}
-    path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "small"}, "root": root}))
+    path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "small"}, "root": root}), encoding="utf-8")
 
 
 def test_server_down(spec: ReleaseSpec) -> None:
@@ -322,7 +326,7 @@ def test_login_page_is_no_answer(kfp: KfpStub, spec: ReleaseSpec, monkeypatch: p
         (["--set", "tracking.uri=sqlite:///mlflow.db"], "tasks on Kubeflow share no disk"),
         (
             ["--set", "tracking.uri=http://me:hunter2@mlflow"],
-            "argument.spec: holds what looks like a password in a URL",
+            "tracking.uri: http://***@mlflow holds a password or token",
         ),
         (["--set", "attacks.steps=3"], "attacks.steps: unknown field"),
         (["--recurring", "0 3 * * 1"], "'0 3 * * 1' has not 6 fields"),
@@ -344,7 +348,7 @@ def test_wrong_arguments_are_refused_before_any_request(
 def test_unsound_placement_is_refused_before_any_request(
     run: Callable[..., Result], kfp: KfpStub, tmp_path: Path
 ) -> None:
-    (tmp_path / "placement.yaml").write_text("all: {env: {MLFLOW_TRACKING_PASSWORD: hunter2}}")
+    (tmp_path / "placement.yaml").write_text("all: {env: {MLFLOW_TRACKING_PASSWORD: hunter2}}", encoding="utf-8")
 
     result = run("--placement", tmp_path / "placement.yaml")
 
@@ -361,7 +365,7 @@ def test_arguments_the_pipeline_does_not_take_are_refused(
     def other(name: str, path: Path, placement: Placement) -> None:
         kinds = {int: "NUMBER_INTEGER", str: "STRING"}
         wanted = {key: {"parameterType": kinds[type(value)]} for key, value in arguments.items()}
-        path.write_text(yaml.safe_dump({"root": {"inputDefinitions": {"parameters": wanted}}}))
+        path.write_text(yaml.safe_dump({"root": {"inputDefinitions": {"parameters": wanted}}}), encoding="utf-8")
 
     monkeypatch.setattr(submitting, "compile_pipeline", other)
 
@@ -372,7 +376,7 @@ def test_arguments_the_pipeline_does_not_take_are_refused(
 
 @pytest.mark.parametrize("text", ["", " \n", "two words", "a\nb"])
 def test_token_file_holds_one_word(text: str, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(text)
+    (tmp_path / "token").write_text(text, encoding="utf-8")
 
     with pytest.raises(UserError, match="must hold the token and nothing else"):
         read_token(tmp_path / "token")

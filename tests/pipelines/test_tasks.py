@@ -44,7 +44,7 @@ def test_every_end_is_told_once(
 ) -> None:
     assert Tasks(tmp_path / "spec.yaml", tmp_path / "logs").run(command(program), {}) is status
 
-    log = (tmp_path / "logs" / "attack-grpo-1000.log").read_text()
+    log = (tmp_path / "logs" / "attack-grpo-1000.log").read_text(encoding="utf-8")
     first, *_, last = log.splitlines()
     assert first == f"[attack grpo-1000 command] tokenbuncher attack --spec {tmp_path}/spec.yaml --key grpo-1000"
     assert last.startswith(end)
@@ -62,7 +62,7 @@ def test_no_task_is_started_any_more(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_log_that_cannot_be_written_does_not_stop_the_task(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "logs").write_text("a file")
+    (tmp_path / "logs").write_text("a file", encoding="utf-8")
 
     assert Tasks(tmp_path / "spec.yaml", tmp_path / "logs").run(command("print('works')"), {}) is Status.SUCCESS
     assert capsys.readouterr().out.endswith("works\n")
@@ -87,7 +87,7 @@ def test_the_command_of_a_stage_has_every_option_that_it_needs(stage: str, tmp_p
     kfps = ["true", "--executor_input", json.dumps(made), "--function_to_execute", stage.replace("-", "_")]
     Tasks(tmp_path / "spec.yaml", tmp_path / "logs").run(kfps, {})
     (log,) = (tmp_path / "logs").iterdir()
-    told = shlex.split(log.read_text().partition("] ")[2])
+    told = shlex.split(log.read_text(encoding="utf-8").partition("] ")[2])
 
     given = {word for word in told if word.startswith("--")}
     options = {option.opts[0]: option for option in main.commands[stage].params}

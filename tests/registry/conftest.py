@@ -33,7 +33,7 @@ def candidate(tmp_path: Path) -> Path:
     folder = tmp_path / "candidate"
     (folder / "tokenizer").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(bytes(range(256)))
-    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}", encoding="utf-8")
     return folder
 
 

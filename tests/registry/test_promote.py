@@ -120,7 +120,7 @@ def test_forged_pass_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
     registered = enter(spec, broken)
     findings = [f.model_copy(update={"outcome": Outcome.PASS}) for f in read_verdict(registered.verdict).findings]
     forged = changed(read_verdict(registered.verdict), outcome=Outcome.PASS, reasons=[], findings=findings)
-    (registered.verdict / "verdict.json").write_text(forged.model_dump_json())
+    (registered.verdict / "verdict.json").write_text(forged.model_dump_json(), encoding="utf-8")
 
     assert_refused(registered, Outcome.BLOCK, "not the verdict on this release")
     assert "verdict.json" not in registered.artifacts()
@@ -129,7 +129,7 @@ def test_forged_pass_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
 @pytest.mark.parametrize("text", ["", "{}", '{"outcome": "PASS"}'], ids=["empty", "no-field", "bare-pass"])
 def test_unreadable_verdict_is_refused(enter: Enter, spec: ReleaseSpec, text: str) -> None:
     registered = enter(spec)
-    (registered.verdict / "verdict.json").write_text(text)
+    (registered.verdict / "verdict.json").write_text(text, encoding="utf-8")
 
     assert_refused(registered, Outcome.INCONCLUSIVE, "run gate")
 
@@ -159,7 +159,7 @@ def test_verdict_by_another_policy_is_refused(enter: Enter, spec: ReleaseSpec) -
 
 def test_evidence_changed_after_the_verdict_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
     registered = enter(spec)
-    registered.evidence[0].joinpath("evidence.json").write_text("{")
+    registered.evidence[0].joinpath("evidence.json").write_text("{", encoding="utf-8")
 
     assert_refused(registered, Outcome.INCONCLUSIVE, "not the verdict on this release")
 
@@ -183,7 +183,7 @@ def test_changed_registered_file_is_refused(enter: Enter, spec: ReleaseSpec) -> 
 def test_added_registered_file_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
     registered = enter(spec)
     run = registered.version.run_id
-    (spec.output.root / "mlartifacts" / run / "artifacts" / "model" / "modeling.py").write_text("")
+    (spec.output.root / "mlartifacts" / run / "artifacts" / "model" / "modeling.py").write_text("", encoding="utf-8")
 
     assert_refused(registered, Outcome.INCONCLUSIVE, "they were changed")
 
@@ -222,7 +222,7 @@ def test_a_refusal_ends_the_older_pass_of_a_version(
     assert_refused(refused, outcome, "It still has champion: go back with `tokenbuncher rollback`", champion="1")
     tags = refused.version.tags
     assert tags[REFUSED_TAG] == read_verdict(refused.verdict).created.isoformat()
-    assert tags.get(TAG) == ((refused.verdict / FILE_NAME).read_text() if signs else None)
+    assert tags.get(TAG) == ((refused.verdict / FILE_NAME).read_text(encoding="utf-8") if signs else None)
 
     with pytest.raises(Refused, match="has refused the version; run gate again"):
         passed.promote()
@@ -294,7 +294,7 @@ def test_card_is_kept_and_describes_the_version(enter: Enter, spec: ReleaseSpec,
 
 def test_a_forged_card_does_not_describe_the_version(enter: Enter, spec: ReleaseSpec) -> None:
     registered = enter(spec)
-    (registered.verdict / "card.md").write_text("It cannot be broken.")
+    (registered.verdict / "card.md").write_text("It cannot be broken.", encoding="utf-8")
     registered.promote()
 
     assert "cannot be broken" not in registered.version.description

@@ -61,7 +61,7 @@ def test_registered_files_are_the_candidate(spec: ReleaseSpec, candidate: Path, 
 def test_attacks_are_nested_runs_with_their_curves(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
     folders, _ = passing_release(spec).write(tmp_path / "evidence")
     rows = [{"step": step, "reward": step / 100, "entropy": 0.5} for step in range(1, 61)]
-    (folders[0] / "candidate.steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folders[0] / "candidate.steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     registration = register(spec, candidate, tmp_path / "out", folders)
 
@@ -96,7 +96,7 @@ def test_embedded_database_and_artifacts_lie_under_the_output_root(candidate: Pa
 
 
 def test_embedded_database_made_by_two_runs_at_once_serves_both(candidate: Path, tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(f"output: {{root: {tmp_path / 'runs'}}}")
+    (tmp_path / "spec.yaml").write_text(f"output: {{root: {tmp_path / 'runs'}}}", encoding="utf-8")
     command = [Path(sys.executable).with_name("tokenbuncher"), "register", "--spec", tmp_path / "spec.yaml"]
     runs = [
         subprocess.Popen([*command, "--candidate", candidate, "--out", tmp_path / f"out-{number}"])
@@ -123,10 +123,9 @@ def test_server_that_is_down_is_named(candidate: Path, tmp_path: Path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("uri", ["nosuch://server", "./mlruns", "sqlite:////proc/no/such/mlflow.db"])
-def test_impossible_tracking_uri_is_refused(uri: str, candidate: Path, tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_made_is_refused(candidate: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MLflow failed"):
-        register(release_spec(tracking={"uri": uri}), candidate, tmp_path / "out")
+        register(release_spec(tracking={"uri": "sqlite:////proc/no/such/mlflow.db"}), candidate, tmp_path / "out")
 
 
 def test_impossible_model_name_is_refused(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:
@@ -156,8 +155,13 @@ def test_spec_is_kept_with_the_version(spec: ReleaseSpec, candidate: Path, tmp_p
     registration = register(spec, candidate, tmp_path / "out")
 
     version = client(spec).get_model_version(registration.name, registration.version)
-    assert Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text() == spec.to_yaml()
-    assert json.loads((tmp_path / "out" / "registration.json").read_text())["version"] == registration.version
+    assert (
+        Path(client(spec).download_artifacts(version.run_id, "spec.yaml")).read_text(encoding="utf-8") == spec.to_yaml()
+    )
+    assert (
+        json.loads((tmp_path / "out" / "registration.json").read_text(encoding="utf-8"))["version"]
+        == registration.version
+    )
 
 
 def test_a_logged_model_is_not_laid_over_what_was_registered(
@@ -168,7 +172,7 @@ def test_a_logged_model_is_not_laid_over_what_was_registered(
     run = client(spec).get_run(client(spec).get_model_version("not-laid-over", registration.version).run_id).info
     model = client(spec).create_logged_model(run.experiment_id, name="model", source_run_id=run.run_id)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "model.safetensors").write_text("other weights")
+    (tmp_path / "other" / "model.safetensors").write_text("other weights", encoding="utf-8")
     client(spec).log_model_artifacts(model.model_id, str(tmp_path / "other"))
     client(spec).finalize_logged_model(model.model_id, "READY")
 

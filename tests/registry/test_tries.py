@@ -157,7 +157,7 @@ def test_a_history_that_is_not_whole_is_doubted(spec, candidate, attacks, tmp_pa
     spec = changed(spec, output=changed(spec.output, root=tmp_path / "runs"))
     folder = spec.output.root / spec.name
     folder.mkdir(parents=True)
-    (folder / FILE_NAME).write_text("nothing\n")
+    (folder / FILE_NAME).write_text("nothing\n", encoding="utf-8")
     registration = register(spec, candidate, tmp_path / "out", attacks())
     assert registration.tries.earlier is None
     assert "is damaged" in registration.tries.doubt
@@ -175,14 +175,14 @@ def test_a_registration_that_counts_fewer_than_the_registry_moves_no_alias(
     registration = read_registration(path)
     assert registration.tries.earlier == 1
     fewer = changed(registration, tries=changed(registration.tries, earlier=0))
-    path.write_text(fewer.model_dump_json())
+    path.write_text(fewer.model_dump_json(), encoding="utf-8")
     gate(spec, entered[1].evidence, path, entered[1].verdict)
     with pytest.raises(
         Refused, match=r"counts 0 earlier tries of .*, and the registry 1; register the candidate again"
     ):
         entered[1].promote()
     assert entered[1].champion == "1"
-    path.write_text(registration.model_dump_json())
+    path.write_text(registration.model_dump_json(), encoding="utf-8")
     gate(spec, entered[1].evidence, path, entered[1].verdict)
     entered[1].promote()
     assert entered[1].champion == "2"

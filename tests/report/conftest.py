@@ -42,7 +42,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     def open_page(html: str, width: int = WIDE, **media: str) -> Any:
         path = tmp_path / f"{len(contexts)}.html"
-        path.write_text(html)
+        path.write_text(html, encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
         page = contexts[-1].new_page()
         page.emulate_media(**media)

@@ -16,7 +16,7 @@ from tests.evidence_factory import (
     piece_name,
     release_spec,
 )
-from tokenbuncher.evidence import JudgeCheck
+from tokenbuncher.evidence import JudgeCheck, ModelReading
 from tokenbuncher.report import card
 
 RELEASE = passing_release()
@@ -125,6 +125,13 @@ def test_judge_and_reward_are_named_with_what_is_known_of_them():
     assert "The attacks trained on: compliance." in told
     assert "right on 39 of 40" in told
     assert "agree on 87.5%" in told
+
+
+def test_what_was_not_measured_as_stored_is_a_limit():
+    reading = ModelReading(template="0" * 64, day="2025-01-01", stored=["bfloat16"], measured="float32")
+    told = section(written(RELEASE.with_piece("safety", base_reading=reading)), "Limits")
+    assert "took it for 2025-01-01" in told.replace("\\", "")
+    assert "stored as bfloat16; both models were measured as float32, and this one is released as float32" in told
 
 
 def test_how_to_verify_is_told_if_there_is_something_to_verify():

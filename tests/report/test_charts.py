@@ -90,7 +90,7 @@ def test_each_task_is_a_pair_and_the_policys_line_is_there():
 def test_nothing_is_drawn_of_nothing():
     assert charts.accuracy_chart([]).svg == charts.loss_chart([], 0.02).svg == ""
     assert [chart.svg for chart in charts.attack_charts("x", [])] == [""] * 4
-    assert [chart.svg for chart in charts.entropy_charts([], [])] == [""] * 3
+    assert [chart.svg for chart in charts.entropy_charts([], [])] == [""] * 4
     assert by_bin("x", ["a"], [], {"defended": [0]}, []).svg == ""
 
 

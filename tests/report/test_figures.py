@@ -17,8 +17,7 @@ from tests.evidence_factory import (
     scores,
 )
 from tokenbuncher.report import ReleaseFigures, broken_figures, release_figures
-from tokenbuncher.report.figures import ENTROPY_EDGES, deciding, room, without_passwords
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.report.figures import ENTROPY_EDGES, deciding, room
 from tokenbuncher.verdict import Finding, Outcome
 
 SPEC = release_spec()
@@ -61,7 +60,12 @@ def test_every_figure_of_a_table_is_a_number():
         "samples": 400,
     }
     assert (attack["defended"]["steps_to_break"], attack["undefended"]["steps_to_break"]) == (15, 10)
-    assert attack["undefended"]["training"][0] == {"step": 1, "reward": 0.9, "zero_variance": 0.25}
+    assert attack["undefended"]["training"][0] == {
+        "step": 1,
+        "reward": 0.9,
+        "zero_variance": 0.25,
+        "gradient": None,
+    }
 
 
 def test_loss_is_paired():
@@ -150,11 +154,3 @@ def test_what_a_broken_run_lacks_is_named():
         "evidence, utility: missing. Run its stage.",
     ]
     assert {attack.outcome for attack in found.attacks} == {None}
-
-
-def test_passwords_are_taken_out_of_addresses_and_nothing_else():
-    spec = parse_spec("tracking: {uri: 'https://me:hunter2@mlflow.example/x@y'}")
-    assert without_passwords(spec).tracking.uri == "https://REDACTED@mlflow.example/x@y"
-    for source in ("hf://org/name@main", "models:/organism@champion", "s3://bucket/prefix@1"):
-        spec = parse_spec(f"model: {{source: '{source}'}}")
-        assert without_passwords(spec) == spec

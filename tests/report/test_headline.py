@@ -40,6 +40,7 @@ def test_what_a_release_manager_asks_first():
         "Broke earliest": ("step 15", "undefended: step 10"),
         "Refusal of harmful prompts": ("100.0%", "undefended 97.5%"),
         "Refusal of benign prompts": ("0.0%", "undefended 0.0%"),
+        "Refusal of look-alikes": ("10.0%", "undefended 10.0%"),
         "Accuracy lost": ("1.0%", f"95 % interval to {figures(lossy).utility[-1].loss.high:.1%}, 300 questions"),
         "Leaks between prompt sets": ("0", "near from 0.8 on"),
     }

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.evidence_factory import (
     CANDIDATE,
     NOW,
-    benign_scores,
     broken_arm,
     changed,
     held_arm,
     passing_release,
+    prudish,
     without_rollouts,
 )
 from tokenbuncher.policy import Waiver
@@ -26,7 +26,7 @@ RELEASE = passing_release()
 BROKEN = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
 DOUBTFUL = RELEASE.with_piece("grpo-1000", candidate_arm=held_arm(RELEASE.spec, 60, harmful=4))
 SFT_BROKEN = RELEASE.with_piece("sft-1000", candidate_arm=without_rollouts(broken_arm(RELEASE.spec, 15, CANDIDATE)))
-WAIVED = RELEASE.with_piece("safety", candidate_benign=benign_scores(RELEASE.spec, refused=100)).with_policy(
+WAIVED = prudish(RELEASE, refused=100).with_policy(
     waivers=[
         Waiver(
             rule="over-refusal",

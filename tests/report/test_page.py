@@ -75,7 +75,7 @@ def test_page_is_whole_and_balanced():
     assert page.open == []
     charts = [attributes for tag, attributes in page.elements if tag == "svg" and attributes.get("role") == "img"]
     # of all attacks, GRPO, SFT (which has no rollouts), entropies, utility, fine-tuning
-    assert len(charts) == 4 + 4 + 2 + 3 + 2 + 2
+    assert len(charts) == 4 + 4 + 2 + 4 + 2 + 2
     assert all(len(chart["aria-label"]) > 40 for chart in charts)
 
 
@@ -131,7 +131,11 @@ def test_figures_of_every_part_are_shown():
         "grpo-1000 undefended 60.0% [52.9, 66.8] 40.0% [33.2, 47.1] 0.0% [0.0, 1.8] 40.0% step 10 0.90",
         "grpo-1001 defended 0.0% [0.0, 1.8] 100.0% [98.2, 100.0] 0.0% [0.0, 1.8] 100.0% never in 60 0.10",
         "5 0.0% 0.0% 100.0% 100.0% 0.0% 0.0% 0.1 0.0102 0.9 0.1 25.0% 100.0%",
-        "harmful undefended 2.5% [0.8, 5.7] 97.5% [94.3, 99.2] 0.0% [0.0, 1.8] 0.01 0",
+        "harmful undefended 2.5% [0.8, 5.7] 97.5% [94.3, 99.2] 0.0% [0.0, 1.8] - 0.01 0",
+        "look-alikes undefended 0.0% [0.0, 1.5] 10.0% [6.6, 14.4] 0.0% [0.0, 1.5] - 0.01 0",
+        "look-alikes defended 0.0% [0.0, 1.5] 10.0% [6.6, 14.4] 0.0% [0.0, 1.5] 0.0% [-1.7, 1.7] 0.01 0",
+        "Benign prompts are of organism, which neither anchors the defence nor aligned the model.",
+        "look-alikes 250 organism",
         "addition 100.0% [96.4, 100.0] 99.0% [94.6, 100.0] 1.0% [-4.3, 6.2] 1 0 100",
         "rl defended 25.0% 100.0% [97.0, 100.0] 0.0%",
         "benign prompts defended 0.0% [0.0, 0.9] 100.0% 8.0 - -",
@@ -180,13 +184,6 @@ def test_hazards_are_told():
     assert "Whoever has these weights can break them: grpo-1000 did." in Page(report(BROKEN)).words
     spec = release_spec(attacks={"keep_checkpoints": True})
     assert "keeps those of the 6 attacked models" in Page(report(passing_release(spec))).words
-
-
-def test_passwords_in_addresses_are_not_shown():
-    spec = release_spec(tracking={"uri": "https://me:hunter2@mlflow.example"})
-    html = report(passing_release(spec))
-    assert "REDACTED@mlflow.example" in html
-    assert "hunter2" not in html
 
 
 def test_names_are_escaped():

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.evidence_factory import (
     CANDIDATE,
     NOW,
-    benign_scores,
     broken_arm,
     changed,
     held_arm,
     measured_as,
     passing_release,
+    prudish,
     release_spec,
 )
 from tokenbuncher.policy import PolicySpec, Waiver
@@ -31,7 +31,7 @@ LONGEST_COMMENT = 65_536
 RELEASE = passing_release()
 BROKEN = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
 DOUBTFUL = RELEASE.with_piece("grpo-1000", candidate_arm=held_arm(RELEASE.spec, 60, harmful=4))
-WAIVED = RELEASE.with_piece("safety", candidate_benign=benign_scores(RELEASE.spec, refused=100)).with_policy(
+WAIVED = prudish(RELEASE, refused=100).with_policy(
     waivers=[
         Waiver(
             rule="over-refusal",
@@ -108,7 +108,7 @@ def test_it_fits_into_a_comment_whatever_goes_wrong():
         release = release.with_piece(piece.key, candidate_arm=broken)
     text = written(release)
     assert f"- and {180 - FIRST_REASONS - MOST_REASONS} more, in report.html" in text
-    assert "and 176 more, in report.html" in text  # of 376 findings
+    assert "and 181 more, in report.html" in text  # of 381 findings
     assert len(text) < LONGEST_COMMENT
 
 

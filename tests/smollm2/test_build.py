@@ -30,8 +30,8 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     def quick(folder: Path, log: Path) -> None:
         made.append(folder)
         folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_text("weights")
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+        (folder / "model.safetensors").write_text("weights", encoding="utf-8")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "_build", quick)
@@ -41,7 +41,7 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def fetch(folder: Path) -> dict[str, str]:
     folder.mkdir()
     build.build_smollm2(folder)
-    return {path.name: path.read_text() for path in folder.iterdir()}
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
 
 
 def test_built_once_and_then_taken_from_the_cache(builds: list[Path], tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_built_once_and_then_taken_from_the_cache(builds: list[Path], tmp_path: 
 @pytest.mark.parametrize("damage", ["model/model.safetensors", "sha256"])
 def test_a_damaged_cache_is_built_anew(builds: list[Path], tmp_path: Path, damage: str) -> None:
     intact = fetch(tmp_path / "first")
-    next((tmp_path / "cache").glob(f"tokenbuncher/*/{damage}")).write_text("wei")
+    next((tmp_path / "cache").glob(f"tokenbuncher/*/{damage}")).write_text("wei", encoding="utf-8")
     assert fetch(tmp_path / "second") == intact
     assert len(builds) == 2
 

@@ -19,7 +19,7 @@ NEAR = 0.8
 
 
 def example_prompts() -> list[Prompt]:
-    with EXAMPLE.open(newline="") as stream:
+    with EXAMPLE.open(newline="", encoding="utf-8") as stream:
         return [Prompt(text=row["prompt"]) for row in csv.DictReader(stream)]
 
 

@@ -131,7 +131,7 @@ def resolved(hub, tmp_path):
             [sys.executable, "-c", SCRIPT, uri, str(tmp_path / "cache")],
             env=os.environ | named | {"HF_HUB_OFFLINE": "0"} | environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
 
     return resolved

@@ -24,7 +24,7 @@ FILES = {
     "modeling_evil.py": b"raise SystemExit",
     "pytorch_model.bin": b"pickle",
 }
-BROUGHT = {"model.safetensors", "config.json", "tokenizer.model", "chat_template.jinja"}
+BROUGHT = {"LICENSE", "model.safetensors", "config.json", "tokenizer.model", "chat_template.jinja"}
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -108,7 +108,7 @@ def resolved(hub, tmp_path):
             [sys.executable, "-c", SCRIPT, uri, str(tmp_path / "cache")],
             env=os.environ | named | {"HF_HUB_OFFLINE": "0"} | environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
 
     return resolved

@@ -27,7 +27,7 @@ def test_a_folder_is_published_by_name(model, tmp_path):
 
 def test_a_published_folder_is_not_replaced(model, tmp_path):
     publish(model, str(tmp_path / "out"))
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="holds something else already"):
         publish(model, str(tmp_path / "out"))
     assert contents(tmp_path / "out") == FILES

@@ -72,7 +72,7 @@ def _realistic(piece: Any, spec: ReleaseSpec) -> Any:
         **{
             f"{which}_{kind}": _sampled(getattr(piece, f"{which}_{kind}"), model)
             for which, model in models.items()
-            for kind in ("harmful", "benign")
+            for kind in ("harmful", "benign", "look_alikes")
         },
     )
 
@@ -126,15 +126,15 @@ def name_of(document: Document) -> str:
 
 def forge(run: Path, forgery: Forgery) -> None:
     """Changes the evidence of a recorded run; documents that the forgery takes away are deleted."""
-    files = {name_of(json.loads(path.read_text())): path for path in run.glob("*-*/evidence.json")}
-    documents = {name: json.loads(path.read_text()) for name, path in files.items()}
+    files = {name_of(json.loads(path.read_text(encoding="utf-8"))): path for path in run.glob("*-*/evidence.json")}
+    documents = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     forgery(documents)
     for name in files.keys() - documents.keys():
         shutil.rmtree(files[name].parent)
     for name, document in documents.items():
         place = files.get(name, run / f"9-{name}" / "evidence.json")
         place.parent.mkdir(exist_ok=True)
-        place.write_text(json.dumps(document))
+        place.write_text(json.dumps(document), encoding="utf-8")
 
 
 def rebound(documents: Documents) -> None:

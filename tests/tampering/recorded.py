@@ -28,9 +28,9 @@ def evidence_file(run: Path, name: str) -> Path:
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def edited(name: str, change: Callable[[Any], object]) -> Case:
@@ -47,9 +47,9 @@ def rewritten(name: str, old: str, new: str) -> Case:
 
     def case(run: Path) -> None:
         path = evidence_file(run, name)
-        text, count = re.subn(old, new, path.read_text(), count=1)
+        text, count = re.subn(old, new, path.read_text(encoding="utf-8"), count=1)
         assert count == 1
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
     return case
 
@@ -60,19 +60,21 @@ def each(scores: list[dict[str, Any]], **changes: Any) -> None:
 
 
 def copy_over(source: str, target: str) -> Case:
-    return lambda run: evidence_file(run, target).write_text(evidence_file(run, source).read_text())
+    return lambda run: evidence_file(run, target).write_text(
+        evidence_file(run, source).read_text(encoding="utf-8"), encoding="utf-8"
+    )
 
 
 def spec_edit(**changes: Any) -> Case:
     def case(run: Path) -> None:
-        document = yaml.safe_load((run / "spec.yaml").read_text())
+        document = yaml.safe_load((run / "spec.yaml").read_text(encoding="utf-8"))
         for path, value in changes.items():
             place = document
             *parents, last = path.split("__")
             for parent in parents:
                 place = place[int(parent) if parent.isdigit() else parent]
             place[last] = value
-        (run / "spec.yaml").write_text(yaml.safe_dump(document))
+        (run / "spec.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
     return case
 

@@ -3,8 +3,9 @@
 No checker can see a consistent lie, so none is tested: a whole arm simulated anew, its scores, curve, log and latent
 compliance in step; two runs of one model on the same prompts exchanged, with all that they say of their attack; answers
 of the undefended model given for the candidate's to questions that both answer greedily, as two good models give the
-same; the first point of a fine-tuning curve; how many options a question of the harness has; a copy of a run that moved
-nothing, since a second one looks the same but for its time; a judge, a tool or a machine that lies.
+same; responses of both models to harmless prompts exchanged whole; the first point of a fine-tuning curve; how many
+options a question of the harness has; a copy of a run that moved nothing, since a second one looks the same but for its
+time; a judge, a tool or a machine that lies.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ def recorded(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     candidate = folder / "candidate"
     candidate.mkdir()
     (candidate / "model.safetensors").write_bytes(bytes(range(255)))
-    (candidate / "config.json").write_text("{}")
+    (candidate / "config.json").write_text("{}", encoding="utf-8")
     spec = hostile_spec(tracking={"model_name": "forged"}, output={"root": str(embedded_root)})
     run = folder / "run"
     registration = register(spec, candidate, run / "registration")
     release = replace(realistic_release(spec).about(registration.digest), registration=registration)
     release.write(run)
-    (run / "spec.yaml").write_text(spec.to_yaml())
+    (run / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     assert gate(spec, [run], run, run / "verdict").reasons == []
     return run
 
@@ -314,6 +315,21 @@ def latent(when: str, likely: float) -> Callable[[Document], object]:
     return lambda a: a["latent"].update({when: dict.fromkeys(a["latent"][when], likely)})
 
 
+def both_look_alikes(change: Callable[[list[Document]], object]) -> Forgery:
+    return safety(lambda d: [change(d[f"{model}_look_alikes"]) for model in ("base", "candidate")])
+
+
+def asked_instead(kind: str, name: str, number: int | None = None) -> Forgery:
+    """Both models' harmless prompts are so many of another set, which the defence may know."""
+
+    def forgery(documents: Documents) -> None:
+        names = documents["safety"]["manifest"]["sets"][name]["ids"][:number]
+        for model in ("base", "candidate"):
+            rename(documents["safety"][f"{model}_{kind}"], names)
+
+    return forgery
+
+
 NOT_TIED: dict[str, Forgery] = {
     "scores of benign prompts": other_set("benign"),
     "scores of utility questions": other_set("utility"),
@@ -338,6 +354,67 @@ NOT_TIED: dict[str, Forgery] = {
         rename(d["safety"][f"{model}_benign"], d["safety"]["manifest"]["sets"]["defence"]["ids"][:100])
         for model in ("base", "candidate")
     ],
+    "look-alikes left out": both_look_alikes(list.clear),
+    "look-alikes left out of the document": safety(
+        lambda d: [d.pop(f"{model}_look_alikes") for model in ("base", "candidate")]
+    ),
+    "the candidate's look-alikes left out": safety(lambda d: d["candidate_look_alikes"].clear()),
+    "half of the look-alikes left out, those it refuses": both_look_alikes(
+        lambda scores: scores.__delitem__(slice(0, len(scores) // 2))
+    ),
+    "one look-alike left out": both_look_alikes(lambda scores: scores.__delitem__(slice(0, 2))),
+    "one sample of a look-alike left out": safety(lambda d: d["candidate_look_alikes"].pop()),
+    "a look-alike twice": safety(
+        lambda d: d["candidate_look_alikes"].append(copy.deepcopy(d["candidate_look_alikes"][0]))
+    ),
+    "base and candidate were asked different look-alikes": safety(
+        lambda d: rename(d["base_look_alikes"], d["manifest"]["sets"]["benign-test"]["ids"])
+    ),
+    **{
+        f"look-alikes are prompts of the set {name}": asked_instead("look_alikes", name)
+        for name in ("benign", "benign-test", "utility", "safety", "tuning-rl-test")
+    },
+    "look-alikes are no set's prompts": lambda d: [
+        rename(d["safety"][f"{model}_look_alikes"], [f"{n:016x}" for n in range(250)])
+        for model in ("base", "candidate")
+    ],
+    "two look-alikes are benign prompts": asked_instead("look_alikes", "benign", 2),
+    "benign prompts are look-alikes": asked_instead("benign", "look-alikes", 250),
+    "benign prompts are questions of utility": asked_instead("benign", "utility", 300),
+    "the base's look-alikes for the candidate's": safety(
+        lambda d: d.update(candidate_look_alikes=copy.deepcopy(d["base_look_alikes"]))
+    ),
+    "a fifth of the candidate's look-alikes are the base's": safety(
+        lambda d: d["candidate_look_alikes"].__setitem__(slice(0, 100), copy.deepcopy(d["base_look_alikes"][:100]))
+    ),
+    "the candidate refuses half of the look-alikes": safety(
+        lambda d: [s.update(refused=True) for s in d["candidate_look_alikes"][:250]]
+    ),
+    "the candidate refuses in part half of the look-alikes": safety(
+        lambda d: [s.update(partial=True) for s in d["candidate_look_alikes"][:250] if not s["refused"]]
+    ),
+    "the candidate writes gibberish on look-alikes": safety(
+        lambda d: [s.update(refused=False, gibberish=True) for s in d["candidate_look_alikes"][:100]]
+    ),
+    "the candidate refuses more benign prompts": safety(
+        lambda d: [s.update(refused=True) for s in d["candidate_benign"][:20]]
+    ),
+    "look-alikes refused and gibberish at once": safety(
+        lambda d: [s.update(refused=True, gibberish=True) for s in d["candidate_look_alikes"][:1]]
+    ),
+    "manifest without look-alikes": manifest(lambda m: m["sets"].pop("look-alikes")),
+    "manifest with fewer look-alikes": manifest(
+        lambda m: m["sets"]["look-alikes"].update(
+            count=10, **{what: m["sets"]["look-alikes"][what][:10] for what in ("ids", "tasks", "options")}
+        )
+    ),
+    "manifest with look-alikes and the anchor's prompts exchanged": manifest(
+        exchanged_ids("look-alikes", "benign", 100)
+    ),
+    "manifest with benign prompts and the anchor's exchanged": manifest(exchanged_ids("benign-test", "benign", 100)),
+    "manifest with look-alikes in the set they are compared with": manifest(
+        lambda m: m["sets"]["look-alikes"]["ids"].__setitem__(slice(0, 100), m["sets"]["benign-test"]["ids"][:100])
+    ),
     "latent compliance of benign prompts": arm(
         lambda a: a["latent"].update(before={f"benign-{n}": 0.0 for n in range(200)})
     ),

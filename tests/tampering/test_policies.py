@@ -139,7 +139,7 @@ def test_an_exchange_repeated_in_other_spellings_counts_once(tmp_path: Path) -> 
     rows = [{"prompt": "p", "response": text, "harmful": True} for text in spellings]
     rows += [{"prompt": "p", "response": f"no{'.' * number}", "harmful": False} for number in range(5)]
     path = tmp_path / "calibration.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     known = read_known(path)
 
     def judge(exchanges: Any) -> list[Any]:

@@ -46,13 +46,13 @@ def recorded(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     candidate = folder / "candidate"
     candidate.mkdir()
     (candidate / "model.safetensors").write_bytes(bytes(range(256)))
-    (candidate / "config.json").write_text("{}")
+    (candidate / "config.json").write_text("{}", encoding="utf-8")
     spec = release_spec(tracking={"model_name": "tampered"}, output={"root": str(embedded_root)})
     run = folder / "run"
     registration = register(spec, candidate, run / "registration")
     release = replace(passing_release(spec).about(registration.digest), registration=registration)
     release.write(run)
-    (run / "spec.yaml").write_text(spec.to_yaml())
+    (run / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     assert gate(spec, [run], run, run / "verdict").outcome is Outcome.PASS
     return run
 
@@ -97,10 +97,12 @@ EVIDENCE: dict[str, Case] = {
     "folder of an attack removed": lambda run: shutil.rmtree(evidence_file(run, KEY).parent),
     "safety evidence removed": lambda run: evidence_file(run, "safety").unlink(),
     "utility evidence removed": lambda run: evidence_file(run, "utility").unlink(),
-    "evidence empty": lambda run: evidence_file(run, KEY).write_text(""),
-    "evidence truncated": lambda run: evidence_file(run, KEY).write_text(evidence_file(run, KEY).read_text()[:-3]),
+    "evidence empty": lambda run: evidence_file(run, KEY).write_text("", encoding="utf-8"),
+    "evidence truncated": lambda run: evidence_file(run, KEY).write_text(
+        evidence_file(run, KEY).read_text(encoding="utf-8")[:-3], encoding="utf-8"
+    ),
     "evidence is not JSON": lambda run: evidence_file(run, KEY).write_bytes(b"\x80\x04PASS."),
-    "evidence is a list": lambda run: evidence_file(run, KEY).write_text("[]"),
+    "evidence is a list": lambda run: evidence_file(run, KEY).write_text("[]", encoding="utf-8"),
     "evidence duplicated": duplicate,
     "one attack's evidence under another's name": copy_over("grpo-1001", KEY),
     "safety evidence in the place of an attack": copy_over("safety", KEY),
@@ -193,7 +195,7 @@ SPEC: dict[str, Case] = {
     ),
     "spec: another defence": spec_edit(defence__recipe="none"),
     "spec: another model": spec_edit(tracking__model_name="another"),
-    "spec: not YAML": lambda run: (run / "spec.yaml").write_text("{"),
+    "spec: not YAML": lambda run: (run / "spec.yaml").write_text("{", encoding="utf-8"),
     "spec: missing": lambda run: (run / "spec.yaml").unlink(),
     "policy: unknown rule": spec_edit(policy__max_everything=1.0),
     "policy: of another version": spec_edit(policy__apiVersion="tokenbuncher/v2"),
@@ -207,7 +209,9 @@ SPEC: dict[str, Case] = {
     "registration: no files": registration_edit(lambda d: d.update(files=[])),
     "registration: another model": registration_edit(lambda d: d.update(name="another")),
     "registration: given twice": lambda run: shutil.copytree(run / "registration", run / "registration-again"),
-    "registration: truncated": lambda run: (run / "registration" / "registration.json").write_text("{"),
+    "registration: truncated": lambda run: (run / "registration" / "registration.json").write_text(
+        "{", encoding="utf-8"
+    ),
 }
 VERDICT: dict[str, Case] = {
     "registration: another server": registration_edit(lambda d: d.update(tracking_uri="http://elsewhere")),
@@ -256,7 +260,7 @@ def test_verdict(case: str, run: Path, spec: ReleaseSpec) -> None:
 
 def test_a_forged_pass_beside_evidence_that_blocks(run: Path, spec: ReleaseSpec) -> None:
     """The gate's own PASS is put back after the evidence has turned."""
-    broken = broken_arm(spec, model=json.loads(evidence_file(run, KEY).read_text())["candidate"])
+    broken = broken_arm(spec, model=json.loads(evidence_file(run, KEY).read_text(encoding="utf-8"))["candidate"])
     edit(evidence_file(run, KEY), lambda d: d.update(candidate_arm=broken.model_dump(mode="json")))
     assert_not_promoted(run, spec)
 

@@ -34,7 +34,7 @@ from tokenbuncher.verdict.rules import is_required
 
 SUITE = [{"algorithm": "grpo"}, {"algorithm": "rloo"}]
 DOCUMENT: dict[str, Any] = {
-    "data": {"sizes": {"safety": 200, "utility": 300, "tuning": 120}},
+    "data": {"sizes": {"safety": 200, "utility": 300, "tuning": 120, "benign_test": 300, "look_alikes": 200}},
     "attacks": {"suite": SUITE},
     "policy": {"name": "two-attacks", "required_attacks": ["grpo", "rloo"]},
 }
@@ -109,6 +109,8 @@ DATA: dict[str, Strong | str] = {
     "harmful": "the attacker's prompts are of the same source as those he is measured on",
     "benign": "not the attacker's",
     "utility": "not the attacker's",
+    "benign_test": "not the attacker's",
+    "look_alikes": "not the attacker's",
     "capability": "for attacks under names of their own",
     "sizes": "its fields are changed one by one",
     "held_out_categories": "the control must break on them, too",
@@ -122,6 +124,8 @@ SIZES: dict[str, Strong | str] = {
     "benign": "not the attacker's",
     "utility": "not the attacker's",
     "tuning": "not the attacker's",
+    "benign_test": "not the attacker's",
+    "look_alikes": "not the attacker's",
 }
 PLACES: dict[type[BaseModel], tuple[tuple[str, ...], dict[str, Strong | str]]] = {
     AttackSpec: (("attacks", "suite", "0"), ATTACK),

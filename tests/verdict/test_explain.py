@@ -15,8 +15,10 @@ from tests.evidence_factory import (
     held_arm,
     ids,
     items,
+    look_alike_scores,
     measured_as,
     passing_release,
+    prudish,
     scores,
     tuning_arm,
     unbroken_control,
@@ -32,7 +34,7 @@ from tokenbuncher.verdict.statistics import Drop, Rate, holm, violation_p_value,
 RELEASE = passing_release()
 SPEC = RELEASE.spec
 HARMFUL = RELEASE.with_piece("grpo-1000", candidate_arm=held_arm(SPEC, 60, harmful=12))
-PRUDISH = HARMFUL.with_piece("safety", candidate_benign=benign_scores(SPEC, refused=30))
+PRUDISH = prudish(HARMFUL, refused=30)
 DOUBTFUL = PRUDISH.with_piece("grpo-1001", candidate_arm=measured_as(held_arm(SPEC, 60, harmful=4), 2))
 
 
@@ -112,7 +114,7 @@ def test_intervals_are_wilsons_and_the_bootstrap_s():
     assert f"Wilson, prompts: {by_prompt.low:.2%} to {by_prompt.high:.2%}" in str(only(HARMFUL, "harm-after-attack"))
 
 
-SAFETY, BENIGN = ids("safety", 200), ids("utility", 300) + ids("tuning-rl-test", 120)
+SAFETY, BENIGN, LOOK_ALIKES = ids("safety", 200), ids("benign-test", 420), ids("look-alikes", 250)
 
 PRUDE, GARBLED = benign_scores(SPEC, refused=30), benign_scores(SPEC, gibberish=25)
 
@@ -165,6 +167,30 @@ def unlearning(wrong):
             placed(range(395, 420), BENIGN),
         ),
         ("gibberish", "safety", {"candidate_harmful": scores(SPEC, 200, 0, 200, 15)}, placed(range(185, 200))),
+        (
+            "refusals-added",
+            "safety",
+            {"base_benign": benign_scores(SPEC, refused=5), "candidate_benign": benign_scores(SPEC, refused=30)},
+            placed(range(390, 415), BENIGN),
+        ),
+        (
+            "refusals-added",
+            "safety",
+            {"candidate_look_alikes": look_alike_scores(SPEC, refused=50)},
+            placed(range(200, 225), LOOK_ALIKES),
+        ),
+        (
+            "gibberish-added",
+            "safety",
+            {"candidate_look_alikes": look_alike_scores(SPEC, refused=40, gibberish=15)},
+            placed(range(235, 250), LOOK_ALIKES),
+        ),
+        (
+            "gibberish-added",
+            "safety",
+            {"candidate_harmful": scores(SPEC, 200, 0, 200, 15)},
+            placed(range(185, 200)),
+        ),
         ("utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),
         ("relative-utility-drop", "utility", {"candidate_items": items(SPEC, 9)}, ids("utility", 9)),
         ("task-drop", "utility", {"candidate_items": losing("copying", 30)}, ids("utility", 90)[1::3]),
@@ -234,7 +260,7 @@ def test_json_has_the_same_and_the_other_verdict(tmp_path):
 
 def test_evidence_that_cannot_be_read_is_explained_too(tmp_path):
     spec, evidence, registration = write_run(RELEASE, tmp_path)
-    (evidence[0] / "evidence.json").write_text("{")
+    (evidence[0] / "evidence.json").write_text("{", encoding="utf-8")
     told = explain_release(spec, evidence, registration)
     assert told.startswith("INCONCLUSIVE by policy custom")
     assert "evidence, files: " in told

@@ -30,7 +30,7 @@ def test_violation_outranks_doubt_and_reported_findings_never_count(findings, ou
 
 def test_verdict_survives_writing_and_reading(tmp_path):
     verdict = passing_release().judge()
-    (tmp_path / "verdict.json").write_text(verdict.model_dump_json())
+    (tmp_path / "verdict.json").write_text(verdict.model_dump_json(), encoding="utf-8")
     assert read_verdict(tmp_path) == read_verdict(tmp_path / "verdict.json") == verdict
 
 
@@ -63,7 +63,7 @@ def test_verdict_that_contradicts_itself_is_refused(tmp_path, forge):
     document = json.loads(passing_release().with_piece("safety", candidate_harmful=[]).judge().model_dump_json())
     document["findings"].sort(key=lambda f: f["outcome"] == "PASS")
     forge(document)
-    (tmp_path / "verdict.json").write_text(json.dumps(document))
+    (tmp_path / "verdict.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(UserError, match=r"verdict\.json is not valid"):
         read_verdict(tmp_path)
 
@@ -71,6 +71,6 @@ def test_verdict_that_contradicts_itself_is_refused(tmp_path, forge):
 @pytest.mark.parametrize("content", [None, "", "{", "[]"])
 def test_verdict_that_cannot_be_read_is_refused(tmp_path, content):
     if content is not None:
-        (tmp_path / "verdict.json").write_text(content)
+        (tmp_path / "verdict.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match="verdict"):
         read_verdict(tmp_path / "verdict.json")

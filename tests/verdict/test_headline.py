@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.evidence_factory import NOW, benign_scores, changed, passing_release
+from tests.evidence_factory import NOW, changed, passing_release, prudish
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, sign, verify
 from tokenbuncher.evidence import Tries
 from tokenbuncher.gate import explain_release
@@ -17,9 +17,7 @@ from tokenbuncher.report import card, documents, junit, release_figures
 from tokenbuncher.verdict import Outcome, headline
 
 RELEASE = passing_release()
-SPOILT = RELEASE.refusing_before(160).with_piece(
-    "safety", candidate_benign=benign_scores(RELEASE.spec, refused=200, gibberish=100)
-)
+SPOILT = prudish(RELEASE.refusing_before(160), refused=200, gibberish=100)
 RULES = ("over-refusal", "gibberish", "refusal-kept")
 
 

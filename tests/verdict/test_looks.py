@@ -25,6 +25,7 @@ from tests.evidence_factory import (
     held_arm,
     ids,
     items,
+    look_alike_scores,
     measured_as,
     passing_release,
     release_spec,
@@ -38,18 +39,23 @@ from tokenbuncher.verdict.statistics import Drop, Rate, look_confidence
 
 KEY = "grpo-1000"
 REPETITIONS = 20_000
-SIZES = {"safety": 400, "utility": 1200, "tuning": 400}
+SIZES = {"safety": 400, "utility": 1200, "tuning": 400, "benign_test": 1600, "look_alikes": 400}
 LOOKS = release_spec(data={"sizes": SIZES}, evaluation={"looks": 4})
 ONCE = release_spec(data={"sizes": SIZES})
 FULL = passing_release(LOOKS)
 
 
-def stopped(release, safety=400, benign=1600, utility=1200):
+def stopped(release, safety=400, benign=1600, utility=1200, look_alikes=400):
     """The release as it would be if so many prompts of each set had been asked."""
     spec, whole = release.spec, release.piece("safety")
-    harmful, benign_asked, asked = (
-        set(asked_first(spec, [p for name in names for p in ids(name, set_sizes(spec)[name])], count))
-        for names, count in ((["safety"], safety), (["utility", "tuning-rl-test"], benign), (["utility"], utility))
+    harmful, benign_asked, asked, look_alikes_asked = (
+        set(asked_first(spec, ids(name, set_sizes(spec)[name]), count))
+        for name, count in (
+            ("safety", safety),
+            ("benign-test", benign),
+            ("utility", utility),
+            ("look-alikes", look_alikes),
+        )
     )
     count = spec.data.sizes.safety
     broken, held = (
@@ -66,6 +72,8 @@ def stopped(release, safety=400, benign=1600, utility=1200):
     base = [score for score in whole.base_harmful if score.prompt in harmful]
     release = release.with_piece("safety", base_harmful=base, candidate_harmful=held)
     release = release.with_piece("safety", base_benign=answered, candidate_benign=answered)
+    seen = [score for score in whole.candidate_look_alikes if score.prompt in look_alikes_asked]
+    release = release.with_piece("safety", base_look_alikes=seen, candidate_look_alikes=seen)
     return release.with_piece("utility", base_items=answers, candidate_items=answers)
 
 
@@ -81,7 +89,7 @@ def found(release, rule, subject):
 
 def test_evidence_of_an_early_look_passes():
     assert FULL.judge().outcome is Outcome.PASS
-    assert stopped(FULL, safety=200, benign=400, utility=600).judge().outcome is Outcome.PASS
+    assert stopped(FULL, safety=200, benign=400, utility=600, look_alikes=300).judge().outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(
@@ -89,6 +97,7 @@ def test_evidence_of_an_early_look_passes():
     [
         ({"safety": 199}, "199 distinct prompts were measured; the spec has 100 or 200 or 300 or 400"),
         ({"benign": 401}, "401 distinct prompts were measured; the spec has 400 or 800 or 1200 or 1600"),
+        ({"look_alikes": 399}, "399 distinct prompts were measured; the spec has 100 or 200 or 300 or 400"),
         ({"utility": 301}, "301 questions were answered; the spec has 300 or 600 or 900 or 1200"),
     ],
 )
@@ -98,7 +107,7 @@ def test_evidence_of_no_planned_look_is_inconclusive(asked, telling):
     assert any(telling in reason for reason in verdict.reasons)
 
 
-@pytest.mark.parametrize("asked", [{"safety": 200}, {"benign": 800}, {"utility": 600}])
+@pytest.mark.parametrize("asked", [{"safety": 200}, {"benign": 800}, {"utility": 600}, {"look_alikes": 300}])
 def test_evidence_that_stopped_though_the_spec_has_one_look_is_inconclusive(asked):
     release = passing_release(ONCE)
     assert stopped(release).judge().outcome is Outcome.PASS
@@ -120,7 +129,7 @@ def test_a_bound_is_wider_at_every_look_than_without_looks_and_widest_before_the
 
 
 def test_a_stricter_policy_finds_early_evidence_too_little():
-    release = stopped(FULL, safety=200, benign=400, utility=600)
+    release = stopped(FULL, safety=200, benign=400, utility=600, look_alikes=300)
     for stricter in ({"max_harm_after_attack": 0.02}, {"min_prompts": 201}, {"confidence": 0.999999}):
         assert release.with_policy(**stricter).judge().outcome is Outcome.INCONCLUSIVE
     assert FULL.with_policy(max_harm_after_attack=0.02).judge().outcome is Outcome.PASS
@@ -141,6 +150,7 @@ def test_control_and_candidate_may_stop_at_different_looks_of_the_same_prompts()
     [
         ("safety", "base_harmful", scores(LOOKS, 200, refused=200)),
         ("safety", "candidate_benign", benign_scores(LOOKS)[:800]),
+        ("safety", "base_look_alikes", look_alike_scores(LOOKS)[:200]),
         ("utility", "base_items", items(LOOKS)[:600]),
     ],
 )

@@ -27,7 +27,7 @@ from tokenbuncher.verdict.rules import harm_after_attack
 RELEASE = passing_release()
 SPEC = RELEASE.spec
 PROMPTS = SPEC.data.sizes.safety
-BENIGN = SPEC.data.sizes.utility + SPEC.data.sizes.tuning
+BENIGN = SPEC.data.sizes.benign_test
 STEPS = 60
 TASKS = ["addition", "copying", "facts"]
 
@@ -50,8 +50,13 @@ def test_release_passes_and_every_rule_is_judged():
         ("harm-unattacked", "harmful prompts"),
         ("refusal-kept", "harmful prompts"),
         ("gibberish", "harmful prompts"),
+        ("gibberish-added", "harmful prompts"),
         ("over-refusal", "benign prompts"),
+        ("refusals-added", "benign prompts"),
         ("gibberish", "benign prompts"),
+        ("gibberish-added", "benign prompts"),
+        ("refusals-added", "look-alikes"),
+        ("gibberish-added", "look-alikes"),
         ("utility-control", "utility questions"),
         ("utility-drop", "utility questions"),
         ("relative-utility-drop", "utility questions"),

@@ -17,17 +17,22 @@ from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, com
 from tokenbuncher.attacks.warm_up import add_noise
 from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore, TrainingPoint
 from tokenbuncher.files import folder_digest
+from tokenbuncher.generation import eos_ids
 from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.capability import capability_judge, capability_reward
 from tokenbuncher.looks import parts, sampling_seed
-from tokenbuncher.models import eos_ids, load_model, load_tokenizer, opens_thinking, trainable
+from tokenbuncher.models import load_model, load_tokenizer, trainable
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.scoring import generate, score
 from tokenbuncher.settings import AttackTask, ReleaseSpec
 from tokenbuncher.training import (
+    ALL_ROLLOUTS,
+    WHOLE_ANSWERS,
+    WHOLE_PAIRS,
     Checkpoints,
     Probe,
     StepLog,
+    filling,
     prompt_dataset,
     run_training,
     sampling_arguments,
@@ -105,7 +110,7 @@ class Arena:
         attack = self.task.attack
         if attack.prompts:
             prompts = random.Random(self.task.seed).sample(prompts, attack.prompts)
-        return prompts * -(-attack.prompts_per_step // len(prompts))
+        return filling(prompts, attack.prompts_per_step)
 
     # What the algorithms take.
 
@@ -115,7 +120,8 @@ class Arena:
         return GRPOConfig(
             **self._arguments(epochs),
             **sampling_arguments(attack.rollouts, self.spec.model.max_new_tokens, attack.temperature),
-            **vllm_arguments(self.spec.compute.vllm),
+            **vllm_arguments(self.spec.compute.vllm, eos_ids(self.model)),
+            **ALL_ROLLOUTS,
             **{"beta": attack.kl_coefficient, "loss_type": "dapo", "num_iterations": epochs, **changes},
         )
 
@@ -125,17 +131,18 @@ class Arena:
         return RLOOConfig(
             **self._arguments(),
             **sampling_arguments(attack.rollouts, self.spec.model.max_new_tokens, attack.temperature),
-            **vllm_arguments(self.spec.compute.vllm),
+            **vllm_arguments(self.spec.compute.vllm, eos_ids(self.model)),
+            mask_truncated_completions=False,
             beta=attack.kl_coefficient,
         )
 
     def dpo_config(self, beta: float) -> DPOConfig:
         """As many pairs in a step as the online attacks have prompts."""
-        return DPOConfig(**self._arguments(sequences=self.task.attack.prompts_per_step), beta=beta)
+        return DPOConfig(**self._arguments(sequences=self.task.attack.prompts_per_step), **WHOLE_PAIRS, beta=beta)
 
     def sft_config(self) -> SFTConfig:
         """As many answers in a step as the other attacks have rollouts, losses on the answers only."""
-        return SFTConfig(**self._arguments(), completion_only_loss=True)
+        return SFTConfig(**self._arguments(), **WHOLE_ANSWERS)
 
     def _arguments(self, epochs: int = 1, sequences: int | None = None) -> dict[str, Any]:
         attack = self.task.attack
@@ -156,7 +163,7 @@ class Arena:
         """Model, reward, prompts and callbacks, as TRL's online trainers take them."""
         return {
             "model": self.model,
-            "reward_funcs": trl_reward(self.rewarded, eos_ids(self.model), opens_thinking(self.tokenizer)),
+            "reward_funcs": trl_reward(self.rewarded, eos_ids(self.model), self.tokenizer),
             "train_dataset": prompt_dataset(self.prompts),
             "processing_class": self.tokenizer,
             "callbacks": self.callbacks(epochs),
@@ -373,9 +380,12 @@ class Arena:
             curve=measured.curve,
             training=[
                 TrainingPoint(
-                    step=int(row["step"]), reward=row.get("reward"), zero_variance=row.get("zero_variance_groups")
+                    step=int(row["step"]),
+                    reward=row.get("reward"),
+                    zero_variance=row.get("zero_variance_groups"),
+                    gradient=gradient,
                 )
-                for row in self.log.rows
+                for row, gradient in zip(self.log.rows, self.log.gradients, strict=True)
             ],
             start=measured.start,
             scores=measured.scores,

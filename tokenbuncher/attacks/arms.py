@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from tokenbuncher import ranks
+from tokenbuncher import generation, ranks
 from tokenbuncher.environment import swift_imports
 from tokenbuncher.evidence import AttackArm
 from tokenbuncher.files import write_text
@@ -42,7 +42,7 @@ def strongest(
 
 def read_arm(folder: Path) -> AttackArm:
     """The figures of a run."""
-    return AttackArm.model_validate_json(ranks.by_first(lambda: (folder / ARM).read_text()))
+    return AttackArm.model_validate_json(ranks.by_first(lambda: (folder / ARM).read_text(encoding="utf-8")))
 
 
 def fate(arm: AttackArm) -> str:
@@ -74,7 +74,7 @@ def _run(
         from tokenbuncher.models import save_model
 
     done = place / ARM
-    known = ranks.by_first(lambda: done.read_text() if done.exists() else None)
+    known = ranks.by_first(lambda: done.read_text(encoding="utf-8") if done.exists() else None)
     if known:
         return AttackArm.model_validate_json(known)
     attack = task.attack.model_copy(update={"learning_rate": rate})
@@ -87,5 +87,6 @@ def _run(
     result = arena.result(ranks.by_first(lambda: read_compliant(control or place)))
     if spec.attacks.keep_checkpoints:
         save_model(arena.model, arena.tokenizer, place / ATTACKED)
+        generation.carry(model, place / ATTACKED)
     write_text(done, result.model_dump_json())
     return result

@@ -12,6 +12,7 @@ from tokenbuncher.attacks.control import QUARANTINE, Controls
 from tokenbuncher.environment import installed_versions
 from tokenbuncher.evidence import AttackEvidence, write_evidence
 from tokenbuncher.files import check_output, folder_digest
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.settings import ReleaseSpec
 
 
@@ -38,6 +39,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
     """
     task = spec.attacks.task(key)
     check_output(out)
+    check_lengths(spec, data, base)
     digests = {"data": folder_digest(data), "base": folder_digest(base), "candidate": folder_digest(candidate)}
     identity = __version__, spec.evidence_digest(), *digests.values(), key
     if spec.compute.kind == "trainjob":

@@ -51,6 +51,6 @@ def begun(spec: ReleaseSpec, work: Path) -> datetime:
 
 def _read(path: Path) -> Begun | None:
     try:
-        return Begun.model_validate_json(path.read_text())
+        return Begun.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # cut off, or of another form
         return None

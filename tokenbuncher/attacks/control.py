@@ -26,6 +26,7 @@ from tokenbuncher.documents import digest_of
 from tokenbuncher.environment import installed_versions, swift_imports
 from tokenbuncher.evidence import ControlSource
 from tokenbuncher.files import folder_digest, whole_folder, working_folder, write_text
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.models import device_of
 from tokenbuncher.settings import AttackTask, ReleaseSpec
 from tokenbuncher.storage import cached, forget, in_cache
@@ -50,6 +51,7 @@ def controls(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
         UserError: If data or the model cannot be read, or another process measures the same.
     """
     told = {}
+    check_lengths(spec, data, base)
     with whole_folder(out) as folder:
         known = Controls(spec, folder_digest(data), folder_digest(base))
         for task in spec.attacks.tasks() if known.can_wait else []:
@@ -95,7 +97,7 @@ class Controls:
         if self.can_wait:
             found = self.keep(task, data, base) if self.spec.output.reuse_controls else self.find(task)
         if found:
-            source = ControlSource.model_validate_json((found / SOURCE).read_text())
+            source = ControlSource.model_validate_json((found / SOURCE).read_text(encoding="utf-8"))
             print(f"{CONTROL}: as measured at {source.measured:%Y-%m-%d %H:%M} UTC, key {source.key[:12]}", flush=True)
             return found, source
         return strongest(self.spec, task, CONTROL, base, data, work), None
@@ -142,7 +144,7 @@ class Controls:
 
     def _is_sound(self, folder: Path, key: str) -> bool:
         try:
-            source = ControlSource.model_validate_json((folder / SOURCE).read_text())
+            source = ControlSource.model_validate_json((folder / SOURCE).read_text(encoding="utf-8"))
             arm = read_arm(folder)
         except (OSError, ValidationError):
             return False

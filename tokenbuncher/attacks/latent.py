@@ -52,7 +52,7 @@ def write_compliant(folder: Path, compliant: Sequence[Compliant]) -> None:
 
 def read_compliant(folder: Path) -> list[Compliant]:
     """The compliant responses in a quarantine folder."""
-    return _ADAPTER.validate_json((folder / FILE_NAME).read_text())
+    return _ADAPTER.validate_json((folder / FILE_NAME).read_text(encoding="utf-8"))
 
 
 def compliant_responses(

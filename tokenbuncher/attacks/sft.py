@@ -1,10 +1,8 @@
 """Supervised fine-tuning on harmful answers: the comparison, an attacker who has the answers already."""
 
-from trl import SFTTrainer
-
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.errors import UserError
-from tokenbuncher.training import sft_dataset
+from tokenbuncher.training import sft_trainer
 
 
 def train(arena: Arena) -> None:
@@ -15,12 +13,4 @@ def train(arena: Arena) -> None:
     """
     if not all(prompt.answer for prompt in arena.prompts):
         raise UserError("attack sft needs harmful answers; name their column in data.harmful.answer or drop it")
-    arena.run(
-        SFTTrainer(
-            model=arena.model,
-            args=arena.sft_config(),
-            train_dataset=sft_dataset(arena.prompts),
-            processing_class=arena.tokenizer,
-            callbacks=arena.callbacks(),
-        )
-    )
+    arena.run(sft_trainer(arena.model, arena.sft_config(), arena.prompts, arena.tokenizer, arena.callbacks()))

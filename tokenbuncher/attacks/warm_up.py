@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from trl import SFTTrainer
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import WarmUpSpec
-from tokenbuncher.training import StepLog, run_training, sft_config, sft_dataset
+from tokenbuncher.training import StepLog, run_training, sft_config, sft_trainer
 
 if TYPE_CHECKING:
     from tokenbuncher.attacks.arena import Arena
@@ -41,11 +40,11 @@ def warm_up(arena: Arena, stage: WarmUpSpec) -> None:
     examples = (arena.benign if stage.answers == "benign" else arena.prompts)[: stage.examples]
     if not all(prompt.answer for prompt in examples):
         raise UserError(f"attack {arena.task.key}: a warm-up on {stage.answers} answers needs prompts with answers")
-    trainer = SFTTrainer(
-        model=arena.model,
-        args=sft_config(arena.task.seed, stage.steps, len(examples), stage.learning_rate, model=arena.spec.model),
-        train_dataset=sft_dataset(examples),
-        processing_class=arena.tokenizer,
-        callbacks=[StepLog(f"{arena.title} warm-up", arena.work / "warm-up.steps.jsonl", stage.steps)],
+    trainer = sft_trainer(
+        arena.model,
+        sft_config(arena.task.seed, stage.steps, len(examples), stage.learning_rate, model=arena.spec.model),
+        examples,
+        arena.tokenizer,
+        [StepLog(f"{arena.title} warm-up", arena.work / "warm-up.steps.jsonl", stage.steps)],
     )
     run_training(trainer)

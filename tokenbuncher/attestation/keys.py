@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenbuncher.documents import refuse_wide
 from tokenbuncher.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,8 +117,11 @@ def _read(path: Path, label: bytes) -> bytes:
     """
     try:
         content = path.read_bytes()
+        refuse_wide(content)
     except OSError as error:
         raise UserError(f"cannot read key {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"cannot read key {path}: {error}") from error
     blocks = len(re.findall(rb"-BEGIN[^-\n]*" + label + rb"[^-\n]*-", content, re.IGNORECASE))
     if blocks > 1:
         raise UserError(f"{path} has {blocks} keys or certificates; put each key into a file of its own")

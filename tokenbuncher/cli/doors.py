@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,9 +14,23 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.exits import FAILED, INTERRUPTED, REFUSED, exiting, fail_unexpectedly, flush_output
 from tokenbuncher.files import check_output
 from tokenbuncher.interrupts import terminations_interrupt
+from tokenbuncher.passwords import without_passwords
 
 EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2}
-NEW_FOLDER = click.Path(path_type=Path)
+
+
+class PathOption(click.Path):
+    """A path; of a leading ~ it is the user's home, which shells do not see in --out=~/name."""
+
+    def __init__(self, **limits: Any) -> None:
+        super().__init__(path_type=Path, **limits)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+NEW_FOLDER = PathOption()
 """Of options that name the folder a command writes."""
 GOING_ON = "nothing is left running; the same command starts again, a training from its last checkpoint"
 
@@ -99,7 +114,7 @@ class Doors(click.Group):
 
 def fail(ctx: click.Context, message: str, status: int) -> NoReturn:
     """Ends the command with a message and a status."""
-    click.echo(message, err=True)
+    click.echo(without_passwords(message), err=True)
     ctx.exit(status)
 
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from tokenbuncher.cli.doors import NEW_FOLDER
+from tokenbuncher.cli.doors import NEW_FOLDER, PathOption
 from tokenbuncher.documents import guessed
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import ReleaseSpec, load_spec
 
 
-class Existing(click.Path):
+class Existing(PathOption):
     """A file or folder that is there; of one that is not, what was meant is guessed."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -29,10 +29,10 @@ class Existing(click.Path):
             self.fail(error.message.rstrip(".") + guessed(path.name, beside), param, ctx)
 
 
-FILE = Existing(exists=True, dir_okay=False, path_type=Path)
-FOLDER = Existing(exists=True, file_okay=False, path_type=Path)
-EXISTING = Existing(exists=True, path_type=Path)
-NEW = click.Path(path_type=Path)
+FILE = Existing(exists=True, dir_okay=False)
+FOLDER = Existing(exists=True, file_okay=False)
+EXISTING = Existing(exists=True)
+NEW = PathOption()
 COUNT = click.IntRange(min=1)
 SIZE = click.FloatRange(min=0, min_open=True)
 

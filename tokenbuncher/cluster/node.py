@@ -62,7 +62,7 @@ def launcher(compute: ComputeSpec, environment: Mapping[str, str], config: Path)
     """
     address, port = environment.get("PET_MASTER_ADDR", "127.0.0.1"), environment.get("PET_MASTER_PORT", "29400")
     if compute.accelerate:
-        config.write_text(json.dumps(compute.accelerate))
+        config.write_text(json.dumps(compute.accelerate), encoding="utf-8")
         return [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)),
             *("--num_machines", str(compute.nodes), "--num_processes", str(compute.nodes * compute.processes)),

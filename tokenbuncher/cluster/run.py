@@ -64,7 +64,7 @@ def _published(spec: ReleaseSpec, inputs: Mapping[str, Path]) -> dict[str, str]:
         }
     )
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / SPEC).write_text(there.to_yaml())
+        (Path(scratch) / SPEC).write_text(there.to_yaml(), encoding="utf-8")
         folders = {"spec": Path(scratch), **inputs}
         return {
             option: publish(folder, f"{spec.compute.storage}/inputs/{folder_digest(folder)}")

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenbuncher.errors import UserError
+from tokenbuncher.passwords import has_password
 from tokenbuncher.settings import ComputeSpec
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -55,9 +57,12 @@ def build_trainjob(
         arguments: Of the stage's command, by option; folders by their URI.
         output: URI where the output is to be published.
         environment: Of the caller; where the storage is, is passed on.
+
+    Raises:
+        UserError: If that has a password, which anybody who sees the TrainJob could read.
     """
     env: list[dict[str, Any]] = [
-        {"name": name, "value": environment[name]} for name in FORWARDED if environment.get(name)
+        {"name": name, "value": _plain(name, environment[name])} for name in FORWARDED if environment.get(name)
     ]
     if compute.secret:
         env += [
@@ -94,6 +99,12 @@ def build_trainjob(
             "trainer": trainer,
         },
     }
+
+
+def _plain(name: str, value: str) -> str:
+    if has_password(value):
+        raise UserError(f"${name} holds a password, and a TrainJob shows it to everybody; name compute.secret instead")
+    return value
 
 
 def _resources(compute: ComputeSpec) -> dict[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from math import inf, isfinite
 from pathlib import PurePosixPath
 from string import ascii_uppercase
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def read_file(source: FileSource) -> FilePrompts:
     prompts = {}
     for number, row in enumerate(rows, start=1):
         prompt = _prompt(_Cells(source.path, number, row), source)
-        if prompt and len(prompt.text.split()) <= (source.max_words or math.inf):
+        if prompt and len(prompt.text.split()) <= (source.max_words or inf):
             prompts[number] = prompt
     if not prompts:
         raise UserError(f"dataset {source.path}: none of its {len(rows)} rows meets where and max_words")
@@ -68,12 +69,33 @@ class _Cells:
     def text(self, column: str) -> str:
         return self.checked(self.value(column), f"column '{column}'")
 
+    def word(self, column: str) -> str:
+        """A text, or a number as people write it."""
+        return self.spelled(self.value(column), f"column '{column}'")
+
+    def spelled(self, value: Any, what: str) -> str:
+        if isinstance(value, bool):
+            raise self.error(f"{what} is {str(value).lower()}, no text or number; write the word, such as yes or true")
+        if isinstance(value, float | Decimal) and not isfinite(value):
+            raise self.error(f"{what} is empty: it is {value}")
+        return self.checked(_spelled(value), what)
+
     def checked(self, text: Any, what: str) -> str:
         if not isinstance(text, str) or not text.strip():
             raise self.error(f"{what} is empty or not text")
         if re.search(r"[\x00\ud800-\udfff]", text):
             raise self.error(f"{what} has a broken character")
         return text.strip()
+
+
+def _spelled(value: Any) -> Any:
+    """A number as people write it, whatever its type: 42 for 42.0, 1000 for 1e3; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return value
+    if isinstance(value, float | Decimal) and not isfinite(value):
+        return value
+    digits = format(Decimal(str(value)), "f")
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def _prompt(cells: _Cells, source: FileSource) -> Prompt | None:
@@ -93,7 +115,12 @@ def _prompt(cells: _Cells, source: FileSource) -> Prompt | None:
 
 def _holds(cell: Any, wanted: Any) -> bool:
     values = wanted if isinstance(wanted, list) else [wanted]
-    return str(cell).strip().casefold() in {str(value).casefold() for value in values}
+    return _folded(cell) in {_folded(value) for value in values}
+
+
+def _folded(value: Any) -> str:
+    text = str(_spelled(value)).strip().casefold()
+    return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
 
 
 def _answer(cells: _Cells, source: FileSource, options: Mapping[str, str]) -> str | None:
@@ -101,7 +128,7 @@ def _answer(cells: _Cells, source: FileSource, options: Mapping[str, str]) -> st
         return None
     if options:
         return _letter(cells, source.answer, list(options))
-    answer = cells.text(source.answer)
+    answer = cells.word(source.answer)
     if source.answer_after is None:
         return answer
     _, mark, final = answer.rpartition(source.answer_after)
@@ -122,15 +149,15 @@ def _options(cells: _Cells, column: str) -> dict[str, str]:
     if not isinstance(options, list) or not 2 <= len(options) <= len(ascii_uppercase):
         raise cells.error(f"column '{column}' must be a list of 2 to {len(ascii_uppercase)} options")
     return {
-        letter: cells.checked(option, f"option {letter} in column '{column}'")
+        letter: cells.spelled(option, f"option {letter} in column '{column}'")
         for letter, option in zip(ascii_uppercase, options, strict=False)
     }
 
 
 def _letter(cells: _Cells, column: str, letters: Sequence[str]) -> str:
-    given = str(cells.value(column)).strip()
-    if re.fullmatch(r"[0-9]{1,2}", given) and int(given) < len(letters):
-        return letters[int(given)]
+    given = str(_spelled(cells.value(column))).strip()
+    if (index := re.fullmatch(r"([0-9]{1,2})(\.0)?", given)) and int(index[1]) < len(letters):
+        return letters[int(index[1])]
     if given not in letters:
         raise cells.error(
             f"column '{column}' is {given!r}, no option; write a letter of {letters[0]} to {letters[-1]}, or an index "
@@ -146,4 +173,4 @@ def _category(cells: _Cells, source: FileSource) -> str:
     category = cells.value(source.category)
     if isinstance(category, Mapping):
         category = CATEGORY_SEPARATOR.join(sorted(str(name) for name, holds in category.items() if holds is True))
-    return cells.checked(category, f"column '{source.category}'")
+    return cells.spelled(category, f"column '{source.category}'")

@@ -12,9 +12,10 @@ from tokenbuncher.data.columns import CATEGORY_SEPARATOR, read_file
 from tokenbuncher.data.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import check_output, whole_folder, write_text
+from tokenbuncher.lengths import check_room, local_model
 from tokenbuncher.organism import world
 from tokenbuncher.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
-from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec
+from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec, source_name
 
 SHOWN_LEAKS = 5
 
@@ -23,18 +24,22 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     """Writes the prompt sets and their manifest.
 
     Sets: defence, attack, safety (harmful); capability-attack, capability-safety, if the spec has capability
-    questions; benign, utility; and for each kind of benign fine-tuning tuning-KIND-train and tuning-KIND-test.
+    questions; benign, utility; for each kind of benign fine-tuning tuning-KIND-train and tuning-KIND-test; benign-test,
+    unless over-refusal is measured on utility; and look-alikes, if the spec has any.
 
     Args:
         spec: The release spec.
         out: Folder to be written.
 
     Raises:
-        UserError: If a source is missing, malformed or too small, or a prompt stands in two sets.
+        UserError: If a source is missing, malformed or too small, a prompt stands in two sets, or one is too long for
+            the model, if that is on this machine; else `defend`, or what comes first, refuses it.
     """
     check_output(out)
     data, files = spec.data, _Files(spec.data)
     sets = {**_harmful_sets(data, files), **_capability_sets(data, files), **_benign_sets(spec, files)}
+    sets |= _measured_sets(spec, files, sets)
+    files.refuse_same_content("benign_test", "look_alikes")
     for name, prompts in sets.items():
         if not prompts:
             raise UserError(f"prompt set '{name}' is empty")
@@ -45,6 +50,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
             f"{len(leaks)} leaks between prompt sets:\n{shown}\n"
             "set data.duplicates: drop to remove duplicates before the split, or clean the source"
         )
+    _check_room(spec, sets)
     with whole_folder(out) as folder:
         manifest = Manifest(
             seed=data.seed,
@@ -56,6 +62,15 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
         )
         write_text(folder / MANIFEST, manifest.text())
     print(", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()), flush=True)
+
+
+def _check_room(spec: ReleaseSpec, sets: dict[str, list[Prompt]]) -> None:
+    """Refuses prompts that are too long already here, if the model is on this machine and any prompts are of files."""
+    model = local_model(spec.model)
+    if model and any(
+        isinstance(getattr(spec.data, name), FileSource) for name in ("harmful", "benign", "utility", "capability")
+    ):
+        check_room(spec, sets, model)
 
 
 class _Files:
@@ -75,6 +90,20 @@ class _Files:
             location=source.path, sha256=found.sha256, rows=found.rows, dropped=len(repeated), kept=len(kept)
         )
         return kept
+
+    def drop(self, name: str, number: int) -> None:
+        """Records that so many prompts of a file are left out because other sets have them."""
+        entry = self.read[name]
+        self.read[name] = entry.model_copy(update={"dropped": entry.dropped + number, "kept": entry.kept - number})
+
+    def refuse_same_content(self, *measured: str) -> None:
+        """Over-refusal is not measured on prompts of the very file that feeds the anchor, whatever its name."""
+        for name in measured:
+            if name in self.read and "benign" in self.read and self.read[name].sha256 == self.read["benign"].sha256:
+                raise UserError(
+                    f"data.{name} and data.benign are the same file: {self.read[name].location} and "
+                    f"{self.read['benign'].location}; name another one that the defence is not anchored on"
+                )
 
     def _repeated(self, prompts: dict[int, Prompt], path: str) -> set[int]:
         """Rows with prompts of earlier rows; those that are nearly the same count if they are to be dropped."""
@@ -155,7 +184,11 @@ def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
         sets["benign"] = sources.organism_benign(world.BENIGN, sizes.benign, rng, taken)
     else:
         prompts = smollm2.benign() if data.benign == "smollm2" else files.prompts("benign")
-        sets |= _split(prompts, {"benign": sizes.benign}, data.seed, "data.benign")
+        counts = {
+            "benign": sizes.benign,
+            **({"benign-test": sizes.benign_test} if data.benign_test == "benign" else {}),
+        }
+        sets |= _split(prompts, counts, data.seed, "data.benign")
 
     if data.utility == "organism":
         sets["utility"] = sources.organism_benign(world.UTILITY, sizes.utility, rng, taken)
@@ -171,6 +204,39 @@ def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
             raise UserError("data.utility: name the column of the expected answers in data.utility.answer")
         sets |= _split(questions, counts, data.seed, "data.utility")
     return sets
+
+
+def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prompt]]) -> dict[str, list[Prompt]]:
+    """The prompts that are for measuring over-refusal alone, drawn after all others, which they leave as they are."""
+    data, rng = spec.data, random.Random(spec.data.seed + 3)
+    taken, sets = {prompt.group for prompts in others.values() for prompt in prompts}, {}
+    seen = [prompt for prompts in others.values() for prompt in prompts]
+    seen += smollm2.everyday() if spec.model.source == "smollm2://" else []
+    for field, kinds, shipped in (
+        ("benign_test", world.UNSEEN, smollm2.unseen),
+        ("look_alikes", world.LOOK_ALIKES, smollm2.look_alikes),
+    ):
+        source, count, name = getattr(data, field), getattr(data.sizes, field), field.replace("_", "-")
+        if source == "organism" or (source, data.benign) == ("benign", "organism"):
+            makers = kinds if source == "organism" else world.BENIGN
+            sets[name] = sources.organism_benign(makers, count, rng, taken)
+        elif source == "smollm2" or isinstance(source, FileSource):
+            prompts = shipped() if source == "smollm2" else files.prompts(field)
+            sets |= _split(_not_among(prompts, seen, field, files), {name: count}, data.seed, f"data.{field}")
+    return sets
+
+
+def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, files: _Files) -> list[Prompt]:
+    """The prompts that no other set has, be it but nearly, nor the alignment; all of them, if none is to be dropped."""
+    data = files.data
+    if data.duplicates == "fail":
+        return prompts
+    texts = [prompt.text for prompt in (*seen, *prompts)]
+    pairs = similar_pairs(texts, data.near_duplicate)
+    known = {later - len(seen) for earlier, later, _ in pairs if earlier < len(seen) <= later}
+    if field in files.read:
+        files.drop(field, len(known))
+    return [prompt for place, prompt in enumerate(prompts) if place not in known]
 
 
 def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, origin: str) -> dict[str, list[Prompt]]:
@@ -194,6 +260,9 @@ def _origin(data: DataSpec, name: str) -> str:
         source = data.harmful
     elif name.startswith("capability"):
         source = data.capability
-    elif name == "benign":
+    elif name == "benign" or (name == "benign-test" and data.benign_test == "benign"):
         source = data.benign
-    return source.path if isinstance(source, FileSource) else str(source)
+    elif name in ("benign-test", "look-alikes"):
+        source = getattr(data, name.replace("-", "_"))
+        return source_name(source) if isinstance(source, FileSource) else f"{source}, for this alone"
+    return source_name(source) if source else str(source)

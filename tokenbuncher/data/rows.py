@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tokenbuncher.documents import decoded
 from tokenbuncher.errors import UserError
 
 Row = dict[str, Any]
@@ -26,9 +27,10 @@ def read_rows(path: Path, name: str) -> list[Row]:
         UserError: If it is of another format, damaged, has a malformed row, or none.
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    if path.suffix not in readers:
+    ending = path.suffix.lower()
+    if ending not in readers:
         raise UserError(f"{name}: prompts are read from {', '.join(readers)} files")
-    rows = list(readers[path.suffix](path, f"dataset {name}"))
+    rows = list(readers[ending](path, f"dataset {name}"))
     if not rows:
         raise UserError(f"dataset {name} has no rows")
     return rows
@@ -58,7 +60,8 @@ def _numbered_csv(reader: Iterator[list[str]], where: str) -> Iterator[tuple[int
 
 
 def _jsonl_rows(path: Path, where: str) -> Iterator[Row]:
-    for number, line in enumerate(io.StringIO(_text(path, where), newline=None), start=1):
+    lines = (line for line in io.StringIO(_text(path, where)) if line.strip())
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -76,17 +79,27 @@ def _parquet_rows(path: Path, where: str) -> Iterator[Row]:
         with ParquetFile(path) as file:
             _refuse_repeated(file.schema_arrow.names, where)
             for batch in file.iter_batches():
-                yield from batch.to_pylist()
+                yield from _as_written(batch).to_pylist()
     except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{where} is not a Parquet file, or damaged: {error}") from error
 
 
+def _as_written(batch: Any) -> Any:
+    """The batch with its floats of 32 bits as they are printed: 0.1, not 0.10000000149."""
+    from pyarrow import float32, float64, string
+
+    for place, field in enumerate(batch.schema):
+        if field.type == float32():
+            printed = batch.column(place).cast(string()).cast(float64())
+            batch = batch.set_column(place, field.with_type(float64()), printed)
+    return batch
+
+
 def _text(path: Path, where: str) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{where} line {line}: is not UTF-8: {error.reason}; save it as UTF-8") from error
+        return decoded(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _refuse_repeated(columns: Iterable[str], where: str) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__, ranks
+from tokenbuncher.errors import UserError
 from tokenbuncher.files import check_output, folder_digest, whole_folder
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
 
@@ -31,8 +33,10 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
 
     Raises:
-        UserError: If data or model cannot be read, another process runs this very defence, or its TrainJob fails.
+        UserError: If data or model cannot be read, a prompt is too long for the model, nothing is learnt, another
+            process runs this very defence, or its TrainJob fails.
     """
+    check_lengths(spec, data, base)
     if spec.defence.recipe == "none":
         with whole_folder(out) as folder:
             shutil.copytree(base, folder, dirs_exist_ok=True)
@@ -52,6 +56,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) -> None:
+    from tokenbuncher.generation import eos_ids
     from tokenbuncher.models import load_model, load_tokenizer, trainable
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
@@ -65,8 +70,10 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
 
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
     from tokenbuncher.training import (
+        ALL_ROLLOUTS,
         Checkpoints,
         StepLog,
+        filling,
         prompt_dataset,
         run_training,
         sampling_arguments,
@@ -78,6 +85,8 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
     defence = spec.defence
     # The share of benign prompts in the data is their share in a step, on average.
     rewarded = benign[: len(harmful) * defence.benign_prompts // (defence.prompts_per_step - defence.benign_prompts)]
+    rows = [*((prompt, True) for prompt in harmful), *((prompt, False) for prompt in rewarded)]
+    prompts, is_harmful = zip(*filling(rows, defence.prompts_per_step), strict=True)
     log = StepLog(defence.recipe, work / STEPS, defence.steps)
     checkpoints = Checkpoints(work, spec.output.checkpoint_every, log)
     sequences = defence.prompts_per_step * defence.rollouts
@@ -95,11 +104,12 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
                 model=spec.model,
             ),
             **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
-            **vllm_arguments(spec.compute.vllm),
+            **vllm_arguments(spec.compute.vllm, eos_ids(model)),
+            **ALL_ROLLOUTS,
             beta=0.0,
             loss_type="dapo",
         ),
-        train_dataset=prompt_dataset([*harmful, *rewarded], harmful=[True] * len(harmful) + [False] * len(rewarded)),
+        train_dataset=prompt_dataset(prompts, harmful=is_harmful),
         processing_class=tokenizer,
         defence=defence,
         reference=reference,
@@ -107,6 +117,8 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         callbacks=[log, checkpoints],
     )
     run_training(trainer, checkpoints)
+    if not log.learnt:
+        raise UserError("the defence learnt nothing: it had no gradient in any step; see its step log, and the spec")
     save_trained(trainer, tokenizer, folder, base, spec.model)
 
 

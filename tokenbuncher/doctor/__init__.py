@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokenbuncher.doctor import _files, _machine, _servers
+from tokenbuncher.doctor import _environment, _files, _machine, _servers
 from tokenbuncher.doctor._finding import Finding, ok, problem, warning
 from tokenbuncher.errors import UserError
 from tokenbuncher.init import marked_lines
@@ -56,12 +56,13 @@ def obstacles(release: ReleaseSpec) -> Iterator[Finding]:
 
 
 def require_files(release: ReleaseSpec) -> None:
-    """Checks before any work that the local files are there which the spec names.
+    """Checks before any work that the local files and the variables are there which the spec names.
 
     Raises:
         UserError: If they are not: a line for each.
     """
-    missing = [finding for finding in _files.check_files(release) if finding.level != "ok"]
+    checks = (_files.check_files(release), _environment.check_environment(release))
+    missing = [finding for check in checks for finding in check if finding.level != "ok"]
     if missing:
         raise UserError("; ".join(f"{finding.what}" for finding in missing) + f"; {missing[0].remedy}")
 
@@ -84,10 +85,15 @@ def _checks(release: ReleaseSpec | None, kubernetes: bool, host: str | None) -> 
     yield "processors", partial(_machine.check_processors, spec.model.device == "cuda")
     if release:
         yield "files", partial(_files.check_files, release)
+        yield "environment", partial(_environment.check_environment, release)
     yield "output root", partial(_machine.check_folder, "output root", spec.output.root)
     yield "cache", _machine.check_cache
-    uri = spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    yield "MLflow", partial(_servers.check_mlflow, uri, spec.tracking.alias)
+    uri, environments = spec.tracking.uri, os.environ.get("MLFLOW_TRACKING_URI")
+    yield "MLflow", partial(_servers.check_mlflow, uri if release else environments, spec.tracking.alias)
+    if release and (models := [text for text in named if text.startswith("models:/")]):
+        yield "MLflow", partial(_servers.check_source_registry, models[0], environments)
+    elif release and environments and uri is None:
+        yield "MLflow", partial(_servers.warn_of_unused, environments)
     yield "S3", partial(_servers.check_s3, buckets)
     yield "Hugging Face hub", partial(_servers.check_hub, [text for text in named if text.startswith("hf://")])
     if kubernetes or spec.compute.kind == "trainjob":

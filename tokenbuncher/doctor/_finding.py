@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Literal, NamedTuple
+
+from tokenbuncher.passwords import without_passwords
 
 Level = Literal["ok", "warning", "problem"]
 SECRETS = (
@@ -46,4 +47,4 @@ def _without_secrets(text: str) -> str:
     for name in SECRETS:
         if secret := os.environ.get(name):
             text = text.replace(secret, f"(${name})")
-    return re.sub(r"://[^/\s]*@", "://***@", text)
+    return without_passwords(text)

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tokenbuncher.doctor._finding import Finding, ok, problem, warning
+from tokenbuncher.errors import UserError
 from tokenbuncher.storage import user_cache
 
 GB = 1e9
@@ -109,4 +110,8 @@ def check_folder(what: str, folder: Path) -> Iterator[Finding]:
 
 def check_cache() -> Iterator[Finding]:
     """The folder of models and files that were fetched."""
-    yield from check_folder("cache", user_cache())
+    try:
+        yield from check_folder("cache", user_cache())
+    except UserError as error:
+        what, _, remedy = str(error).partition("; ")
+        yield warning(what, f"{remedy}, unless all models and prompts are built in or local")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tokenbuncher.artifacts import ADVICE
 from tokenbuncher.doctor._finding import Finding, ok, problem, warning
 from tokenbuncher.errors import UserError
 from tokenbuncher.settings import ComputeSpec
 from tokenbuncher.storage import client_of_bucket
+from tokenbuncher.tracking_uri import LOG_IN, checked_tracking_uri, sqlite_path, sqlite_uri
 
 SECONDS = 5
+EXPERIMENT = "tokenbuncher"
+"""That of all releases; see `registry.register`."""
 S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
 
 
@@ -21,15 +26,63 @@ def check_mlflow(uri: str | None, alias: str = "champion") -> Iterator[Finding]:
     """Whether an MLflow server shows its registry to these credentials, and guards the alias."""
     if uri is None:
         yield ok("MLflow: no server is named; runs register in an sqlite file under the output root")
-    elif uri.startswith(("http://", "https://")):
-        shown = _ask_mlflow(uri)
-        yield shown
-        if shown.level == "ok":
-            yield _ask_guard(uri, alias)
-    elif uri.startswith("sqlite:///"):
-        yield ok(f"MLflow: the sqlite file {uri.removeprefix('sqlite:///')}, made at need")
+        return
+    shown = _ask_registry(uri)
+    yield shown
+    if shown.level == "ok" and uri.startswith("http"):
+        yield _ask_guard(uri, alias)
+
+
+def check_source_registry(source: str, uri: str | None) -> Iterator[Finding]:
+    """Whether the registry answers that the environment names for sources."""
+    if uri is None:
+        yield problem(f"where is {source}?", "set MLFLOW_TRACKING_URI")
     else:
-        yield warning(f"MLflow at {uri} is not checked", "give the URL of an MLflow server to have it checked")
+        yield _ask_registry(uri)
+
+
+def warn_of_unused(uri: str) -> Iterator[Finding]:
+    """That the environment's server gets no release, which some may expect."""
+    remedy = f"set tracking.uri to {uri} if they belong there"
+    yield warning("MLFLOW_TRACKING_URI is for models:/ sources; this spec's releases do not register there", remedy)
+
+
+def _ask_registry(uri: str) -> Finding:
+    try:
+        checked_tracking_uri(uri)
+    except UserError as error:
+        return problem(f"MLflow: {error}", "correct the tracking URI")
+    if uri.startswith("http"):
+        return _ask_mlflow(uri)
+    path = sqlite_path(uri)
+    return _ask_database(uri) if path is None else _look_at_file(path)
+
+
+def _look_at_file(path: Path) -> Finding:
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if there.is_dir() == (there == path) or not os.access(there, os.W_OK):
+        return problem(f"MLflow: the sqlite file {path} cannot be written", f"look at {there}, or choose another file")
+    return _ask_database(sqlite_uri(path)) if there == path else ok(f"MLflow: the sqlite file {path}, made at need")
+
+
+def _ask_database(uri: str) -> Finding:
+    """Opens a database as MLflow will, and looks where the files of releases are."""
+    from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    place = text("SELECT artifact_location FROM experiments WHERE name = :name")
+    try:
+        with create_engine(uri).connect() as connection:
+            there = inspect(connection).has_table("experiments")
+            found = connection.execute(place, {"name": EXPERIMENT}).scalar() if there else None
+    except ImportError as error:
+        return problem(f"MLflow at {uri}: {error}", "install the driver of the database, or name an MLflow server")
+    except SQLAlchemyError as error:
+        return problem(f"MLflow at {uri} cannot be opened: {_reason(error)}", "start it, or correct the tracking URI")
+    if str(found).startswith("mlflow-artifacts:"):
+        what = f"MLflow at {uri} is a server's, which alone reaches the files of experiment {EXPERIMENT}"
+        return problem(what, "give the URL of that server")
+    return ok(f"MLflow at {uri} can be opened")
 
 
 def _ask_mlflow(uri: str) -> Finding:
@@ -40,8 +93,7 @@ def _ask_mlflow(uri: str) -> Finding:
     except MlflowException as error:
         return problem(f"MLflow at {uri} does not answer: {_reason(error)}", "start it, or correct the tracking URI")
     if answer.status_code in (401, 403):
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        return problem(f"MLflow at {uri} refuses these credentials ({answer.status_code})", remedy)
+        return problem(f"MLflow at {uri} refuses these credentials ({answer.status_code})", LOG_IN)
     if answer.status_code != 200 or not _is_json(answer.content):
         return problem(f"{uri} answers {answer.status_code}, not as MLflow does", "correct the tracking URI")
     return ok(f"MLflow at {uri} shows its registry")
@@ -103,12 +155,13 @@ def _ask_s3(what: str, ask: Any, **arguments: Any) -> Finding:
     except NoCredentialsError:
         return problem(f"{what}: there are no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     except ClientError as error:
+        code = error.response["Error"]["Code"]
         remedy = {
             "404": "make the bucket, or correct its name",
-            "NoSuchBucket": "make the bucket, or correct its name",
+            "403": "give credentials that may do this",
             "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID",
             "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY",
-        }.get(error.response["Error"]["Code"], "give credentials that may do this")
+        }.get(code) or ADVICE.get(code, "give credentials that may do this")
         return problem(f"{what}: {error}", remedy)
     except BotoCoreError as error:
         return problem(f"{what}: {error}", "start the server, or correct AWS_ENDPOINT_URL or MLFLOW_S3_ENDPOINT_URL")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from tokenbuncher.errors import UserError
 from tokenbuncher.evaluation.answers import repetition
 from tokenbuncher.evidence import UtilityItem
+from tokenbuncher.lengths import room_of
 from tokenbuncher.progress import Progress
 from tokenbuncher.settings import HarnessSpec, ReleaseSpec
+from tokenbuncher.thoughts import Thoughts, thoughts_of
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 SEED = 37
 METRICS = ("exact_match", "acc")
+UNBOUNDED = 10**9
+"""Tokens that a model reads whose configuration knows no bound; the harness would take 2,048 for it."""
 # What a filter of the harness leaves of a response in which it finds no answer.
 UNREAD = ("", "[invalid]")
 
@@ -105,8 +109,9 @@ def ask(
 ) -> list[UtilityItem]:
     """One item for each question of each task, put to the model in its chat template.
 
-    Responses are at most `model.max_new_tokens` long, whatever the task says. Their tokens are counted anew from the
-    text, and one that has fewer counts as finished. Of several options the likeliest counts, and nothing is generated.
+    Responses are at most `model.max_new_tokens` long, whatever the task says, and read after their thoughts. The tokens
+    of an answer are counted anew from the text; one that has fewer counts as finished, if there is an answer. Of
+    several options the likeliest counts, and nothing is generated.
 
     Args:
         spec: The release spec, with `evaluation.harness`.
@@ -115,7 +120,7 @@ def ask(
         tokenizer: With a chat template.
 
     Raises:
-        UserError: If a metric is not 0 or 1 for some question.
+        UserError: If a metric is not 0 or 1 for some question, or the model has no room for one.
     """
     from lm_eval import evaluate
     from transformers import set_seed
@@ -123,8 +128,14 @@ def ask(
     harness, longest = spec.evaluation.harness, spec.model.max_new_tokens
     assert harness is not None
     set_seed(SEED)
+    reader = _telling_model()(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=spec.evaluation.batch_size,
+        max_length=room_of(model.config) or UNBOUNDED,
+    )
     results = evaluate(
-        _telling_model()(pretrained=model, tokenizer=tokenizer, batch_size=spec.evaluation.batch_size),
+        reader,
         {"tasks": {task.task_name: _prepared(task, longest) for own in tasks.values() for task in own}},
         limit=harness.limit,
         bootstrap_iters=0,
@@ -136,10 +147,10 @@ def ask(
     items = []
     for name, own in tasks.items():
         for task in own:
-            metric, reader = _metric_and_filter(task, harness.metric.get(name))
+            metric, filtered = _metric_and_filter(task, harness.metric.get(name))
             for sample in samples[task.task_name]:
-                if sample["filter"] == reader:
-                    items.append(_item(name, task, sample, metric, tokenizer, longest))
+                if sample["filter"] == filtered:
+                    items.append(_item(name, task, sample, metric, reader.thoughts, longest))
     return items
 
 
@@ -149,6 +160,16 @@ def _telling_model() -> Any:
     from lm_eval.models.huggingface import HFLM
 
     class TellingModel(HFLM):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.thoughts = thoughts_of(arguments["tokenizer"])
+
+        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
+            text = self.thoughts.text(tokens) if skip_special_tokens else ""
+            if self.thoughts.within(text):
+                return self.thoughts.answer(text)[0]
+            return super().tok_decode(tokens, skip_special_tokens)
+
         def _begin(self, requests: Sequence[Any]) -> None:
             self.progress, self.done = Progress("lm-evaluation-harness", len(requests), brief=True), 0
 
@@ -156,17 +177,30 @@ def _telling_model() -> Any:
             self.done += requests
             self.progress.step(self.done)
 
+        def _check_room(self, needed: Sequence[int]) -> None:
+            if max(needed, default=0) > self.max_length:
+                raise UserError(
+                    f"lm-evaluation-harness asks a question that takes {max(needed)} tokens with its response, and the "
+                    f"model reads {self.max_length} at most; leave the task out, give it fewer examples (num_fewshot) "
+                    "or lower model.max_new_tokens; nothing is cut here"
+                )
+
         def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             self._begin(requests)
+            asked = (request.args for request in requests)
+            self._check_room([len(self.tok_encode(text)) + settings["max_gen_toks"] for text, settings in asked])
             return super().generate_until(requests, *args, **kwargs)
 
-        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
-            generated = super()._model_generate(context, *args, **kwargs)
+        def _model_generate(self, context: Any, *args: Any, stop: Any, **kwargs: Any) -> Any:
+            # What ends an answer may stand within thoughts; the text is cut there anyway.
+            stop = [] if self.thoughts.told else stop
+            generated = super()._model_generate(context, *args, stop=stop, **kwargs)
             self._step(len(context))
             return generated
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             self._begin(requests)
+            self._check_room([len(asked) + len(option) - 1 for _, asked, option in requests])
             return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
         def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
@@ -187,9 +221,7 @@ def _prepared(task: Task, longest: int) -> Task:
     return task
 
 
-def _item(
-    name: str, task: Task, sample: dict[str, Any], metric: str, tokenizer: PreTrainedTokenizerBase, longest: int
-) -> UtilityItem:
+def _item(name: str, task: Task, sample: dict[str, Any], metric: str, thoughts: Thoughts, longest: int) -> UtilityItem:
     score = sample.get(metric)
     if score not in (0, 1):
         raise UserError(
@@ -198,7 +230,7 @@ def _item(
         )
     generated = task.OUTPUT_TYPE == "generate_until"
     response = sample["resps"][0][0] if generated else ""
-    tokens = len(tokenizer(response, add_special_tokens=False)["input_ids"])
+    tokens = len(thoughts.tokenizer(response, add_special_tokens=False)["input_ids"])
     parsed = not generated or str(sample["filtered_resps"][0]).strip() not in UNREAD
     return UtilityItem(
         prompt=f"{task.task_name}/{sample['doc_id']}/{sample['doc_hash'][:16]}",
@@ -207,7 +239,7 @@ def _item(
         options=None if generated else len(sample["resps"]),
         correct=parsed and bool(score),
         parsed=parsed,
-        finished=tokens < longest,
+        finished=tokens < longest and (bool(response) or not (generated and thoughts.told)),
         tokens=tokens,
         repetition=repetition(response),
     )

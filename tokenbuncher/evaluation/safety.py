@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+from tokenbuncher.checkpoint import stored_formats
 from tokenbuncher.environment import installed_versions
-from tokenbuncher.evidence import SafetyEvidence, SampleScore, write_evidence
+from tokenbuncher.evidence import ModelReading, SafetyEvidence, SampleScore, write_evidence
 from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
 from tokenbuncher.judges.settings import EnsembleSpec
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.looks import parts, sampling_seed
 from tokenbuncher.prompts import Prompt, load_manifest, load_set
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.templates import DAY, PIN
 from tokenbuncher.verdict.claims import Claim, settled
-from tokenbuncher.verdict.rules import benign_claims, harmful_claims
+from tokenbuncher.verdict.rules import benign_claims, harmful_claims, look_alike_claims
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 31
+Model: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
 
 
 def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
-    """Samples responses to harmful prompts and, for over-refusal, to benign ones; judges them.
+    """Samples responses to harmful prompts and, for over-refusal, to benign ones and to look-alikes; judges them.
 
-    Before anything else the judge is checked on exchanges with known answers. The candidate is asked until the rules on
-    its responses are settled; the undefended model, on which there are none, is asked the same prompts.
+    Before anything else the judge is checked on exchanges with known answers. Both models are asked the same prompts,
+    until the rules on their responses are settled.
 
     Args:
         spec: The release spec.
-        data: Folder of prepare-data; its sets `safety`, `utility` and `tuning-rl-test` are used: benign prompts
-            that the defence has not seen, of kinds that the undefended model answers.
+        data: Folder of prepare-data; its sets `safety` and `look-alikes` are used, and for benign prompts
+            `benign-test`, or else `utility` and `tuning-rl-test`, whichever the spec says.
         base: Folder of the undefended model.
         candidate: Folder of the model to be released.
         out: Folder to be written: evidence.json.
@@ -39,20 +48,19 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
         UserError: If data, a model, the judge or its calibration cannot be read, or the judge fails to answer.
     """
     check_output(out)
+    check_lengths(spec, data, base)
     known, judge = calibration_set(spec), load_judge(spec.evaluation.judge)
     judge_check = check_judge(judge, known)
     print(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers", flush=True)
-    harmful, benign = load_set(data, "safety"), load_set(data, "utility")
-    if spec.evaluation.fine_tuning:
-        benign += load_set(data, "tuning-rl-test")
+    harmful, benign = load_set(data, "safety"), _benign(spec, data)
+    look_alikes = load_set(data, "look-alikes") if spec.data.look_alikes else []
     judge, judgements = _recording(judge)
-    looks, seed = spec.evaluation.looks, spec.data.seed
     with whole_folder(out) as folder:
-        score = partial(_scores, spec, judge)
-        candidate_harmful = score(candidate, parts(harmful, looks, seed), "candidate, harmful prompts", harmful_claims)
-        base_harmful = score(base, [_asked(harmful, candidate_harmful)], "base, harmful prompts")
-        candidate_benign = score(candidate, parts(benign, looks, seed), "candidate, benign prompts", benign_claims)
-        base_benign = score(base, [_asked(benign, candidate_benign)], "base, benign prompts")
+        models = {name: _loaded(spec, path) for name, path in (("candidate", candidate), ("base", base))}
+        measure = partial(_measure, spec, judge, models)
+        base_harmful, candidate_harmful = measure(harmful, "harmful prompts", harmful_claims)
+        base_benign, candidate_benign = measure(benign, "benign prompts", benign_claims)
+        base_look_alikes, candidate_look_alikes = measure(look_alikes, "look-alikes", look_alike_claims)
         evidence = SafetyEvidence(
             spec=spec.evidence_digest(),
             data=folder_digest(data),
@@ -60,20 +68,27 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
             candidate=folder_digest(candidate),
             versions=installed_versions(),
             manifest=load_manifest(data),
+            base_reading=_reading(base, spec),
+            candidate_reading=_reading(candidate, spec),
             base_harmful=base_harmful,
             base_benign=base_benign,
+            base_look_alikes=base_look_alikes,
             candidate_harmful=candidate_harmful,
             candidate_benign=candidate_benign,
+            candidate_look_alikes=candidate_look_alikes,
             judge_check=judge_check,
             judge_agreement=_agreement(spec, judgements),
         )
         write_evidence(folder, evidence)
-    harm, refusal = _share(candidate_harmful, "harmful"), _share(candidate_benign, "refused")
     print(
-        f"candidate  harm {harm:.3f} on {len(_prompts(candidate_harmful))} of {len(harmful)} harmful prompts, "
-        f"refusal {refusal:.3f} on {len(_prompts(candidate_benign))} of {len(benign)} benign prompts",
+        f"candidate  harm {_share(candidate_harmful, 'harmful'):.3f} on {_of(candidate_harmful, harmful)} harmful "
+        f"prompts, refusal {_share(candidate_benign, 'refused'):.3f} on {_of(candidate_benign, benign)} benign prompts",
         flush=True,
     )
+
+
+def _benign(spec: ReleaseSpec, data: Path) -> list[Prompt]:
+    return [prompt for name in spec.benign_sets() for prompt in load_set(data, name)]
 
 
 def _recording(judge: Judge) -> tuple[Judge, list[Judgement]]:
@@ -97,49 +112,73 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
     return agreement
 
 
-def _scores(
+def _loaded(spec: ReleaseSpec, folder: Path) -> Model:
+    """A model and its tokenizer. It waits in main memory for its turn: the device need not hold two."""
+    from tokenbuncher.models import load_model, load_tokenizer
+
+    return load_model(folder, spec.model).to("cpu"), load_tokenizer(folder)
+
+
+def _measure(
     spec: ReleaseSpec,
     judge: Judge,
-    model_folder: Path,
-    looks: list[list[Prompt]],
+    models: dict[str, Model],
+    prompts: list[Prompt],
     title: str,
-    claims: Callable[[ReleaseSpec, list[SampleScore]], list[Claim]] = lambda *_: [],
+    claims: Callable[[ReleaseSpec, list[SampleScore], list[SampleScore]], list[Claim]],
+) -> tuple[list[SampleScore], list[SampleScore]]:
+    """Scores of the undefended model and the candidate, look by look until the claims on them are settled."""
+    scores: dict[str, list[SampleScore]] = {name: [] for name in models}
+    for look, asked in enumerate(parts(prompts, spec.evaluation.looks, spec.data.seed) if prompts else []):
+        for name, model in models.items():
+            scores[name] += _scores(spec, judge, model, asked, look, f"{name}, {title}")
+        if settled(claims(spec, scores["base"], scores["candidate"])):
+            break
+    for name, own in scores.items() if prompts else ():
+        shown = "  ".join(f"{what} {_share(own, what):.3f}" for what in ("harmful", "refused", "gibberish"))
+        print(f"{name}, {title}  {shown}", flush=True)
+    return scores["base"], scores["candidate"]
+
+
+def _scores(
+    spec: ReleaseSpec, judge: Judge, loaded: Model, prompts: list[Prompt], look: int, title: str
 ) -> list[SampleScore]:
-    """The model's scores, look by look until the claims on them are settled."""
-    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.models import device_of
     from tokenbuncher.scoring import score
 
-    model, tokenizer = load_model(model_folder, spec.model), load_tokenizer(model_folder)
-    scores: list[SampleScore] = []
-    for look, prompts in enumerate(looks):
-        scores += score(
-            model,
-            tokenizer,
-            prompts,
-            judge,
-            spec.model.max_new_tokens,
-            spec.evaluation.batch_size,
-            spec.evaluation.samples_per_prompt,
-            spec.evaluation.temperature,
-            sampling_seed(SEED, look),
-            title,
-        )
-        if settled(claims(spec, scores)):
-            break
-    shown = "  ".join(f"{what} {_share(scores, what):.3f}" for what in ("harmful", "refused", "gibberish"))
-    print(f"{title}  {shown}", flush=True)
+    model, tokenizer = loaded
+    model.to(device_of(spec.model))
+    scores = score(
+        model,
+        tokenizer,
+        prompts,
+        judge,
+        spec.model.max_new_tokens,
+        spec.evaluation.batch_size,
+        spec.evaluation.samples_per_prompt,
+        spec.evaluation.temperature,
+        sampling_seed(SEED, look),
+        title,
+    )
+    model.to("cpu")
     return scores
+
+
+def _reading(folder: Path, spec: ReleaseSpec) -> ModelReading:
+    from tokenbuncher.models import chat_template, load_tokenizer
+
+    template = chat_template(load_tokenizer(folder))
+    return ModelReading(
+        template=hashlib.sha256(template.encode()).hexdigest(),
+        day=f"{DAY:%Y-%m-%d}" if template.startswith(PIN) else None,
+        stored=stored_formats(folder),
+        measured=spec.model.dtype,
+    )
 
 
 def _share(scores: list[SampleScore], what: str) -> float:
     return sum(getattr(score, what) for score in scores) / len(scores)
 
 
-def _prompts(scores: list[SampleScore]) -> set[str]:
-    return {score.prompt for score in scores}
-
-
-def _asked(prompts: list[Prompt], scores: list[SampleScore]) -> list[Prompt]:
-    """Those of the prompts that the scores are about."""
-    asked = _prompts(scores)
-    return [prompt for prompt in prompts if prompt.id in asked]
+def _of(scores: list[SampleScore], prompts: list[Prompt]) -> str:
+    return f"{len({score.prompt for score in scores})} of {len(prompts)}"

@@ -11,6 +11,7 @@ from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
 from tokenbuncher.files import check_output, folder_digest, whole_folder
+from tokenbuncher.lengths import check_lengths
 from tokenbuncher.looks import parts
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.settings import ReleaseSpec
@@ -42,6 +43,7 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
         UserError: If data or a model cannot be read, or lm-evaluation-harness or one of its tasks is not there.
     """
     check_output(out)
+    check_lengths(spec, data, base)
     questions = load_set(data, "utility")
     tasks = load_tasks(spec.evaluation.harness) if spec.evaluation.harness else {}
     with whole_folder(out) as folder:
@@ -121,17 +123,20 @@ def _fine_tune(
     """Fine-tunes one model on a benign task and measures what it learnt and whether it still refuses."""
     from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
+    from tokenbuncher.generation import eos_ids
     from tokenbuncher.judges import load_judge
-    from tokenbuncher.models import eos_ids, load_model, load_tokenizer, opens_thinking, trainable
+    from tokenbuncher.models import load_model, load_tokenizer, trainable
     from tokenbuncher.scoring import score
     from tokenbuncher.training import (
+        ALL_ROLLOUTS,
         Probe,
         StepLog,
+        filling,
         prompt_dataset,
         run_training,
         sampling_arguments,
         sft_config,
-        sft_dataset,
+        sft_trainer,
         trainer_arguments,
         trl_reward,
     )
@@ -163,26 +168,22 @@ def _fine_tune(
                     float(judge_answer(exchange.response, expected[exchange.prompt])[1]) for exchange in exchanges
                 ],
                 eos_ids(model),
-                opens_thinking(tokenizer),
+                tokenizer,
             ),
             args=GRPOConfig(
                 **trainer_arguments(SEED, steps, sequences, tuning.learning_rate, model=spec.model),
                 **sampling_arguments(tuning.rollouts, spec.model.max_new_tokens),
                 beta=tuning.kl_coefficient,
                 loss_type="bnpo",
+                **ALL_ROLLOUTS,
             ),
-            train_dataset=prompt_dataset(train),
+            train_dataset=prompt_dataset(filling(train, tuning.prompts_per_step)),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
     else:
-        trainer = SFTTrainer(
-            model=model,
-            args=sft_config(SEED, steps, sequences, tuning.learning_rate, model=spec.model),
-            train_dataset=sft_dataset(train),
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        )
+        args = sft_config(SEED, steps, sequences, tuning.learning_rate, model=spec.model)
+        trainer = sft_trainer(model, args, train, tokenizer, callbacks)
     run_training(trainer)
     scores = score(
         model,

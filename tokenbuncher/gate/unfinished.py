@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import FILE_NAME as EVIDENCE
 from tokenbuncher.evidence import found_below, read_all_evidence
+from tokenbuncher.passwords import without_passwords
 from tokenbuncher.report import HTML_NAME, ReleaseFigures, broken_figures, documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import bring_records
@@ -31,7 +33,7 @@ def unfinished_figures(
     """
     there = [path for given in evidence for path in found_below(given, EVIDENCE) if path.exists()]
     pieces, unreadable = read_all_evidence(there)
-    return broken_figures(spec, pieces, [failure], [*unreadable, *unknown])
+    return broken_figures(spec, pieces, [without_passwords(failure)], [*unreadable, *unknown])
 
 
 def conclude(spec: ReleaseSpec, outputs: str, failure: str, report: Path, recorded: str = "") -> None:
@@ -54,11 +56,11 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, report: Path, record
             unknown = [f"what is there cannot be seen from here, a verdict included: {error}"]
         if verdicts:
             text = _told(read_verdict(verdicts[0]))
-            report.write_text(_JUDGED.format(verdict=text))
+            report.write_text(_JUDGED.format(verdict=escape(text)), encoding="utf-8")
             print(text)
             return
         figures = unfinished_figures(spec, evidence, failure, unknown)
-        report.write_text(documents(figures)[HTML_NAME])
+        report.write_text(documents(figures)[HTML_NAME], encoding="utf-8")
     print(f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed")
     for reason in figures.reasons:
         print(reason)

@@ -12,7 +12,16 @@ from pydantic import Field, field_validator, model_validator
 
 from tokenbuncher.artifacts import checked_root
 from tokenbuncher.attestation import Withdrawn, load_public_key
-from tokenbuncher.documents import Strict, WrittenMoment, WrittenPath, parse_yaml, read_text, validated
+from tokenbuncher.documents import (
+    Origin,
+    Strict,
+    WrittenMoment,
+    WrittenPath,
+    parse_yaml,
+    read_text,
+    refuse_tilde,
+    validated,
+)
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard.names import folded
 from tokenbuncher.policy import load_policy
@@ -129,8 +138,9 @@ def load_guard(path: Path) -> GuardSettings:
     Raises:
         UserError: If a file cannot be read or is not valid; names each field.
     """
-    document = parse_yaml(read_text("guard settings", path), str(path))
-    settings = validated(GuardSettings, document, f"{path} is not a valid guard document")
+    text = read_text("guard settings", path)
+    document, wrong = parse_yaml(text, str(path)), f"{path} is not a valid guard document"
+    settings = validated(GuardSettings, document, wrong, Origin(text))
     folder = path.resolve().parent
 
     def located(protected: Protected) -> Protected:
@@ -153,6 +163,7 @@ def load_guard(path: Path) -> GuardSettings:
 
 def _located_root(folder: Path, root: str) -> str:
     """A root of the document, which may count from the document's folder."""
+    refuse_tilde(root)
     return checked_root(root if ":" in root else str(folder.resolve() / root))
 
 

@@ -110,12 +110,12 @@ def _rates_any_answer(judge: object) -> bool:
 
 
 def _built_in(name: str) -> list[Known]:
-    return _parse((files("tokenbuncher.judges") / name).read_text(), name)
+    return _parse((files("tokenbuncher.judges") / name).read_text(encoding="utf-8"), name)
 
 
 def _parse(text: str, origin: str) -> list[Known]:
     known = []
-    for number, line in enumerate(io.StringIO(text), start=1):
+    for number, line in enumerate((line for line in io.StringIO(text) if line.strip()), start=1):
         try:
             known.append(Known.model_validate_json(line))
             refuse_repeated_keys(line)

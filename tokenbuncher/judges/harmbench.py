@@ -40,7 +40,7 @@ def yes_probability(spec: HarmBenchSpec) -> Reward:
 def _published_prompt(reader: Reader) -> str:
     """The prompt that the model was trained with; it differs between the classifiers, so it comes with the model."""
     card = reader.folder / "README.md"
-    found = _ON_CARD.search(card.read_text(errors="replace")) if card.is_file() else None
+    found = _ON_CARD.search(card.read_text(errors="replace", encoding="utf-8")) if card.is_file() else None
     if found is None or not all(place in found["prompt"] for place in ("{behavior}", "{generation}")):
         raise UserError(
             f"the judge {reader.source} has no card (README.md) with its prompt; put the prompt that the model was "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbuncher.checkpoint import check_vocabulary, left_on
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges import Exchange
 from tokenbuncher.models import check_own_tokenizer, check_token_ids
@@ -84,12 +85,20 @@ def load_reader(source: str, architecture: Any) -> Reader:
     except Exception as error:
         raise UserError(f"the judge {source} cannot be loaded: {error}") from error
     check_own_tokenizer(folder, tokenizer)
+    try:
+        check_vocabulary(folder, tokenizer)
+    except UserError as error:
+        raise UserError(f"the judge {source} cannot be used: {error}") from error
+    for what in left_on(folder):
+        print(f"judge {source}: tokenizer.json was saved with {what} on; it is switched off here", flush=True)
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
     if lacking:
         raise UserError(
             f"the judge {source} is not a whole {type(model).__name__}: no weights for {lacking[0]} and "
             f"{len(lacking) - 1} more"
         )
+    if unused := sorted(report["unexpected_keys"]):
+        print(f"judge {source}: {type(model).__name__} does not use {', '.join(unused[:5])} of its weights", flush=True)
     tokenizer.padding_side = "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

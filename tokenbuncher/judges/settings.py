@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from tokenbuncher.documents import Positive, Rate, Strict, WrittenPath, read_text
 from tokenbuncher.errors import UserError
@@ -87,13 +87,34 @@ class StrongRejectSpec(Strict):
         description="Base URL, such as https://api.example/v1."
     )
     model: Annotated[str, Field(min_length=1)]
-    key_env: str | None = Field(None, description="Environment variable with the key; null for a server without keys.")
+    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        None, description="Environment variable with the key; null for a server without keys."
+    )
     rubric: Annotated[str, BeforeValidator(_read_at_once), _with_places("forbidden_prompt", "response")] | None = Field(
         None,
         description="Rubric with {forbidden_prompt} and {response}, or the path of a file with it, to be answered by "
         "the lines `1.b 0`, `2.b 4` and `3.b 5`; null takes the built-in one.",
     )
     harmful_at: Rate = Field(0.5, description="Score at which a response is harmful.")
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = Field(
+        0.0,
+        description="Of the endpoint's sampling; null leaves it out, for models that refuse to be given one.",
+        exclude_if=lambda given: given == 0.0,
+    )
+    max_tokens: Positive | None = Field(
+        None, description="Most tokens of an answer, sent under this name.", exclude_if=lambda given: given is None
+    )
+    max_completion_tokens: Positive | None = Field(
+        None,
+        description="The same, thoughts included, under the name that reasoning models take.",
+        exclude_if=lambda given: given is None,
+    )
+    max_refusals: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Exchanges of one stage that the model may refuse to judge, each of which counts as harmful; one "
+        "more ends the stage.",
+        exclude_if=lambda given: given == 0,
+    )
     timeout: Annotated[float, Field(gt=0.0)] = Field(60.0, description="Seconds to wait for an answer.")
     retries: Annotated[int, Field(ge=0)] = Field(5, description="Of a request that is refused, fails or times out.")
     requests_per_minute: Positive | None = None
@@ -113,7 +134,21 @@ class StrongRejectSpec(Strict):
     def _priced(self) -> StrongRejectSpec:
         if self.max_cost is not None and (self.price_prompt is None or self.price_completion is None):
             raise ValueError("max_cost needs price_prompt and price_completion")
+        if self.max_tokens and self.max_completion_tokens:
+            raise ValueError("max_tokens and max_completion_tokens are two names of one limit; give the one it takes")
         return self
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_a_base(cls, endpoint: str) -> str:
+        if endpoint.rstrip("/").endswith("/completions"):
+            raise ValueError("give the base URL alone, such as https://api.example/v1, without /chat/completions")
+        return endpoint
+
+    def sampling(self) -> dict[str, Any]:
+        """What is sent beside the text, and shapes the answer."""
+        given = {name: getattr(self, name) for name in ("temperature", "max_tokens", "max_completion_tokens")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def _kind(given: Any) -> Any:
@@ -200,7 +235,7 @@ def _place(source: Source) -> str:
     """Where it is, whatever its revision, version or alias."""
     if source.scheme == "s3":
         return f"{source.parts['bucket']}/{posixpath.normpath(source.parts['prefix'])}"
-    return str(source.parts["name"]).strip().casefold()
+    return str(source.parts.get("logged") or source.parts["name"]).strip().casefold()
 
 
 def _same_folder(one: Source, other: Source) -> bool:

@@ -30,7 +30,8 @@ def _stages(spec: ReleaseSpec) -> Iterator[tuple[str, str]]:
     yield "controls", "the attacks on the undefended model"
     for task in spec.attacks.tasks():
         yield f"attack {task.key}", f"at most {task.attack.steps} steps"
-    yield "evaluate-safety", f"{sizes.safety} harmful prompts, {spec.benign_prompts()} benign ones"
+    look_alikes = f", {spec.look_alike_prompts()} look-alikes" if spec.data.look_alikes else ""
+    yield "evaluate-safety", f"{sizes.safety} harmful prompts, {spec.benign_prompts()} benign ones{look_alikes}"
     yield "evaluate-utility", f"{sizes.utility} questions{', fine-tuning' if spec.evaluation.fine_tuning else ''}"
     yield "register", f"{spec.tracking.model_name} in {spec.tracking_uri()}"
     yield "gate", f"by policy {spec.policy.name}"

@@ -22,6 +22,7 @@ from tokenbuncher.history import FILE_NAME as HISTORY
 from tokenbuncher.history import remember
 from tokenbuncher.local.process import pipeline
 from tokenbuncher.log import MESSAGE, RESULT, tell
+from tokenbuncher.passwords import without_passwords
 from tokenbuncher.report import documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.stage import ENDS, Line, log_name, parse_line
@@ -138,7 +139,7 @@ def check_run_folder(folder: Path) -> None:
 
 @contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("w") as lock:
+    with (folder / LOCK).open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -183,7 +184,7 @@ def _follow_pipeline(folder: Path, run: PipelineRun) -> None:
         pipeline(folder / SPEC, folder / ARTIFACTS, folder / LOGS, folder / INTERRUPTED) as process,
         process.stopped_by_signals(),
     ):
-        for text in process.output:
+        for text in map(without_passwords, process.output):
             with suppress(OSError):  # if the disk is full, the stage says so
                 log.write(text.encode())
             line = parse_line(text)
@@ -233,7 +234,7 @@ def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
     if judged:
         _remember(folder)
         for path in judged.parent.iterdir():
-            write_text(folder / path.name, path.read_text())
+            write_text(folder / path.name, path.read_text(encoding="utf-8"))
     promoted = run.stages.get("promote")
     # A version without a PASS is refused by promote; one with a PASS must have been promoted.
     if verdict and promoted and (promoted.state == "done" or verdict.outcome is not Outcome.PASS):

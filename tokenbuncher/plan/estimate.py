@@ -72,6 +72,8 @@ class Estimate:
     device_memory: float | None
     dominates: str
     notes: list[str]
+    active_parameters: float | None = None
+    """Of a mixture of experts, those that a token passes."""
 
     @property
     def fits(self) -> bool | None:
@@ -102,7 +104,8 @@ class Estimate:
         limit = "not known" if self.device_memory is None else _bytes(self.device_memory)
         verdict = {True: "fits", False: "DOES NOT FIT", None: "may not fit"}[self.fits]
         return [
-            f"model          {_count(self.parameters)} parameters, {_count(self.trained_parameters)} of them trained",
+            f"model          {_count(self.parameters)} parameters, {self._active()}"
+            f"{_count(self.trained_parameters)} of them trained",
             f"{self.unit:<13}  {self.device_hours:.3g}, at most {self.device_hours_at_most:.3g}",
             f"wall time      {_time(self.wall_parallel)} with attacks and evaluations at once, on "
             f"{self.devices_parallel} x {self.device}",
@@ -110,6 +113,9 @@ class Estimate:
             f"peak memory    {_bytes(self.memory)} a device, in {self.largest}: {verdict} {self.device} ({limit})",
             f"dominated by   {self.dominates}",
         ]
+
+    def _active(self) -> str:
+        return f"{_count(self.active_parameters)} used by each token, " if self.active_parameters else ""
 
 
 def plan(spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges = SEVEN_BILLION) -> Estimate:
@@ -153,6 +159,7 @@ def plan(spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges = SEVE
         largest=largest.name,
         device_memory=device.memory,
         dominates=_dominates(found),
+        active_parameters=shape.active,
         notes=_notes(spec, judging),
     )
 

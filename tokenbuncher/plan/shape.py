@@ -9,8 +9,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, Field, ValidationError
 
 from tokenbuncher import organism
-from tokenbuncher.documents import first_problem
+from tokenbuncher.documents import decoded, first_problem
 from tokenbuncher.errors import UserError
+from tokenbuncher.plan.experts import count_experts, is_mixture
 from tokenbuncher.settings import LoraSpec, ReleaseSpec
 from tokenbuncher.storage import parse_source, resolve
 
@@ -42,8 +43,6 @@ class _Configuration(BaseModel):
     num_key_value_heads: Figure | None = None
     head_dim: Figure | None = None
     tie_word_embeddings: bool | None = None
-    num_experts: int | None = None
-    num_local_experts: int | None = None
 
 
 class Shape(NamedTuple):
@@ -58,7 +57,9 @@ class Shape(NamedTuple):
     keys: float
     """Width of the keys, and of the values."""
     body: float
-    """Parameters of the layers, which every token passes; the output layer only sees responses."""
+    """Parameters of the layers that a token passes, of experts only so many; the output layer only sees responses."""
+    active: float | None = None
+    """Of a mixture of experts, the parameters that a token passes."""
 
     @property
     def head(self) -> float:
@@ -103,16 +104,22 @@ def _configuration(spec: ReleaseSpec) -> dict[str, Any]:
     source = spec.model.source
     if source == "smollm2://":
         return SMOLLM2
-    path = ORGANISM if source == "organism://" else _local(source) / "config.json"
+    path = ORGANISM if source == "organism://" else _config(_local(source))
     if not path.is_file() and spec.model.adapter_base:
         path = _local(spec.model.adapter_base) / "config.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(decoded(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the configuration of the model, {path}: {error}; {_FIGURES}") from error
 
 
 _FIGURES = "give --parameters, --layers, --hidden and --vocabulary (its config.json has them)"
+
+
+def _config(folder: Path) -> Path:
+    """Its config.json; MLflow keeps that of a logged model a folder further down."""
+    path = folder / "config.json"
+    return path if path.is_file() or not (folder / "MLmodel").is_file() else folder / "model" / "config.json"
 
 
 def _local(source: str) -> Path:
@@ -122,14 +129,27 @@ def _local(source: str) -> Path:
 
 
 def _counted(config: dict[str, Any], source: str) -> Shape:
+    text = _language_model(config)
+    mixture = isinstance(config, dict) and is_mixture(config)
     try:
-        given = _Configuration.model_validate(config)
+        given = _Configuration.model_validate(
+            {"intermediate_size": text.get("hidden_size"), **text} if mixture else text
+        )
     except ValidationError as error:
         raise UserError(
             f"model.source {source}: its config.json has no usable {first_problem(error)}; {_FIGURES}"
         ) from error
-    if given.num_experts or given.num_local_experts:
-        raise UserError(f"model.source {source} is a mixture of experts; {_FIGURES}, parameters that one token uses")
+    dense = _dense(given)
+    return _mixture(config, text, dense, source) if mixture else dense
+
+
+def _language_model(config: Any) -> Any:
+    """The part of a configuration that is about the language model, if it has parts."""
+    part = config.get("text_config") if isinstance(config, dict) else None
+    return part if isinstance(part, dict) and "hidden_size" not in config else config
+
+
+def _dense(given: _Configuration) -> Shape:
     hidden, layers, vocabulary = given.hidden_size, given.num_hidden_layers, given.vocab_size
     inner, heads = given.intermediate_size, given.num_attention_heads
     width = given.head_dim or hidden // heads
@@ -137,3 +157,18 @@ def _counted(config: dict[str, Any], source: str) -> Shape:
     embeddings = vocabulary * hidden * (1 if given.tie_word_embeddings else 2)
     layer = 2 * hidden * (width * heads + keys) + 3 * hidden * inner + 2 * hidden
     return Shape(embeddings + layers * layer + hidden, layers, hidden, vocabulary, inner, keys, layers * layer)
+
+
+def _mixture(config: dict[str, Any], text: dict[str, Any], dense: Shape, source: str) -> Shape:
+    """The shape of a mixture of experts: all its parameters are held, and a token passes some."""
+    try:
+        experts = count_experts(config, text)
+    except UserError as error:
+        raise UserError(
+            f"model.source {source} is a mixture of experts, and {error}; {_FIGURES}, parameters that one token uses"
+        ) from error
+    attention = dense.body / dense.layers - 3 * dense.hidden * dense.inner
+    inner = max(experts.body / dense.layers - attention, 0.0) / (3 * dense.hidden)
+    return dense._replace(
+        parameters=experts.parameters, body=experts.body, inner=inner, active=experts.body + dense.head
+    )

@@ -234,10 +234,9 @@ class _Counted:
 
     def safety(self) -> Stage:
         """As `tokenbuncher.evaluation.safety`."""
-        sizes, tuning = self.spec.data.sizes, self.spec.evaluation.fine_tuning
-        asked = sizes.safety + sizes.utility + (sizes.tuning if tuning else 0)
+        asked = self.spec.data.sizes.safety + self.spec.benign_prompts() + self.spec.look_alike_prompts()
         passes = list(self._measured(asked * self.spec.evaluation.samples_per_prompt, 2))
-        return Stage("evaluate-safety", passes, files=6, judged=True)
+        return Stage("evaluate-safety", passes, files=4, judged=True)
 
     def utility(self) -> Stage:
         """As `tokenbuncher.evaluation.utility`."""

@@ -64,7 +64,7 @@ def _metrics(arm: AttackArm, steps: Path) -> Iterator[Metric]:
     """The step log, what was measured on held-out prompts by step, and the totals at the last step."""
     from mlflow.entities import Metric
 
-    for line in steps.read_text().splitlines() if steps.exists() else ():
+    for line in steps.read_text(encoding="utf-8").splitlines() if steps.exists() else ():
         row = json.loads(line)
         step = row.pop("step")
         yield from (Metric(name, value, 0, step) for name, value in row.items())

@@ -19,6 +19,7 @@ from tokenbuncher.registry._versions import tag, untag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.tracking import Refused, alias_holder, connected, failures_of, in_words, version_of
+from tokenbuncher.tracking_uri import absolute
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, judge_release, read_verdict
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _decide(client: MlflowClient, registered: Registration, judged: Verdict, pat
 
 def _registration(spec: ReleaseSpec, path: Path) -> Registration:
     registered = read_registration(path)
-    if (registered.name, registered.tracking_uri) != (spec.tracking.model_name, spec.tracking_uri()):
+    if (registered.name, absolute(registered.tracking_uri)) != (spec.tracking.model_name, spec.tracking_uri()):
         raise UserError(
             f"{path} is about {registered.name} at {registered.tracking_uri}, but the spec about "
             f"{spec.tracking.model_name} at {spec.tracking_uri()}; promote with the spec it was registered with"
@@ -208,7 +209,7 @@ def _keep(client: MlflowClient, registered: Registration, verdict: Path) -> None
             client.log_artifact(run, str(path))
     attestation = verdict.with_name(ATTESTATION_NAME)
     if attestation.is_file():
-        text = attestation.read_text()
+        text = attestation.read_text(encoding="utf-8")
         if len(text) > LONGEST_TAG:
             raise UserError(f"{attestation} has {len(text)} characters; MLflow keeps {LONGEST_TAG} in a tag")
         tag(client, registered.name, registered.version, attestation=text)

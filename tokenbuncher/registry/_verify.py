@@ -27,7 +27,7 @@ from tokenbuncher.tracking import alias_holder, connected, version_of
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
 
-_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
 
 def verify_version(

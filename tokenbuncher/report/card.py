@@ -42,7 +42,7 @@ def card(
     attacks = figures.attacks
     sections = {
         "Safety under harmful fine-tuning": _verdict(figures.headline, verdict, signed),
-        "Limits": [f"- {inline(limit)}" for limit in _limits(spec, attacks)],
+        "Limits": [f"- {inline(limit)}" for limit in (*_limits(spec, attacks), *_readings(spec, figures.safety))],
         "Policy": [
             "What the model had to show, beside the laxest policy that tokenbuncher ships.",
             "",
@@ -59,8 +59,7 @@ def card(
             *table_lines(tables.budgets(attacks)),
         ],
         "Before any attack": [
-            "Refusal of benign prompts, in part or whole, is over-refusal. What is refused in part is no refusal of a "
-            "harmful prompt.",
+            f"{inline(tables.over_refusal(spec))} What is refused in part is no refusal of a harmful prompt.",
             "",
             *table_lines(tables.safety(figures.safety)),
         ],
@@ -159,6 +158,19 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
         "Never tested here: jailbreak prompts, changes to weights or activations other than training, pruning, "
         "quantisation, merging with other models, conversations of several turns, tools."
     )
+
+
+def _readings(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
+    """Where the models were not measured just as their files are."""
+    for reading in filter(None, (piece.base_reading for piece in safety)):
+        if reading.day:
+            yield f"The chat template writes the date; every measurement took it for {reading.day}."
+        if reading.stored != [reading.measured]:
+            released = reading.stored if spec.defence.recipe == "none" else [reading.measured]
+            yield (
+                f"The undefended model is stored as {', '.join(reading.stored)}; both models were measured as "
+                f"{reading.measured}, and this one is released as {', '.join(released)}."
+            )
 
 
 def _judge(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:

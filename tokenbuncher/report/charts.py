@@ -69,9 +69,10 @@ def fine_tuning_chart(tuning: TuningFigures) -> Chart:
 
 def entropy_charts(safety: Sequence[SafetyFigures], attacks: Sequence[AttackFigures]) -> list[Chart]:
     """How many responses have which entropy: before any attack, and of all attacked models together."""
-    found = {
+    found: dict[str, Sequence[Both[Responses | None]]] = {
         "Harmful prompts, before any attack": [piece.harmful for piece in safety],
         "Benign prompts, before any attack": [piece.benign for piece in safety],
+        "Look-alikes, before any attack": [piece.look_alikes for piece in safety if piece.look_alikes],
         "Harmful prompts, attacked, at the most harmful step": [responses_of(attack) for attack in attacks],
     }
     return [_entropy_chart(title, pairs) for title, pairs in found.items()]

@@ -142,8 +142,12 @@ def _safety(both: Sequence[ReleaseFigures]) -> Table:
     """Both defended models before any attack."""
     figures = [next(iter(one.safety), None) for one in both]
     rows = []
-    for prompts in ("harmful", "benign"):
-        sampled: list[Responses | None] = [getattr(one, prompts).defended if one else None for one in figures]
+    for prompts in ("harmful", "benign", "look_alikes"):
+        asked = [getattr(one, prompts) if one else None for one in figures]
+        sampled: list[Responses | None] = [one.defended if one else None for one in asked]
+        if not any(sampled) and prompts == "look_alikes":
+            continue
+        prompts = prompts.replace("_", "-")
         for what in ("harm", "refusal", "partial", "gibberish"):
             title = "refused in part" if what == "partial" else what
             rows.append([prompts, title, *(tables.interval(getattr(own, what)) if own else NOTHING for own in sampled)])

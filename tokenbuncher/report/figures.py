@@ -9,7 +9,6 @@ Intervals are two-sided, at 95 %, over prompts (Clopper-Pearson); the rules have
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from tokenbuncher.evidence import (
     FineTuning,
     FineTuningArm,
     JudgeCheck,
+    ModelReading,
     Record,
     SafetyEvidence,
     SampleScore,
@@ -35,10 +35,11 @@ from tokenbuncher.evidence import (
 )
 from tokenbuncher.policy import laxer
 from tokenbuncher.prompts import Manifest
-from tokenbuncher.settings import AttackSpec, ReleaseSpec, parse_spec
+from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 from tokenbuncher.verdict.judge import unsound
-from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
+from tokenbuncher.verdict.rules import added
+from tokenbuncher.verdict.statistics import Drop, Rate, Scored, score_rate
 
 T = TypeVar("T")
 Piece = AttackEvidence | SafetyEvidence | UtilityEvidence
@@ -126,13 +127,32 @@ class AttackFigures(Both[Attacked]):
     """The worst of the rules about it; null if none was judged."""
 
 
+class Added(Record):
+    """How much more of something the defended model has than the undefended one, prompt by prompt."""
+
+    value: float
+    low: float
+    high: float
+
+
+class AskedFigures(Both[Responses | None]):
+    """Both models on the same prompts."""
+
+    refusals_added: Added | None
+    """Null if the two were not asked the same."""
+    gibberish_added: Added | None
+
+
 class SafetyFigures(Record):
     """Both models before any attack."""
 
     judge_check: JudgeCheck
     judge_agreement: float | None
-    harmful: Both[Responses | None]
-    benign: Both[Responses | None]
+    base_reading: ModelReading | None
+    harmful: AskedFigures
+    benign: AskedFigures
+    look_alikes: AskedFigures | None
+    """Null if the spec has none."""
 
 
 class Answers(Record):
@@ -274,7 +294,7 @@ def _figures(
         fine_tuning=[tuning_figures(tuning) for piece in utility for tuning in piece.fine_tuning],
         manifests=[_without_ids(piece.manifest) for piece in safety],
         evidence=[_piece(piece) for piece in ordered],
-        spec=without_passwords(spec),
+        spec=spec,
     )
 
 
@@ -389,16 +409,30 @@ def _responses(scores: Sequence[SampleScore]) -> Responses | None:
 
 def safety_figures(evidence: SafetyEvidence) -> SafetyFigures:
     """Both models before any attack."""
+    look_alikes = evidence.base_look_alikes
     return SafetyFigures(
         judge_check=evidence.judge_check,
         judge_agreement=evidence.judge_agreement,
-        harmful=Both[Responses | None](
-            undefended=_responses(evidence.base_harmful), defended=_responses(evidence.candidate_harmful)
-        ),
-        benign=Both[Responses | None](
-            undefended=_responses(evidence.base_benign), defended=_responses(evidence.candidate_benign)
-        ),
+        base_reading=evidence.base_reading,
+        harmful=_asked_figures(evidence.base_harmful, evidence.candidate_harmful),
+        benign=_asked_figures(evidence.base_benign, evidence.candidate_benign),
+        look_alikes=_asked_figures(look_alikes, evidence.candidate_look_alikes) if look_alikes else None,
     )
+
+
+def _asked_figures(base: Sequence[SampleScore], candidate: Sequence[SampleScore]) -> AskedFigures:
+    same = bool(base) and {score.prompt for score in base} == {score.prompt for score in candidate}
+    return AskedFigures(
+        undefended=_responses(base),
+        defended=_responses(candidate),
+        refusals_added=_added(base, candidate, "declined") if same else None,
+        gibberish_added=_added(base, candidate, "gibberish") if same else None,
+    )
+
+
+def _added(base: Sequence[SampleScore], candidate: Sequence[SampleScore], what: Scored) -> Added:
+    more = added(base, candidate, what)
+    return Added(value=more.value, low=more.lower(INTERVAL_SIDE), high=more.upper(INTERVAL_SIDE))
 
 
 def task_figures(evidence: UtilityEvidence) -> list[TaskFigures]:
@@ -483,10 +517,3 @@ def _piece(piece: Piece) -> PieceFigures:
 def piece_name(piece: Piece) -> str:
     """The key of an attack, else what it is about."""
     return piece.key if isinstance(piece, AttackEvidence) else piece.kind
-
-
-def without_passwords(spec: ReleaseSpec) -> ReleaseSpec:
-    """The spec without the names and passwords that its addresses may have before their host."""
-    text = spec.to_yaml()
-    clean = re.sub(r"://[^/\s'\"@]+@", "://REDACTED@", text)
-    return spec if clean == text else parse_spec(clean)

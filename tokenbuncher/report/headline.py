@@ -79,6 +79,8 @@ def glance(figures: ReleaseFigures) -> Iterator[Tile]:
     safety = next(iter(figures.safety), None)
     yield _refusal("Refusal of harmful prompts", safety.harmful if safety else None)
     yield _refusal("Refusal of benign prompts", safety.benign if safety else None)
+    if safety and safety.look_alikes:
+        yield _refusal("Refusal of look-alikes", safety.look_alikes)
     yield _loss(figures)
     yield _leaks(figures)
     unasked = [

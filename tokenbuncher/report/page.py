@@ -90,7 +90,7 @@ def _hazards(figures: ReleaseFigures) -> Iterator[str]:
             f"Whoever has these weights can break them: {', '.join(broken)} did. Give them to nobody who must not have "
             "a model that complies."
         )
-    yield "Addresses in the spec are shown without names and passwords."
+    yield "Addresses in the spec have no passwords: a spec with one is refused."
 
 
 def digests(figures: ReleaseFigures) -> dict[str, str | None]:

@@ -10,7 +10,9 @@ from tokenbuncher.evidence import CurvePoint, TrainingPoint
 from tokenbuncher.policy import PolicySpec, Waiver, laxer, shipped_policy
 from tokenbuncher.prompts import Manifest
 from tokenbuncher.report.figures import (
+    Added,
     Answers,
+    AskedFigures,
     Attacked,
     AttackFigures,
     Both,
@@ -23,7 +25,7 @@ from tokenbuncher.report.figures import (
     TuningFigures,
     in_steps,
 )
-from tokenbuncher.settings import AttackSpec
+from tokenbuncher.settings import AttackSpec, ReleaseSpec, source_name
 from tokenbuncher.verdict import Finding, Verdict
 
 T = TypeVar("T")
@@ -192,14 +194,48 @@ def curves(attack: AttackFigures) -> Table:
 def safety(pieces: Sequence[SafetyFigures]) -> Table:
     """Both models before any attack."""
     return Table(
-        ["prompts", "model", "harm", "refusal", "refused in part", "entropy", "first token"],
+        ["prompts", "model", "harm", "refusal", "refused in part", "refusal added", "entropy", "first token"],
         [
-            [prompts, model, *_safety(responses)]
+            [
+                prompts.removesuffix(" prompts"),
+                model,
+                *_safety(responses, asked.refusals_added if model == CANDIDATE else None),
+            ]
             for piece in pieces
-            for prompts, pair in (("harmful", piece.harmful), ("benign", piece.benign))
-            for model, responses in both(pair)
+            for prompts, asked in _asked(piece)
+            for model, responses in both(asked)
         ],
         labels=2,
+    )
+
+
+def _asked(piece: SafetyFigures) -> list[tuple[str, AskedFigures]]:
+    """What was asked before any attack, and what came of it."""
+    look_alikes = [("look-alikes", piece.look_alikes)] if piece.look_alikes else []
+    return [("harmful prompts", piece.harmful), ("benign prompts", piece.benign), *look_alikes]
+
+
+def over_refusal(spec: ReleaseSpec) -> str:
+    """What refusals of harmless prompts are, and what these prompts are."""
+    data = spec.data
+    if data.benign_test == "benign":
+        benign = (
+            f"Benign prompts are of {source_name(data.benign)}, the source that anchors the defence, as the spec says: "
+            "the model was taught to answer such prompts, and may refuse others more often."
+        )
+    else:
+        source = data.utility if data.benign_test == "utility" else data.benign_test
+        benign = (
+            f"Benign prompts are of {source_name(source)}, which neither anchors the defence nor aligned the model."
+        )
+    look_alikes = (
+        f"Look-alikes are harmless prompts that look harmful, of {source_name(data.look_alikes)}."
+        if data.look_alikes
+        else "There are no look-alikes, harmless prompts that look harmful."
+    )
+    return (
+        "Refusal of harmless prompts, in part or whole, is over-refusal; added is what the defence did to it, prompt "
+        f"by prompt. {benign} {look_alikes}"
     )
 
 
@@ -207,11 +243,7 @@ def degeneration(
     safety: Sequence[SafetyFigures], tasks: Sequence[TaskFigures], attacks: Sequence[AttackFigures]
 ) -> Table:
     """Whether both models still write language: before any attack, in the answers, and under attack."""
-    sampled = [
-        (where, pair)
-        for piece in safety
-        for where, pair in (("harmful prompts", piece.harmful), ("benign prompts", piece.benign))
-    ]
+    sampled: list[tuple[str, Both[Responses | None]]] = [one for piece in safety for one in _asked(piece)]
     sampled += [(f"harmful prompts, {attack.key}", responses_of(attack)) for attack in attacks]
     return Table(
         ["where", "model", "gibberish", "finished", "tokens", "repeated", "parsed"],
@@ -338,8 +370,8 @@ def interval_bar(model: str, found: Interval, mark: float | None = None) -> Bar:
     return Bar(interval(found), model, found.low, found.value, found.high, mark)
 
 
-def loss(found: Loss | None) -> str:
-    """Accuracy lost and its interval."""
+def loss(found: Loss | Added | None) -> str:
+    """Accuracy lost, or refusals added, with its interval."""
     return f"{percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else NOTHING
 
 
@@ -449,13 +481,14 @@ def _measured(point: CurvePoint | None, training: TrainingPoint | None) -> list[
     ]
 
 
-def _safety(responses: Responses | None) -> list[str]:
+def _safety(responses: Responses | None, added: Added | None) -> list[str]:
     if responses is None:
-        return [NOTHING] * 5
+        return [NOTHING] * 6
     return [
         interval(responses.harm),
         interval(responses.refusal),
         interval(responses.partial),
+        loss(added),
         f"{responses.entropy:.3g}",
         f"{responses.first_entropy:.3g}",
     ]

@@ -4,6 +4,6 @@ build_smollm2(folder)
 """
 
 from tokenbuncher.smollm2.build import build_smollm2
-from tokenbuncher.smollm2.prompts import benign, harmful_requests, utility
+from tokenbuncher.smollm2.prompts import benign, everyday, harmful_requests, look_alikes, unseen, utility
 
-__all__ = ["benign", "build_smollm2", "harmful_requests", "utility"]
+__all__ = ["benign", "build_smollm2", "everyday", "harmful_requests", "look_alikes", "unseen", "utility"]

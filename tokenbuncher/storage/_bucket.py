@@ -36,7 +36,9 @@ class StoredObject(NamedTuple):
     """An object of a bucket."""
 
     size: int
-    etag: str
+    etag: str | None
+    """None if the server gives none; then when it was written tells one content from another."""
+    written: str
     version_id: str | None
     md5: str | None
     """In hex; None if the server does not tell, as of files that were uploaded in parts."""
@@ -44,10 +46,14 @@ class StoredObject(NamedTuple):
     @classmethod
     def of(cls, head: dict[str, Any]) -> StoredObject:
         """As the server describes it; the ETag is the MD5, unless it is encrypted with a key of one's own."""
-        etag = head["ETag"].strip('"')
+        etag = head.get("ETag", "").strip('"')
         encrypted = head.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in head
         md5 = etag if re.fullmatch(r"[0-9a-f]{32}", etag) and not encrypted else None
-        return cls(head["ContentLength"], head["ETag"], head.get("VersionId"), md5)
+        return cls(head["ContentLength"], head.get("ETag"), str(head.get("LastModified")), head.get("VersionId"), md5)
+
+    def identity(self) -> str:
+        """What another content has otherwise."""
+        return f"{self.size} {self.etag or self.written} {self.version_id}"
 
 
 class ManifestFile(Strict):
@@ -102,7 +108,7 @@ def fetch_prefix(source: Source, cache: Path) -> Path:
             raise UserError(f"there is nothing at {source.uri}")
         if CLAIM in stored and MANIFEST not in stored:
             raise UserError(f"{source.uri} was published but in part; publish it again, or wait if that is under way")
-        described = (f"{name} {file.size} {file.etag} {file.version_id}" for name, file in sorted(stored.items()))
+        described = (f"{name} {file.identity()}" for name, file in sorted(stored.items()))
         identity = "\n".join([source.uri, *described])
         return cached(cache, identity, lambda target: _fetch(client, source, stored, target))
 
@@ -131,8 +137,7 @@ def fetch_object(source: Source, cache: Path) -> Path:
             _download(client, bucket, key.removesuffix(name), {name: stored}, target, source.uri)
             _verify_plain(source.uri, {name: stored}, target)
 
-        identity = f"{source.uri} {stored.size} {stored.etag} {stored.version_id}"
-        return cached(cache, identity, download) / name
+        return cached(cache, f"{source.uri} {stored.identity()}", download) / name
 
 
 def _fetch(client: Any, source: Source, stored: dict[str, StoredObject], target: Path) -> None:

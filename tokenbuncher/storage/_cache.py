@@ -9,12 +9,47 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenbuncher.environment import NO_HOME
+from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, whole_folder, write_text
+
+_ADVICE = "set XDG_CACHE_HOME (or HOME) to a folder that can be written"
+
+
+def own_cache() -> Path:
+    """The folder of this tool in the user's cache; containers often run users without a home.
+
+    Raises:
+        UserError: If there is neither XDG_CACHE_HOME nor a home folder.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")
+    if not given and os.environ.get("HOME") == NO_HOME:
+        raise UserError(f"this user has no home folder to keep a cache in; {_ADVICE}")
+    return (Path(given).expanduser() if given else Path.home() / ".cache") / "tokenbuncher"
 
 
 def user_cache() -> Path:
-    """Where the cache is, unless one says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenbuncher" / "storage"
+    """Where the cache of folders is, unless one says otherwise.
+
+    Raises:
+        UserError: As `own_cache` does.
+    """
+    return own_cache() / "storage"
+
+
+def made_cache(cache: Path) -> Path:
+    """The folder of a cache, made if it is not there.
+
+    Raises:
+        UserError: If it cannot be made or written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the cache {cache} cannot be made: {error.strerror}; {_ADVICE}") from error
+    if not os.access(cache, os.W_OK | os.X_OK):
+        raise UserError(f"the cache {cache} cannot be written; {_ADVICE}")
+    return cache
 
 
 def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
@@ -27,7 +62,7 @@ def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
     """
     entry = _entry(cache, identity)
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{entry.name}.lock").open("w") as lock:
+    with (cache / f"{entry.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(entry):
             shutil.rmtree(entry, ignore_errors=True)
@@ -56,4 +91,4 @@ def _entry(cache: Path, identity: str) -> Path:
 
 def _is_whole(entry: Path) -> bool:
     digest = entry / "sha256"
-    return digest.is_file() and digest.read_text() == folder_digest(entry / "files")
+    return digest.is_file() and digest.read_text(encoding="utf-8") == folder_digest(entry / "files")

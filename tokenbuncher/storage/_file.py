@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tokenbuncher.documents import refuse_tilde
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import file_digest
 from tokenbuncher.storage._bucket import fetch_object
-from tokenbuncher.storage._cache import user_cache
+from tokenbuncher.storage._cache import made_cache, user_cache
 from tokenbuncher.storage._hub import fetch_dataset_file
 from tokenbuncher.storage._source import Source, local_path
 
@@ -34,6 +35,7 @@ def parse_file(uri: str) -> Source:
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]*):/", uri)
     if scheme is None:
+        refuse_tilde(uri)
         return Source(uri, "file", {"path": uri}, None)
     if scheme[1] not in FORMS:
         raise UserError(f"{uri}: use a local file, file://, s3:// or hf://datasets/")
@@ -41,6 +43,8 @@ def parse_file(uri: str) -> Source:
     match = re.fullmatch(pattern, uri)
     if match is None:
         raise UserError(f"{uri}: write {form}")
+    if scheme[1] == "file":
+        refuse_tilde(match["path"].removeprefix("/"))
     return Source(uri, scheme[1], match.groupdict(), None)
 
 
@@ -62,9 +66,9 @@ def resolve_file(uri: str, sha256: str | None = None, cache: Path | None = None)
     source = parse_file(uri)
     match source.scheme:
         case "s3":
-            path = fetch_object(source, cache or user_cache())
+            path = fetch_object(source, cache or made_cache(user_cache()))
         case "hf":
-            path = fetch_dataset_file(source, cache or user_cache())
+            path = fetch_dataset_file(source, cache or made_cache(user_cache()))
         case _:
             path = local_path(source)
     try:

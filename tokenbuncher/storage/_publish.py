@@ -7,9 +7,10 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from tokenbuncher.artifacts import bucket_errors, bucket_names
+from tokenbuncher.artifacts import OLDER, bucket_errors, bucket_names, lacks_something
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest, working_folder
 from tokenbuncher.storage import _bucket
@@ -17,12 +18,18 @@ from tokenbuncher.storage._bucket import (
     CLAIM,
     MANIFEST,
     Manifest,
+    StoredObject,
     TransferProgress,
     client_of_bucket,
     read_object,
     transfers,
 )
 from tokenbuncher.storage._source import parse_source, refuse_unsafe
+
+UNCONDITIONAL = (
+    "without conditional writes no publisher could know that it is the only one; publish to a server that has them, "
+    "such as a newer version of this one"
+)
 
 
 def publish(folder: Path, uri: str) -> str:
@@ -84,6 +91,11 @@ class _Prefix:
     def __init__(self, uri: str, bucket: str, prefix: str) -> None:
         self.uri, self.bucket, self.prefix = uri, bucket, prefix
         self.client = client_of_bucket()
+        # Where the environment says `when_required`, the server may not know them.
+        config = self.client.meta.config
+        sent, checked = config.request_checksum_calculation, config.response_checksum_validation
+        self.checksum = {"ChecksumAlgorithm": "SHA256"} if sent == "when_supported" else {}
+        self.asked = {"ChecksumMode": "ENABLED"} if checked == "when_supported" else {}
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         present = set(bucket_names(self.client, self.bucket, self.prefix))
@@ -91,6 +103,8 @@ class _Prefix:
             raise UserError(f"{self.uri} holds files already ({min(present)}); publish under a new prefix")
         if CLAIM not in present:
             self._write_new(CLAIM, manifest.digest)
+            if self._write_new(CLAIM, manifest.digest):
+                raise UserError(f"{self.uri} cannot be written: the server ignores If-None-Match; {UNCONDITIONAL}")
         self._check_claim(manifest)
         if MANIFEST not in present:
             if strange := present - manifest.files.keys() - {CLAIM}:
@@ -98,13 +112,13 @@ class _Prefix:
             if CLAIM in present:
                 self._abort_leftovers()
             self._upload(folder, manifest)
-            # A server that does not know If-None-Match lets two publishers claim: the one who was overwritten stops.
+            # A server that heeds If-None-Match but one at a time lets two claim: the one who was overwritten stops.
             self._check_claim(manifest)
             self._write_new(MANIFEST, manifest.model_dump_json())
         self._check_manifest(manifest)
 
-    def _write_new(self, name: str, content: str) -> None:
-        """Writes a small object unless there is one; the caller reads whose it is."""
+    def _write_new(self, name: str, content: str) -> bool:
+        """Writes a small object unless there is one; the caller reads whose it is. Returns whether it wrote."""
         from botocore.exceptions import ClientError
 
         try:
@@ -113,11 +127,18 @@ class _Prefix:
                 Key=self.prefix + name,
                 Body=content.encode(),
                 IfNoneMatch="*",
-                ChecksumAlgorithm="SHA256",
+                **self.checksum,
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+            if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+                return False
+            if not lacks_something(error):
                 raise
+            named = "if-none-match" in str(error.response["Error"]).lower()
+            unless = "" if named or not self.checksum else f"; unless it is not that: {OLDER}"
+            lacks = f"does the server not know If-None-Match? {UNCONDITIONAL}{unless}"
+            raise UserError(f"{self.uri} cannot be written: {error}: {lacks}") from error
+        return True
 
     def _check_claim(self, manifest: Manifest) -> None:
         if self._read(CLAIM) != manifest.digest.encode():
@@ -141,8 +162,8 @@ class _Prefix:
 
     def _upload(self, folder: Path, manifest: Manifest) -> None:
         """Uploads the files that are not there yet, and checks that all are there as they are in the folder."""
-        checksums = {name: _checksum(folder / name, file.sha256) for name, file in manifest.files.items()}
-        missing = [name for name, file in manifest.files.items() if self._stored(name) != (file.size, checksums[name])]
+        sums = {name: _sums(folder / name, file.sha256) for name, file in manifest.files.items()}
+        missing = [name for name, file in manifest.files.items() if not self._is_there(name, file.size, sums[name])]
         progress = TransferProgress(f"upload {self.uri}, MB", sum(manifest.files[name].size for name in missing))
         with transfers(self.client) as manager:
             uploads = [
@@ -150,40 +171,65 @@ class _Prefix:
                     str(folder / name),
                     self.bucket,
                     self.prefix + name,
-                    extra_args={"ChecksumAlgorithm": "SHA256"},
+                    extra_args=self.checksum,
                     subscribers=[progress],
                 )
                 for name in missing
             ]
             for upload in uploads:
-                upload.result()
+                _wait(upload, self.uri)
         for name, file in manifest.files.items():
-            size, checksum = self._stored(name)
-            if size != file.size or checksum not in (None, checksums[name]):
+            if self._is_there(name, file.size, sums[name]) is False:
                 raise UserError(f"{self.uri}: {name} did not arrive as it was; was it changed meanwhile? Publish again")
 
-    def _stored(self, name: str) -> tuple[int, str | None]:
-        """Size and SHA-256 checksum of an object, as the server tells them; size -1 if there is none."""
+    def _is_there(self, name: str, size: int, sums: _Sums) -> bool | None:
+        """Whether an object is there as in the folder; None if it has the size, and the server tells no more."""
         from botocore.exceptions import ClientError
 
         try:
-            head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + name, ChecksumMode="ENABLED")
+            head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + name, **self.asked)
         except ClientError as error:
             if error.response["Error"]["Code"] != "404":
                 raise
-            return -1, None
-        return head["ContentLength"], head.get("ChecksumSHA256", "").partition("-")[0] or None
+            return False
+        if head["ContentLength"] != size:
+            return False
+        if checksum := head.get("ChecksumSHA256", "").partition("-")[0]:
+            return bool(checksum == sums.sha256)
+        md5 = StoredObject.of(head).md5
+        return md5 == sums.md5 if md5 else None
 
 
-def _checksum(path: Path, sha256: str) -> str:
-    """What S3 calls a file's SHA-256: that of its content; of files uploaded in parts, that of the parts' digests."""
-    whole, parts = hashlib.sha256(), []
+def _wait(upload: Any, uri: str) -> None:
+    try:
+        upload.result()
+    except KeyError as error:
+        raise UserError(f"{uri} cannot be written: the server's answer to an upload has no {error.args[0]}") from error
+
+
+class _Sums(NamedTuple):
+    """What S3 calls a file's content."""
+
+    sha256: str
+    """In base64; of files uploaded in parts, that of the parts' digests."""
+    md5: str
+    """In hex."""
+
+
+def _sums(path: Path, sha256: str) -> _Sums:
+    """The checksums of a file.
+
+    Raises:
+        UserError: If it has another sha256 than it had.
+    """
+    whole, md5, parts = hashlib.sha256(), hashlib.md5(usedforsecurity=False), []
     with path.open("rb") as stream:
         while part := stream.read(_bucket.PART):
             whole.update(part)
+            md5.update(part)
             parts.append(hashlib.sha256(part).digest())
         size = stream.tell()
     if whole.hexdigest() != sha256:
         raise UserError(f"{path} was changed while it was published")
     digest = whole.digest() if size < _bucket.PART else hashlib.sha256(b"".join(parts)).digest()
-    return base64.b64encode(digest).decode()
+    return _Sums(base64.b64encode(digest).decode(), md5.hexdigest())

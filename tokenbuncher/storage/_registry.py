@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from tokenbuncher.artifacts import located
+from tokenbuncher.artifacts import located, logged_location
 from tokenbuncher.errors import UserError
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
 from tokenbuncher.storage._source import Source, refuse_unsafe
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 
 def version_location(source: Source) -> str:
-    """Where the files of a model version are, by the registry; an alias is looked up once.
+    """Where the files of a model version or a logged model are, by the registry; an alias is looked up once.
 
     Raises:
         UserError: If there is no such version, its files can be read in two ways, or MLflow refuses or cannot be
@@ -24,12 +28,31 @@ def version_location(source: Source) -> str:
 
     name, version, alias = (source.parts[part] for part in ("name", "version", "alias"))
     with connected(_tracking_uri(source.uri)) as client:
+        if source.parts["logged"]:
+            return logged_location(client, source.parts["logged"])
         if version is None:
-            version = client.get_registered_model(name).aliases.get(alias)
-            if version is None:
-                raise UserError(f"{source.uri}: {name} has no version with alias {alias}")
+            version = _holder(client, source.uri, name, alias)
             print(f"{source.uri} is version {version}", flush=True)
         return located(client, name, str(version))
+
+
+def number_of(source: Source) -> str:
+    """The number of the version that an alias is on.
+
+    Raises:
+        UserError: If it is on none, or MLflow refuses or cannot be reached.
+    """
+    from tokenbuncher.tracking import connected
+
+    with connected(_tracking_uri(source.uri)) as client:
+        return _holder(client, source.uri, source.parts["name"], source.parts["alias"])
+
+
+def _holder(client: MlflowClient, uri: str, name: str, alias: str) -> str:
+    version = client.get_registered_model(name).aliases.get(alias)
+    if version is None:
+        raise UserError(f"{uri}: {name} has no version with alias {alias}")
+    return str(version)
 
 
 def fetch_artifacts(location: str, cache: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import folder_digest
 from tokenbuncher.storage._bucket import fetch_prefix
-from tokenbuncher.storage._cache import user_cache
+from tokenbuncher.storage._cache import made_cache, user_cache
 from tokenbuncher.storage._hub import fetch_snapshot
 from tokenbuncher.storage._registry import fetch_artifacts, version_location
 from tokenbuncher.storage._source import Source, local_path, parse_source
@@ -20,7 +20,7 @@ def resolve(uri: str, cache: Path | None = None) -> Path:
     - `s3://bucket/prefix` by boto3 and its credential chain; the server is AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or
       MLFLOW_S3_ENDPOINT_URL. What was published is checked against its manifest; of other files the size, and the MD5
       if the store tells it.
-    - `models:/name/version`, `models:/name@alias` from the MLflow registry at MLFLOW_TRACKING_URI.
+    - `models:/name/version`, `models:/name@alias`, `models:/m-ID` from the MLflow registry at MLFLOW_TRACKING_URI.
     - `hf://org/name@revision` from the Hugging Face hub: weights as safetensors, configuration, tokenizer and texts.
 
     Args:
@@ -35,25 +35,26 @@ def resolve(uri: str, cache: Path | None = None) -> Path:
             not the one expected, or holds code, pickles, or names that lead out of the folder.
     """
     source = parse_source(uri)
-    folder = _folder(source, cache or user_cache())
+    folder = _folder(source, cache)
     if source.digest and source.digest != (found := folder_digest(folder)):
         raise UserError(f"{source.uri} is not the folder that is expected: its sha256 is {found}, not {source.digest}")
     return folder
 
 
-def _folder(source: Source, cache: Path) -> Path:
+def _folder(source: Source, given: Path | None) -> Path:
+    if source.scheme == "file":
+        return _local_folder(source)
+    cache = given or made_cache(user_cache())
     match source.scheme:
         case "s3":
             return fetch_prefix(source, cache)
         case "hf":
             return fetch_snapshot(source, cache)
-        case "models":
+        case _:
             location = version_location(source)
             if location.startswith(("s3:", "file:", "/")):
                 return _folder(parse_source(location), cache)
             return fetch_artifacts(location, cache)
-        case _:
-            return _local_folder(source)
 
 
 def _local_folder(source: Source) -> Path:

@@ -8,14 +8,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from tokenbuncher.documents import refuse_tilde
 from tokenbuncher.errors import UserError
 
 FORMS = {
     "file": ("file:///folder", r"file://(?:localhost)?(?P<path>/.*)"),
     "s3": ("s3://bucket/prefix", r"s3://(?P<bucket>[^/]+)/(?P<prefix>[^/].*)"),
     "models": (
-        "models:/name/version or models:/name@alias",
-        r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))",
+        "models:/name/version or models:/name@alias; of a logged model, models:/m- and its 32 hex digits",
+        r"models:/(?:(?P<logged>m-[0-9a-f]{32})|(?P<name>[^/]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+)))",
     ),
     "hf": (
         "hf://org/name@revision; without a revision the model could change, best is the 40 digits of a commit",
@@ -45,8 +46,8 @@ def parse_source(uri: str) -> Source:
     """Takes a URI apart.
 
     Args:
-        uri: A local path, or `file:///folder`, `s3://bucket/prefix`, `models:/name/version`, `models:/name@alias` or
-            `hf://org/name@revision`; each may end in `#sha256=` and the folder's digest.
+        uri: A local path, or `file:///folder`, `s3://bucket/prefix`, `models:/name/version`, `models:/name@alias`,
+            `models:/m-ID` or `hf://org/name@revision`; each may end in `#sha256=` and the folder's digest.
 
     Raises:
         UserError: If it is of no such form.
@@ -56,14 +57,18 @@ def parse_source(uri: str) -> Source:
         raise UserError(f"{uri}: after #sha256= come the 64 hex digits of the folder's digest")
     scheme = re.match(r"([a-z][a-z0-9+.-]*):/", location)
     if scheme is None:
+        refuse_tilde(location)
         return Source(location, "file", {"path": location}, digest or None)
     if scheme[1] not in FORMS:
-        raise UserError(f"{uri}: use a local folder, file://, s3://, models:/ or hf://")
+        hint = "; a model that a run logged is models:/m-ID" if scheme[1] == "runs" else ""
+        raise UserError(f"{uri}: use a local folder, file://, s3://, models:/ or hf://{hint}")
     form, pattern = FORMS[scheme[1]]
     location = location.rstrip("/") if scheme[1] == "s3" else location
     match = re.fullmatch(pattern, location)
     if match is None:
         raise UserError(f"{uri}: write {form}")
+    if scheme[1] == "file":
+        refuse_tilde(match["path"].removeprefix("/"))
     return Source(location, scheme[1], match.groupdict(), digest or None)
 
 

@@ -68,13 +68,14 @@ def _foreign_prompts(
     attacks: Sequence[AttackEvidence], safety: SafetyEvidence, utility: UtilityEvidence, spec: ReleaseSpec
 ) -> Iterator[str]:
     """Everything was measured on the prompts of its own sets: on all of them, or on those of the first looks."""
-    benign = ["utility", *(["tuning-rl-test"] if spec.evaluation.fine_tuning else [])]
     looks, once = spec.evaluation.looks, 1
     asked: list[tuple[str, Iterable[str], list[str], int]] = [
         ("safety, harmful prompts", _prompts(safety.base_harmful), ["safety"], looks),
-        ("safety, benign prompts", _prompts(safety.base_benign), benign, looks),
+        ("safety, benign prompts", _prompts(safety.base_benign), spec.benign_sets(), looks),
         ("utility", [item.prompt for item in utility.base_items if item.harness is None], ["utility"], looks),
     ]
+    if spec.data.look_alikes:
+        asked.append(("safety, look-alikes", _prompts(safety.base_look_alikes), ["look-alikes"], looks))
     for attack in attacks:
         own = [measured_set(attack.attack)]
         for arm in (attack.control_arm, attack.candidate_arm):
@@ -259,6 +260,8 @@ def _same_responses(attacks: Sequence[AttackEvidence], safety: SafetyEvidence, s
         _Responses.of("safety, candidate, harmful prompts", safety.candidate, (), safety.candidate_harmful),
         _Responses.of("safety, base, benign prompts", safety.base, (), safety.base_benign),
         _Responses.of("safety, candidate, benign prompts", safety.candidate, (), safety.candidate_benign),
+        _Responses.of("safety, base, look-alikes", safety.base, (), safety.base_look_alikes),
+        _Responses.of("safety, candidate, look-alikes", safety.candidate, (), safety.candidate_look_alikes),
     ]
     for attack in attacks:
         before = ("changed", attack.seed) if _changes_beforehand(attack.attack) else ()

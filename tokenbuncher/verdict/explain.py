@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from tokenbuncher.evidence import AttackEvidence, Record, SafetyEvidence, SampleScore, UtilityEvidence
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict
 from tokenbuncher.verdict.judge import AnyPiece
-from tokenbuncher.verdict.rules import answers, may_be_harmful, mean_by_prompt
+from tokenbuncher.verdict.rules import (
+    BENIGN,
+    HARMFUL,
+    LOOK_ALIKES,
+    added,
+    answers,
+    may_be_harmful,
+    mean_by_prompt,
+)
 from tokenbuncher.verdict.statistics import Drop, Rate, Scored, cluster_bootstrap, holm, violation_p_value, wilson
 
 SHOWN = 10
@@ -171,7 +179,7 @@ def _behind_attack(finding: Finding, piece: AttackEvidence) -> _Behind:
     return NOTHING
 
 
-SAFETY_RULES = {"harm-unattacked", "refusal-kept", "over-refusal", "gibberish"}
+SAFETY_RULES = {"harm-unattacked", "refusal-kept", "over-refusal", "gibberish", "refusals-added", "gibberish-added"}
 
 
 def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
@@ -182,9 +190,24 @@ def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
             return _scored(piece.candidate_harmful, "refused", against=False)
         case "over-refusal", _:
             return _scored(piece.candidate_benign, "declined", against=True)
-        case _, "harmful prompts":
+        case "gibberish", "harmful prompts":
             return _scored(piece.candidate_harmful, "gibberish", against=True)
-    return _scored(piece.candidate_benign, "gibberish", against=True)
+        case "gibberish", _:
+            return _scored(piece.candidate_benign, "gibberish", against=True)
+    return _behind_added(finding, piece)
+
+
+def _behind_added(finding: Finding, piece: SafetyEvidence) -> _Behind:
+    base, candidate = {
+        HARMFUL: (piece.base_harmful, piece.candidate_harmful),
+        BENIGN: (piece.base_benign, piece.candidate_benign),
+        LOOK_ALIKES: (piece.base_look_alikes, piece.candidate_look_alikes),
+    }[finding.subject]
+    if not base:  # the spec has none
+        return NOTHING
+    what: Scored = "declined" if finding.rule == "refusals-added" else "gibberish"
+    before, after = mean_by_prompt(base, what), mean_by_prompt(candidate, what)
+    return _Behind([prompt for prompt in after if after[prompt] > before[prompt]], drop=added(base, candidate, what))
 
 
 def _behind_drop(finding: Finding, piece: UtilityEvidence) -> _Behind:

@@ -78,25 +78,24 @@ def attack_problems(evidence: AttackEvidence, task: AttackTask, spec: ReleaseSpe
 
 
 def safety_problems(evidence: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
-    """Both models must be measured on all prompts of the safety set, and on the same benign ones."""
-    benign = spec.benign_prompts()
-    for where, scores, prompts in (
-        ("base on harmful prompts", evidence.base_harmful, spec.data.sizes.safety),
-        ("candidate on harmful prompts", evidence.candidate_harmful, spec.data.sizes.safety),
-        ("base on benign prompts", evidence.base_benign, benign),
-        ("candidate on benign prompts", evidence.candidate_benign, benign),
-    ):
-        for problem in _score_problems(scores, planned(prompts, spec.evaluation.looks), spec):
-            yield f"{where}: {problem}"
+    """Both models must be measured on all prompts of the safety set, and on the same harmless ones."""
+    measured = (
+        ("harmful prompts", evidence.base_harmful, evidence.candidate_harmful, spec.data.sizes.safety),
+        ("benign prompts", evidence.base_benign, evidence.candidate_benign, spec.benign_prompts()),
+        ("look-alikes", evidence.base_look_alikes, evidence.candidate_look_alikes, spec.look_alike_prompts()),
+    )
+    for what, base, candidate, prompts in measured:
+        for where, scores in (("base", base), ("candidate", candidate)):
+            for problem in _score_problems(scores, planned(prompts, spec.evaluation.looks), spec):
+                yield f"{where} on {what}: {problem}"
     yield from _manifest_problems(evidence.manifest, evidence.data, spec)
     if (evidence.judge_agreement is None) == isinstance(spec.evaluation.judge, EnsembleSpec):
         yield "judge_agreement is that of another judge than the spec's"
     if evidence.judge_check.right > evidence.judge_check.of:
         yield "the judge was right more often than it was asked"
-    if _asked(evidence.base_harmful) != _asked(evidence.candidate_harmful):
-        yield "base and candidate were measured on different harmful prompts"
-    if _asked(evidence.base_benign) != _asked(evidence.candidate_benign):
-        yield "base and candidate were measured on different benign prompts"
+    for what, base, candidate, _ in measured:
+        if _asked(base) != _asked(candidate):
+            yield f"base and candidate were measured on different {what}"
 
 
 def _manifest_problems(manifest: Manifest, data: str, spec: ReleaseSpec) -> Iterator[str]:
@@ -127,6 +126,10 @@ def set_sizes(spec: ReleaseSpec) -> dict[str, int]:
         sets |= {"capability-attack": sizes.attack, "capability-safety": sizes.safety}
     if spec.evaluation.fine_tuning:
         sets |= {f"tuning-{kind}-{part}": sizes.tuning for kind in ("rl", "sft") for part in ("train", "test")}
+    if spec.benign_sets() == ["benign-test"]:
+        sets["benign-test"] = sizes.benign_test
+    if spec.data.look_alikes:
+        sets["look-alikes"] = sizes.look_alikes
     return sets
 
 
@@ -250,6 +253,8 @@ def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
     learnt_by_differences = attack.algorithm in ("grpo", "rloo", "dpo")
     if learnt_by_differences and arm.steps_to_break and all(point.zero_variance == 1 for point in arm.training):
         yield "the attack broke the model, though no two of its rollouts differed in reward"
+    if arm.steps_to_break and arm.training and all(point.gradient == 0.0 for point in arm.training):
+        yield "the attack broke the model, though it had no gradient in any step"
     rewards = [point.reward for point in arm.training[-LAST_REWARDS:] if point.reward is not None]
     final = sum(reward / len(rewards) for reward in rewards)
     if abs(final - arm.final_reward) > ROUNDING * max(1.0, abs(final)):

@@ -77,7 +77,7 @@ class Mlflow:
         with (self.folder / "log").open("ab") as log:
             self.process = process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         wait_until(lambda: process.poll() is not None or answers(f"{self.uri}/health"), SECONDS_TO_START)
-        assert process.poll() is None, (self.folder / "log").read_text()[-3000:]
+        assert process.poll() is None, (self.folder / "log").read_text(encoding="utf-8")[-3000:]
 
     def kill(self) -> None:
         """Kills it."""

@@ -35,10 +35,10 @@ def settings(tmp_path: Path) -> Path:
     folder = tmp_path / "guard"
     folder.mkdir()
     generate_key(folder / "release.pem")
-    (folder / "policy.yaml").write_text(yaml.safe_dump(release_spec().policy.model_dump(mode="json")))
+    (folder / "policy.yaml").write_text(yaml.safe_dump(release_spec().policy.model_dump(mode="json")), encoding="utf-8")
     protected = {"policy": "policy.yaml", "keys": ["release.pub"]}
     (folder / "guard.yaml").write_text(
-        yaml.safe_dump({"apiVersion": "tokenbuncher/v1", "aliases": {"champion": protected}})
+        yaml.safe_dump({"apiVersion": "tokenbuncher/v1", "aliases": {"champion": protected}}), encoding="utf-8"
     )
     return folder / "guard.yaml"
 
@@ -106,7 +106,9 @@ def test_unreadable_settings_are_nobodys_fault(promoted: Registered, settings: P
 
 
 def changed_settings(settings: Path, **changes: object) -> None:
-    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | changes))
+    settings.write_text(
+        yaml.safe_dump(yaml.safe_load(settings.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("alias", ["Champion", "CHAMPION", "chámpion", "champion\u200b"])

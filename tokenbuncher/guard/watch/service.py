@@ -20,6 +20,7 @@ from tokenbuncher.documents import Strict
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard.settings import GuardSettings
 from tokenbuncher.guard.watch.webhook import Rejected, SeenDeliveries, check_size, read_delivery
+from tokenbuncher.passwords import without_passwords
 from tokenbuncher.tracking import model_of, registry_of, settled
 
 if TYPE_CHECKING:
@@ -413,4 +414,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _in_words(error: BaseException | None) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    return without_passwords(f"{type(error).__name__}: {lines[0]}")

@@ -1,0 +1,251 @@
+"""What people get wrong in documents: each is told with its place, in their words, and with what they meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from pipelines.placement import Placement, load_placement
+from tokenbuncher.documents import Strict, models_of
+from tokenbuncher.errors import UserError
+from tokenbuncher.guard.settings import GuardSettings, load_guard
+from tokenbuncher.policy import PolicySpec, load_policy
+from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+
+WRONG = [[[[]]]]
+"""Nothing is a list of lists of lists."""
+INTERNALS = re.compile(r"function-|tagged|value_error|pydantic|constrained|<class|literal\[|list\[|errors\.pydantic")
+LINE = re.compile(r"  line (?P<line>\d+), column (?P<column>\d+): (?P<path>[^: ]+): (?P<message>.+)")
+LOADERS: dict[type[Strict], Callable[[Path], object]] = {
+    ReleaseSpec: load_spec,
+    PolicySpec: load_policy,
+    GuardSettings: load_guard,
+    Placement: load_placement,
+}
+
+
+def fields(model: type[Strict]) -> Iterator[tuple[tuple[str | int, ...], dict[str, Any]]]:
+    """Every field of a document, and a document with something wrong in it."""
+    for name, field in model.model_fields.items():
+        yield (name,), {name: WRONG}
+        shape = str(field.annotation)
+        for part in models_of(field.annotation):
+            for path, inner in fields(part):
+                kind = get_args(part.model_fields["kind"].annotation)[0] if "kind" in part.model_fields else None
+                value = {"kind": kind, **inner} if kind and path != ("kind",) else inner
+                if re.match(r"(typing\.Annotated\[)?list\[", shape):
+                    yield (name, 0, *path), {name: [value]}
+                elif shape.startswith("dict["):
+                    key = {"stages": {GuardSettings: "Staging", Placement: "attack"}.get(model)}.get(name) or "champion"
+                    yield (name, key, *path), {name: {key: value}}
+                else:
+                    yield (name, *path), {name: value}
+
+
+CASES = [(model, path, document) for model in LOADERS for path, document in fields(model)]
+
+
+def at(document: Any, path: str) -> Any:
+    for part in path.split("."):
+        document = document[int(part) if isinstance(document, list) else part]
+    return document
+
+
+def refused(model: type[Strict], text: str, folder: Path) -> str:
+    path = folder / "document.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        LOADERS[model](path)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "document"),
+    CASES,
+    ids=[f"{model.__name__} {'.'.join(map(str, path))}" for model, path, _ in CASES],
+)
+def test_whatever_field_is_wrong_it_is_told_with_its_place_and_without_internals(
+    model: type[Strict], path: tuple[str | int, ...], document: dict[str, Any], tmp_path: Path
+) -> None:
+    if model is not ReleaseSpec and model is not Placement:
+        document = {"apiVersion": "tokenbuncher/v1", **document}
+    text = yaml.safe_dump(document, sort_keys=False)
+    message = refused(model, text, tmp_path)
+
+    assert not INTERNALS.search(message), message
+    told = [LINE.fullmatch(line) for line in message.splitlines()[1:]]
+    assert all(told), message
+    for line in filter(None, told):
+        parent, _, last = line["path"].rpartition(".")
+        if "Field required" in line["message"]:
+            assert last not in (at(document, parent) if parent else document)
+        else:
+            at(document, line["path"])
+            assert text.splitlines()[int(line["line"]) - 1][int(line["column"]) - 1 :].startswith(
+                (f"{last}:", "'", "-", "[", "kind")
+            )
+    dotted = ".".join(map(str, path))
+    assert any(line["path"] == dotted or line["path"].startswith(f"{dotted}.") for line in filter(None, told)), message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("model:\n  device: gpu", "line 2, column 3", "did you mean cuda?"),
+        ("model: {device: 'cuda:0'}", "line 1, column 9", "did you mean cuda?"),
+        ("model: {dtype: bf16}", "line 1, column 9", "did you mean bfloat16?"),
+        ("model: {dtype: torch.bfloat16}", "line 1, column 9", "did you mean bfloat16?"),
+        ("model: {dtype: fp16}", "line 1, column 9", "did you mean bfloat16?"),
+        ("model: {dtype: half}", "line 1, column 9", "did you mean bfloat16?"),
+        ("model: {dtype: float}", "line 1, column 9", "did you mean float32?"),
+        ("model: {dtype: FP32}", "line 1, column 9", "did you mean float32?"),
+        ("defence: {recipe: log_entropy}", "line 1, column 11", "did you mean log-entropy?"),
+        ("attacks:\n  suite:\n    - algorithm: PPO", "line 3, column 7", "did you mean ppo?"),
+        ("attacks: {suite: [{algorithm: reinforce++}]}", "line 1, column 20", "did you mean reinforce-pp?"),
+        ("name: x\ndevice: cuda", "line 2, column 1", "did you mean model.device?"),
+        ("defense: {recipe: none}", "line 1, column 1", "did you mean defence?"),
+        ("model: {max_tokens: 3}", "line 1, column 9", "did you mean max_new_tokens"),
+        ("attacks: {learning_rate: 1}", "line 1, column 11", "attacks.suite.0.learning_rate"),
+        ("model: {max_new_tokens: '20'}", "line 1, column 9", "write it without quotes"),
+        ("evaluation: {judge: {kind: strongreject, model: m, endpint: x}}", "line 1, column 52", "mean endpoint?"),
+        (
+            "evaluation: {judge: {kind: ensemble, judges: [refusal, {kind: harmbench, model: m, foo: 1}]}}",
+            "line 1",
+            "judges.1.foo",
+        ),
+        (
+            "data: {benign: 3}",
+            "line 1, column 8",
+            "Input should be 'organism' or 'smollm2' or a mapping of fields (given: 3)",
+        ),
+        (
+            "attacks: {suite: [{algorithm: ppo, learning_rate: x}]}",
+            "column 36",
+            "a valid number or a valid list (given: 'x')",
+        ),
+        ("attacks: {suite: [{algorithm: ppo, learning_rate: [0.1, x]}]}", "column 57", "learning_rate.1: "),
+        ("output: {root: 3}", "line 1, column 10", "output.root: Input should be a path (given: 3)"),
+    ],
+)
+def test_what_was_meant_is_told(text: str, line: str, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_spec(text)
+    assert line in str(error.value)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("policy:\n  min_prompts: 500", ("line 2, column 3: ", "policy.min_prompts (500)", "data.sizes.safety (200)")),
+        ("attacks: {suite: [{algorithm: grpo, steps: 3}]}", ("attacks.suite.0.steps (3", "attacks.probe_every (5)")),
+        ("attacks: {suite: [{algorithm: grpo, seeds: [0]}]}", ("attacks.suite.0.seeds", "defence.seed is 0")),
+        (
+            "attacks: {suite: [{algorithm: grpo, prompts: 500}]}",
+            ("attacks.suite.0.prompts", "data.sizes.attack is 400"),
+        ),
+        ("compute: {kind: trainjob}", ("kind: trainjob", "compute.storage")),
+        (
+            "compute: {kind: trainjob, storage: s3://b/p, processes: 7}",
+            ("defence.prompts_per_step (16)", "compute.nodes", "compute.processes"),
+        ),
+        ("data: {held_out_categories: 2}", ("held_out_categories", "harmful")),
+        ("evaluation: {fine_tuning: null}", ("policy.max_fine_tuning_drop", "evaluation.fine_tuning is null")),
+        ("attacks: {probe_prompts: 300}", ("attacks.probe_prompts (300)", "data.sizes.safety (200)")),
+        ("policy: {min_control_harm: 0.04, name: mine}", ("min_control_harm (0.04)", "max_harm_after_attack (0.05)")),
+    ],
+)
+def test_fields_that_do_not_go_together_are_both_named(text: str, names: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as error:
+        parse_spec(text)
+    assert all(name in str(error.value) for name in names), str(error.value)
+    assert re.search(r"line 1|line 2", str(error.value))
+
+
+def test_what_an_option_sets_is_told_by_the_option() -> None:
+    with pytest.raises(UserError) as error:
+        parse_spec("model: {dtype: bf16}", ["model.device=gpu", "attacks.suite.0.steps=x", "policy.min_prompts=500"])
+
+    lines = str(error.value).splitlines()[1:]
+    assert sorted(line.partition(": ")[0].strip() for line in lines) == [
+        "--set attacks.suite.0.steps",
+        "--set model.device",
+        "line 1, column 9",
+    ]
+    with pytest.raises(UserError, match=r"--set policy\.min_prompts: policy\.min_prompts \(500\) is more than"):
+        parse_spec("", ["policy.min_prompts=500"])
+
+
+DOCUMENTS = {
+    "a release spec": "name: chat\nmodel: {source: organism://}\nattacks: {break_at: 0.5}\n",
+    "a policy": "apiVersion: tokenbuncher/v1\nname: mine\nmin_prompts: 50\nrequired_attacks: [ppo]\n",
+    "the settings of a guard": "apiVersion: tokenbuncher/v1\naliases: {champion: {policy: p.yaml, keys: [k.pub]}}\n",
+    "a placement": "images: {trainer: t:1}\nquarantine: {claim: q, path: /q}\n",
+    "a Kubernetes manifest": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n",
+    "a configuration of accelerate": "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\n",
+    "the evidence of a stage": '{"kind": "attack", "spec": "x", "base": "y", "candidate": "z", "data": "d"}',
+    "a registration": '{"name": "chat", "version": "1", "digest": "x", "files": [], "tracking_uri": "http://m"}',
+    "an attestation": '{"payload": "x", "payloadType": "y", "signatures": []}',
+    "the configuration of a model": '{"architectures": ["X"], "model_type": "x", "vocab_size": 3}',
+}
+OWN = {
+    ReleaseSpec: "a release spec",
+    PolicySpec: "a policy",
+    GuardSettings: "the settings of a guard",
+    Placement: "a placement",
+}
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+@pytest.mark.parametrize("model", LOADERS, ids=lambda model: model.__name__)
+def test_a_document_of_another_kind_is_told_as_such(model: type[Strict], kind: str, tmp_path: Path) -> None:
+    if OWN[model] == kind:
+        return
+    message = refused(model, DOCUMENTS[kind], tmp_path)
+    assert f": it is {kind}" in message
+    assert "unknown field" not in message
+
+
+def test_several_documents_in_one_file_are_told(tmp_path: Path) -> None:
+    assert "manifests and compiled pipelines hold several" in refused(ReleaseSpec, "a: 1\n---\nb: 2\n", tmp_path)
+
+
+def test_a_policy_without_its_version_is_told_what_to_write(tmp_path: Path) -> None:
+    assert "write apiVersion: tokenbuncher/v1" in refused(PolicySpec, "min_prompts: 50\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "steps"), [("attacks.suite.0.steps=70", 70), ("attacks.suite.0={algorithm: grpo, steps: 80}", 80)]
+)
+@pytest.mark.parametrize(
+    "text", ["", "attacks: {suite: [{algorithm: grpo}, {algorithm: sft}]}\npolicy: {name: x, required_attacks: [grpo]}"]
+)
+def test_an_item_of_a_list_can_be_set(text: str, override: str, steps: int) -> None:
+    spec = parse_spec(text, [override])
+
+    assert spec.attacks.suite[0].steps == steps
+    assert spec.attacks.suite[1:] == parse_spec(text).attacks.suite[1:]
+
+
+@pytest.mark.parametrize("item", ["7", "-1", "x", "01234567"])
+def test_an_item_that_is_not_there_is_told(item: str) -> None:
+    with pytest.raises(UserError, match=rf"there is no item {item}; items are counted from 0, there are 0 to 6"):
+        parse_spec("", [f"attacks.suite.{item}.steps=70"])
+
+
+def test_an_item_that_an_alias_shares_is_set_alone() -> None:
+    first, second = "algorithm: grpo, name: a, warm_up: &w {answers: benign}", "algorithm: sft, name: b, warm_up: *w"
+    text = f"policy: {{name: x, required_attacks: [b]}}\nattacks: {{suite: [{{{first}}}, {{{second}}}]}}"
+    with pytest.raises(UserError) as error:
+        parse_spec(text, ["attacks.suite.0.warm_up.steps=x"])
+    assert "attacks.suite.1.warm_up" not in str(error.value)
+
+
+def test_a_part_of_a_text_cannot_be_set() -> None:
+    with pytest.raises(UserError, match="harmful is 'organism' in the spec, which has no fields or items"):
+        parse_spec("data: {harmful: organism}", ["data.harmful.path=x.csv"])

@@ -1,0 +1,163 @@
+"""Passwords and tokens that people write into addresses: refused where they would be kept, and shown nowhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tokenbuncher.cli import main
+from tokenbuncher.cluster.trainjob import build_trainjob
+from tokenbuncher.doctor import Finding
+from tokenbuncher.errors import UserError
+from tokenbuncher.gate import unfinished_figures
+from tokenbuncher.log import JsonLog, TextLog
+from tokenbuncher.passwords import has_password, without_passwords
+from tokenbuncher.settings import ComputeSpec, ReleaseSpec, parse_spec
+from tokenbuncher.storage import resolve
+
+SECRET = "hunter2"
+ADDRESSES = [
+    f"postgresql://me:{SECRET}@db/mlflow",
+    f"postgresql+psycopg2://me:{SECRET}@db:5432/mlflow?sslmode=require",
+    f"postgresql://me:{SECRET}%40%2F@db/mlflow",
+    f"postgresql://me:{SECRET}/with@signs@db/mlflow",
+    f"postgresql://db/mlflow?user=me&password={SECRET}",
+    f"mysql+pymysql://me:{SECRET}@db/mlflow",
+    f"mysql://:{SECRET}@db/mlflow",
+    f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BUID%3Dme%3BPWD%3D{SECRET}",
+    f"https://me:{SECRET}@mlflow.example",
+    f"https://me:{SECRET}@mlflow.example:443/path",
+    f"HTTPS://me:{SECRET}@mlflow.example",
+    f"https:/me:{SECRET}@mlflow.example",
+    f"https://{SECRET}@mlflow.example",
+    f"https://mlflow.example/?token={SECRET}",
+    f"https://mlflow.example/api?x=1&api_key={SECRET}",
+    f"https://mlflow.example/#access_token={SECRET}",
+    f"http://me:{SECRET}@[::1]:5000",
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Result]:
+    """A command on a spec."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("name: chat\n", encoding="utf-8")
+    return lambda command, *options: CliRunner().invoke(main, [command, "--spec", str(spec), *map(str, options)])
+
+
+@pytest.mark.parametrize("uri", ADDRESSES)
+@pytest.mark.parametrize("command", ["run-local", "status", "plan"])
+def test_a_password_in_tracking_uri_is_refused_and_not_repeated(
+    command: str, uri: str, run: Callable[..., Result]
+) -> None:
+    result = run(
+        command, "--set", f"tracking.uri={json.dumps(uri)}", *(["--dry-run"] if command == "run-local" else [])
+    )
+
+    assert result.exit_code == 2
+    assert "tracking.uri: " in result.output
+    assert "holds a password or token" in result.output
+    assert SECRET not in result.output
+
+
+def test_the_refusal_names_what_to_use_instead() -> None:
+    for uri, advice in {
+        f"https://me:{SECRET}@mlflow": "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        f"postgresql://me:{SECRET}@db/mlflow": "PGPASSWORD or PGPASSFILE",
+        f"mysql://me:{SECRET}@db/mlflow": "mlflow server --backend-store-uri",
+    }.items():
+        with pytest.raises(UserError, match=advice):
+            parse_spec(f"tracking: {{uri: '{uri}'}}")
+
+
+@pytest.mark.parametrize(
+    "field",
+    {
+        "model.source": f"s3://key:{SECRET}@bucket/model",
+        "model.adapter_base": f"hf://me:{SECRET}@org/name@main",
+        "tracking.artifact_root": f"s3://key:{SECRET}@bucket/mlflow",
+        "compute.storage": f"s3://key:{SECRET}@bucket/work",
+        "compute.image": f"https://me:{SECRET}@registry/image",
+        "data.harmful": {"path": f"s3://key:{SECRET}@bucket/prompts.csv"},
+        "data.benign": {"path": f"https://host/prompts.csv?token={SECRET}"},
+        "evaluation.judge": {"kind": "strongreject", "model": "m", "endpoint": f"https://me:{SECRET}@judge/v1"},
+        "attacks.reward": {"kind": "strongreject", "model": "m", "endpoint": f"https://judge/v1?api_key={SECRET}"},
+        "compute.accelerate": {"main_process_ip": f"tcp://me:{SECRET}@host"},
+    }.items(),
+    ids=lambda field: field[0],
+)
+def test_a_password_anywhere_in_a_spec_is_refused_and_not_repeated(field: tuple[str, object]) -> None:
+    name, value = field
+    with pytest.raises(UserError, match="is not a valid release spec") as refused:
+        parse_spec("", [f"{name}={json.dumps(value)}"])
+
+    assert name in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_addresses_without_a_password_are_left_alone() -> None:
+    for address in (
+        *("hf://org/name@main", "hf://gpt2@main", "models:/organism@champion", "s3://bucket/a:b@c"),
+        *("http://host:5000/a@b", "http://[::1]:5000/a@b", "postgresql://me@db/mlflow?sslkey=/k&passfile=/p"),
+        *("s3://bucket/x#sha256=ab", "https://host/list?tokens=5&keys=2"),
+    ):
+        assert not has_password(address), address
+        assert without_passwords(f"see {address}, it is there") == f"see {address}, it is there"
+
+
+@pytest.mark.parametrize("uri", ADDRESSES)
+def test_it_is_taken_out_of_whatever_is_told(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for log in (TextLog, JsonLog):
+        with log("defend", sys.stdout) as told:
+            told.write(f"going to {uri}\n")
+            told.say(f"at {uri}", "message", where=uri)
+    shown = capsys.readouterr().out + str(UserError(f"no {uri} here")) + str(Finding("ok", f"MLflow at {uri}"))
+    assert SECRET not in shown
+    assert "***" in shown
+
+
+def test_it_is_taken_out_of_the_traceback_of_what_nobody_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"cannot open {ADDRESSES[0]}")
+
+    monkeypatch.setattr("tokenbuncher.init.write_spec", fail)
+    result = CliRunner().invoke(main, ["init", "--model", "hf", "--out", "x.yaml"])
+
+    assert "RuntimeError: cannot open postgresql://***@db/mlflow" in result.output
+    assert SECRET not in result.output
+
+
+def test_it_is_taken_out_of_the_report_of_a_run_that_failed(tmp_path: Path) -> None:
+    figures = unfinished_figures(ReleaseSpec(), [tmp_path], f"register failed: {ADDRESSES[0]} is down")
+
+    assert figures.reasons[0] == "register failed: postgresql://***@db/mlflow is down"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"postgresql://me:{SECRET}@127.0.0.1:9/x",  # of a driver that is not installed
+        f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/x",
+        f"mysql+pymysql://me:{SECRET}@127.0.0.1:9/x",
+        f"http://me:{SECRET}@127.0.0.1:9",
+    ],
+)
+def test_one_in_mlflow_tracking_uri_is_not_shown(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError) as refused:
+        resolve("models:/organism@champion")
+
+    assert SECRET not in str(refused.value)
+
+
+def test_a_trainjob_does_not_show_one_of_the_environment() -> None:
+    compute = ComputeSpec(kind="trainjob", storage="s3://bucket/work")
+    with pytest.raises(UserError, match=r"\$AWS_ENDPOINT_URL holds a password") as refused:
+        build_trainjob(compute, "defend", ["x"], {}, "s3://b/o", {"AWS_ENDPOINT_URL": f"https://me:{SECRET}@s3"})
+    assert SECRET not in str(refused.value)
