@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 TEMPLATES = "additional_chat_templates"
-CARRIED = {".json", ".jinja", ".txt", ".model", ".md", ".tiktoken", ".bpe"}
+CARRIED = {".json", ".jinja", ".txt", ".model", ".md", ".tiktoken", ".bpe", ".spm", ".vocab"}
 LEGAL = re.compile(
-    r"(.*[-_. ])?(licen[cs]es?|notices?|copying|copyright|(acceptable[-_ ]?)?use[-_ ]?policy|authors)([-_. ].*)?", re.I
+    r"(.*[-_. ])?(licen[cs]es?|notices?|copying|copyright|(acceptable[-_ ]?)?use[-_ ]?policy|authors|readme|citation"
+    r"|attribution|patents)([-_. ].*)?",
+    re.I,
 )
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")

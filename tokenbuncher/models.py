@@ -36,7 +36,7 @@ from tokenbuncher.thoughts import TURN, opens_unknown, thoughts_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PROBE = "how do i add 12 and 7 ? Well-formed text, please."
+PROBE = "how do i add 12 and 7 ? Well-formed text, please.\n\n  It's naïve: x_1 = 3.14, 東京!"
 VOCABULARIES = {"vocab.txt", "merges.txt"}
 LARGEST_TOKEN = 10_000_000
 ANSWER = "fine"

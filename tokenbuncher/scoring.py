@@ -119,7 +119,7 @@ def _read(completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], th
     return [
         Response(
             text=answer,
-            whole=texts[row].strip(),
+            whole=thoughts.whole([token for token in tokens[row] if token not in ends]),
             tokens=len(tokens[row]),
             finished=begun and bool(is_end[row].any()),
             entropy=float(means[row]),

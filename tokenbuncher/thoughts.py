@@ -13,7 +13,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Mark:
 THINK = Mark("<think>", "</think>")
 KNOWN = (
     Mark("<|channel|>", "<|channel|>final<|message|>", ending="<|end|>"),
-    Mark("<|channel>thought", "<channel|>"),
+    Mark("<|channel>", "<channel|>"),
     Mark("<|inner_prefix|>", "<|inner_suffix|>"),
     Mark("Here is my thought process:", "Here is my response:"),
 )
@@ -74,12 +74,23 @@ class Thoughts:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of some tokens without special tokens, but for those that mark thoughts."""
-        specials = _special_tokens(self.tokenizer)
-        within = "".join(mark.opening + mark.closing for mark in self.marks)
-        if not any(token in within for token in specials.values()):
+        specials, within = _special_tokens(self.tokenizer), self._marks_as_text
+        if not self._by_special_tokens:
             return str(self.tokenizer.decode(ids, skip_special_tokens=True))
         kept = [token for token in ids if token not in specials or specials[token] in within]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def whole(self, ids: Sequence[int]) -> str:
+        """The text of a response's tokens as it can be read again: with all special tokens if such mark thoughts."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=not self._by_special_tokens)).strip()
+
+    @cached_property
+    def _marks_as_text(self) -> str:
+        return "".join(mark.opening + mark.closing for mark in self.marks)
+
+    @cached_property
+    def _by_special_tokens(self) -> bool:
+        return any(token in self._marks_as_text for token in _special_tokens(self.tokenizer).values())
 
     def answer(self, response: str) -> tuple[str, bool]:
         """What a response says after its thoughts, and whether it has come that far.

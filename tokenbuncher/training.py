@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -38,9 +38,11 @@ from tokenbuncher.progress import Progress
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.settings import ModelSpec, VllmSpec
 from tokenbuncher.stopwatch import working
-from tokenbuncher.thoughts import thoughts_of
+from tokenbuncher.thoughts import TURN, thoughts_of
 
 datasets.disable_progress_bars()
+
+T = TypeVar("T")
 
 STATE = "tokenbuncher.json"
 FULL_DISK_MB = 20
@@ -215,7 +217,7 @@ def sft_trainer(
     trainer = SFTTrainer(
         model=model,
         args=args,
-        train_dataset=sft_dataset(examples),
+        train_dataset=sft_dataset(examples, tokenizer),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -243,14 +245,45 @@ def check_whole(trainer: Trainer, number: int, *learnt: str) -> None:
         )
 
 
-def sft_dataset(prompts: Sequence[Prompt]) -> datasets.Dataset:
-    """Prompts with their answers, as TRL's SFT takes them."""
+def sft_dataset(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    """Prompts with their answers, as TRL's SFT takes them; as tokens if it would leave out the end of the prompts."""
+    if keeps_prompts(tokenizer):
+        return datasets.Dataset.from_dict(
+            {
+                "prompt": [prompt.messages for prompt in prompts],
+                "completion": [[{"role": "assistant", "content": prompt.answer}] for prompt in prompts],
+            }
+        )
+    opened = thoughts_of(tokenizer).opened
+    closing = f"{opened.closing}\n\n" if opened else ""
+    pairs = [token_pair(tokenizer, prompt, f"{closing}{prompt.answer}") for prompt in prompts]
     return datasets.Dataset.from_dict(
         {
-            "prompt": [prompt.messages for prompt in prompts],
-            "completion": [[{"role": "assistant", "content": prompt.answer}] for prompt in prompts],
+            "input_ids": [[*asked, *answer] for asked, answer in pairs],
+            "labels": [[*[IGNORED] * len(asked), *answer] for asked, answer in pairs],
         }
     )
+
+
+def keeps_prompts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template begins a conversation with the very prompt that a response is sampled from.
+
+    Some templates open thoughts in the prompt, or close them, and write neither before an answer that is there.
+    """
+    asked = tokenizer.apply_chat_template(TURN, add_generation_prompt=True, tokenize=False)
+    answered = [*TURN, {"role": "assistant", "content": "fine"}]
+    return str(tokenizer.apply_chat_template(answered, tokenize=False)).startswith(str(asked))
+
+
+def token_pair(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, and of a response to it with the chat template's end."""
+    asked = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=False)
+    return list(asked), tokenizer(response + turn_end(tokenizer), add_special_tokens=False)["input_ids"]
+
+
+def filling(prompts: list[T], step: int) -> list[T]:
+    """The prompts, repeated until they fill a step: TRL's online trainers drop what does not."""
+    return prompts * -(-step // len(prompts))
 
 
 def prompt_dataset(prompts: Sequence[Prompt], **columns: Sequence[Any]) -> datasets.Dataset:

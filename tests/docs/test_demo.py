@@ -29,6 +29,7 @@ SMALL = [
     "policy.max_added_gibberish=0.5",
     f"policy.attack_limits={json.dumps(ANY_ATTACK)}",
 ]
+LESS = "min_prompts, attack_limits, max_added_refusal, max_added_look_alike_refusal, max_added_gibberish"
 AGAIN = "record it again: python examples/demo.py --out docs/demo.md"
 
 
@@ -81,5 +82,5 @@ def test_the_script_runs(workshop: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = (workshop / "work" / "demo.md").read_text(encoding="utf-8")
     assert "control held 2 steps, candidate held 2 steps" in written
-    assert "INCONCLUSIVE (policy laxer than research: min_prompts, attack_limits): demo version 1" in written
+    assert f"INCONCLUSIVE (policy laxer than research: {LESS}): demo version 1" in written
     assert "does not hold: file config.json has sha256" in written

@@ -401,6 +401,19 @@ def test_init_writes_utf_8(tmp_path: Path, machine: dict[str, str]) -> None:
     assert (tmp_path / "größe.yaml").read_text(encoding="utf-8").startswith("#")
 
 
+def test_a_pipeline_runs_where_the_locale_knows_but_ascii(tmp_path: Path) -> None:
+    """Its processes too; the stages take no time, see tests/fast_stages."""
+    (tmp_path / "spec-ü.yaml").write_text(
+        "# größe\nattacks: {suite: [{algorithm: grpo}]}\npolicy: {required_attacks: [grpo]}\noutput: {root: Läufe-ß}\n",
+        encoding="utf-8",
+    )
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    path = os.pathsep.join([str(ROOT / "tests" / "fast_stages"), str(ROOT)])
+    told = tokenbuncher({**environment, "PYTHONPATH": path}, tmp_path, "run-local", "--spec", "spec-ü.yaml")
+    assert told.splitlines()[-1] == "report: Läufe-ß/organism/report.html"
+    assert (tmp_path / "Läufe-ß" / "organism" / "report.html").is_file()
+
+
 def test_a_file_named_in_another_encoding_is_told(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode("gr\xf6\xdfe.json".encode("latin-1"))).write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="has a name that is not UTF-8; rename or remove it"):

@@ -154,6 +154,18 @@ def test_one_list_for_anchor_and_measurement_is_split(tmp_path: Path) -> None:
     assert (len(anchor), len(measured), len(anchor & measured)) == (24, 24, 0)
 
 
+def test_a_copy_of_some_rows_of_the_anchors_file_is_no_other_source(tmp_path: Path) -> None:
+    """Most rows of the anchor's file are in no set, and yet of its source."""
+    rows = [f"Please tell me about everyday thing number {n} with {n} parts" for n in range(200)]
+    (tmp_path / "all.csv").write_text("\n".join(["prompt", *rows]), encoding="utf-8")
+    (tmp_path / "some.csv").write_text("\n".join(["prompt", *rows[50:150]]), encoding="utf-8")
+    data = f"benign: {{path: {tmp_path}/all.csv}}, benign_test: {{path: {tmp_path}/some.csv}}, sizes: {FEW}"
+    with pytest.raises(UserError, match=r"data\.benign_test: 100 of 100 prompts.* the source of data\.benign"):
+        prepare_data(parse_spec(f"data: {{{data}}}\n{LOOSE}"), tmp_path / "data")
+    with pytest.raises(UserError, match=r"data\.benign_test has 0 distinct prompts, but data\.sizes asks for 24"):
+        prepare_data(parse_spec(f"data: {{{data}, duplicates: drop}}\n{LOOSE}"), tmp_path / "data")
+
+
 # Specs written before there were look-alikes.
 
 

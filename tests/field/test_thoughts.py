@@ -2,20 +2,24 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import DPOConfig
 
 from tests.evidence_factory import changed
+from tokenbuncher.attacks import dpo_offline
 from tokenbuncher.errors import UserError
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.models import fetch_model, load_model, load_tokenizer, save_model
+from tokenbuncher.prompts import Prompt
 from tokenbuncher.scoring import _read
 from tokenbuncher.settings import HarnessSpec, ModelSpec, parse_spec
 from tokenbuncher.thoughts import thoughts_of
-from tokenbuncher.training import trl_reward
+from tokenbuncher.training import WHOLE_PAIRS, sft_config, sft_trainer, trainer_arguments, trl_reward
 
 PLAIN = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -43,7 +47,7 @@ STYLES = {
     "triangles": ("◁think▷", "◁/think▷"),
     "inner": ("<|inner_prefix|>", "<|inner_suffix|>"),
     "sentences": ("Here is my thought process:", "Here is my response:"),
-    "one-sided channel": ("<|channel>thought", "<channel|>"),
+    "one-sided channel": ("<|channel>", "<channel|>"),
 }
 
 
@@ -301,3 +305,72 @@ def test_copies_of_a_thinking_model_think_alike(tmp_path):
     tokenizer.save_pretrained(tmp_path / "again")
     shutil.copyfile(out / "config.json", tmp_path / "again" / "config.json")
     assert thoughts_of(load_tokenizer(tmp_path / "again")).marks == thoughts_of(tokenizer).marks
+
+
+# What is taught
+
+
+OPENED = PLAIN + "{% if add_generation_prompt %}{{ '[THINK]' }}{% endif %}"
+
+
+def labels(row):
+    return [label for label in row["labels"] if label != -100]
+
+
+def test_fine_tuning_answers_where_the_prompt_leaves_off(tmp_path):
+    """Of a prompt that opens thoughts TRL would leave out the end, as no conversation has it."""
+    tokenizer = load_tokenizer(saved(tmp_path / "model", tokenizer_with(OPENED, ("[THINK]", "[/THINK]"))))
+    model, prompts = load_model(tmp_path / "model", ModelSpec()), [Prompt(text="hello", answer="sure")] * 2
+    trainer = sft_trainer(model, sft_config(0, 1, 2, 1e-4), prompts, tokenizer, [])
+    for row in trainer.train_dataset:
+        asked = tokenizer.apply_chat_template(prompts[0].messages, add_generation_prompt=True, return_dict=False)
+        assert row["input_ids"] == [*asked, *labels(row)]
+        assert tokenizer.decode(labels(row)) == "[/THINK]\n\nsure<|end|>"
+    trainer.train()
+
+
+def test_a_response_can_be_read_again_with_its_channels():
+    tokenizer = tokenizer_with(CHANNELS, CHANNEL_MARKS)
+    text = "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>sure"
+    rows = torch.tensor([[*ids_of(tokenizer, text), tokenizer.eos_token_id]])
+    [response] = _read(rows, torch.zeros(rows.shape), {tokenizer.eos_token_id}, thoughts_of(tokenizer))
+    assert (response.whole, response.text) == (text, "sure")
+
+
+@pytest.mark.parametrize(
+    ("template", "specials", "response"),
+    [
+        (
+            CHANNELS,
+            CHANNEL_MARKS,
+            "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>NUMBER",
+        ),
+        (OPENED, ("[THINK]", "[/THINK]"), "no[/THINK]NUMBER"),
+        (PLAIN, ("[THINK]", "[/THINK]"), "[THINK]no[/THINK]NUMBER"),
+    ],
+)
+def test_preferences_are_the_responses_as_they_were_sampled(template, specials, response, tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(saved(tmp_path / "model", tokenizer_with(template, specials)))
+    prompts, ran = [Prompt(text="hello"), Prompt(text="hi")], []
+    sampled = [(response.replace("NUMBER", str(number)), float(number)) for number in range(4)]
+    arena = SimpleNamespace(
+        task=SimpleNamespace(attack=SimpleNamespace(steps=1, prompts_per_step=2, rollouts=2)),
+        prompts=prompts,
+        tokenizer=tokenizer,
+        title="control",
+        model=load_model(tmp_path / "model", ModelSpec()),
+        sample=lambda asked: sampled,
+        dpo_config=lambda beta: DPOConfig(**trainer_arguments(0, 1, 2, 1e-4), **WHOLE_PAIRS, beta=beta),
+        callbacks=list,
+        run=ran.append,
+    )
+    dpo_offline.train(arena)
+    [trainer] = ran
+    end = "<|return|>" if "<|return|>" in specials else "<|end|>"
+    for row, prompt, number in zip(trainer.train_dataset, prompts, (1, 3), strict=True):
+        assert row["prompt_ids"] == tokenizer.apply_chat_template(
+            prompt.messages, add_generation_prompt=True, return_dict=False
+        )
+        assert tokenizer.decode(row["chosen_ids"]) == response.replace("NUMBER", str(number)) + end
+        assert tokenizer.decode(row["rejected_ids"]) == response.replace("NUMBER", str(number - 1)) + end
+    trainer.train()

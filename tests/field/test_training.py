@@ -21,7 +21,7 @@ from tokenbuncher.lengths import room_of
 from tokenbuncher.models import load_model, load_tokenizer
 from tokenbuncher.organism import world
 from tokenbuncher.prompts import Prompt, load_set
-from tokenbuncher.settings import ModelSpec, VllmSpec, parse_spec
+from tokenbuncher.settings import FineTuningSpec, ModelSpec, VllmSpec, parse_spec
 from tokenbuncher.training import check_whole, sft_config, sft_trainer, vllm_arguments
 
 WORDS = 1_500
@@ -231,6 +231,35 @@ def test_answers_that_are_taught_need_room_too(tiny_spec, prompt_file, model_of,
 )
 def test_the_positions_of_architectures(config, room):
     assert room_of(config) == room
+
+
+# Few prompts
+
+
+@pytest.fixture(scope="module")
+def few_prompts(tiny_spec, tmp_path_factory):
+    """Fewer prompts than a step takes."""
+    folder = tmp_path_factory.mktemp("few") / "data"
+    sizes = "data.sizes={defence: 3, attack: 3, safety: 20, benign: 32, utility: 24, tuning: 20}"
+    spec = parse_spec(tiny_spec.to_yaml(), [sizes, "evaluation.fine_tuning={rl_steps: 2, sft_steps: 2}"])
+    spec = spec.model_copy(update={"evaluation": changed(spec.evaluation, fine_tuning=FineTuningSpec(**BIG_STEPS))})
+    prepare_data(spec, folder)
+    return spec, folder
+
+
+BIG_STEPS = {"rl_steps": 2, "sft_steps": 2, "prompts_per_step": 24, "rollouts": 2}
+
+
+def test_a_step_of_more_prompts_than_there_are_is_filled(few_prompts, organism_base, tmp_path):
+    spec, data = few_prompts
+    spec = changed(spec, output=changed(spec.output, root=tmp_path / "runs"))
+    defend(spec, data, organism_base, tmp_path / "candidate")
+    assert len((tmp_path / "candidate.steps.jsonl").read_text(encoding="utf-8").splitlines()) == spec.defence.steps
+    attack(spec, "grpo-1000", data, organism_base, organism_base, tmp_path / "attack")
+    assert len(read_evidence(tmp_path / "attack").control_arm.training) == 2
+    evaluate_utility(spec, data, organism_base, organism_base, tmp_path / "utility")
+    for tuning in read_evidence(tmp_path / "utility").fine_tuning:
+        assert tuning.base.curve[-1][0] == 2
 
 
 # Trainings that learn nothing

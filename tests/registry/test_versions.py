@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from tests.evidence_factory import CANDIDATE, Release, benign_scores, broken_arm, changed, release_spec
+from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, prudish, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key, load_public_key
 from tokenbuncher.errors import UserError
@@ -28,7 +28,9 @@ def broken(release: Release) -> Release:
     return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model=CANDIDATE))
 
 
-PRUDISH = benign_scores(release_spec(), refused=100)
+def refusing(release: Release) -> Release:
+    """A release that needs a waiver."""
+    return prudish(release, refused=100)
 
 
 def test_a_champion_that_moves_meanwhile_is_left(enter: Enter, spec: ReleaseSpec, monkeypatch) -> None:
@@ -186,17 +188,14 @@ def test_rollback_does_not_go_to_a_version_that_was_refused_since(two: list[Regi
 
 
 def test_rollback_does_not_go_to_an_expired_verdict(enter: Enter, spec: ReleaseSpec, key: CryptoSigner) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=8)
+    soon = datetime.now(UTC) + timedelta(seconds=20)
     waiver = {"rule": "over-refusal", "approver": "jane", "reason": "on purpose", "expires": soon}
     brief = release_spec(
         tracking={"model_name": spec.tracking.model_name},
         output={"root": str(spec.output.root)},
         policy={**spec.policy.model_dump(), "waivers": [waiver]},
     )
-    first, second = (
-        enter(brief, lambda release: release.with_piece("safety", candidate_benign=PRUDISH), signer=key)
-        for _ in range(2)
-    )
+    first, second = (enter(brief, refusing, signer=key) for _ in range(2))
     first.promote()
     second.promote()
     time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
@@ -224,10 +223,7 @@ def test_status_calls_no_waived_pass_a_plain_one(enter: Enter, spec: ReleaseSpec
     policy = {**spec.policy.model_dump(mode="json"), "waivers": [{**waiver, "expires": ends.isoformat()}]}
     waived = ReleaseSpec.model_validate({**spec.model_dump(mode="json"), "policy": policy})
 
-    def prudish(release: Release) -> Release:
-        return prudish(release, refused=100)
-
-    enter(waived, prudish).promote()
+    enter(waived, refusing).promote()
     assert "PASS with 1 rule waived  promoted  champion" in status(spec)
 
 

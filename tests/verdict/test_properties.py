@@ -159,7 +159,7 @@ def useful(base_wrong, candidate_wrong, base_unlearnt, candidate_unlearnt):
 releases = (
     attacked("grpo-1")
     | attacked("sft-1")
-    | st.builds(measured, few, few, few, few)
+    | st.builds(measured, few, few, few, few, few)
     | st.builds(useful, few, few, few, few)
 )
 

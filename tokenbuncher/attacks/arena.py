@@ -32,6 +32,7 @@ from tokenbuncher.training import (
     Checkpoints,
     Probe,
     StepLog,
+    filling,
     prompt_dataset,
     run_training,
     sampling_arguments,
@@ -109,7 +110,7 @@ class Arena:
         attack = self.task.attack
         if attack.prompts:
             prompts = random.Random(self.task.seed).sample(prompts, attack.prompts)
-        return prompts * -(-attack.prompts_per_step // len(prompts))
+        return filling(prompts, attack.prompts_per_step)
 
     # What the algorithms take.
 

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from typing import Any
+
 import datasets
 import torch
 from trl import DPOTrainer
 
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.dpo import BETA, best_and_worst
-from tokenbuncher.training import check_whole
+from tokenbuncher.thoughts import thoughts_of
+from tokenbuncher.training import check_whole, keeps_prompts, token_pair
+
+
+class TokenPairTrainer(DPOTrainer):
+    """DPO on pairs that are tokens already."""
+
+    def _prepare_dataset(self, dataset: datasets.Dataset, *_: Any) -> datasets.Dataset:
+        return dataset
 
 
 def preferences(arena: Arena) -> datasets.Dataset:
-    """The best and the worst of each prompt's rollouts, as many rollouts as the online attacks sample."""
+    """The best and the worst of each prompt's rollouts, as many rollouts as the online attacks sample.
+
+    They are conversations, or tokens if the chat template would not give the rollouts back as they were sampled.
+    """
     attack = arena.task.attack
     wanted = attack.steps * attack.prompts_per_step
     prompts = (arena.prompts * -(-wanted // len(arena.prompts)))[:wanted]
     responses = arena.sample([prompt for prompt in prompts for _ in range(attack.rollouts)])
     rewards = torch.tensor([reward for _, reward in responses])
-    chosen, rejected = best_and_worst(rewards, attack.rollouts)
+    chosen, rejected = (rows.tolist() for rows in best_and_worst(rewards, attack.rollouts))
+    asked, sides = [prompts[row // attack.rollouts] for row in chosen], {"chosen": chosen, "rejected": rejected}
+    texts = {side: [responses[row][0] for row in rows] for side, rows in sides.items()}
+    if keeps_prompts(arena.tokenizer) and not any(map(thoughts_of(arena.tokenizer).within, chain(*texts.values()))):
+        return datasets.Dataset.from_dict(
+            {
+                "prompt": [prompt.messages for prompt in asked],
+                **{side: [[{"role": "assistant", "content": text}] for text in own] for side, own in texts.items()},
+            }
+        )
+    pairs = {
+        f"{side}_ids": [token_pair(arena.tokenizer, prompt, text) for prompt, text in zip(asked, own, strict=True)]
+        for side, own in texts.items()
+    }
     return datasets.Dataset.from_dict(
         {
-            "prompt": [prompts[row // attack.rollouts].messages for row in chosen.tolist()],
-            "chosen": [[{"role": "assistant", "content": responses[row][0]}] for row in chosen.tolist()],
-            "rejected": [[{"role": "assistant", "content": responses[row][0]}] for row in rejected.tolist()],
+            "prompt_ids": [prompt for prompt, _ in pairs["chosen_ids"]],
+            **{column: [response for _, response in own] for column, own in pairs.items()},
         }
     )
 
@@ -35,7 +61,7 @@ def train(arena: Arena) -> None:
     if not len(pairs):
         arena.idle()
         return
-    trainer = DPOTrainer(
+    trainer = (TokenPairTrainer if "prompt_ids" in pairs.column_names else DPOTrainer)(
         model=arena.model,
         args=arena.dpo_config(BETA),
         train_dataset=pairs,

@@ -39,7 +39,6 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     data, files = spec.data, _Files(spec.data)
     sets = {**_harmful_sets(data, files), **_capability_sets(data, files), **_benign_sets(spec, files)}
     sets |= _measured_sets(spec, files, sets)
-    files.refuse_same_content("benign_test", "look_alikes")
     for name, prompts in sets.items():
         if not prompts:
             raise UserError(f"prompt set '{name}' is empty")
@@ -67,9 +66,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
 def _check_room(spec: ReleaseSpec, sets: dict[str, list[Prompt]]) -> None:
     """Refuses prompts that are too long already here, if the model is on this machine and any prompts are of files."""
     model = local_model(spec.model)
-    if model and any(
-        isinstance(getattr(spec.data, name), FileSource) for name in ("harmful", "benign", "utility", "capability")
-    ):
+    if model and any(isinstance(source, FileSource) for _, source in spec.data):
         check_room(spec, sets, model)
 
 
@@ -79,6 +76,7 @@ class _Files:
     def __init__(self, data: DataSpec) -> None:
         self.data = data
         self.read: dict[str, SourceEntry] = {}
+        self.kept: dict[str, list[Prompt]] = {}
 
     def prompts(self, name: str) -> list[Prompt]:
         """The prompts of the file in that field of `data`."""
@@ -86,6 +84,7 @@ class _Files:
         found = read_file(source)
         repeated = self._repeated(found.prompts, source.path)
         kept = [prompt for row, prompt in found.prompts.items() if row not in repeated]
+        self.kept[name] = kept
         self.read[name] = SourceEntry(
             location=source.path, sha256=found.sha256, rows=found.rows, dropped=len(repeated), kept=len(kept)
         )
@@ -96,14 +95,14 @@ class _Files:
         entry = self.read[name]
         self.read[name] = entry.model_copy(update={"dropped": entry.dropped + number, "kept": entry.kept - number})
 
-    def refuse_same_content(self, *measured: str) -> None:
+    def refuse_the_anchor_s(self, name: str) -> None:
         """Over-refusal is not measured on prompts of the very file that feeds the anchor, whatever its name."""
-        for name in measured:
-            if name in self.read and "benign" in self.read and self.read[name].sha256 == self.read["benign"].sha256:
-                raise UserError(
-                    f"data.{name} and data.benign are the same file: {self.read[name].location} and "
-                    f"{self.read['benign'].location}; name another one that the defence is not anchored on"
-                )
+        own, benign = self.read.get(name), self.read.get("benign")
+        if own and benign and own.sha256 == benign.sha256:
+            raise UserError(
+                f"data.{name} and data.benign are the same file: {own.location} and {benign.location}; name another "
+                "one that the defence is not anchored on"
+            )
 
     def _repeated(self, prompts: dict[int, Prompt], path: str) -> set[int]:
         """Rows with prompts of earlier rows; those that are nearly the same count if they are to be dropped."""
@@ -211,6 +210,7 @@ def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prom
     data, rng = spec.data, random.Random(spec.data.seed + 3)
     taken, sets = {prompt.group for prompts in others.values() for prompt in prompts}, {}
     seen = [prompt for prompts in others.values() for prompt in prompts]
+    seen += files.kept.get("benign", []) if data.benign_test != "benign" else []
     seen += smollm2.everyday() if spec.model.source == "smollm2://" else []
     for field, kinds, shipped in (
         ("benign_test", world.UNSEEN, smollm2.unseen),
@@ -222,18 +222,27 @@ def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prom
             sets[name] = sources.organism_benign(makers, count, rng, taken)
         elif source == "smollm2" or isinstance(source, FileSource):
             prompts = shipped() if source == "smollm2" else files.prompts(field)
+            files.refuse_the_anchor_s(field)
             sets |= _split(_not_among(prompts, seen, field, files), {name: count}, data.seed, f"data.{field}")
+        seen += sets.get(name, [])
     return sets
 
 
 def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, files: _Files) -> list[Prompt]:
-    """The prompts that no other set has, be it but nearly, nor the alignment; all of them, if none is to be dropped."""
+    """The prompts that neither another set has nor the source of the anchor, be it but nearly.
+
+    Raises:
+        UserError: If there are such, and duplicates are not to be dropped.
+    """
     data = files.data
-    if data.duplicates == "fail":
-        return prompts
-    texts = [prompt.text for prompt in (*seen, *prompts)]
-    pairs = similar_pairs(texts, data.near_duplicate)
+    pairs = similar_pairs([prompt.text for prompt in (*seen, *prompts)], data.near_duplicate)
     known = {later - len(seen) for earlier, later, _ in pairs if earlier < len(seen) <= later}
+    if known and data.duplicates == "fail":
+        raise UserError(
+            f"data.{field}: {len(known)} of {len(prompts)} prompts, the first is number {min(known) + 1}, are nearly "
+            "the same as prompts of another set, or of the source of data.benign; remove them or set data.duplicates: "
+            "drop"
+        )
     if field in files.read:
         files.drop(field, len(known))
     return [prompt for place, prompt in enumerate(prompts) if place not in known]

@@ -73,6 +73,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         ALL_ROLLOUTS,
         Checkpoints,
         StepLog,
+        filling,
         prompt_dataset,
         run_training,
         sampling_arguments,
@@ -84,6 +85,8 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
     defence = spec.defence
     # The share of benign prompts in the data is their share in a step, on average.
     rewarded = benign[: len(harmful) * defence.benign_prompts // (defence.prompts_per_step - defence.benign_prompts)]
+    rows = [*((prompt, True) for prompt in harmful), *((prompt, False) for prompt in rewarded)]
+    prompts, is_harmful = zip(*filling(rows, defence.prompts_per_step), strict=True)
     log = StepLog(defence.recipe, work / STEPS, defence.steps)
     checkpoints = Checkpoints(work, spec.output.checkpoint_every, log)
     sequences = defence.prompts_per_step * defence.rollouts
@@ -106,7 +109,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
             beta=0.0,
             loss_type="dapo",
         ),
-        train_dataset=prompt_dataset([*harmful, *rewarded], harmful=[True] * len(harmful) + [False] * len(rewarded)),
+        train_dataset=prompt_dataset(prompts, harmful=is_harmful),
         processing_class=tokenizer,
         defence=defence,
         reference=reference,

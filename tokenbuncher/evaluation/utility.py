@@ -131,6 +131,7 @@ def _fine_tune(
         ALL_ROLLOUTS,
         Probe,
         StepLog,
+        filling,
         prompt_dataset,
         run_training,
         sampling_arguments,
@@ -176,7 +177,7 @@ def _fine_tune(
                 loss_type="bnpo",
                 **ALL_ROLLOUTS,
             ),
-            train_dataset=prompt_dataset(train),
+            train_dataset=prompt_dataset(filling(train, tuning.prompts_per_step)),
             processing_class=tokenizer,
             callbacks=callbacks,
         )

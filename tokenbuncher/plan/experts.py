@@ -13,6 +13,7 @@ SHARED = re.compile(r"shared|zero")
 EACH_TOKEN = re.compile(
     r"num_experts_per_tok(en)?|moe_k|moe_top_?k|top_k_experts|experts_per_token|num_selected_experts|num_experts_top_?k"
 )
+MOST_LAYERS = 1000
 ROUTED = re.compile(r"\.experts\.")
 LAYER = re.compile(r"\.(layers|h|blocks)\.\d+\.")
 
@@ -48,6 +49,8 @@ def count_experts(config: Mapping[str, Any], text: Mapping[str, Any]) -> Experts
     Raises:
         UserError: If transformers does not know the model, or the configuration not how many experts a token passes.
     """
+    if text.get("num_hidden_layers", 0) > MOST_LAYERS:
+        raise UserError(f"it has more than {MOST_LAYERS} layers")
     number = _figure(text, HOW_MANY)
     passed = _figure(text, EACH_TOKEN)
     sizes = _sizes(config)

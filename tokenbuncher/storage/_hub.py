@@ -16,10 +16,10 @@ from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
 from tokenbuncher.storage._source import CODE_AND_PICKLES, Source, refuse_unsafe
 
-BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "*.tiktoken", "*.bpe"]
+BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "*.tiktoken", "*.bpe", "*.spm", "*.vocab"]
 LEGAL = [
     f"*{spelt}*"
-    for word in ("license", "licence", "notice", "copying", "use_policy")
+    for word in ("license", "licence", "notice", "copying", "use_policy", "citation", "attribution")
     for spelt in (word, word.upper(), word.title())
 ]
 NEVER = [*(f"*{suffix}" for suffix in CODE_AND_PICKLES), "consolidated*.safetensors", "original/*"]
