@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +12,7 @@ from kfp.dsl.base_component import BaseComponent
 from pipelines.attacks import Place
 from pipelines.gate_only import gate_only_pipeline
 from pipelines.lint import lint, read_ir, refuse
-from pipelines.placement import CACHED, Placement
+from pipelines.placement import Placement
 from pipelines.red_team import red_team_pipeline
 from pipelines.release import release_pipeline
 from tokenbuncher.errors import UserError
@@ -26,15 +25,14 @@ PIPELINES: dict[str, Callable[[Place], BaseComponent]] = {
 }
 
 
-def compile_pipeline(name: str, path: Path, placement: Placement, cached: Collection[str] = CACHED) -> None:
+def compile_pipeline(name: str, path: Path, placement: Placement) -> None:
     """Compiles one pipeline.
 
     Args:
         name: Its name in `PIPELINES`.
         path: The YAML file to be written; its folder is made.
-        placement: Where its tasks run.
-        cached: Stages whose results may be taken from the cache; unless given, none that reads what a spec may have
-            named without pinning it.
+        placement: Where its tasks run. Unless it says which stages are cached, none is: a spec may name a model
+            without pinning it.
 
     Raises:
         UserError: If the file's name does not end in .yaml, it would replace another file, or the compiled pipeline is
@@ -45,16 +43,15 @@ def compile_pipeline(name: str, path: Path, placement: Placement, cached: Collec
     check_output_file(path, lambda content: content.startswith(b"# PIPELINE DEFINITION\n# Name: tokenbuncher-"))
     with TemporaryDirectory() as scratch:
         compiled = Path(scratch, path.name)
-        compiler.Compiler().compile(_composed(name, placement, cached), str(compiled))
+        compiler.Compiler().compile(_composed(name, placement), str(compiled))
         refuse(lint(read_ir(compiled)), f"the pipeline {name} is not sound as placed")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, compiled.read_text(encoding="utf-8"))
 
 
-def _composed(name: str, placement: Placement, cached: Collection[str]) -> BaseComponent:
-    place = partial(placement.place, cached=cached)
+def _composed(name: str, placement: Placement) -> BaseComponent:
     if name == "release":
-        return release_pipeline(place, placement.quarantine is not None, placement.parallelism)
+        return release_pipeline(placement.place, placement.quarantine is not None, placement.parallelism)
     if name == "red-team":
-        return red_team_pipeline(place, placement.parallelism)
-    return PIPELINES[name](place)
+        return red_team_pipeline(placement.place, placement.parallelism)
+    return PIPELINES[name](placement.place)

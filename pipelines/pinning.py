@@ -1,7 +1,8 @@
 """What a spec names outside of itself, pinned to what it is when the pipeline is submitted.
 
-Kubeflow looks a task's result up in its cache by the text of the spec. A branch, an alias or a plain file would mean
-there what it meant in the first run, for ever.
+Kubeflow looks a task's result up in its cache by the text of the spec, and by the names of its inputs, not by what is
+in them. A branch, an alias or a plain file would mean there what it meant in the first run, for ever; and so would all
+that is made of it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from tokenbuncher.errors import UserError
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import pin, pin_file
 
-FETCHING = ("fetch-model",)
-PREPARING = ("prepare-data",)
+FETCHING = tuple(stage for stage in PURE if stage != "prepare-data")
+PREPARING = tuple(stage for stage in PURE if stage != "fetch-model")
 JUDGING = ("controls", "attack", "evaluate-safety")
 ASKING = ("evaluate-utility",)
+"""Stages that bring models, prompts, judges or questions from outside, and those that work with them."""
 
 
 class Pinned(NamedTuple):
@@ -48,7 +50,7 @@ def pinned(spec: ReleaseSpec) -> Pinned:
         try:
             found = pin_it(uri)
         except UserError as error:
-            told.append(f"{field} is not pinned: {error}. {', '.join(stages)}: never taken from the cache")
+            told.append(f"{field} is not pinned: {error}. {', '.join(stages)}: not taken from the cache")
             loose.update(stages)
         else:
             if found != uri:

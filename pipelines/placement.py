@@ -23,7 +23,7 @@ from typing import Annotated, Literal, get_args
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-untyped]
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from components import GATE_IMAGE, TRAINER_IMAGE
 from tokenbuncher.documents import Origin, Strict, parse_yaml, read_text, validated
@@ -43,9 +43,6 @@ that failed be run again."""
 Effectful = Literal["register", "gate", "promote", "announce"]
 """Stages whose result speaks for one run only: never cached, never run again by themselves."""
 PURE, EFFECTFUL = get_args(Pure), get_args(Effectful)
-CACHED = tuple(stage for stage in PURE if stage not in ("fetch-model", "prepare-data"))
-"""Stages that are cached whatever the spec names: what comes before brings models and prompts from outside, anew each
-time, and another input is another result."""
 GATE_STAGES = (*EFFECTFUL, "report-attacks")
 """Stages that load no model; they run in the gate's image."""
 
@@ -183,6 +180,7 @@ class Placement(Strict):
     stages: dict[Pure | Effectful, StagePlacement] = Field({})
     quarantine: Quarantine | None = None
     parallelism: Positive | None = Field(None, description="Attacks that run at once; all of them, if null.")
+    _cached: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _fits(self) -> Placement:
@@ -218,12 +216,17 @@ class Placement(Strict):
         own = self.stages.get(stage, StagePlacement())  # type: ignore[call-overload]
         return default.overlaid(self.all).overlaid(own)
 
-    def place(self, task: PipelineTask, cached: Collection[str] = CACHED) -> PipelineTask:
-        """Places a task of a pipeline that is being composed.
+    def caching(self, stages: Collection[str]) -> Placement:
+        """The same, with stages whose results may be taken from the cache: they depend on nothing but the spec."""
+        placement = self.model_copy()
+        placement._cached = tuple(stages)
+        return placement
+
+    def place(self, task: PipelineTask) -> PipelineTask:
+        """Places a task of a pipeline that is being composed; it is cached only if that was said of its stage.
 
         Args:
             task: A task of one of our components, whose name is that of its stage.
-            cached: Stages whose results may be taken from the cache.
 
         Returns:
             The task.
@@ -235,7 +238,7 @@ class Placement(Strict):
         task.set_container_image(self.images.gate if stage in GATE_STAGES else self.images.trainer)
         task.set_cpu_request(placed.cpu.request).set_cpu_limit(placed.cpu.limit)
         task.set_memory_request(placed.memory.request).set_memory_limit(placed.memory.limit)
-        task.set_caching_options(stage in PURE and stage in cached)
+        task.set_caching_options(stage in PURE and stage in self._cached)
         if stage in PURE:
             task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
         if placed.accelerator:

@@ -153,7 +153,7 @@ def _checked(spec: ReleaseSpec, placement: Placement, cron: str | None) -> Itera
     arguments = {"spec": fixed.to_yaml() if cron else dated(fixed, datetime.now(UTC))}
     with TemporaryDirectory() as scratch:
         compiled = Path(scratch, "release.yaml")
-        compile_pipeline("release", compiled, placement, () if cron else cached)
+        compile_pipeline("release", compiled, placement.caching(() if cron else cached))
         wrong = [*check_arguments(read_ir(compiled), arguments), *plain_secrets(arguments, "argument")]
         refuse(wrong, "the pipeline cannot be run with this spec")
         yield compiled, arguments

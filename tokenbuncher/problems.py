@@ -121,9 +121,9 @@ def _count(pattern: str, names: Iterable[str]) -> int:
 def _problem(model: type[Strict], document: Mapping[str, Any], error: ErrorDetails) -> Problem:
     location = error["loc"]
     stands_at = _within(document, location)
+    path = (*stands_at, location[-1]) if error["type"] == "missing" else stands_at
     if error["type"] == "unknown_kind" and isinstance(error["input"], Mapping) and "kind" in error["input"]:
         stands_at = (*stands_at, "kind")
-    path = (*stands_at, location[-1]) if error["type"] == "missing" else stands_at
     if error["type"] == "extra_forbidden":
         return Problem(path, _unknown(model, document, path), stands_at)
     return Problem(path, _reason(error), stands_at, in_union=bool(location) and location[-1] not in (*path, "[key]"))

@@ -697,7 +697,7 @@ class ComputeSpec(Strict):
                 f"accelerate sets {', '.join(changed)}: it may share out a training, not change precision or steps"
             )
         if self.storage and not re.fullmatch(r"s3://[A-Za-z0-9._-]+(/[^/\s]+)*/?", self.storage):
-            raise ValueError(f"storage {self.storage}: the nodes reach s3://bucket/prefix only")
+            raise ValueError(f"compute.storage {self.storage}: the nodes reach s3://bucket/prefix only")
         return self
 
 

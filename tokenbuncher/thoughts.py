@@ -35,7 +35,7 @@ class Mark:
 THINK = Mark("<think>", "</think>")
 KNOWN = (
     Mark("<|channel|>", "<|channel|>final<|message|>", ending="<|end|>"),
-    Mark("<|channel>thought", "<channel|>"),
+    Mark("<|channel>", "<channel|>"),
     Mark("<|inner_prefix|>", "<|inner_suffix|>"),
     Mark("Here is my thought process:", "Here is my response:"),
 )

@@ -29,6 +29,7 @@ from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import publish
 
 JUDGING = {"controls", "attack", "evaluate-safety"}
+FETCHING, PREPARING = set(PURE) - {"prepare-data"}, set(PURE) - {"fetch-model"}
 
 
 @pytest.fixture
@@ -79,13 +80,11 @@ def sent(kfp: KfpStub) -> tuple[ReleaseSpec, set[str]]:
 
 
 @pytest.mark.parametrize("name", ["release", "red-team"])
-def test_a_pipeline_compiled_for_any_spec_never_takes_models_or_prompts_from_the_cache(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_pipeline_compiled_for_any_spec_takes_nothing_from_the_cache(name: str, tmp_path: Path) -> None:
     assert name in PIPELINES
     compile_pipeline(name, tmp_path / "any.yaml", Placement())
 
-    assert not cached(tmp_path / "any.yaml") & {"fetch-model", "prepare-data"}
+    assert cached(tmp_path / "any.yaml") == set()
 
 
 def test_a_built_in_model_is_cached(submit: Callable[..., Result], kfp: KfpStub) -> None:
@@ -113,8 +112,8 @@ def test_an_alias_that_cannot_be_looked_up_is_not_cached(
 
     assert result.exit_code == 0
     assert "model.source is not pinned: " in result.output
-    assert "fetch-model: never taken from the cache" in result.output
-    assert "fetch-model" not in sent(kfp)[1]
+    assert "fetch-model, defend, controls" in result.output
+    assert sent(kfp)[1] == {"prepare-data"}, "what is made of another model is another result"
 
 
 def test_an_alias_of_a_registry_that_nobody_named_is_not_cached(
@@ -208,15 +207,16 @@ JUDGE = {"kind": "classifier", "harmful_labels": ["harm"]}
 @pytest.mark.parametrize(
     ("field", "value", "stages"),
     [
-        ("model.source", "/models/base", {"fetch-model"}),
+        ("model.source", "/models/base", FETCHING),
         ("model.source", f"/models/base#sha256={DIGEST}", set()),
-        ("model.source", "file:///models/base", {"fetch-model"}),
+        ("model.source", "file:///models/base", FETCHING),
         ("model.source", "models:/chat/7", set()),
         ("model.source", f"hf://org/name@{COMMIT}", set()),
-        ("model.adapter_base", "/models/base", {"fetch-model"}),
-        ("data.harmful", {"path": "prompts.csv"}, {"prepare-data"}),
+        ("model.adapter_base", "/models/base", FETCHING),
+        ("data.harmful", {"path": "prompts.csv"}, PREPARING),
         ("data.harmful", {"path": "prompts.csv", "sha256": DIGEST}, set()),
-        ("data.utility", {"path": "s3://bucket/questions.csv", "answer": "a"}, {"prepare-data"}),
+        ("data.look_alikes", {"path": "prompts.csv"}, PREPARING),
+        ("data.utility", {"path": "s3://bucket/questions.csv", "answer": "a"}, PREPARING),
         ("data.benign", {"path": f"hf://datasets/org/name@{COMMIT}/p.csv"}, set()),
         ("evaluation.judge", {**JUDGE, "model": "/models/judge"}, JUDGING),
         ("evaluation.judge", {**JUDGE, "model": "models:/judge/1"}, set()),
@@ -231,7 +231,7 @@ JUDGE = {"kind": "classifier", "harmful_labels": ["harm"]}
     ],
 )
 def test_what_may_change_outside_of_the_spec_is_never_cached(field: str, value: object, stages: set[str]) -> None:
-    found = pinned(parse_spec("", [f"{field}={json.dumps(value)}"]))
+    found = pinned(parse_spec("", ["data.look_alikes=smollm2", f"{field}={json.dumps(value)}"]))
 
     assert set(PURE) - set(found.cached) == stages
     assert all(told.startswith(f"{field}") for told in found.told)

@@ -47,7 +47,7 @@ STYLES = {
     "triangles": ("◁think▷", "◁/think▷"),
     "inner": ("<|inner_prefix|>", "<|inner_suffix|>"),
     "sentences": ("Here is my thought process:", "Here is my response:"),
-    "one-sided channel": ("<|channel>thought", "<channel|>"),
+    "one-sided channel": ("<|channel>", "<channel|>"),
 }
 
 

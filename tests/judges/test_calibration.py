@@ -12,7 +12,7 @@ from tokenbuncher.judges import Judgement, load_judge
 from tokenbuncher.judges.calibration import Known, calibration_set, check_judge, of_organism, read_known
 from tokenbuncher.settings import parse_spec
 
-ENGLISH = "data.harmful={path: prompts.csv}"
+ENGLISH = "data={harmful: {path: prompts.csv}, look_alikes: smollm2}"
 ENDPOINT = "{kind: strongreject, endpoint: 'http://x/v1', model: m}"
 CLASSIFIER = "{kind: classifier, model: /x, harmful_labels: [loot]}"
 

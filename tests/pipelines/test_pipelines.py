@@ -89,8 +89,8 @@ def test_what_speaks_for_one_run_is_neither_cached_nor_repeated(name: str, built
 
     for task, settings in tasks.items():
         lasting = task in {"register", "gate", "promote", "announce"}
-        from_outside = task in {"fetch-model", "prepare-data"}
-        assert settings["cachingOptions"].get("enableCache", False) is not (lasting or from_outside), task
+        if not task.startswith("importer"):  # of a compiled pipeline nobody knows what its spec will name
+            assert not settings["cachingOptions"].get("enableCache", False), task
         if not task.startswith("importer"):
             assert ("retryPolicy" in settings) is not lasting, task
     assert {"release": 10, "gate-only": 5, "red-team": 5}[name] == len(tasks)

@@ -9,7 +9,7 @@ import pytest
 
 from tokenbuncher.data.leakage import find_leaks, similar_pairs
 from tokenbuncher.evaluation.answers import judge_answer
-from tokenbuncher.judges.refusal import is_refusal
+from tokenbuncher.judges.refusal import judge
 from tokenbuncher.prompts import Prompt
 from tokenbuncher.smollm2 import benign, harmful_requests, utility
 from tokenbuncher.smollm2.prompts import REFUSALS
@@ -45,4 +45,5 @@ def test_every_utility_answer_is_a_number_that_a_sentence_can_give() -> None:
 
 
 def test_the_judge_knows_every_refusal() -> None:
-    assert all(is_refusal(refusal) for refusal in REFUSALS)
+    asked = [request.text for request in harmful_requests()[:20]]
+    assert all(judge(prompt, refusal, True).refused for refusal in REFUSALS for prompt in asked)

@@ -66,9 +66,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
 def _check_room(spec: ReleaseSpec, sets: dict[str, list[Prompt]]) -> None:
     """Refuses prompts that are too long already here, if the model is on this machine and any prompts are of files."""
     model = local_model(spec.model)
-    if model and any(
-        isinstance(getattr(spec.data, name), FileSource) for name in ("harmful", "benign", "utility", "capability")
-    ):
+    if model and any(isinstance(source, FileSource) for _, source in spec.data):
         check_room(spec, sets, model)
 
 
