@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -163,9 +165,14 @@ def test_failed_stage_is_named_and_no_old_verdict_is_left(
 
 
 def test_pass_that_moved_no_alias_is_a_failure(spec: ReleaseSpec) -> None:
-    too_long = "a" * 300
-    with pytest.raises(UserError, match=r"stage promote failed: .*alias name.*exceeds the maximum"):
-        run_local(parse_spec(spec.to_yaml(), [f"tracking.alias={too_long}"]))
+    run_local(spec)
+    with closing(sqlite3.connect(spec.output.root / "mlflow.db")) as database:
+        for what in ("INSERT", "UPDATE"):
+            moved = f"BEFORE {what} ON registered_model_aliases"
+            database.execute(f"CREATE TRIGGER no_{what} {moved} BEGIN SELECT RAISE(ABORT, 'aliases are closed'); END")
+    with pytest.raises(UserError, match=r"stage promote failed: .*aliases are closed"):
+        run_local(spec)
+    assert champion(spec) == "1"
 
 
 def test_stage_that_cannot_start_is_told_from_the_log(spec: ReleaseSpec, monkeypatch: pytest.MonkeyPatch) -> None:
