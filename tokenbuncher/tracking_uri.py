@@ -83,8 +83,6 @@ def _of_a_file(uri: str) -> str:
         return f"it names no file; write {SQLITE}mlflow.db, or {SQLITE}/FOLDER/mlflow.db"
     if path == ":memory:":
         return f"what is in memory ends with each stage; write {SQLITE}mlflow.db"
-    if path.startswith("~"):
-        return f"~ is not filled in here; write {SQLITE}/HOME/{path.partition('/')[2]} with your own folder for /HOME"
     if "?" in path:
         return f"options do not go with it; {_write(SQLITE + path.partition('?')[0])}"
     return ""
