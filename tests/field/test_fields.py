@@ -103,7 +103,7 @@ def test_an_output_root_of_any_name_holds_the_database(folder: str, candidate: P
         "sqlite:///": "it names no file",
         "sqlite:///folder/": "it names no file",
         "sqlite:///:memory:": "what is in memory ends with each stage",
-        "sqlite:///~/mlflow.db": "~ is not filled in",
+        "sqlite:///~/mlflow.db": "only a shell expands",
         "sqlite:///mlflow.db?timeout=30": "write sqlite:///mlflow.db",
         "sqlite:///mlflow.db ": "write sqlite:///mlflow.db",
         "sqlite+pysqlite:///mlflow.db": "write sqlite:///mlflow.db",
