@@ -30,7 +30,7 @@ from tokenbuncher.files import whole_folder
 from tokenbuncher.mlflow_models import Logged, copy_logged, is_logged, keep_logged_companions, read_logged
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.storage import resolve
-from tokenbuncher.templates import DAY, PIN, as_released, tried
+from tokenbuncher.templates import CONVERSATIONS, DAY, PIN, as_released, check_rendered, tried
 from tokenbuncher.thoughts import TURN, opens_unknown, thoughts_of
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _tell_thoughts(folder: Path) -> None:
             f"the chat template of the model ends prompts with {opened}, and nobody can tell what closes it, so that "
             "thoughts would be judged as the answer; name both marks in the template, or let it open none"
         )
-    if thoughts.told:
+    if thoughts.marks:
         named = ", ".join(f"{mark.opening} to {mark.closing}" for mark in thoughts.marks)
         print(f"thoughts are not judged: {named}", flush=True)
     if thoughts.unknown:
@@ -231,7 +231,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
-            template or one that cannot render a question and its answer.
+            template or one that does not render a question and its answer as they are.
     """
     with swift_imports():
         from transformers import AutoTokenizer
@@ -241,15 +241,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise UserError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-    if tokenizer.chat_template is None:
-        raise UserError(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
+    _check_default_template(folder, tokenizer)
     check_own_tokenizer(folder, tokenizer)
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer in {folder} has no end token; name its eos_token in tokenizer_config.json")
     _try_template(folder, tokenizer)
     try:
+        check_rendered(f"the chat template in {folder}", tokenizer)
         turn_end(tokenizer)
         thoughts_of(tokenizer)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"the chat template in {folder} cannot render a question and its answer: {error}") from error
     tokenizer.padding_side = "left"
@@ -269,12 +271,25 @@ def _use_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     tokenizer.chat_template = {**templates, "default": template} if isinstance(templates, dict) else template
 
 
+def _check_default_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    templates = tokenizer.chat_template
+    if templates is None:
+        raise UserError(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
+    if isinstance(templates, dict) and "default" not in templates:
+        raise UserError(
+            f"the tokenizer in {folder} has chat templates ({', '.join(sorted(templates))}), but none of the name "
+            "default, which questions are rendered with; add it as chat_template.jinja"
+        )
+    if not chat_template(tokenizer).strip():
+        raise UserError(f"the chat template in {folder} is empty; write one into chat_template.jinja")
+
+
 def _try_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     template = tried(
         f"the chat template in {folder}",
         chat_template(tokenizer),
         tokenizer.special_tokens_map,
-        [(TURN, True), ([*TURN, {"role": "assistant", "content": ANSWER}], False)],
+        CONVERSATIONS,
     )
     _use_template(tokenizer, template)
 
