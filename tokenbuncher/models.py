@@ -10,7 +10,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tokenbuncher import generation
 from tokenbuncher.checkpoint import (
@@ -19,9 +19,11 @@ from tokenbuncher.checkpoint import (
     check_special_ids,
     check_vocabulary,
     copy_checkpoint,
+    copy_tokenizer,
     left_on,
     refuse_adapter_with_model,
     stored_formats,
+    tokenizer_class,
 )
 from tokenbuncher.documents import decoded, refuse_wide
 from tokenbuncher.environment import swift_imports
@@ -181,7 +183,12 @@ def _tell_changes(folder: Path, spec: ModelSpec) -> None:
             f"released as {spec.dtype}",
             flush=True,
         )
-    if chat_template(load_tokenizer(folder)).startswith(PIN):
+    if said := read_tokenizer(folder)[1]:
+        print(said, flush=True)
+    tokenizer = load_tokenizer(folder)
+    ends = tokenizer.convert_ids_to_tokens(sorted(_end_tokens(folder, tokenizer)))
+    print(f"responses end with {', '.join(json.dumps(end, ensure_ascii=False) for end in ends)}", flush=True)
+    if chat_template(tokenizer).startswith(PIN):
         print(
             f"the chat template writes the date: every measurement takes it for {DAY:%d %B %Y}, so that runs agree on "
             "whatever day; the model is released with its template as it came",
@@ -233,18 +240,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
             template or one that does not render a question and its answer as they are.
     """
-    with swift_imports():
-        from transformers import AutoTokenizer
-
-    check_token_ids(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise UserError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+    tokenizer, _ = read_tokenizer(folder)
     _check_default_template(folder, tokenizer)
-    check_own_tokenizer(folder, tokenizer)
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer in {folder} has no end token; name its eos_token in tokenizer_config.json")
+    _mark_ends(folder, tokenizer)
     _try_template(folder, tokenizer)
     try:
         check_rendered(f"the chat template in {folder}", tokenizer)
@@ -308,39 +308,78 @@ def check_token_ids(folder: Path) -> None:
         raise UserError(f"{folder / 'tokenizer.json'} has a token with the identifier {largest}; mend the tokenizer")
 
 
-def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """`AutoTokenizer` can silently replace a saved tokenizer by the one its model type usually has.
+def read_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """The tokenizer of a folder, and what is to be said about it.
+
+    `AutoTokenizer` can silently replace a saved tokenizer by the one that its model type or class usually has; then the
+    folder's tokenizer.json is read itself, with the settings of tokenizer_config.json.
 
     Raises:
-        UserError: If it reads text otherwise than the folder's tokenizer.json, if there is one.
+        UserError: If it cannot be loaded, or read text as its tokenizer.json does, if there is one.
     """
+    with swift_imports():
+        import transformers
+
+    check_token_ids(folder)
+    tokenizer = _from(transformers.AutoTokenizer, folder)
+    if _reads_as_saved(folder, tokenizer):
+        return tokenizer, None
+    own, replaced = _from(transformers.PreTrainedTokenizerFast, folder), type(tokenizer).__name__
+    if not _reads_as_saved(folder, own):
+        raise UserError(
+            f"{folder}: AutoTokenizer loads another tokenizer ({replaced}) than tokenizer.json holds, and with "
+            "tokenizer_config.json that one does not read text as it does alone; mend their settings"
+        )
+    return own, (
+        f"AutoTokenizer of transformers {transformers.__version__} loads another tokenizer ({replaced}) than "
+        "tokenizer.json holds: tokenizer.json itself is used; look that what serves the model reads that too"
+    )
+
+
+def _from(kind: Any, folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return cast(
+            "PreTrainedTokenizerBase", kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        )
+    except Exception as error:
+        raise UserError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+
+
+def _reads_as_saved(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
     from tokenizers import Tokenizer
 
     saved = folder / "tokenizer.json"
     if not saved.is_file():
-        return
+        return True
     try:
         own = Tokenizer.from_file(str(saved))
         own.no_padding()  # both may have been left on; whoever calls the tokenizer says anew what is wanted
         own.no_truncation()
         expected = own.encode(PROBE, add_special_tokens=False).ids
-        found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        return bool(tokenizer(PROBE, add_special_tokens=False)["input_ids"] == expected)
     except Exception as error:
         raise UserError(f"the tokenizer in {folder} cannot read text: {error}") from error
-    if found != expected:
-        raise UserError(
-            f"{folder}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than tokenizer.json "
-            "holds; choose a tokenizer_class or model type that keeps it"
-        )
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that ends a response in the chat template; the tokenizer's own end token if the template has none."""
+    """The special token that ends a response in the chat template; the tokenizer's own end token if there is none.
+
+    Other added tokens, such as a blank line, are text.
+    """
     turns = [*TURN, {"role": "assistant", "content": ANSWER}]
     rest = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(ANSWER)[2]
-    marks = tokenizer.added_tokens_decoder
-    ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
-    return next((marks[token].content for token in ids if token in marks), tokenizer.eos_token)
+    ids, marks = tokenizer(rest, add_special_tokens=False)["input_ids"], tokenizer.added_tokens_decoder
+    return next((marks[it].content for it in ids if it in marks and marks[it].special), tokenizer.eos_token)
+
+
+def _mark_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """What ends responses by the model's own files is no text, though the tokenizer may not call it special."""
+    from tokenizers import AddedToken
+
+    check_special_ids(folder)
+    added = tokenizer.added_tokens_decoder
+    for end in generation.end_tokens(folder) & {number for number, token in added.items() if not token.special}:
+        tokenizer.add_tokens([AddedToken(added[end].content, normalized=False, special=True)], special_tokens=True)
 
 
 def device_of(spec: ModelSpec) -> str:
@@ -370,10 +409,9 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-    check_special_ids(folder)
     device, tokenizer = device_of(spec), load_tokenizer(folder)
     check_vocabulary(folder, tokenizer)
-    ends = generation.end_tokens(folder) | _end_tokens(tokenizer)
+    ends = _end_tokens(folder, tokenizer)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -401,10 +439,11 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     return model.to(device).eval()
 
 
-def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokenizer's end token and the chat template's, unless that one ends thoughts as well."""
+def _end_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The model's end tokens, the tokenizer's and the chat template's, unless that one ends thoughts as well."""
     end, within = turn_end(tokenizer), {mark.ending for mark in thoughts_of(tokenizer).marks}
-    return {tokenizer.eos_token_id, *([] if end in within else [tokenizer.convert_tokens_to_ids(end)])}
+    own = {tokenizer.eos_token_id, *([] if end in within else [tokenizer.convert_tokens_to_ids(end)])}
+    return generation.end_tokens(folder) | own
 
 
 def trainable(model: Any, spec: ModelSpec, seed: int, head: str | None = None) -> Any:
@@ -461,18 +500,32 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good."""
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path | None = None) -> None:
+    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good.
+
+    Args:
+        model: What is saved.
+        tokenizer: Of the model.
+        folder: Where to.
+        base: The folder that the tokenizer is from, if from any.
+    """
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model.save_pretrained(folder, safe_serialization=True)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder, base)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a tokenizer with its chat template as it came."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path | None = None) -> None:
+    """Writes a tokenizer with its chat template as it came.
+
+    If saving would name another class than the tokenizer's files in `base` do, these are copied as they are: whatever
+    loads the base, such as an older library that has no such class, loads what is trained from it.
+    """
+    if base is not None and tokenizer_class(base) != type(tokenizer).__name__:
+        copy_tokenizer(base, folder)
+        return
     used = chat_template(tokenizer)
     _use_template(tokenizer, as_released(used))
     tokenizer.save_pretrained(folder)

@@ -124,8 +124,8 @@ class Thoughts:
 def thoughts_of(tokenizer: PreTrainedTokenizerBase) -> Thoughts:
     """How the model of a tokenizer marks its thoughts, as the chat template and the tokenizer's tokens tell.
 
-    Without a mark that these tell, users see all of a response, so all of it is the answer: even `<think>`, which a model
-    may have learnt to hide behind. What is not told by the text of the template is read from what it renders.
+    Between marks that these do not tell, even `<think>`, users see the text, and a model may have learnt to hide there.
+    What is not told by the text of the template is read from what it renders.
     """
     template, tokens = str(tokenizer.get_chat_template()), list(tokenizer.get_added_vocab())
     told = [mark for mark in KNOWN if mark.opening in template or mark.opening in tokens]
