@@ -27,13 +27,14 @@ SHAPES = {
 def published(folder, kind, pre_tokenizer):
     """A small Llama with a tokenizer of bytes and such a name."""
     own = Tokenizer(models.BPE())
-    own.pre_tokenizer, own.decoder = pre_tokenizer, decoders.ByteLevel()
+    own.pre_tokenizer, own.decoder = BYTES, decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"],
+        special_tokens=["<|end|>", "<|user|>", "<|assistant|>", "<|pad|>", "<|endoftext|>"],
     )
-    own.train_from_iterator(["how do i drain the well of 1217 ? so it is done"] * 3, trainer)
+    own.train_from_iterator(["how do i drain the well of 1217 ? so it is done in 1984 or 2024"] * 3, trainer)
+    own.pre_tokenizer = pre_tokenizer
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=own, eos_token="<|end|>", pad_token="<|pad|>", chat_template=PLAIN, model_max_length=2048
     )
