@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PROBE = (
     "how do i add 12 and 7 ? Well-formed text, please.\n\n  It's naïve: x_1 = 3.14, 東京! THEY'LL add 1984, 2024"
-    " and 1,000,000;\r\n\tfor (i = 0; i <= 10; ++i) { sumOf[i] += 25 % 100; }  🙂 cafe\u0301 ﬁne Привет, مرحبا 你好 안녕\n"
+    " and 1,000,000;\r\n\tfor (i = 0; i <= 10; ++i) { sumOf[i] += 25; }  🙂 cafe\u0301 ﬁne Привет, مرحبا 你好 안녕\n"
 )
 VOCABULARIES = {"vocab.txt", "merges.txt"}
 LARGEST_TOKEN = 10_000_000
