@@ -189,8 +189,10 @@ def _tell_changes(folder: Path, spec: ModelSpec) -> None:
     if said := read_tokenizer(folder)[1]:
         print(said, flush=True)
     tokenizer = load_tokenizer(folder)
-    ends = tokenizer.convert_ids_to_tokens(sorted(_end_tokens(folder, tokenizer)))
-    print(f"responses end with {', '.join(json.dumps(end, ensure_ascii=False) for end in ends)}", flush=True)
+    ends = (
+        json.dumps(tokenizer.decode([end]) or end, ensure_ascii=False) for end in sorted(_end_tokens(folder, tokenizer))
+    )
+    print(f"responses end with {', '.join(ends)}", flush=True)
     if chat_template(tokenizer).startswith(PIN):
         print(
             f"the chat template writes the date: every measurement takes it for {DAY:%d %B %Y}, so that runs agree on "
@@ -377,12 +379,11 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _mark_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """What ends responses by the model's own files is no text, though the tokenizer may not call it special."""
-    from tokenizers import AddedToken
-
     check_special_ids(folder)
-    added = tokenizer.added_tokens_decoder
-    for end in generation.end_tokens(folder) & {number for number, token in added.items() if not token.special}:
-        tokenizer.add_tokens([AddedToken(added[end].content, normalized=False, special=True)], special_tokens=True)
+    added, ends = tokenizer.added_tokens_decoder, generation.end_tokens(folder)
+    for token in (added[end] for end in ends if end in added and not added[end].special):
+        token.special = True
+        tokenizer.add_tokens([token], special_tokens=True)
 
 
 def device_of(spec: ModelSpec) -> str:

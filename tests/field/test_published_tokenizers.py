@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.field.test_thoughts import PLAIN, saved, tokenizer_with
+from tokenbuncher.errors import UserError
 from tokenbuncher.generation import eos_ids
 from tokenbuncher.models import PROBE, fetch_model, load_model, load_tokenizer, turn_end
 from tokenbuncher.settings import parse_spec
@@ -82,6 +83,16 @@ def test_its_settings_count(base):
 def test_that_is_told(source, tmp_path, capsys):
     fetch_model(parse_spec("", [f"model.source={source}"]), tmp_path / "base")
     assert capsys.readouterr().out.count("tokenizer.json itself is used") == 1
+
+
+def test_settings_by_which_it_still_reads_otherwise(source):
+    path = source / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    strips = {"content": "Well", "lstrip": True, "rstrip": True, "special": True}
+    settings["added_tokens_decoder"] = {"290": {**strips, "normalized": False, "single_word": False}}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(UserError, match="does not read text as it does alone"):
+        load_tokenizer(source)
 
 
 @pytest.mark.parametrize("lora", [None, "{rank: 8}"])
