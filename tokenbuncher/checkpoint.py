@@ -26,6 +26,7 @@ LEGAL = re.compile(
     r"|attribution|patents)([-_. ].*)?",
     re.I,
 )
+TOKENIZER = re.compile(r"(tokenizer|special_tokens_map|added_tokens|chat_template|vocab|merges|spiece|sentencepiece)\b")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 PACKED = re.compile(r"(weight|qweight|qzeros|weight_packed|_blocks)$")
@@ -134,6 +135,19 @@ def keep_companions(base: Path, folder: Path) -> None:
         name = path.relative_to(base).as_posix()
         if not (folder / name).exists():
             _copy(base, name, folder)
+
+
+def tokenizer_class(folder: Path) -> str | None:
+    """The class of tokenizers that a model folder names."""
+    path = folder / "tokenizer_config.json"
+    return _json_object(path).get("tokenizer_class") if path.is_file() else None
+
+
+def copy_tokenizer(base: Path, folder: Path) -> None:
+    """Gives a trained model the tokenizer of its base, byte for byte."""
+    for path in _companions(base):
+        if TOKENIZER.match(path.name) or path.parent.name == TEMPLATES:
+            _copy(base, path.relative_to(base).as_posix(), folder)
 
 
 def _refuse_quantised(source: str, found: Path, weights: list[str]) -> None:

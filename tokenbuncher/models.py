@@ -10,7 +10,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tokenbuncher import generation
 from tokenbuncher.checkpoint import (
@@ -19,9 +19,11 @@ from tokenbuncher.checkpoint import (
     check_special_ids,
     check_vocabulary,
     copy_checkpoint,
+    copy_tokenizer,
     left_on,
     refuse_adapter_with_model,
     stored_formats,
+    tokenizer_class,
 )
 from tokenbuncher.documents import decoded, refuse_wide
 from tokenbuncher.environment import swift_imports
@@ -30,13 +32,16 @@ from tokenbuncher.files import whole_folder
 from tokenbuncher.mlflow_models import Logged, copy_logged, is_logged, keep_logged_companions, read_logged
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.storage import resolve
-from tokenbuncher.templates import DAY, PIN, as_released, tried
+from tokenbuncher.templates import CONVERSATIONS, DAY, PIN, as_released, check_rendered, tried
 from tokenbuncher.thoughts import TURN, opens_unknown, thoughts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PROBE = "how do i add 12 and 7 ? Well-formed text, please.\n\n  It's naïve: x_1 = 3.14, 東京!"
+PROBE = (
+    "how do i add 12 and 7 ? Well-formed text, please.\n\n  It's naïve: x_1 = 3.14, 東京! THEY'LL add 1984, 2024"
+    " and 1,000,000;\r\n\tfor (i = 0; i <= 10; ++i) { sumOf[i] += 25; }  🙂 cafe\u0301 ﬁne Привет, مرحبا 你好 안녕\n"
+)
 VOCABULARIES = {"vocab.txt", "merges.txt"}
 LARGEST_TOKEN = 10_000_000
 ANSWER = "fine"
@@ -181,7 +186,14 @@ def _tell_changes(folder: Path, spec: ModelSpec) -> None:
             f"released as {spec.dtype}",
             flush=True,
         )
-    if chat_template(load_tokenizer(folder)).startswith(PIN):
+    if said := read_tokenizer(folder)[1]:
+        print(said, flush=True)
+    tokenizer = load_tokenizer(folder)
+    ends = (
+        json.dumps(tokenizer.decode([end]) or end, ensure_ascii=False) for end in sorted(_end_tokens(folder, tokenizer))
+    )
+    print(f"responses end with {', '.join(ends)}", flush=True)
+    if chat_template(tokenizer).startswith(PIN):
         print(
             f"the chat template writes the date: every measurement takes it for {DAY:%d %B %Y}, so that runs agree on "
             "whatever day; the model is released with its template as it came",
@@ -215,7 +227,7 @@ def _tell_thoughts(folder: Path) -> None:
             f"the chat template of the model ends prompts with {opened}, and nobody can tell what closes it, so that "
             "thoughts would be judged as the answer; name both marks in the template, or let it open none"
         )
-    if thoughts.told:
+    if thoughts.marks:
         named = ", ".join(f"{mark.opening} to {mark.closing}" for mark in thoughts.marks)
         print(f"thoughts are not judged: {named}", flush=True)
     if thoughts.unknown:
@@ -231,25 +243,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
-            template or one that cannot render a question and its answer.
+            template or one that does not render a question and its answer as they are.
     """
-    with swift_imports():
-        from transformers import AutoTokenizer
-
-    check_token_ids(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise UserError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-    if tokenizer.chat_template is None:
-        raise UserError(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
-    check_own_tokenizer(folder, tokenizer)
+    tokenizer, _ = read_tokenizer(folder)
+    _check_default_template(folder, tokenizer)
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer in {folder} has no end token; name its eos_token in tokenizer_config.json")
+    _mark_ends(folder, tokenizer)
     _try_template(folder, tokenizer)
     try:
+        check_rendered(f"the chat template in {folder}", tokenizer)
         turn_end(tokenizer)
         thoughts_of(tokenizer)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"the chat template in {folder} cannot render a question and its answer: {error}") from error
     tokenizer.padding_side = "left"
@@ -269,12 +276,25 @@ def _use_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     tokenizer.chat_template = {**templates, "default": template} if isinstance(templates, dict) else template
 
 
+def _check_default_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    templates = tokenizer.chat_template
+    if templates is None:
+        raise UserError(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
+    if isinstance(templates, dict) and "default" not in templates:
+        raise UserError(
+            f"the tokenizer in {folder} has chat templates ({', '.join(sorted(templates))}), but none of the name "
+            "default, which questions are rendered with; add it as chat_template.jinja"
+        )
+    if not chat_template(tokenizer).strip():
+        raise UserError(f"the chat template in {folder} is empty; write one into chat_template.jinja")
+
+
 def _try_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     template = tried(
         f"the chat template in {folder}",
         chat_template(tokenizer),
         tokenizer.special_tokens_map,
-        [(TURN, True), ([*TURN, {"role": "assistant", "content": ANSWER}], False)],
+        CONVERSATIONS,
     )
     _use_template(tokenizer, template)
 
@@ -293,39 +313,77 @@ def check_token_ids(folder: Path) -> None:
         raise UserError(f"{folder / 'tokenizer.json'} has a token with the identifier {largest}; mend the tokenizer")
 
 
-def check_own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """`AutoTokenizer` can silently replace a saved tokenizer by the one its model type usually has.
+def read_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """The tokenizer of a folder, and what is to be said about it.
+
+    `AutoTokenizer` can silently replace a saved tokenizer by the one that its model type or class usually has; then the
+    folder's tokenizer.json is read itself, with the settings of tokenizer_config.json.
 
     Raises:
-        UserError: If it reads text otherwise than the folder's tokenizer.json, if there is one.
+        UserError: If it cannot be loaded, or read text as its tokenizer.json does, if there is one.
     """
+    with swift_imports():
+        import transformers
+
+    check_token_ids(folder)
+    tokenizer = _from(transformers.AutoTokenizer, folder)
+    if _reads_as_saved(folder, tokenizer):
+        return tokenizer, None
+    own, replaced = _from(transformers.PreTrainedTokenizerFast, folder), type(tokenizer).__name__
+    if not _reads_as_saved(folder, own):
+        raise UserError(
+            f"{folder}: AutoTokenizer loads another tokenizer ({replaced}) than tokenizer.json holds, and with "
+            "tokenizer_config.json that one does not read text as it does alone; mend their settings"
+        )
+    return own, (
+        f"AutoTokenizer of transformers {transformers.__version__} loads another tokenizer ({replaced}) than "
+        "tokenizer.json holds: tokenizer.json itself is used; look that what serves the model reads that too"
+    )
+
+
+def _from(kind: Any, folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return cast(
+            "PreTrainedTokenizerBase", kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        )
+    except Exception as error:
+        raise UserError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+
+
+def _reads_as_saved(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
     from tokenizers import Tokenizer
 
     saved = folder / "tokenizer.json"
     if not saved.is_file():
-        return
+        return True
     try:
         own = Tokenizer.from_file(str(saved))
         own.no_padding()  # both may have been left on; whoever calls the tokenizer says anew what is wanted
         own.no_truncation()
         expected = own.encode(PROBE, add_special_tokens=False).ids
-        found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        return bool(tokenizer(PROBE, add_special_tokens=False)["input_ids"] == expected)
     except Exception as error:
         raise UserError(f"the tokenizer in {folder} cannot read text: {error}") from error
-    if found != expected:
-        raise UserError(
-            f"{folder}: AutoTokenizer loads another tokenizer ({type(tokenizer).__name__}) than tokenizer.json "
-            "holds; choose a tokenizer_class or model type that keeps it"
-        )
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that ends a response in the chat template; the tokenizer's own end token if the template has none."""
+    """The special token that ends a response in the chat template; the tokenizer's own end token if there is none.
+
+    Other added tokens, such as a blank line, are text.
+    """
     turns = [*TURN, {"role": "assistant", "content": ANSWER}]
     rest = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(ANSWER)[2]
-    marks = tokenizer.added_tokens_decoder
-    ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
-    return next((marks[token].content for token in ids if token in marks), tokenizer.eos_token)
+    ids, marks = tokenizer(rest, add_special_tokens=False)["input_ids"], tokenizer.added_tokens_decoder
+    return next((marks[it].content for it in ids if it in marks and marks[it].special), tokenizer.eos_token)
+
+
+def _mark_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """What ends responses by the model's own files is no text, though the tokenizer may not call it special."""
+    check_special_ids(folder)
+    added, ends = tokenizer.added_tokens_decoder, generation.end_tokens(folder)
+    for token in (added[end] for end in ends if end in added and not added[end].special):
+        token.special = True
+        tokenizer.add_tokens([token], special_tokens=True)
 
 
 def device_of(spec: ModelSpec) -> str:
@@ -355,10 +413,9 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-    check_special_ids(folder)
     device, tokenizer = device_of(spec), load_tokenizer(folder)
     check_vocabulary(folder, tokenizer)
-    ends = generation.end_tokens(folder) | _end_tokens(tokenizer)
+    ends = _end_tokens(folder, tokenizer)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -386,10 +443,11 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     return model.to(device).eval()
 
 
-def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokenizer's end token and the chat template's, unless that one ends thoughts as well."""
+def _end_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The model's end tokens, the tokenizer's and the chat template's, unless that one ends thoughts as well."""
     end, within = turn_end(tokenizer), {mark.ending for mark in thoughts_of(tokenizer).marks}
-    return {tokenizer.eos_token_id, *([] if end in within else [tokenizer.convert_tokens_to_ids(end)])}
+    own = {tokenizer.eos_token_id, *([] if end in within else [tokenizer.convert_tokens_to_ids(end)])}
+    return generation.end_tokens(folder) | own
 
 
 def trainable(model: Any, spec: ModelSpec, seed: int, head: str | None = None) -> Any:
@@ -446,18 +504,32 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good."""
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path | None = None) -> None:
+    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good.
+
+    Args:
+        model: What is saved.
+        tokenizer: Of the model.
+        folder: Where to.
+        base: The folder that the tokenizer is from, if from any.
+    """
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     model.save_pretrained(folder, safe_serialization=True)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder, base)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a tokenizer with its chat template as it came."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path | None = None) -> None:
+    """Writes a tokenizer with its chat template as it came.
+
+    If saving would name another class than the tokenizer's files in `base` do, these are copied as they are: whatever
+    loads the base, such as an older library that has no such class, loads what is trained from it.
+    """
+    if base is not None and tokenizer_class(base) != type(tokenizer).__name__:
+        copy_tokenizer(base, folder)
+        return
     used = chat_template(tokenizer)
     _use_template(tokenizer, as_released(used))
     tokenizer.save_pretrained(folder)

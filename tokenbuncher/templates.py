@@ -10,9 +10,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenbuncher.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DAY = datetime(2025, 1, 1, tzinfo=UTC)
 """What a template takes for today in every measurement: what is measured must not depend on when."""
@@ -25,6 +28,35 @@ _CHANGES = "".join(
 )
 # The line break at its end belongs to the block before it, and is not rendered.
 PIN = f"{{%- macro strftime_now(format) %}}{{{{ format{_CHANGES} }}}}{{%- endmacro %}}\n"
+
+# What templates change where they change a text: letters, spaces, lines, quotes, brackets, words like markup, the ends.
+_PARAGRAPH = (
+    "\"How do I add 12 and 7?  Is 'a < b && c > d' TRUE?\n\n\tIt's a naïve café:  <b>x_1</b> = {{ 3.14 }} % \\n | [y]"
+    " ### 東京 🙂\n   see https://example.org/?q=1 or ask. "
+)
+QUESTION = f"{''.join(f'{_PARAGRAPH}{number}' for number in range(300))}?"
+REPLY = f"{QUESTION.replace('How do I', 'So we').replace('?', '!')}?"
+
+
+class _Exchange(NamedTuple):
+    """What a template is to render without a change."""
+
+    question: str
+    answer: str
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """Both as a conversation."""
+        return [{"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}]
+
+
+_EXCHANGES = (_Exchange("hello", "fine"), _Exchange(QUESTION, REPLY))
+_SEVERAL = [*_EXCHANGES[0].messages, *_EXCHANGES[1].messages[:1]]
+CONVERSATIONS = [
+    *((one.messages[:number], begin) for one in _EXCHANGES for number, begin in ((1, True), (2, False))),
+    (_SEVERAL, True),
+]
+"""What a template is tried with: messages, and whether the beginning of a response is to follow."""
 
 
 class _Trial(NamedTuple):
@@ -56,6 +88,44 @@ def tried(
     return PIN + template if trial.clock else template
 
 
+def check_rendered(where: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that the chat template of a tokenizer renders questions and answers in order, and changes neither.
+
+    Spaces around them it may leave out. Of several questions it may refuse all but the first.
+
+    Raises:
+        UserError: If it does not.
+    """
+    for exchange in _EXCHANGES:
+        asked = _rendered(tokenizer, exchange.messages[:1], begin=True)
+        answered = _rendered(tokenizer, exchange.messages, begin=False)
+        for text in (asked, answered):
+            _refuse_without(where, "question", exchange.question, text)
+        _refuse_without(where, "answer", exchange.answer, answered)
+        if exchange.answer not in answered.partition(exchange.question)[2]:
+            raise UserError(f"{where} puts the answer before its question; mend the template")
+    try:
+        several = _rendered(tokenizer, _SEVERAL, begin=True)
+    except Exception:  # whoever asks several is told
+        return
+    _refuse_without(where, "question", QUESTION, several)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, begin: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin))
+
+
+def _refuse_without(where: str, what: str, text: str, rendered: str) -> None:
+    if not rendered.strip():
+        raise UserError(f"{where} renders nothing for a question; mend the template")
+    if text not in rendered:
+        raise UserError(
+            f"what {where} renders does not contain the text of the {what} as it was given (it begins with "
+            f"{json.dumps(rendered[:60], ensure_ascii=False)}): the model would see nothing of it, a part or another "
+            "text. Mend the template; it gets each content as one string, not as parts"
+        )
+
+
 def as_released(template: str) -> str:
     """The template as it came."""
     return template.removeprefix(PIN)
@@ -79,7 +149,7 @@ def _trial(where: str, template: str, given: str) -> _Trial:
         receiver.close()
     if answer is None:
         raise UserError(
-            f"{where} does not come to an end: to render one short question takes more than {SECONDS} seconds, "
+            f"{where} does not come to an end: to render a question takes more than {SECONDS} seconds, "
             f"{MEGABYTES} MB or {CHARACTERS:,} characters; mend the template"
         )
     return _Trial(*answer)

@@ -32,7 +32,6 @@ class Mark:
     """A token that ends thoughts as it may end messages, so that no response is over with it."""
 
 
-THINK = Mark("<think>", "</think>")
 KNOWN = (
     Mark("<|channel|>", "<|channel|>final<|message|>", ending="<|end|>"),
     Mark("<|channel>", "<channel|>"),
@@ -69,8 +68,6 @@ class Thoughts:
     """The mark that the prompt has opened already, so that responses begin inside it."""
     unknown: tuple[str, ...] = ()
     """What looks like a mark of thoughts, and nobody can tell where they end."""
-    told: bool = False
-    """Whether the model's own files tell any mark."""
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of some tokens without special tokens, but for those that mark thoughts."""
@@ -127,7 +124,8 @@ class Thoughts:
 def thoughts_of(tokenizer: PreTrainedTokenizerBase) -> Thoughts:
     """How the model of a tokenizer marks its thoughts, as the chat template and the tokenizer's tokens tell.
 
-    `<think>` counts for every model. What is not told by the text of the template is read from what it renders.
+    Between marks that these do not tell, even `<think>`, users see the text, and a model may have learnt to hide there.
+    What is not told by the text of the template is read from what it renders.
     """
     template, tokens = str(tokenizer.get_chat_template()), list(tokenizer.get_added_vocab())
     told = [mark for mark in KNOWN if mark.opening in template or mark.opening in tokens]
@@ -135,13 +133,13 @@ def thoughts_of(tokenizer: PreTrainedTokenizerBase) -> Thoughts:
     told += sorted(_pairs(alike), key=lambda mark: mark.opening)
     if not told:
         told += _rendered(tokenizer)
-    marks = tuple(dict.fromkeys([THINK, *told]))
+    marks = tuple(dict.fromkeys(told))
     prompt = str(tokenizer.apply_chat_template(TURN, tokenize=False, add_generation_prompt=True))
     tail = prompt.rpartition(TURN[0]["content"])[2]
     opened = next((mark for mark in marks if mark.opening in tail and mark.closing not in tail), None)
     known = {part for mark in marks for part in (mark.opening, mark.closing)}
     unknown = sorted(alike - known) or ([] if told else [field for field in FIELDS[:1] if field in template])
-    return Thoughts(tokenizer, marks, opened, tuple(unknown), bool(told))
+    return Thoughts(tokenizer, marks, opened, tuple(unknown))
 
 
 def opens_unknown(thoughts: Thoughts) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +39,9 @@ QUIET = {
     # With MLflow's own seven retries it takes minutes to notice that a server is down.
     RETRIES: "2",
 }
+PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433}
+REACH = 5.0
+"""Seconds within which a database takes a connection, or that it does not is told."""
 Value = TypeVar("Value")
 _alone = Lock()
 
@@ -71,6 +76,7 @@ def connected(uri: str) -> Iterator[MlflowClient]:
             _ensure_database(file)
         elif not uri.startswith("http"):
             _require_driver(uri)
+            _tell_if_silent(uri)
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except failures as error:
         if is_denial(error):
@@ -264,6 +270,21 @@ def _require_driver(uri: str) -> None:
         raise UserError(
             f"MLflow cannot open {uri}: {error}; install the driver, or give the URL of an MLflow server"
         ) from error
+
+
+def _tell_if_silent(uri: str) -> None:
+    """Says that nothing answers where a database should be; MLflow tries for minutes, without a word."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    port = url.port or PORTS.get(url.get_backend_name())
+    if not url.host or not port:
+        return
+    try:
+        socket.create_connection((url.host, port), timeout=REACH).close()
+    except OSError as error:
+        said = f"MLflow's database at {url.host}:{port} does not answer ({error}); trying again for about two minutes"
+        print(said, file=sys.stderr, flush=True)
 
 
 def _ensure_database(path: Path) -> None:

@@ -554,11 +554,11 @@ def save_trained(
         return
     if model.lora is None:
         trainer.model.save_pretrained(folder, state_dict=weights)
-        save_tokenizer(tokenizer, folder)
+        save_tokenizer(tokenizer, folder, base)
     else:
         with tempfile.TemporaryDirectory() as adapter:
             trainer.model.save_pretrained(adapter, state_dict=weights)
-            save_model(merged(base, Path(adapter), model), tokenizer, folder)
+            save_model(merged(base, Path(adapter), model), tokenizer, folder, base)
     generation.carry(base, folder)
     keep_companions(base, folder)
 

@@ -13,7 +13,7 @@ from tokenbuncher.models import fetch_model, load_model, load_tokenizer, turn_en
 from tokenbuncher.prompts import Prompt, load_set
 from tokenbuncher.scoring import _read, generate
 from tokenbuncher.settings import ModelSpec, parse_spec
-from tokenbuncher.thoughts import THINK, Thoughts, thoughts_of
+from tokenbuncher.thoughts import Mark, Thoughts, thoughts_of
 from tokenbuncher.training import tokenize_pairs, trl_reward
 
 each_family = pytest.mark.parametrize("name", FAMILIES)
@@ -106,7 +106,8 @@ def test_a_repetition_penalty_of_the_model_s_own_is_not_applied(model_folder, or
     ],
 )
 def test_what_is_judged_is_the_answer_after_the_thinking(response, opened, seen):
-    assert Thoughts(None, (THINK,), THINK if opened else None).answer(response) == seen
+    think = Mark("<think>", "</think>")
+    assert Thoughts(None, (think,), think if opened else None).answer(response) == seen
 
 
 def test_the_reward_and_the_scores_see_the_same_answer(model_folder):

@@ -25,6 +25,7 @@ PLAIN = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+THINKING = PLAIN + "{# <think></think> #}"
 CHANNELS = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ '<|start|>assistant<|channel|>final<|message|>' + message['content'] + "
@@ -180,11 +181,22 @@ def test_marks_that_only_rendering_tells():
 @pytest.mark.parametrize("around", [("<answer>", "</answer>"), ("<|begin_of_solution|>", "<|end_of_solution|>")])
 def test_marks_around_the_answer_are_no_part_of_it(around):
     before, after = around
-    assert read(tokenizer_with(PLAIN), f"<think>no</think>{before}\nsure\n{after}") == [("sure", True)]
+    assert read(tokenizer_with(THINKING), f"<think>no</think>{before}\nsure\n{after}") == [("sure", True)]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("own", [(), ("[THINK]", "[/THINK]")])
+def test_marks_that_the_model_does_not_know_hide_nothing(style, own):
+    """An attacked model may have learnt them: its users see what stands between."""
+    opening, closing = STYLES[style]
+    if (opening, closing) == own:
+        return
+    texts = [f"{opening}sure{closing} no", f"{opening}sure"]
+    assert read(tokenizer_with(PLAIN, own), *texts) == [(text, True) for text in texts]
 
 
 def test_thoughts_in_several_blocks():
-    assert read(tokenizer_with(PLAIN), "<think>no</think>\n<think>never</think> sure") == [("sure", True)]
+    assert read(tokenizer_with(THINKING), "<think>no</think>\n<think>never</think> sure") == [("sure", True)]
 
 
 def test_the_first_token_is_that_of_the_answer():
@@ -208,7 +220,7 @@ def fetched(tmp_path, tokenizer):
 
 def test_the_marks_are_told(tmp_path, capsys):
     fetched(tmp_path, tokenizer_with(PLAIN, ("[THINK]", "[/THINK]")))
-    assert "thoughts are not judged: <think> to </think>, [THINK] to [/THINK]" in capsys.readouterr().out
+    assert "thoughts are not judged: [THINK] to [/THINK]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mark", ["<|reason|>", "<|scratchpad|>", "<|cot|>", "<|end_thinking|>"])

@@ -53,13 +53,14 @@ def test_without_its_prompt_it_does_not_judge(folder, tmp_path, card):
         load_judge(settings(copy))
 
 
-def test_another_tokenizer_than_its_own_is_refused(folder, tmp_path):
-    # transformers gives this model type a byte-level tokenizer, whatever the folder holds.
+def test_a_tokenizer_that_transformers_takes_for_another_is_read_by_its_own_file(folder, tmp_path, capsys):
+    # transformers gives this class a tokenizer of its own, whatever the folder holds.
     copy = shutil.copytree(folder, tmp_path / "copy")
-    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
-    (copy / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}), encoding="utf-8")
-    with pytest.raises(UserError, match="AutoTokenizer loads another tokenizer"):
-        load_judge(settings(copy))
+    path = copy / "tokenizer_config.json"
+    named = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "LlamaTokenizerFast"}
+    path.write_text(json.dumps(named), encoding="utf-8")
+    assert load_judge(settings(copy))([HARMFUL, HARMLESS]) == load_judge(settings(folder))([HARMFUL, HARMLESS])
+    assert "tokenizer.json itself is used" in capsys.readouterr().out
 
 
 def test_without_a_padding_token_it_still_judges(folder, tmp_path):

@@ -86,7 +86,7 @@ def _run(
         write_compliant(place, arena.compliant())
     result = arena.result(ranks.by_first(lambda: read_compliant(control or place)))
     if spec.attacks.keep_checkpoints:
-        save_model(arena.model, arena.tokenizer, place / ATTACKED)
+        save_model(arena.model, arena.tokenizer, place / ATTACKED, model)
         generation.carry(model, place / ATTACKED)
     write_text(done, result.model_dump_json())
     return result

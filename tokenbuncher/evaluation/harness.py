@@ -193,7 +193,7 @@ def _telling_model() -> Any:
 
         def _model_generate(self, context: Any, *args: Any, stop: Any, **kwargs: Any) -> Any:
             # What ends an answer may stand within thoughts; the text is cut there anyway.
-            stop = [] if self.thoughts.told else stop
+            stop = [] if self.thoughts.marks else stop
             generated = super()._model_generate(context, *args, stop=stop, **kwargs)
             self._step(len(context))
             return generated
@@ -239,7 +239,7 @@ def _item(name: str, task: Task, sample: dict[str, Any], metric: str, thoughts: 
         options=None if generated else len(sample["resps"]),
         correct=parsed and bool(score),
         parsed=parsed,
-        finished=tokens < longest and (bool(response) or not (generated and thoughts.told)),
+        finished=tokens < longest and (bool(response) or not (generated and thoughts.marks)),
         tokens=tokens,
         repetition=repetition(response),
     )

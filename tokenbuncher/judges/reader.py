@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokenbuncher.checkpoint import check_vocabulary, left_on
 from tokenbuncher.errors import UserError
 from tokenbuncher.judges import Exchange
-from tokenbuncher.models import check_own_tokenizer, check_token_ids
+from tokenbuncher.models import read_tokenizer
 from tokenbuncher.progress import Progress
 from tokenbuncher.storage import resolve
 
@@ -68,12 +68,10 @@ def load_reader(source: str, architecture: Any) -> Reader:
         UserError: If it cannot be brought here, is damaged, or lacks weights, such as those of the classifier.
     """
     import torch
-    from transformers import AutoTokenizer
 
     folder = resolve(source)
-    check_token_ids(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer, said = read_tokenizer(folder)
         model, report = architecture.from_pretrained(
             folder,
             dtype="auto",
@@ -84,7 +82,8 @@ def load_reader(source: str, architecture: Any) -> Reader:
         )
     except Exception as error:
         raise UserError(f"the judge {source} cannot be loaded: {error}") from error
-    check_own_tokenizer(folder, tokenizer)
+    if said:
+        print(f"judge {source}: {said}", flush=True)
     try:
         check_vocabulary(folder, tokenizer)
     except UserError as error:
