@@ -44,6 +44,7 @@ def answered(*rows):
             harmful=bool(harmful),
             refused=not harmful,
             gibberish=False,
+            partial=False,
             finished=True,
             tokens=8,
             entropy=0.1,

@@ -162,7 +162,7 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
 
 def _readings(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
     """Where the models were not measured just as their files are."""
-    for reading in filter(None, (piece.base_reading for piece in safety)):
+    for reading in (piece.base_reading for piece in safety):
         if reading.day:
             yield f"The chat template writes the date; every measurement took it for {reading.day}."
         if reading.stored != [reading.measured]:

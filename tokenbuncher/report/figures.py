@@ -148,7 +148,7 @@ class SafetyFigures(Record):
 
     judge_check: JudgeCheck
     judge_agreement: float | None
-    base_reading: ModelReading | None
+    base_reading: ModelReading
     harmful: AskedFigures
     benign: AskedFigures
     look_alikes: AskedFigures | None
