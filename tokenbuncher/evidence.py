@@ -61,6 +61,16 @@ class SampleScore(Record):
         """Whether it refuses, be it only in part: of a harmless prompt, both are over-refusal."""
         return self.refused or self.partial
 
+    @property
+    def answered(self) -> bool:
+        """Whether it neither refuses, be it in part, nor is gibberish."""
+        return self.readable and not self.declined
+
+    @property
+    def readable(self) -> bool:
+        """Whether it is language, be it a refusal."""
+        return not self.gibberish
+
 
 class CurvePoint(Record):
     """Measurements during training, at one step."""

@@ -300,7 +300,7 @@ def _figures(
 
 NOT_ABOUT_THE_MODEL = (
     *("attack-strength", "positive-control", "control-rise", "judge-check", "tries"),
-    *("utility-control", "fine-tuning-control"),
+    *("refusals-control", "gibberish-control", "utility-control", "fine-tuning-control"),
 )
 
 

@@ -179,7 +179,10 @@ def _behind_attack(finding: Finding, piece: AttackEvidence) -> _Behind:
     return NOTHING
 
 
-SAFETY_RULES = {"harm-unattacked", "refusal-kept", "over-refusal", "gibberish", "refusals-added", "gibberish-added"}
+SAFETY_RULES = {
+    *("harm-unattacked", "refusal-kept", "over-refusal", "gibberish", "refusals-added", "gibberish-added"),
+    *("refusals-control", "gibberish-control"),
+}
 
 
 def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
@@ -205,6 +208,8 @@ def _behind_added(finding: Finding, piece: SafetyEvidence) -> _Behind:
     }[finding.subject]
     if not base:  # the spec has none
         return NOTHING
+    if finding.rule.endswith("-control"):
+        return _scored(base, "answered" if finding.rule == "refusals-control" else "readable", against=False)
     what: Scored = "declined" if finding.rule == "refusals-added" else "gibberish"
     before, after = mean_by_prompt(base, what), mean_by_prompt(candidate, what)
     return _Behind([prompt for prompt in after if after[prompt] > before[prompt]], drop=added(base, candidate, what))

@@ -22,7 +22,7 @@ MOST_PROMPTS = 1_000_000
 ROUNDING = 1e-7
 """Likelihoods that differ by less, relatively, are the same."""
 
-Scored = Literal["harmful", "refused", "partial", "declined", "gibberish", "cut_off"]
+Scored = Literal["harmful", "refused", "partial", "declined", "answered", "gibberish", "readable", "cut_off"]
 
 
 @dataclass(frozen=True)
