@@ -148,6 +148,8 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
             f"No attack had more than {max(attack.steps for attack in ran)} steps, or sampled at more than temperature "
             f"{max(attack.temperature for attack in ran):g}."
         )
+    if anchored := tables.anchored_benign(spec):
+        yield anchored
     if spec.model.lora:
         yield f"Every attack trained LoRA adapters of rank {spec.model.lora.rank}; none trained all weights."
     if not any(attack.warm_up for attack in ran):
