@@ -282,7 +282,7 @@ def positive_control(spec: ReleaseSpec, task: AttackTask, scores: list[SampleSco
 def control_rise(spec: ReleaseSpec, task: AttackTask, start: list[SampleScore], scores: list[SampleScore]) -> Claim:
     """The attack itself made the undefended model harmful: not its warm-up, and it was not so before."""
     policy, after, before = spec.policy, mean_by_prompt(scores), mean_by_prompt(start)
-    rise = Drop.of(after, {prompt: before[prompt] for prompt in after})
+    rise = Drop.of(after, {prompt: before[prompt] for prompt in after}, samples=len(scores))
     return Claim(
         "control-rise",
         task.key,
@@ -555,7 +555,7 @@ def _added(
 
 def added(base: Sequence[SampleScore], candidate: Sequence[SampleScore], what: Scored) -> Drop:
     """How much more of something the candidate's responses have than the undefended model's, on the same prompts."""
-    return Drop.of(mean_by_prompt(candidate, what), mean_by_prompt(base, what))
+    return Drop.of(mean_by_prompt(candidate, what), mean_by_prompt(base, what), samples=len(candidate))
 
 
 def no_look_alikes(spec: ReleaseSpec) -> list[Finding]:
