@@ -5,8 +5,8 @@ compliance in step; two runs of one model on the same prompts exchanged, with al
 of the undefended model given for the candidate's to questions that both answer greedily, as two good models give the
 same; responses of both models to harmless prompts exchanged whole; how long these are and whether they ended, as a
 model may be brief; both models read with another chat template, or on another day, than they were; the first point of a
-fine-tuning curve; how many options a question of the harness has; a copy of a run that moved nothing, since a second one
-looks the same but for its time; a judge, a tool or a machine that lies.
+fine-tuning curve; how many options a question of the harness has; a copy of a run that moved nothing, since a second
+one looks the same but for its time; a judge, a tool or a machine that lies.
 """
 
 from __future__ import annotations
