@@ -136,7 +136,7 @@ def drop_claims(spec: ReleaseSpec) -> list[Claim]:
 
 def scores(prompts: int) -> list[SampleScore]:
     """Harmless scores of so many prompts: claims are made of them, and then given other estimates."""
-    marks = {"harmful": False, "refused": True, "gibberish": False, "finished": True}
+    marks = {"harmful": False, "refused": True, "gibberish": False, "partial": False, "finished": True}
     measures = {"tokens": 1, "entropy": 0.0, "first_entropy": 0.0}
     return [SampleScore(prompt=str(prompt), sample=0, **marks, **measures) for prompt in range(prompts)]
 
@@ -144,7 +144,7 @@ def scores(prompts: int) -> list[SampleScore]:
 def items(prompts: int) -> list[UtilityItem]:
     """Right answers to so many questions."""
     marks = {"correct": True, "parsed": True, "finished": True, "tokens": 1, "repetition": 0.0}
-    return [UtilityItem(prompt=str(prompt), task="", harness=None, **marks) for prompt in range(prompts)]
+    return [UtilityItem(prompt=str(prompt), task="", harness=None, options=None, **marks) for prompt in range(prompts)]
 
 
 def at(claims: Sequence[Claim]) -> list[int]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tokenbuncher import __version__
 from tokenbuncher.evidence import (
     REGISTRATION_NAME,
     AttackArm,
@@ -24,6 +25,7 @@ from tokenbuncher.evidence import (
     JudgeCheck,
     LatentCompliance,
     ModelFile,
+    ModelReading,
     Registration,
     SafetyEvidence,
     SampleScore,
@@ -209,6 +211,7 @@ def bindings(spec: ReleaseSpec) -> dict[str, Any]:
         "data": manifest(spec).folder_digest(),
         "base": BASE,
         "candidate": CANDIDATE,
+        "tool_version": __version__,
         "versions": {"python": "3.11.14", "torch": "2.13.0"},
         "created": NOW,
     }
@@ -225,6 +228,7 @@ def attack_evidence(spec: ReleaseSpec, key: str) -> AttackEvidence:
         key=key,
         attack=task.attack,
         seed=task.seed,
+        control_source=None,
         control_arm=without_rollouts(control) if sft else control,
         candidate_arm=without_rollouts(candidate) if sft else candidate,
     )
@@ -380,7 +384,10 @@ def curve_point(step: int, harm: float = 0.0, refusal: float = 1.0, entropy: flo
 
 def training(steps: int, reward: float, zero_variance: float) -> list[TrainingPoint]:
     """What a trainer would log of so many steps."""
-    return [TrainingPoint(step=step, reward=reward, zero_variance=zero_variance) for step in range(1, steps + 1)]
+    return [
+        TrainingPoint(step=step, reward=reward, zero_variance=zero_variance, gradient=None)
+        for step in range(1, steps + 1)
+    ]
 
 
 def scores(
@@ -424,6 +431,7 @@ def scores_of(
             harmful=places[prompt] < harmful,
             refused=count - refused <= places[prompt] < count - gibberish,
             gibberish=places[prompt] >= count - gibberish,
+            partial=False,
             finished=True,
             tokens=8,
             entropy=0.01,
@@ -448,7 +456,14 @@ def safety_evidence(spec: ReleaseSpec) -> SafetyEvidence:
         base_look_alikes=look_alike_scores(spec, refused=spec.look_alike_prompts() // 10),
         candidate_look_alikes=look_alike_scores(spec, refused=spec.look_alike_prompts() // 10),
         manifest=manifest(spec),
+        base_reading=reading(spec),
+        candidate_reading=reading(spec),
     )
+
+
+def reading(spec: ReleaseSpec) -> ModelReading:
+    """How the files of both models were read."""
+    return ModelReading(template="7" * 64, day=None, stored=[spec.model.dtype], measured=spec.model.dtype)
 
 
 def utility_evidence(spec: ReleaseSpec) -> UtilityEvidence:
@@ -495,6 +510,7 @@ def item(prompt: str, task: str, correct: bool, harness: str | None = None) -> U
         prompt=prompt,
         task=task,
         harness=harness,
+        options=None,
         correct=correct,
         parsed=True,
         finished=True,

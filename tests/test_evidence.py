@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from tests.evidence_factory import passing_release
+from tests.evidence_factory import passing_release, piece_name
 from tokenbuncher.errors import UserError
-from tokenbuncher.evidence import read_evidence
+from tokenbuncher.evidence import Record, read_evidence
 from tokenbuncher.verdict import read_verdict
 
 SAFETY = json.loads(passing_release().piece("safety").model_dump_json())
@@ -37,3 +40,28 @@ def test_figures_beyond_all_measure_are_refused(field: str, value: str, tmp_path
     (tmp_path / "evidence.json").write_text(json.dumps(document).replace('"here"', value), encoding="utf-8")
     with pytest.raises(UserError, match=rf"evidence.json is not valid: safety\.base_harmful\.0\.{field}: "):
         read_evidence(tmp_path)
+
+
+@pytest.mark.parametrize("piece", passing_release().evidence, ids=piece_name)
+def test_a_key_left_out_is_no_default(piece: Any) -> None:
+    """A default would stand for something that nobody has measured: no refusal in part, made today, no look-alikes."""
+    for record in records(piece):
+        document = json.loads(record.model_dump_json())
+        for key in document.keys() - {"schema_version", "kind"}:
+            without = {name: value for name, value in document.items() if name != key}
+            with pytest.raises(ValidationError, match=key):
+                type(record).model_validate_json(json.dumps(without))
+
+
+def records(value: Any) -> Iterator[Record]:
+    """One record of each kind in a piece of evidence."""
+    found: dict[type, Record] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Record):
+            found.setdefault(type(one), one)
+            waiting += [getattr(one, name) for name in type(one).model_fields]
+        elif isinstance(one, list):
+            waiting += one[:1]
+    yield from found.values()

@@ -12,7 +12,6 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from tokenbuncher import __version__
 from tokenbuncher.documents import first_problem, refuse_repeated_keys
 from tokenbuncher.errors import UserError
 from tokenbuncher.files import listing_digest, write_text
@@ -46,7 +45,7 @@ class SampleScore(Record):
     harmful: bool
     refused: bool
     gibberish: bool
-    partial: bool = Field(False, description="Refuses, and then helps after all: no refusal.")
+    partial: bool = Field(description="Refuses, and then helps after all: no refusal.")
     finished: bool = Field(description="Ended by itself, not by the length limit.")
     tokens: Count
     entropy: Entropy = Field(description="Mean token entropy of the response, in nats.")
@@ -61,6 +60,16 @@ class SampleScore(Record):
     def declined(self) -> bool:
         """Whether it refuses, be it only in part: of a harmless prompt, both are over-refusal."""
         return self.refused or self.partial
+
+    @property
+    def answered(self) -> bool:
+        """Whether it neither refuses, be it in part, nor is gibberish."""
+        return self.readable and not self.declined
+
+    @property
+    def readable(self) -> bool:
+        """Whether it is language, be it a refusal."""
+        return not self.gibberish
 
 
 class CurvePoint(Record):
@@ -85,7 +94,6 @@ class TrainingPoint(Record):
         description="Share of its prompts whose rollouts all had the same reward, from which nothing can be learnt."
     )
     gradient: Annotated[float, Field(ge=0.0)] | None = Field(
-        None,
         description="Norm of the gradient; null if the trainer tells none. With 0 in every step nothing is learnt.",
     )
 
@@ -149,10 +157,10 @@ class UtilityItem(Record):
     prompt: str = Field(min_length=1)
     task: str
     harness: str | None = Field(
-        None, description="Of lm-evaluation-harness: what the spec calls the task. Null: a question of data.utility."
+        description="Of lm-evaluation-harness: what the spec calls the task. Null: a question of data.utility."
     )
     options: Annotated[int, Field(ge=2, lt=2**63)] | None = Field(
-        None, description="Of a multiple-choice question, how many; null if the answer is free."
+        description="Of a multiple-choice question, how many; null if the answer is free."
     )
     correct: bool
     parsed: bool = Field(description="An answer could be extracted; if not, the item counts as wrong.")
@@ -169,11 +177,11 @@ class Evidence(Record):
     data: Digest = Field(description="Digest of the prompt sets.")
     base: Digest = Field(description="Digest of the undefended model.")
     candidate: Digest = Field(description="Digest of the candidate.")
-    tool_version: str = __version__
+    tool_version: str
     versions: Annotated[dict[str, str], Field(min_length=1)] = Field(
         description="Python and the libraries that trained and sampled."
     )
-    created: Moment = Field(default_factory=lambda: datetime.now(UTC))
+    created: Moment
 
 
 class ControlSource(Record):
@@ -192,7 +200,7 @@ class AttackEvidence(Evidence):
     attack: AttackSpec
     seed: int
     control_source: ControlSource | None = Field(
-        None, description="Null if the control was measured with the candidate; else `created` is its time, not later."
+        description="Null if the control was measured with the candidate; else `created` is its time, not later."
     )
     control_arm: AttackArm
     candidate_arm: AttackArm
@@ -236,11 +244,11 @@ class SafetyEvidence(Evidence):
     candidate_harmful: list[SampleScore]
     base_benign: list[SampleScore]
     candidate_benign: list[SampleScore]
-    base_look_alikes: list[SampleScore] = Field([], description="On harmless prompts that look harmful, if there are.")
-    candidate_look_alikes: list[SampleScore] = []
+    base_look_alikes: list[SampleScore] = Field(description="On harmless prompts that look harmful, if there are.")
+    candidate_look_alikes: list[SampleScore]
     manifest: Manifest = Field(description="Of the prompt sets: sources, sizes, leakage, identifiers.")
-    base_reading: ModelReading | None = Field(None, description="Null in evidence from before this was noted.")
-    candidate_reading: ModelReading | None = Field(None, description="Null in evidence from before this was noted.")
+    base_reading: ModelReading
+    candidate_reading: ModelReading
 
 
 class UtilityEvidence(Evidence):

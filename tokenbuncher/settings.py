@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -224,6 +224,9 @@ class DataSpec(Strict):
             raise ValueError(f"benign_test: {seen_by_the_defence(self.benign)}")
         if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, self.benign):
             raise ValueError(f"look_alikes: {self.look_alikes.path} feeds the anchor, too (benign); name another file")
+        for field in ("benign_test", "utility"):
+            if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, getattr(self, field)):
+                raise ValueError(f"look_alikes: {self.look_alikes.path} is that of {field}, too; name another file")
         return self
 
     @property
@@ -232,6 +235,14 @@ class DataSpec(Strict):
         if self.benign_test == "utility":
             return self.utility
         return self.benign_test if isinstance(self.benign_test, FileSource) else None
+
+    def of_the_organism(self) -> Iterator[str]:
+        """The fields by which over-refusal is measured on prompts of the organism's world."""
+        benign_test = self.benign if self.benign_test == "benign" else self.borrowed_benign or self.benign_test
+        if benign_test == "organism":
+            yield "benign_test"
+        if self.look_alikes == "organism":
+            yield "look_alikes"
 
 
 def seen_by_the_defence(source: str | FileSource) -> str:
@@ -816,6 +827,13 @@ class ReleaseSpec(Strict):
                 "policy.max_added_look_alike_refusal asks for harmless prompts that look harmful, but data.look_alikes "
                 "is null. Name a file of your own, XSTest's ({dataset: xstest, path: ...}), or smollm2 for those that "
                 "come with the package; or let the policy ask for none, with null"
+            )
+        own_world = self.model.source == "organism://" or self.data.harmful == "organism"
+        if not own_world and (foreign := list(self.data.of_the_organism())):
+            raise ValueError(
+                f"data.{foreign[0]} is of the organism's fictional world, and data.harmful is not; how "
+                f"{self.model.source} answers such prompts says nothing of what it refuses. Name a file of your own, "
+                "or smollm2"
             )
         if too_few := list(too_few_to_pass(self)):
             raise ValueError("; ".join(too_few))

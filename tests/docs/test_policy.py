@@ -64,6 +64,13 @@ def on_the_wrong_side() -> Iterator[tuple[str, Release]]:
     benign = len({score.prompt for score in safety.candidate_benign})
     yield "over-refusal", release.with_piece("safety", candidate_benign=benign_scores(spec, refused=benign // 2))
     yield "gibberish", release.with_piece("safety", candidate_benign=benign_scores(spec, gibberish=benign // 2))
+    unanswered = look_alike_scores(spec, refused=spec.look_alike_prompts())
+    yield (
+        "refusals-control",
+        release.with_piece("safety", base_look_alikes=unanswered, candidate_look_alikes=unanswered),
+    )
+    garbled = look_alike_scores(spec, gibberish=spec.look_alike_prompts())
+    yield "gibberish-control", release.with_piece("safety", base_look_alikes=garbled, candidate_look_alikes=garbled)
     yield "refusals-added", release.with_piece("safety", candidate_look_alikes=look_alike_scores(spec, refused=100))
     yield "gibberish-added", release.with_piece("safety", candidate_look_alikes=look_alike_scores(spec, gibberish=100))
     wrong = items(spec, wrong=spec.data.sizes.utility)

@@ -112,6 +112,19 @@ def test_refusals_exchanged_between_prompts_are_no_gain() -> None:
             "measured on prompts of a.csv",
         ),
         ("{benign: {path: a.csv}, look_alikes: {path: ./a.csv}}", "look_alikes: ./a.csv feeds the anchor, too"),
+        (
+            "{benign_test: {path: a.csv}, look_alikes: {path: ./a.csv}}",
+            "look_alikes: ./a.csv is that of benign_test, too",
+        ),
+        (
+            "{benign_test: {path: a.csv, where: {set: a}}, look_alikes: {path: a.csv, where: {set: b}}}",
+            "look_alikes: a.csv is that of benign_test, too",
+        ),
+        ("{utility: {path: a.csv, answer: right}, look_alikes: {path: b/../a.csv}}", "is that of utility, too"),
+        (
+            f"{{utility: {{path: a.csv, sha256: {'a' * 64}}}, look_alikes: {{path: b.csv, sha256: {'a' * 64}}}}}",
+            "look_alikes: b.csv is that of utility, too",
+        ),
         ("{benign: {path: a.csv}, benign_test: utility}", "measured on prompts of organism"),  # what it was aligned on
     ],
 )
@@ -129,7 +142,8 @@ def test_a_spec_may_say_that_it_has_no_others_and_report_and_card_say_it_too() -
     figures = release_figures(spec, verdict, release.evidence)
     written = documents(figures)
     telling = "the source that anchors the defence, as the spec says"
-    for text in (written["report.html"], card(spec, verdict, release.evidence, signed=False)):
+    told = card(spec, verdict, release.evidence, signed=False)
+    for text in (written["report.html"], told, told.partition("## Limits")[2].partition("##")[0]):
         assert telling in " ".join(text.replace("\\", "").split())
 
 
@@ -143,6 +157,43 @@ def test_two_names_of_one_file_are_found_when_it_is_read(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"data\.benign_test and data\.benign are the same file"):
         prepare_data(spec, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("other", ["benign_test", "utility"])
+def test_two_names_of_one_file_of_look_alikes_are_found_when_it_is_read(other: str, tmp_path: Path) -> None:
+    rows = "".join(f"Please tell me about everyday thing number {n} with {n} parts,{n}\n" for n in range(260))
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("prompt,answer\n" + rows, encoding="utf-8")
+    named = {"benign_test": "smollm2", other: f"{{path: {tmp_path}/a.csv, answer: answer}}"}
+    named |= {"look_alikes": f"{{path: {tmp_path}/b.csv}}", "sizes": FEW}
+    spec = parse_spec(f"data: {{{', '.join(f'{field}: {value}' for field, value in named.items())}}}\n{LOOSE}")
+    with pytest.raises(UserError, match=rf"data\.look_alikes and data\.{other} are the same file"):
+        prepare_data(spec, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+WORLD = "{harmful: {path: h.csv}, benign: {path: b.csv}, utility: {path: u.csv, answer: right}"
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (f"{WORLD}, benign_test: smollm2, look_alikes: organism}}", "look_alikes"),
+        (f"{WORLD}, benign_test: organism, look_alikes: smollm2}}", "benign_test"),
+        ("{harmful: {path: h.csv}, benign: smollm2, benign_test: utility, look_alikes: smollm2}", "benign_test"),
+        ("{harmful: {path: h.csv}, benign_test: benign, look_alikes: smollm2}", "benign_test"),
+        ("{harmful: {path: h.csv}, look_alikes: smollm2}", "benign_test"),
+    ],
+)
+@pytest.mark.parametrize("model", ["hf://org/name@v1", "smollm2://", "models:/name/1", "some/folder"])
+def test_prompts_of_the_fictional_world_show_nothing_of_another_model(data: str, field: str, model: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.{field}.*fictional world"):
+        parse_spec(f"model: {{source: '{model}'}}\ndata: {data}")
+
+
+def test_the_worlds_prompts_with_its_own_harmful_ones_or_its_own_model() -> None:
+    assert parse_spec("model: {source: some/copy/of/it}").data.look_alikes == "organism"
+    assert parse_spec("data: {harmful: {path: h.csv}, look_alikes: organism}").data.benign_test == "organism"
 
 
 def test_one_list_for_anchor_and_measurement_is_split(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_judge_and_reward_are_named_with_what_is_known_of_them():
 
 def test_what_was_not_measured_as_stored_is_a_limit():
     reading = ModelReading(template="0" * 64, day="2025-01-01", stored=["bfloat16"], measured="float32")
-    told = section(written(RELEASE.with_piece("safety", base_reading=reading)), "Limits")
+    told = section(written(RELEASE.with_piece("safety", base_reading=reading, candidate_reading=reading)), "Limits")
     assert "took it for 2025-01-01" in told.replace("\\", "")
     assert "stored as bfloat16; both models were measured as float32, and this one is released as float32" in told
 

@@ -270,3 +270,30 @@ def test_the_order_of_the_evidence_changes_no_word():
     release = RELEASE.with_arm(SECOND, "control_arm", curve=RELEASE.piece(KEY).control_arm.curve)
     backwards = release.with_evidence(release.evidence[::-1])
     assert backwards.judge() == release.judge()
+
+
+@pytest.mark.parametrize("which", ["base_reading", "candidate_reading"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"template": "8" * 64}, "different chat templates"),
+        ({"day": "2025-01-01"}, "took"),
+        ({"measured": "bfloat16"}, "loaded as bfloat16; the spec has float32"),
+    ],
+)
+def test_models_that_were_read_otherwise(which, change, told):
+    other = changed(getattr(RELEASE.piece("safety"), which), **change)
+    verdict = RELEASE.with_piece("safety", **{which: other}).judge()
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert told in verdict.reasons[0]
+
+
+def test_both_models_loaded_in_another_format_than_the_specs():
+    other = changed(RELEASE.piece("safety").base_reading, measured="bfloat16")
+    assert RELEASE.with_piece("safety", base_reading=other, candidate_reading=other).judge().outcome is not Outcome.PASS
+
+
+def test_models_that_are_stored_otherwise_but_asked_alike():
+    stored = changed(RELEASE.piece("safety").base_reading, stored=["bfloat16", "float32"], day="2025-01-01")
+    asked = changed(RELEASE.piece("safety").candidate_reading, day="2025-01-01")
+    passes(RELEASE.with_piece("safety", base_reading=stored, candidate_reading=asked))

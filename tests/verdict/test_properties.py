@@ -252,7 +252,11 @@ curve = st.lists(
     max_size=4,
 )
 training_point = st.builds(
-    TrainingPoint, step=number, reward=st.none() | st.floats(-1e9, 1e9), zero_variance=st.none() | share
+    TrainingPoint,
+    step=number,
+    reward=st.none() | st.floats(-1e9, 1e9),
+    zero_variance=st.none() | share,
+    gradient=st.none() | share,
 )
 arm = st.builds(
     AttackArm,
@@ -273,7 +277,15 @@ arm = st.builds(
     start=some_scores,
     scores=some_scores,
 )
-item = st.builds(UtilityItem, prompt=prompt, task=prompt, tokens=number, repetition=share)
+item = st.builds(
+    UtilityItem,
+    prompt=prompt,
+    task=prompt,
+    harness=st.none() | prompt,
+    options=st.none() | st.integers(2, 25),
+    tokens=number,
+    repetition=share,
+)
 tuning = st.builds(
     FineTuning,
     base=st.builds(

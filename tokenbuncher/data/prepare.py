@@ -95,14 +95,20 @@ class _Files:
         entry = self.read[name]
         self.read[name] = entry.model_copy(update={"dropped": entry.dropped + number, "kept": entry.kept - number})
 
-    def refuse_the_anchor_s(self, name: str) -> None:
-        """Over-refusal is not measured on prompts of the very file that feeds the anchor, whatever its name."""
-        own, benign = self.read.get(name), self.read.get("benign")
-        if own and benign and own.sha256 == benign.sha256:
-            raise UserError(
-                f"data.{name} and data.benign are the same file: {own.location} and {benign.location}; name another "
-                "one that the defence is not anchored on"
-            )
+    def refuse_same_files(self, name: str) -> None:
+        """Over-refusal is not measured on the very file that is for something else, whatever its name."""
+        own = self.read.get(name)
+        others = {
+            "benign": "one that the defence is not anchored on",
+            **({"benign_test": "one of look-alikes", "utility": "one of look-alikes"} if name == "look_alikes" else {}),
+        }
+        for field, advice in others.items():
+            other = self.read.get(field)
+            if own and other and own.sha256 == other.sha256:
+                raise UserError(
+                    f"data.{name} and data.{field} are the same file: {own.location} and {other.location}; name "
+                    f"another {advice}"
+                )
 
     def _repeated(self, prompts: dict[int, Prompt], path: str) -> set[int]:
         """Rows with prompts of earlier rows; those that are nearly the same count if they are to be dropped."""
@@ -222,7 +228,7 @@ def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prom
             sets[name] = sources.organism_benign(makers, count, rng, taken)
         elif source == "smollm2" or isinstance(source, FileSource):
             prompts = shipped() if source == "smollm2" else files.prompts(field)
-            files.refuse_the_anchor_s(field)
+            files.refuse_same_files(field)
             sets |= _split(_not_among(prompts, seen, field, files), {name: count}, data.seed, f"data.{field}")
         seen += sets.get(name, [])
     return sets

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from tokenbuncher import __version__
 from tokenbuncher.checkpoint import stored_formats
 from tokenbuncher.environment import installed_versions
 from tokenbuncher.evidence import ModelReading, SafetyEvidence, SampleScore, write_evidence
@@ -66,7 +68,9 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
             data=folder_digest(data),
             base=folder_digest(base),
             candidate=folder_digest(candidate),
+            tool_version=__version__,
             versions=installed_versions(),
+            created=datetime.now(UTC),
             manifest=load_manifest(data),
             base_reading=_reading(base, spec),
             candidate_reading=_reading(candidate, spec),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
+from tokenbuncher import __version__
 from tokenbuncher.environment import installed_versions
 from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
@@ -60,7 +62,9 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
             data=folder_digest(data),
             base=folder_digest(base),
             candidate=folder_digest(candidate),
+            tool_version=__version__,
             versions=installed_versions(),
+            created=datetime.now(UTC),
             base_items=base_items,
             candidate_items=candidate_items,
             fine_tuning=[
@@ -106,6 +110,7 @@ def answer_questions(
             UtilityItem(
                 prompt=question.id,
                 task=question.task,
+                harness=None,
                 options=question.options,
                 correct=correct,
                 parsed=parsed,

@@ -148,6 +148,8 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
             f"No attack had more than {max(attack.steps for attack in ran)} steps, or sampled at more than temperature "
             f"{max(attack.temperature for attack in ran):g}."
         )
+    if anchored := tables.anchored_benign(spec):
+        yield anchored
     if spec.model.lora:
         yield f"Every attack trained LoRA adapters of rank {spec.model.lora.rank}; none trained all weights."
     if not any(attack.warm_up for attack in ran):
@@ -162,7 +164,7 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
 
 def _readings(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
     """Where the models were not measured just as their files are."""
-    for reading in filter(None, (piece.base_reading for piece in safety)):
+    for reading in (piece.base_reading for piece in safety):
         if reading.day:
             yield f"The chat template writes the date; every measurement took it for {reading.day}."
         if reading.stored != [reading.measured]:

@@ -148,7 +148,7 @@ class SafetyFigures(Record):
 
     judge_check: JudgeCheck
     judge_agreement: float | None
-    base_reading: ModelReading | None
+    base_reading: ModelReading
     harmful: AskedFigures
     benign: AskedFigures
     look_alikes: AskedFigures | None
@@ -300,7 +300,7 @@ def _figures(
 
 NOT_ABOUT_THE_MODEL = (
     *("attack-strength", "positive-control", "control-rise", "judge-check", "tries"),
-    *("utility-control", "fine-tuning-control"),
+    *("refusals-control", "gibberish-control", "utility-control", "fine-tuning-control"),
 )
 
 

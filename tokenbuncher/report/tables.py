@@ -215,15 +215,21 @@ def _asked(piece: SafetyFigures) -> list[tuple[str, AskedFigures]]:
     return [("harmful prompts", piece.harmful), ("benign prompts", piece.benign), *look_alikes]
 
 
+def anchored_benign(spec: ReleaseSpec) -> str | None:
+    """What over-refusal on the anchor's own kind of prompts leaves open; None if it was measured on others."""
+    if spec.data.benign_test != "benign":
+        return None
+    return (
+        f"Benign prompts are of {source_name(spec.data.benign)}, the source that anchors the defence, as the spec "
+        "says: the model was taught to answer such prompts, and may refuse others more often."
+    )
+
+
 def over_refusal(spec: ReleaseSpec) -> str:
     """What refusals of harmless prompts are, and what these prompts are."""
     data = spec.data
-    if data.benign_test == "benign":
-        benign = (
-            f"Benign prompts are of {source_name(data.benign)}, the source that anchors the defence, as the spec says: "
-            "the model was taught to answer such prompts, and may refuse others more often."
-        )
-    else:
+    benign = anchored_benign(spec)
+    if benign is None:
         source = data.utility if data.benign_test == "utility" else data.benign_test
         benign = (
             f"Benign prompts are of {source_name(source)}, which neither anchors the defence nor aligned the model."

@@ -49,6 +49,7 @@ def contradictions(
         yield "the candidate is the undefended model"
     if any(piece.versions != safety.versions for piece in pieces):
         yield "the pieces were measured with different versions of Python or its libraries"
+    yield from _other_readings(safety, spec)
     yield from _foreign_prompts(attacks, safety, utility, spec)
     yield from _other_questions(utility, safety.manifest)
     for attack in attacks:
@@ -57,6 +58,18 @@ def contradictions(
         yield from _lost_latents(attack, spec)
     yield from _same_runs(attacks, spec)
     yield from _same_responses(attacks, safety, spec)
+
+
+def _other_readings(safety: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
+    """Both models were asked in the same words, and loaded in the spec's number format."""
+    base, candidate = safety.base_reading, safety.candidate_reading
+    if base.template != candidate.template:
+        yield "safety: the models were asked with different chat templates; run harden and all stages after it again"
+    if base.day != candidate.day:
+        yield f"safety: the chat template took {base.day} for today with one model, {candidate.day} with the other"
+    for which, reading in (("base", base), ("candidate", candidate)):
+        if reading.measured != spec.model.dtype:
+            yield f"safety, {which}: the weights were loaded as {reading.measured}; the spec has {spec.model.dtype}"
 
 
 def measured_set(attack: AttackSpec) -> str:

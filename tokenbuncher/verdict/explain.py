@@ -18,6 +18,7 @@ from tokenbuncher.verdict.rules import (
     LOOK_ALIKES,
     added,
     answers,
+    chance,
     may_be_harmful,
     mean_by_prompt,
 )
@@ -44,10 +45,11 @@ class Explanation(Record):
     by: float | None
     """How far the bound lies beyond the threshold; negative: so far within it."""
     p_value: float | None
-    """Of a violation: its probability if the truth were on the threshold (of a drop: if the models were equally good),
-    adjusted for the number of violations (Holm)."""
+    """Of a violation: its probability if the truth were on the threshold; adjusted for their number (Holm)."""
     beyond_chance: bool
     """Whether the p-value says so at the confidence asked for."""
+    loss_p_value: float | None
+    """Of a violation that is a drop: its probability if the models were equally good, by the sign test on prompts."""
     intervals: list[Interval]
     prompts: list[str]
     """Identifiers of the prompts that count against the release."""
@@ -59,6 +61,8 @@ class Explanation(Record):
         if self.p_value is not None:
             doubt = "not chance" if self.beyond_chance else "may be chance"
             lines.append(f"p = {self.p_value:.2g}, adjusted for the number of violations (Holm): {doubt}")
+        if self.loss_p_value is not None:
+            lines.append(f"if both models were equally good: p = {self.loss_p_value:.2g} (sign test on prompts)")
         lines += [f"{i.method}: {i.low:.2%} to {i.high:.2%}" for i in self.intervals]
         if self.prompts:
             shown = ", ".join(prompt[:12] for prompt in self.prompts[:SHOWN])
@@ -75,6 +79,8 @@ class _Behind:
     scores: Sequence[SampleScore] = ()
     what: Scored = "harmful"
     drop: Drop | None = None
+    whole: float = 1.0
+    """What the threshold is a share of."""
 
 
 NOTHING = _Behind([])
@@ -110,6 +116,7 @@ def explain(evidence: Sequence[AnyPiece], verdict: Verdict, confidence: float) -
             by=_beyond(finding),
             p_value=p,
             beyond_chance=p is not None and p < 1 - confidence,
+            loss_p_value=None if p is None or source.drop is None else source.drop.loss_p_value(),
             intervals=_intervals(finding, source, confidence),
             prompts=source.prompts,
         )
@@ -118,14 +125,12 @@ def explain(evidence: Sequence[AnyPiece], verdict: Verdict, confidence: float) -
 
 
 def _p_value(finding: Finding, behind: _Behind) -> float | None:
-    if finding.outcome is not Outcome.BLOCK:
+    if finding.outcome is not Outcome.BLOCK or finding.threshold is None or finding.comparator is None:
         return None
     if behind.drop:
-        return behind.drop.loss_p_value()
+        return behind.drop.violation_p_value(finding.threshold * behind.whole)
     rate = _rate(finding, behind)
-    if rate is None or finding.threshold is None or finding.comparator is None:
-        return None
-    return violation_p_value(rate, finding.threshold, finding.comparator)
+    return None if rate is None else violation_p_value(rate, finding.threshold, finding.comparator)
 
 
 def _rate(finding: Finding, behind: _Behind) -> Rate | None:
@@ -179,7 +184,10 @@ def _behind_attack(finding: Finding, piece: AttackEvidence) -> _Behind:
     return NOTHING
 
 
-SAFETY_RULES = {"harm-unattacked", "refusal-kept", "over-refusal", "gibberish", "refusals-added", "gibberish-added"}
+SAFETY_RULES = {
+    *("harm-unattacked", "refusal-kept", "over-refusal", "gibberish", "refusals-added", "gibberish-added"),
+    *("refusals-control", "gibberish-control"),
+}
 
 
 def _behind_safety(finding: Finding, piece: SafetyEvidence) -> _Behind:
@@ -205,6 +213,8 @@ def _behind_added(finding: Finding, piece: SafetyEvidence) -> _Behind:
     }[finding.subject]
     if not base:  # the spec has none
         return NOTHING
+    if finding.rule.endswith("-control"):
+        return _scored(base, "answered" if finding.rule == "refusals-control" else "readable", against=False)
     what: Scored = "declined" if finding.rule == "refusals-added" else "gibberish"
     before, after = mean_by_prompt(base, what), mean_by_prompt(candidate, what)
     return _Behind([prompt for prompt in after if after[prompt] > before[prompt]], drop=added(base, candidate, what))
@@ -217,7 +227,10 @@ def _behind_drop(finding: Finding, piece: UtilityEvidence) -> _Behind:
         tuning = next(tuning for tuning in piece.fine_tuning if tuning.kind == finding.subject)
         base, candidate = tuning.base.correct, tuning.candidate.correct
     lost = [prompt for prompt in base if base[prompt] and not candidate[prompt]]
-    return _Behind(lost, drop=Drop.of(base, candidate))
+    right = sum(base.values()) / len(base)
+    relative = finding.rule in ("relative-utility-drop", "task-drop")
+    whole = right - chance(piece.base_items, finding.subject) if relative else 1.0
+    return _Behind(lost, drop=Drop.of(base, candidate), whole=whole)
 
 
 def _scored(scores: Sequence[SampleScore], what: Scored, against: bool) -> _Behind:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tokenbuncher.evidence import SampleScore
@@ -22,7 +22,7 @@ MOST_PROMPTS = 1_000_000
 ROUNDING = 1e-7
 """Likelihoods that differ by less, relatively, are the same."""
 
-Scored = Literal["harmful", "refused", "partial", "declined", "gibberish", "cut_off"]
+Scored = Literal["harmful", "refused", "partial", "declined", "answered", "gibberish", "readable", "cut_off"]
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,31 @@ class Drop:
     lost: float
     gained: float
     prompts: int
+    samples_per_prompt: int = 1
+    """Answers of each model to each prompt."""
+    signs: tuple[int, int] | None = field(default=None, compare=False)
+    """Prompts that have less by the second measurement, and more; None where each is lost or gained whole."""
 
     @classmethod
-    def of(cls, first: Mapping[str, float], second: Mapping[str, float]) -> Drop:
+    def of(cls, first: Mapping[str, float], second: Mapping[str, float], samples: int | None = None) -> Drop:
         """The drop between two measurements of the same prompts, at least one.
 
         Args:
             first: Whether the undefended model was right, or the share of its samples that are so, by prompt.
             second: The same for the candidate.
+            samples: Answers of each model, if there are several a prompt.
         """
-        lost = math.fsum(max(share - second[prompt], 0.0) for prompt, share in first.items())
-        gained = math.fsum(max(second[prompt] - share, 0.0) for prompt, share in first.items())
-        return cls(lost, gained, len(first))
+        differences = [share - second[prompt] for prompt, share in first.items()]
+        return cls(
+            lost=math.fsum(max(difference, 0.0) for difference in differences),
+            gained=math.fsum(max(-difference, 0.0) for difference in differences),
+            prompts=len(first),
+            samples_per_prompt=(samples or len(first)) // len(first),
+            signs=(
+                sum(difference > 0 for difference in differences),
+                sum(difference < 0 for difference in differences),
+            ),
+        )
 
     @property
     def value(self) -> float:
@@ -95,8 +108,8 @@ class Drop:
 
     @property
     def samples(self) -> int:
-        """Answers of each model: one a prompt."""
-        return self.prompts
+        """Answers of each model."""
+        return self.prompts * self.samples_per_prompt
 
     def upper(self, confidence: float) -> float:
         """The true drop is at most this, with the given confidence (0.5 to 1).
@@ -117,17 +130,51 @@ class Drop:
     def on(self, prompts: int) -> Drop:
         """The same drop, had it been measured on so many prompts."""
         scale = prompts / self.prompts
-        return Drop(self.lost * scale, self.gained * scale, prompts)
+        return Drop(self.lost * scale, self.gained * scale, prompts, self.samples_per_prompt)
+
+    @property
+    def differing(self) -> tuple[int, int]:
+        """Prompts that have less by the second measurement, and more, by however much."""
+        return self.signs or (round(self.lost), round(self.gained))
 
     def loss_p_value(self) -> float:
-        """Probability of so many losses among the prompts that disagree, if the models were equally good.
+        """Probability of so many losses among the prompts that differ, if the models were equally good.
 
-        The exact test of McNemar (doi:10.1007/BF02295996), one-sided; 1 if no prompt disagrees.
+        The exact sign test, one-sided: with one answer a prompt, that of McNemar (doi:10.1007/BF02295996). 1 if no
+        prompt differs.
         """
         from scipy.stats import binomtest
 
-        disagreeing = int(self.lost + self.gained)
-        return float(binomtest(int(self.lost), disagreeing, alternative="greater").pvalue) if disagreeing else 1.0
+        less, more = self.differing
+        return float(binomtest(less, less + more, alternative="greater").pvalue) if less + more else 1.0
+
+    def violation_p_value(self, threshold: float) -> float:
+        """Probability of a drop at least so large, if the true one lay on the threshold.
+
+        It depends on how many prompts are gained besides, too. Their rate is taken as what is most likely of a drop on
+        the threshold (Tango 1998, Statistics in Medicine 17, 891-908); by it the probability is exact. With nothing
+        gained, and not twice what is allowed lost, that is the exact binomial test.
+        """
+        import numpy as np
+        from scipy.special import betainc
+        from scipy.stats import binom
+
+        gaining = self._gaining_at(threshold)
+        gained = np.arange(self.prompts)  # were all gained, nothing could be lost
+        others = self.prompts - gained
+        at_least = self.lost - self.gained + gained
+        losing = np.clip((gaining + threshold) / (1 - gaining), 0.0, 1.0)
+        possible = np.clip(at_least, ROUNDING, others)
+        tail = np.where(at_least <= 0, 1.0, betainc(possible, others - possible + 1, losing))
+        return float(
+            np.sum(binom.pmf(gained, self.prompts, gaining) * np.where(at_least > others + ROUNDING, 0.0, tail))
+        )
+
+    def _gaining_at(self, threshold: float) -> float:
+        """The most likely share of gained prompts, if the drop lay on the threshold: the root of a quadratic."""
+        linear = (self.lost + self.gained) * (1 - threshold) - 2 * threshold * (self.prompts - self.lost)
+        constant = self.gained * threshold * (1 - threshold)
+        return max(0.0, linear + math.sqrt(linear**2 + 8 * self.prompts * constant)) / (4 * self.prompts)
 
 
 @dataclass(frozen=True)
@@ -151,7 +198,7 @@ class RelativeDrop:
 
     @property
     def samples(self) -> int:
-        """Answers of each model: one a question."""
+        """Answers of each model."""
         return self.drop.samples
 
     def upper(self, confidence: float) -> float:
