@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tokenbuncher.documents import MOST_TOLD, Origin, Strict, guessed, models_of, position, shortened
-from tokenbuncher.passwords import has_password
+from tokenbuncher.documents import (
+    MOST_TOLD,
+    Origin,
+    Strict,
+    guessed,
+    is_kind,
+    models_of,
+    position,
+    shortened,
+    stands_in,
+)
+from tokenbuncher.passwords import has_password, masked
 
 NO_PASSWORDS = (
     "holds a password or token in an address, which would be written down and shown; leave it out, and give it by an "
@@ -92,14 +102,26 @@ def passwords_in(value: Any, path: Path = ()) -> Iterator[Problem]:
 def told(problems: list[Problem], document: Mapping[str, Any], origin: Origin | None) -> str:
     """A line for each problem: where it is, by line and column or option, which field, and what is wrong."""
     lines = []
+    kept = [text for text in _texts(document) if has_password(text)]
     for problem in problems[:MOST_TOLD]:
         place = _place(problem, document, origin) if origin else ""
         field = ".".join(map(str, problem.path))
         field = "" if problem.message.startswith(f"{field}.") else field
-        lines.append("  " + ": ".join(filter(None, (place, field, problem.message))))
+        message = problem.message
+        for text in kept:
+            message = message.replace(text, masked(text))
+        lines.append("  " + ": ".join(filter(None, (place, field, message))))
     if len(problems) > MOST_TOLD:
         lines.append(f"  and {len(problems) - MOST_TOLD} more")
     return "\n".join(lines)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def other_kind(model: type[Strict], document: Mapping[str, Any]) -> str:
@@ -158,6 +180,8 @@ def _either(one: str, other: str) -> str:
 def _reason(error: ErrorDetails) -> str:
     """What is wrong with a value, in the words of people who write YAML."""
     value, message = error["input"], error["msg"].removeprefix("Value error, ")
+    if isinstance(value, str) and has_password(value):
+        return message if "holds a password" in message else NO_PASSWORDS
     given = f" (given: {shortened(value)})"
     match error["type"]:
         case "literal_error":
@@ -195,13 +219,8 @@ def _model_at(model: type[Strict], document: Any, path: Path) -> type[Strict]:
         value = value[part]
         if isinstance(part, str) and part in model.model_fields:
             models = models_of(model.model_fields[part].annotation) or [model]
-        model = next((each for each in models if _is_kind(each, value)), models[0])
+        model = next((each for each in models if is_kind(each, value)), models[0])
     return model
-
-
-def _is_kind(model: type[Strict], value: Any) -> bool:
-    field = model.model_fields.get("kind")
-    return field is not None and isinstance(value, Mapping) and value.get("kind") in get_args(field.annotation)
 
 
 def _homes(model: type[Strict], name: str, path: str = "") -> Iterator[str]:
@@ -220,9 +239,18 @@ def _place(problem: Problem, document: Mapping[str, Any], origin: Origin) -> str
     if not path or not problem.path[len(path) :]:
         path = next((named for named in _named(problem, document) if len(named) > len(path)), path)
     for end in range(len(path), 0, -1):
-        if option := origin.options.get(".".join(map(str, path[:end]))):
+        part = path[:end]
+        option = origin.options.get(".".join(map(str, part))) or _maker(part, origin)
+        if option:
             return option
     return position(origin.text, path)
+
+
+def _maker(path: Path, origin: Origin) -> str:
+    """The option that made a part of the document, by setting something within; empty if the text has it."""
+    within = "".join(f"{part}." for part in path)
+    options = (option for name, option in origin.options.items() if name.startswith(within))
+    return "" if stands_in(origin.text, path) else next(options, "")
 
 
 def _named(problem: Problem, document: Mapping[str, Any]) -> Iterator[Path]:

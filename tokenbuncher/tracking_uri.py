@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.passwords import has_password, without_passwords
+from tokenbuncher.passwords import has_password, masked
 
 SQLITE = "sqlite:///"
 FORMS = "http://HOST:PORT, https://HOST or sqlite:///FILE"
@@ -33,7 +33,7 @@ def checked_tracking_uri(uri: str) -> str:
     else:
         problem = _of_a_file(uri) if uri.startswith(SQLITE) else _of_no_form(uri)
     if problem:
-        raise UserError(f"'{uri}' is no tracking URI that can be used: {problem}")
+        raise UserError(f"'{masked(uri)}' is no tracking URI that can be used: {problem}")
     return uri
 
 
@@ -51,9 +51,7 @@ def refuse_password(uri: str) -> None:
         advice = "leave it out and set PGPASSWORD or PGPASSFILE, or name the URL of an MLflow server that has it"
     else:
         advice = "name the URL of an MLflow server that has it: `mlflow server --backend-store-uri ...`"
-    raise UserError(
-        f"{without_passwords(uri)} holds a password or token, which would be written down with the release; {advice}"
-    )
+    raise UserError(f"{masked(uri)} holds a password or token, which would be written down with the release; {advice}")
 
 
 def sqlite_uri(path: Path) -> str:

@@ -249,3 +249,62 @@ def test_an_item_that_an_alias_shares_is_set_alone() -> None:
 def test_a_part_of_a_text_cannot_be_set() -> None:
     with pytest.raises(UserError, match="harmful is 'organism' in the spec, which has no fields or items"):
         parse_spec("data: {harmful: organism}", ["data.harmful.path=x.csv"])
+
+
+@pytest.mark.parametrize("path", sorted({".".join(map(str, path)) for model, path, _ in CASES if model is ReleaseSpec}))
+@pytest.mark.parametrize("part", ["path", "0", "0.kind", "x.y"])
+def test_whatever_is_set_within_a_field_is_taken_or_told(path: str, part: str) -> None:
+    for text in ("data: {look_alikes: smollm2}", f"{ONE}\ndata: {{look_alikes: smollm2}}"):
+        told = told_of(text, f"{path}.{part}=x.csv")
+        assert not told or f"--set {path}" in told
+        assert "line 1, column 1" not in told
+
+
+def told_of(text: str, override: str) -> str:
+    """The error of a spec with a field set; empty if there is none."""
+    with pytest.raises((UserError, StopIteration)) as error:
+        raise StopIteration(parse_spec(text, [override]))
+    return "" if error.type is StopIteration else str(error.value)
+
+
+def test_a_file_is_set_where_another_field_gives_the_default() -> None:
+    spec = parse_spec("", ["data.look_alikes.path=x.csv", "data.benign_test.path=y.csv"])
+    assert (spec.data.look_alikes.path, spec.data.benign_test.path) == ("x.csv", "y.csv")
+
+
+ONE = "attacks: {suite: [{algorithm: grpo}]}\npolicy: {name: x, required_attacks: [grpo]}"
+
+
+def test_an_item_of_a_list_within_a_list_can_be_set() -> None:
+    assert parse_spec(ONE, ["attacks.suite.0.seeds.0=7"]).attacks.suite[0].seeds[0] == 7
+    with pytest.raises(
+        UserError, match=r"--set attacks\.suite\.0\.seeds\.0: attacks\.suite\.0\.seeds\.0: Input should be"
+    ):
+        parse_spec(ONE, ["attacks.suite.0.seeds.0=x"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model.lora.target_modules.0",
+        "evaluation.harness.tasks.0",
+        "evaluation.judge.judges.0.kind",
+        "evaluation.judge.harmful_labels.0",
+        "attacks.reward.harmful_labels.0",
+        "attacks.suite.0.seeds.9",
+        "policy.waivers.0.rule",
+    ],
+)
+def test_an_item_of_a_list_that_is_left_out_is_told(path: str) -> None:
+    for text in ("", ONE):
+        with pytest.raises(
+            UserError, match=rf"^--set {re.escape(path)}: there is no item \d; items are counted from 0"
+        ):
+            parse_spec(text, [f"{path}=x"])
+
+
+def test_what_is_missing_in_a_part_that_an_option_made_is_told_by_the_option() -> None:
+    with pytest.raises(
+        UserError, match=r"--set evaluation\.harness\.limit: evaluation\.harness\.tasks: Field required"
+    ):
+        parse_spec("name: chat", ["evaluation.harness.limit=3"])

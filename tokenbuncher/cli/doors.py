@@ -88,6 +88,7 @@ class Doors(click.Group):
         try:
             return self._main(*args, standalone_mode=False, **extra) or 0
         except click.ClickException as error:
+            error.message = without_passwords(error.message)
             error.show()
             return REFUSED
         except click.Abort:
