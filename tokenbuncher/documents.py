@@ -31,6 +31,23 @@ Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
+_KEYS = re.compile(
+    r"(?:sk|hf|gh[a-z]|github_pat|glpat|xox[a-z])[-_].*|AKIA[A-Z0-9]{12,}|AIza.{20,}|eyJ.{10,}|[0-9a-f]{32,}|"
+    r"(?=.*\d)(?=.*[a-z])[A-Za-z0-9]{24,}"
+)
+"""What keys and tokens look like, and names of variables do not."""
+
+
+def _no_key(name: str) -> str:
+    if _KEYS.fullmatch(name):
+        raise ValueError("looks like a key; set a variable of the environment to the key, and give the variable's name")
+    return name
+
+
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_no_key)]
+"""The name of an environment variable."""
+
+
 def refuse_tilde(path: str | Path) -> None:
     """Refuses a path from somebody's home: only shells know whose, and a document is read by others too.
 
@@ -420,8 +437,10 @@ def validated(model: type[Document], document: dict[str, Any], wrong: str, origi
     Raises:
         UserError: If it is not valid: `wrong`, then a line for each field, with its place.
     """
-    from tokenbuncher.problems import other_kind, passwords_in, problems_of, told
+    from tokenbuncher.problems import other_kind, passwords_in, problems_of, told, unnamed
 
+    if problems := list(unnamed(document)):
+        raise UserError(f"{wrong}:\n{told(problems, document, origin)}")
     try:
         valid = model.model_validate(document)
         problems = list(passwords_in(document))
@@ -448,10 +467,10 @@ def stands_in(text: str, path: Sequence[str | int]) -> bool:
 def _marks(text: str, path: Sequence[str | int]) -> list[yaml.Mark]:
     """Where the parts of a path begin in a YAML text, from the whole document to the last one that is there."""
     node = yaml.compose(text, Loader=_Loader)
-    marks = [node.start_mark if node else yaml.Mark("", 0, 0, 0, None, None)]
+    marks = [node.start_mark if node else yaml.Mark("", 0, 0, 0, None, 0)]
     for part in path:
         if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            pair = next(((key, value) for key, value in node.value if _key(key) == str(part)), None)
             if pair is None:
                 break
             marks.append(pair[0].start_mark)
@@ -462,6 +481,16 @@ def _marks(text: str, path: Sequence[str | int]) -> list[yaml.Mark]:
         else:
             break
     return marks
+
+
+def _key(node: yaml.Node) -> str:
+    is_text = not isinstance(node, yaml.ScalarNode) or node.tag == f"{PREFIX}str"
+    return str(node.value) if is_text else written_key(yaml.load(node.value, _Loader))
+
+
+def written_key(key: Any) -> str:
+    """A key as YAML writes it."""
+    return key if isinstance(key, str) else json.dumps(key, default=str)
 
 
 def first_problem(error: ValidationError) -> str:

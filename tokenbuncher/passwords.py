@@ -49,7 +49,7 @@ def _compiled(forms: Mapping[str, str]) -> list[re.Pattern[str]]:
 
 _TEXT_PATTERNS, _ALONE_PATTERNS = _compiled(_IN_TEXT), _compiled(_ALONE)
 _ADDRESS = re.compile(r"\s*[\w+.-]+:/")
-_SECRET_FIELD = re.compile(rf"key_env|{_WORDS}", re.IGNORECASE)
+_SECRET_FIELD = re.compile(rf"key_env|env|{_WORDS}", re.IGNORECASE)
 
 
 def without_passwords(text: str) -> str:

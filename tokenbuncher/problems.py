@@ -20,8 +20,9 @@ from tokenbuncher.documents import (
     position,
     shortened,
     stands_in,
+    written_key,
 )
-from tokenbuncher.passwords import has_password, masked
+from tokenbuncher.passwords import has_password, is_secret, masked
 
 NO_PASSWORDS = (
     "holds a password or token in an address, which would be written down and shown; leave it out, and give it by an "
@@ -65,6 +66,28 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 """By kind of document: its own fields, as a pattern, and where it belongs."""
 
+_NAME = "must be 1 to 63 lower-case letters, digits and hyphens, with a letter or digit at "
+PATTERNS = {
+    r"^[0-9a-f]{64}$": "must be a sha256: 64 digits and letters from a to f, in lower case",
+    r"^[a-z0-9][a-z0-9-]{0,62}$": f"{_NAME}the start",
+    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": f"{_NAME}both ends",
+    r"^/[^\s/][^\s]*$": "must be a whole path, which begins with one slash and has no spaces",
+    r"^\S+$": "must have at least one character, and no spaces",
+    r"\S": "must have at least one character that is no space",
+    r"^(\d+(\.\d{1,3})?|\d+m)$": "must be a number of processors in quotes, such as '2', '0.5' or '500m'",
+    r"^\d+(\.\d+)?(k|[MGTPE]|[KMGTPE]i)?$": "must be a number of bytes with a unit and no space, such as 512Mi or 8Gi",
+    r"^\d+([MGTPE]|[KMGTPE]i)$": "must be a whole number of bytes with a unit and no space, such as 512Mi or 8Gi",
+    r"^https?://[^@\s?#]+$": (
+        "must begin with http:// or https://, in lower case, and have a host and a path alone: no user, space, ? or #"
+    ),
+    r"^[^/:\s][^/:]*$": "must have at least one character, no / and no :, and must not begin with a space",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": (
+        "must be the name of an environment variable: letters, digits and _, the first no digit; never the key itself"
+    ),
+    r"^[A-Za-z][\w-]*$": "must begin with a letter, and have letters, digits, _ and - alone",
+}
+"""By pattern of a text: what it allows, in words."""
+
 Path = tuple[str | int, ...]
 
 
@@ -97,6 +120,17 @@ def passwords_in(value: Any, path: Path = ()) -> Iterator[Problem]:
     elif isinstance(value, Mapping | list):
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from passwords_in(part, (*path, key))
+
+
+def unnamed(value: Any, path: Path = ()) -> Iterator[Problem]:
+    """All keys of mappings that are no texts."""
+    if isinstance(value, Mapping | list):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            name = key if isinstance(value, list) else written_key(key)
+            if isinstance(value, Mapping) and not isinstance(key, str):
+                where = (*path, name)
+                yield Problem(where, f"no field has this name; if {name} is meant as a text, write it in quotes", where)
+            yield from unnamed(part, (*path, name))
 
 
 def told(problems: list[Problem], document: Mapping[str, Any], origin: Origin | None) -> str:
@@ -182,7 +216,7 @@ def _reason(error: ErrorDetails) -> str:
     value, message = error["input"], error["msg"].removeprefix("Value error, ")
     if isinstance(value, str) and has_password(value):
         return message if "holds a password" in message else NO_PASSWORDS
-    given = f" (given: {shortened(value)})"
+    given = "" if error["loc"] and is_secret(error["loc"][-1]) else f" (given: {shortened(value)})"
     match error["type"]:
         case "literal_error":
             allowed = re.findall("'([^']*)'", error["ctx"]["expected"])
@@ -193,6 +227,8 @@ def _reason(error: ErrorDetails) -> str:
             return f"{message}{given}; write it without quotes"
         case "path_type":
             return f"Input should be a path{given}"
+        case "string_pattern_mismatch":
+            return f"{PATTERNS.get(error['ctx']['pattern'], 'has a form that is not allowed here')}{given}"
         case "missing":
             return message
         case _:
@@ -255,7 +291,8 @@ def _maker(path: Path, origin: Origin) -> str:
 
 def _named(problem: Problem, document: Mapping[str, Any]) -> Iterator[Path]:
     """The fields of the document that a message names, of which several do not go together."""
-    for name in re.findall(r"[a-z]\w*(?:\.\w+)+", problem.message):
+    for name in re.findall(r"[a-z]\w*(?:\.\w+)+|[a-z]+_\w+", problem.message):
         parts = tuple(int(part) if part.isdigit() else part for part in name.split("."))
-        if _within(document, parts) == parts:
-            yield parts
+        for named in ((*problem.path, *parts), parts):
+            if _within(document, named) == named:
+                yield named

@@ -16,7 +16,7 @@ LOG_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_T
 _HOST = r"(?:[^\s/?#@:\[\]\\]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
 _SERVER = re.compile(rf"https?://{_HOST}(?:/[^\s/?#@\\]+)*/?")
 _DATABASE = re.compile(
-    rf"(?:postgresql|mysql|mssql)(?:\+\w+)?://(?:[^\s/?#@:]+(?::[^\s/?#@:]*)?@)?(?:{_HOST})?/[^\s?#]*(?:\?\S*)?"
+    rf"(?:postgresql|mysql|mssql)(?:\+\w+)?://(?:[^\s/?#@:]+(?::[^\s/?#@:]*)?@)?(?:{_HOST})?/[^\s?#@:]*(?:\?\S*)?"
 )
 _OTHER_NAMES = {"postgres": "postgresql", "mariadb": "mysql+pymysql", "mlflow": "http"}
 
@@ -103,6 +103,9 @@ def _of_no_form(uri: str) -> str:
     if scheme in _OTHER_NAMES:
         return _write(f"{_OTHER_NAMES[scheme]}://{path}")
     if re.fullmatch(r"(postgresql|mysql|mssql)(\+\w+)?", scheme):
+        if hosts := re.match(r"(?:[^@/]*@)?([^@/,]+(?:,[^@/,]+)+)/", path):
+            named = "&".join(f"host={host}" for host in hosts[1].split(","))
+            return f"SQLAlchemy takes several hosts as parameters alone: write {scheme}://USER@/DATABASE?{named}"
         return "write it as SCHEME://USER@HOST:PORT/DATABASE, with special characters percent-encoded"
     if scheme in ("databricks", "databricks-uc", "uc"):
         return f"registries of Databricks are not supported; write {FORMS}"

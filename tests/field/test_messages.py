@@ -15,6 +15,7 @@ from tokenbuncher.documents import Strict, models_of
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard.settings import GuardSettings, load_guard
 from tokenbuncher.policy import PolicySpec, load_policy
+from tokenbuncher.problems import PATTERNS
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
 
 WRONG = [[[[]]]]
@@ -308,3 +309,51 @@ def test_what_is_missing_in_a_part_that_an_option_made_is_told_by_the_option() -
         UserError, match=r"--set evaluation\.harness\.limit: evaluation\.harness\.tasks: Field required"
     ):
         parse_spec("name: chat", ["evaluation.harness.limit=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("name: x\nnull: 1\n", "line 2, column 1: null: "),
+        ("name: x\n~: 1\n", "line 2, column 1: null: "),
+        ("name: x\nmodel:\n  true: 1\n", "line 3, column 3: model.true: "),
+        ("name: x\nFalse: 1\n", "line 2, column 1: false: "),
+        ("name: x\n3: 1\n", "line 2, column 1: 3: "),
+        ("data:\n  harmful: {path: x.csv, where: {null: 1}}\n", "line 2, column 34: data.harmful.where.null: "),
+        ("attacks:\n  suite:\n  - {1: 2}\n", "line 3, column 6: attacks.suite.0.1: "),
+    ],
+)
+def test_a_key_that_is_no_text_is_told_with_its_place(text: str, place: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_spec(text)
+    assert place in str(error.value)
+    assert "write it in quotes" in str(error.value)
+
+
+def test_fields_of_a_policy_that_do_not_go_together_are_told_at_their_place(tmp_path: Path) -> None:
+    text = "apiVersion: tokenbuncher/v1\nname: mine\nmin_control_harm: 0.04\n"
+    assert "line 3, column 1: " in refused(PolicySpec, text, tmp_path)
+    with pytest.raises(UserError, match="line 3, column 3: "):
+        parse_spec("policy:\n  name: mine\n  min_control_harm: 0.04\n")
+
+
+def patterns(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from patterns(part)
+
+
+@pytest.mark.parametrize("model", LOADERS)
+def test_every_pattern_is_told_in_words(model: type[Strict]) -> None:
+    assert set(patterns(model.model_json_schema())) <= set(PATTERNS)
+
+
+def test_a_text_of_a_wrong_form_is_told_in_words() -> None:
+    with pytest.raises(UserError, match=r"tracking\.alias: must begin with a letter.*\(given: '1x'\)"):
+        parse_spec("tracking: {alias: 1x}")
+    with pytest.raises(UserError, match=r"tracking\.model_name: must have .* no / and no :"):
+        parse_spec("tracking: {model_name: a/b}")

@@ -259,3 +259,38 @@ def test_a_trainjob_does_not_show_one_of_the_environment() -> None:
     with pytest.raises(UserError, match=r"\$AWS_ENDPOINT_URL holds a password") as refused:
         build_trainjob(compute, "defend", ["x"], {}, "s3://b/o", {"AWS_ENDPOINT_URL": f"https://me:{SECRET}@s3"})
     assert SECRET not in str(refused.value)
+
+
+KEYS = ["sk-hunter2", "hf_hunter2", "ghp_hunter2", "github_pat_hunter2", "xoxb-hunter2", "$hunter2", "hunter2" * 4]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_in_the_place_of_its_variable_s_name_is_refused_and_not_repeated(key: str) -> None:
+    judge = {"kind": "strongreject", "model": "m", "endpoint": "https://host/v1"}
+    for given in (key, [key], {"x": key}):
+        for field in ("evaluation.judge", "attacks.reward"):
+            with pytest.raises(UserError, match="key_env") as refused:
+                parse_spec("", [f"{field}={json.dumps(judge | {'key_env': given})}"])
+            assert SECRET not in str(refused.value)
+    for path, value in {
+        "evaluation.harness": [{"key_env": key}],
+        "evaluation.judge.key_env.x": 1,
+        "evaluation.judge": {"kind": "x", "key_env": key},
+    }.items():
+        with pytest.raises(UserError) as refused:
+            parse_spec(json.dumps({"evaluation": {"judge": judge | {"key_env": key}}}), [f"{path}={json.dumps(value)}"])
+        assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "HF_TOKEN", "_key", "api_key", "Judge2", "A" * 40])
+def test_the_name_of_a_variable_is_taken(name: str) -> None:
+    judge = {"kind": "strongreject", "model": "m", "endpoint": "https://host/v1", "key_env": name}
+    assert parse_spec("", [f"evaluation.judge={json.dumps(judge)}"]).evaluation.judge.key_env == name
+
+
+@pytest.mark.parametrize("end", ["?code=hunter2", "?api-version=1", "#x"])
+def test_an_endpoint_has_no_query(end: str) -> None:
+    judge = {"kind": "strongreject", "model": "m", "endpoint": f"https://host/v1{end}"}
+    with pytest.raises(UserError, match=r"endpoint: (holds a password|must begin with http)") as refused:
+        parse_spec("", [f"evaluation.judge={json.dumps(judge)}"])
+    assert SECRET not in str(refused.value)
