@@ -18,7 +18,7 @@ _NO_PORT = r"(?!\d{1,5}(?:[/?#]|$))"
 """`http://host:5000/a@b` has no password; to a database, it has."""
 _UNTIL_CUT = r"[^\s'\"<>@]{1,4000}?(?=\.\.\.|…)"
 _BLANKS = r"(?:\s|\+|%20|%2B){0,9}"
-_MARK = rf"(?:[?&;#]|%(?:25)*(?:3B|26)){_BLANKS}"
+_MARK = rf"(?:[?&;#]|%(?:25)*(?:3B|26|20)){_BLANKS}"
 _EQUALS = rf"{_BLANKS}(?:=|%(?:25)*3D)"
 _IN_TEXT = {
     # A password may have / or @ in it.
@@ -31,14 +31,14 @@ _IN_TEXT = {
     "?odbc_connect=": rf"(?P<before>[?&]odbc_connect=)[^\s&#'\"<>]*{_MARK}(?:{_NAMES}){_EQUALS}[^\s&#'\"<>]*",
     # A parameter may hold others, percent-encoded; quotes around its value do not end in another string.
     "?token=": rf"(?P<before>{_MARK}(?:{_NAMES}){_EQUALS})"
-    r"(?:'[^\s\"']+'|\\?\"[^\s\"',:{}\]\\]+\\?\"|[^\s&;#'\"<>]+)",
+    r"(?:'[^\n\"']+'|\\?\"[^\s\"',:{}\]\\]+\\?\"|[^\s&;#'\"<>]+)",
 }
 _ALONE = {
     "https://user:password@": rf"(?P<before>^\s*{_HTTP})[^/?#@:[\]]*:{_NO_PORT}.+@",
     "https://token@": rf"(?P<before>^\s*{_HTTP})[^/?#@:]+@",
     "db://user:password@": r"(?P<before>^\s*(?!https?:)[\w+.-]+:/{1,9})[^/@:[\]]*:.+@",
     "?odbc_connect=": rf"(?P<before>[?&]odbc_connect=)[^&#]*{_MARK}(?:{_NAMES}){_EQUALS}[^&#]*",
-    "?token=": rf"(?P<before>{_MARK}(?:{_NAMES}){_EQUALS})[^&;#\s]+",
+    "?token=": rf"(?P<before>{_MARK}(?:{_NAMES}){_EQUALS})(?:'[^']*'|\"[^\"]*\"|[^&;#\s]+)",
 }
 """Where the whole text is an address, spaces and quotes in it belong to it."""
 

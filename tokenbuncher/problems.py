@@ -22,7 +22,7 @@ from tokenbuncher.documents import (
     stands_in,
     written_key,
 )
-from tokenbuncher.passwords import has_password, is_secret, masked
+from tokenbuncher.passwords import HIDDEN, has_password, is_secret, masked
 
 NO_PASSWORDS = (
     "holds a password or token in an address, which would be written down and shown; leave it out, and give it by an "
@@ -216,7 +216,8 @@ def _reason(error: ErrorDetails) -> str:
     value, message = error["input"], error["msg"].removeprefix("Value error, ")
     if isinstance(value, str) and has_password(value):
         return message if "holds a password" in message else NO_PASSWORDS
-    given = "" if error["loc"] and is_secret(error["loc"][-1]) else f" (given: {shortened(value)})"
+    is_kept = HIDDEN in message or (error["loc"] and is_secret(error["loc"][-1]))
+    given = "" if is_kept else f" (given: {shortened(value)})"
     match error["type"]:
         case "literal_error":
             allowed = re.findall("'([^']*)'", error["ctx"]["expected"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.passwords import has_password, masked
+from tokenbuncher.passwords import HIDDEN, has_password, masked
 
 SQLITE = "sqlite:///"
 FORMS = "http://HOST:PORT, https://HOST or sqlite:///FILE"
@@ -33,8 +33,13 @@ def checked_tracking_uri(uri: str) -> str:
     else:
         problem = _of_a_file(uri) if uri.startswith(SQLITE) else _of_no_form(uri)
     if problem:
-        raise UserError(f"'{masked(uri)}' is no tracking URI that can be used: {problem}")
+        raise UserError(f"'{_shown(uri)}' is no tracking URI that can be used: {problem}")
     return uri
+
+
+def _shown(uri: str) -> str:
+    """The URI without what stands before a host, also where the scheme was left out."""
+    return masked(re.sub(r"^\s*/*[^\s/:@]*:(?!/).*@(?!sha)", f"{HIDDEN}@", uri, flags=re.DOTALL))
 
 
 def refuse_password(uri: str) -> None:

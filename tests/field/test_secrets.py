@@ -56,6 +56,8 @@ ADDRESSES = [
     f"https://mlflow.example/?AWSAccessKeyId={SECRET}",
     f"https://mlflow.example/?password='{SECRET}'",
     f'https://mlflow.example/?password="{SECRET}"',
+    f"https://mlflow.example/?password='a {SECRET}'",
+    f"postgresql://db/mlflow?options=-c%20password%3D{SECRET}",
     f"https://me:{'x' * 900}{SECRET}@mlflow.example",
 ]
 
@@ -141,6 +143,13 @@ def test_a_long_value_with_a_password_is_masked_before_it_is_cut(field: str, val
         document = {part: document}
     with pytest.raises(UserError) as refused:
         parse_spec(json.dumps(document))
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("uri", ["svc:{}@db.corp:5432/mlflow", "//svc:{}@mlflow", ":{}@mlflow", "svc:a{} b@mlflow"])
+def test_a_tracking_uri_without_its_scheme_shows_no_password(uri: str) -> None:
+    with pytest.raises(UserError, match="is no tracking URI that can be used") as refused:
+        parse_spec("", [f"tracking.uri={json.dumps(uri.format(SECRET))}"])
     assert SECRET not in str(refused.value)
 
 
