@@ -23,7 +23,7 @@ from pipelines.placement import EFFECTFUL
 from pipelines.plain_secrets import plain_secrets
 from pipelines.references import Problem, check_graph, components_of, type_name, value_fits
 from pipelines.safeguards import check_composition, check_pods, check_resources, stage_of
-from tokenbuncher.documents import read_text
+from tokenbuncher.documents import read_text, yaml_problem
 from tokenbuncher.errors import UserError
 
 Documents = Sequence[Any]
@@ -41,7 +41,7 @@ def read_ir(path: Path) -> Documents:
     try:
         return list(yaml.safe_load_all(read_text("compiled pipeline", path)))
     except yaml.YAMLError as error:
-        raise UserError(f"compiled pipeline {path} is not YAML: {error}") from error
+        raise UserError(f"compiled pipeline {path} is not YAML: {yaml_problem(error)}") from error
 
 
 def refuse(problems: Iterable[Problem], what: str) -> None:

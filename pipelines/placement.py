@@ -26,7 +26,7 @@ from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-unty
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from components import GATE_IMAGE, TRAINER_IMAGE
-from tokenbuncher.documents import Origin, Strict, parse_yaml, read_text, validated
+from tokenbuncher.documents import Origin, Strict, Variable, parse_yaml, read_text, validated
 
 Pure = Literal[
     "fetch-model",
@@ -58,7 +58,6 @@ AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s/][^\s]*$")]
 Name = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(gt=0, strict=True)]
 """Not a boolean, which would be read as 1."""
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Range(Strict):

@@ -57,7 +57,7 @@ class Server:
 
     def __post_init__(self) -> None:
         if not self.host.startswith(("http://", "https://")):
-            raise UserError(f"host {self.host} must begin with http:// or https://")
+            raise UserError(f"host {self.host} must begin with http:// or https://, in lower case")
 
     def url(self, page: str) -> str:
         """Where a browser shows a page."""
@@ -149,6 +149,10 @@ def _checked(spec: ReleaseSpec, placement: Placement, cron: str | None) -> Itera
     fixed, cached, told = pinned(spec)
     for line in told:
         print(line)
+    if cron and fixed != spec:
+        print(
+            "every run of this schedule judges what is pinned here, also when the name has moved on; submit again then"
+        )
     # A schedule has one text for all its runs, so it measures anew each time.
     arguments = {"spec": fixed.to_yaml() if cron else dated(fixed, datetime.now(UTC))}
     with TemporaryDirectory() as scratch:

@@ -12,13 +12,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import pydantic
 import yaml
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.passwords import HIDDEN, is_secret, masked
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -26,6 +29,23 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """As numpy takes it."""
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+_KEYS = re.compile(
+    r"(?:sk|hf|gh[a-z]|github_pat|glpat|xox[a-z])[-_].*|AKIA[A-Z0-9]{12,}|AIza.{20,}|eyJ.{10,}|[0-9a-f]{32,}|"
+    r"(?=.*\d)(?=.*[a-z])[A-Za-z0-9]{24,}"
+)
+"""What keys and tokens look like, and names of variables do not."""
+
+
+def _no_key(name: str) -> str:
+    if _KEYS.fullmatch(name):
+        raise ValueError("looks like a key; set a variable of the environment to the key, and give the variable's name")
+    return name
+
+
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_no_key)]
+"""The name of an environment variable."""
 
 
 def refuse_tilde(path: str | Path) -> None:
@@ -159,11 +179,20 @@ def _value(text: str, what: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.composer.ComposerError as error:
         several = "; manifests and compiled pipelines hold several" if "single document" in str(error) else ""
-        raise UserError(f"{what} is not YAML: {error}{several}") from error
+        raise UserError(f"{what} is not YAML: {yaml_problem(error)}{several}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{what} is not YAML: {error}") from error
+        raise UserError(f"{what} is not YAML: {yaml_problem(error)}") from error
     except Exception as error:  # PyYAML lets many kinds through where a value is not what its form or tag promises
         raise UserError(f"{what} is not YAML: {type(error).__name__}: {error}") from error
+
+
+def yaml_problem(error: Exception) -> str:
+    """What PyYAML finds wrong, and where; without the lines that it shows, in which there may be a password."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return str(error)
+    mark = error.problem_mark or error.context_mark
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return place + "; ".join(filter(None, (error.problem, error.context)))
 
 
 BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -311,57 +340,79 @@ def apply_override(document: dict[str, Any], override: str, defaults: type[Stric
         UserError: If it is not of that form, or the path leads through a value that has no parts, or to an item that
             is not there.
     """
-    field, separator, value = override.partition("=")
-    field = field.strip()
-    if not separator or not all(field.split(".")):
-        raise UserError(f"'{override}' is not of the form field.path=value")
-    *parents, last = field.split(".")
+    path, separator, value = override.partition("=")
+    path = path.strip()
+    if not separator or not all(path.split(".")):
+        raise UserError(f"--set {shortened(override)} is not of the form field.path=value")
+    *parents, last = path.split(".")
     place: Any = document
-    for depth, key in enumerate(parents):
-        place = _part(place, key, override, _default_list(defaults, parents[: depth + 1]))
-    _set_part(place, last, _value(value, f"'{override}': the value"), override)
+    models = [defaults] if defaults else []
+    for key in parents:
+        field = _field(models, key, place)
+        place = _part(place, key, path, _left_out(field))
+        models = models_of(field.annotation) if field else models
+    _set_part(place, last, _value(value, f"--set {path}: the value"), path)
 
 
-def _part(place: Any, key: str, override: str, missing: Any) -> Any:
+def _part(place: Any, key: str, path: str, missing: Any) -> Any:
     """A part of a mapping or list, which is made if a mapping has nothing there."""
     if isinstance(place, dict):
         if place.get(key) is None:
             place[key] = missing
         part = place[key]
     else:
-        part = place[_number(place, key, override)]
+        part = place[_number(place, key, path)]
     if not isinstance(part, dict | list):
-        raise UserError(f"'{override}': {key} is {shortened(part)} in the spec, which has no fields or items")
+        shown = HIDDEN if is_secret(key) else shortened(part)
+        raise UserError(f"--set {path}: {key} is {shown} in the spec, which has no fields or items")
     own = part.copy()  # elsewhere, an alias may stand for the same
-    _set_part(place, key, own, override)
+    _set_part(place, key, own, path)
     return own
 
 
-def _set_part(place: Any, key: str, value: Any, override: str) -> None:
+def _set_part(place: Any, key: str, value: Any, path: str) -> None:
     if isinstance(place, dict):
         place[key] = value
     else:
-        place[_number(place, key, override)] = value
+        place[_number(place, key, path)] = value
 
 
-def _number(place: list[Any], key: str, override: str) -> int:
+def _number(place: list[Any], key: str, path: str) -> int:
     """The number of an item, if it is there."""
     if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(place):
-        there = f"0 to {len(place) - 1}" if place else "none"
-        raise UserError(f"'{override}': there is no item {key}; items are counted from 0, there are {there}")
+        there = f"0 to {len(place) - 1}" if place else "none; set the list as a whole"
+        raise UserError(f"--set {path}: there is no item {key}; items are counted from 0, there are {there}")
     return int(key)
 
 
-def _default_list(model: type[Strict] | None, path: Sequence[str]) -> Any:
-    """The list that a field has by default, written out; an empty mapping if it is no list."""
-    for key in path[:-1]:
-        known = model.model_fields.get(key) if model else None
-        model = next(iter(models_of(known.annotation)), None) if known else None
-    field = model.model_fields.get(path[-1]) if model else None
-    default = field.get_default(call_default_factory=True) if field else None
-    if not isinstance(default, list):
+def _field(models: Sequence[type[Strict]], key: str, place: Any) -> FieldInfo | None:
+    """The field of that name in the models that a part of a document may be of, first in the one of its kind."""
+    if not isinstance(place, dict):
+        return None
+    alike = sorted(models, key=lambda model: not is_kind(model, place))
+    return next((model.model_fields[key] for model in alike if key in model.model_fields), None)
+
+
+def _left_out(field: FieldInfo | None) -> Any:
+    """What stands for a field that is left out: its list by default, written out, or an empty list or mapping."""
+    if field is None:
         return {}
+    needs_others = field.default_factory_takes_validated_data
+    default = None if needs_others else field.get_default(call_default_factory=True)
+    if not isinstance(default, list):
+        return [] if _may_be_list(field.annotation) else {}
     return [item.model_dump(mode="json") if isinstance(item, Strict) else item for item in default]
+
+
+def _may_be_list(annotation: Any) -> bool:
+    form, parts = get_origin(annotation), get_args(annotation)
+    return form is list or (form in (Annotated, Union, UnionType) and any(map(_may_be_list, parts)))
+
+
+def is_kind(model: type[Strict], value: Any) -> bool:
+    """Whether a value has the `kind` of a model."""
+    field = model.model_fields.get("kind")
+    return field is not None and isinstance(value, Mapping) and value.get("kind") in get_args(field.annotation)
 
 
 def models_of(annotation: Any) -> list[type[Strict]]:
@@ -386,8 +437,10 @@ def validated(model: type[Document], document: dict[str, Any], wrong: str, origi
     Raises:
         UserError: If it is not valid: `wrong`, then a line for each field, with its place.
     """
-    from tokenbuncher.problems import other_kind, passwords_in, problems_of, told
+    from tokenbuncher.problems import other_kind, passwords_in, problems_of, told, unnamed
 
+    if problems := list(unnamed(document)):
+        raise UserError(f"{wrong}:\n{told(problems, document, origin)}")
     try:
         valid = model.model_validate(document)
         problems = list(passwords_in(document))
@@ -402,22 +455,42 @@ def validated(model: type[Document], document: dict[str, Any], wrong: str, origi
 
 def position(text: str, path: Sequence[str | int]) -> str:
     """Where a value stands in a YAML text, or the nearest part around it: line and column."""
+    mark = _marks(text, path)[-1]
+    return f"line {mark.line + 1}, column {mark.column + 1}"
+
+
+def stands_in(text: str, path: Sequence[str | int]) -> bool:
+    """Whether a YAML text has a value at a path."""
+    return len(_marks(text, path)) > len(path)
+
+
+def _marks(text: str, path: Sequence[str | int]) -> list[yaml.Mark]:
+    """Where the parts of a path begin in a YAML text, from the whole document to the last one that is there."""
     node = yaml.compose(text, Loader=_Loader)
-    if node is None:
-        return "line 1, column 1"
-    mark = node.start_mark
+    marks = [node.start_mark if node else yaml.Mark("", 0, 0, 0, None, 0)]
     for part in path:
         if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            pair = next(((key, value) for key, value in node.value if _key(key) == str(part)), None)
             if pair is None:
                 break
-            mark, node = pair[0].start_mark, pair[1]
+            marks.append(pair[0].start_mark)
+            node = pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
-            mark = node.start_mark
+            marks.append(node.start_mark)
         else:
             break
-    return f"line {mark.line + 1}, column {mark.column + 1}"
+    return marks
+
+
+def _key(node: yaml.Node) -> str:
+    is_text = not isinstance(node, yaml.ScalarNode) or node.tag == f"{PREFIX}str"
+    return str(node.value) if is_text else written_key(yaml.load(node.value, _Loader))
+
+
+def written_key(key: Any) -> str:
+    """A key as YAML writes it."""
+    return key if isinstance(key, str) else json.dumps(key, default=str)
 
 
 def first_problem(error: ValidationError) -> str:
@@ -437,6 +510,6 @@ def guessed(given: str, allowed: Sequence[str]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as Python writes it, of a length that can be read."""
-    text = repr(value)
+    """A value as Python writes it, of a length that can be read, and without passwords."""
+    text = repr(masked(value))
     return text if len(text) <= 80 else text[:77] + "..."

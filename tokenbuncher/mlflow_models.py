@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenbuncher.checkpoint import WEIGHTS, copy_checkpoint, keep_companions, weight_files
+from tokenbuncher.documents import yaml_problem
 from tokenbuncher.errors import UserError
 
 DESCRIPTION = "MLmodel"
@@ -62,7 +63,7 @@ def _flavor(source: str, root: Path) -> Mapping[str, Any]:
         known = sorted(map(str, flavors))
         flavor = flavors.get("transformers")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"model.source {source}: its {DESCRIPTION} cannot be read: {error}") from error
+        raise UserError(f"model.source {source}: its {DESCRIPTION} cannot be read: {yaml_problem(error)}") from error
     if not isinstance(flavor, dict):
         raise UserError(
             f"model.source {source} was logged with MLflow as {', '.join(known)}; only what mlflow.transformers "

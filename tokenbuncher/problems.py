@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tokenbuncher.documents import MOST_TOLD, Origin, Strict, guessed, models_of, position, shortened
-from tokenbuncher.passwords import has_password
+from tokenbuncher.documents import (
+    MOST_TOLD,
+    Origin,
+    Strict,
+    guessed,
+    is_kind,
+    models_of,
+    position,
+    shortened,
+    stands_in,
+    written_key,
+)
+from tokenbuncher.passwords import HIDDEN, has_password, is_secret, masked
 
 NO_PASSWORDS = (
     "holds a password or token in an address, which would be written down and shown; leave it out, and give it by an "
@@ -55,6 +66,28 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 """By kind of document: its own fields, as a pattern, and where it belongs."""
 
+_NAME = "must be 1 to 63 lower-case letters, digits and hyphens, with a letter or digit at "
+PATTERNS = {
+    r"^[0-9a-f]{64}$": "must be a sha256: 64 digits and letters from a to f, in lower case",
+    r"^[a-z0-9][a-z0-9-]{0,62}$": f"{_NAME}the start",
+    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": f"{_NAME}both ends",
+    r"^/[^\s/][^\s]*$": "must be a whole path, which begins with one slash and has no spaces",
+    r"^\S+$": "must have at least one character, and no spaces",
+    r"\S": "must have at least one character that is no space",
+    r"^(\d+(\.\d{1,3})?|\d+m)$": "must be a number of processors in quotes, such as '2', '0.5' or '500m'",
+    r"^\d+(\.\d+)?(k|[MGTPE]|[KMGTPE]i)?$": "must be a number of bytes with a unit and no space, such as 512Mi or 8Gi",
+    r"^\d+([MGTPE]|[KMGTPE]i)$": "must be a whole number of bytes with a unit and no space, such as 512Mi or 8Gi",
+    r"^https?://[^@\s?#]+$": (
+        "must begin with http:// or https://, in lower case, and have a host and a path alone: no user, space, ? or #"
+    ),
+    r"^[^/:\s][^/:]*$": "must have at least one character, no / and no :, and must not begin with a space",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": (
+        "must be the name of an environment variable: letters, digits and _, the first no digit; never the key itself"
+    ),
+    r"^[A-Za-z][\w-]*$": "must begin with a letter, and have letters, digits, _ and - alone",
+}
+"""By pattern of a text: what it allows, in words."""
+
 Path = tuple[str | int, ...]
 
 
@@ -89,17 +122,40 @@ def passwords_in(value: Any, path: Path = ()) -> Iterator[Problem]:
             yield from passwords_in(part, (*path, key))
 
 
+def unnamed(value: Any, path: Path = ()) -> Iterator[Problem]:
+    """All keys of mappings that are no texts."""
+    if isinstance(value, Mapping | list):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            name = key if isinstance(value, list) else written_key(key)
+            if isinstance(value, Mapping) and not isinstance(key, str):
+                where = (*path, name)
+                yield Problem(where, f"no field has this name; if {name} is meant as a text, write it in quotes", where)
+            yield from unnamed(part, (*path, name))
+
+
 def told(problems: list[Problem], document: Mapping[str, Any], origin: Origin | None) -> str:
     """A line for each problem: where it is, by line and column or option, which field, and what is wrong."""
     lines = []
+    kept = [text for text in _texts(document) if has_password(text)]
     for problem in problems[:MOST_TOLD]:
         place = _place(problem, document, origin) if origin else ""
         field = ".".join(map(str, problem.path))
         field = "" if problem.message.startswith(f"{field}.") else field
-        lines.append("  " + ": ".join(filter(None, (place, field, problem.message))))
+        message = problem.message
+        for text in kept:
+            message = message.replace(text, masked(text))
+        lines.append("  " + ": ".join(filter(None, (place, field, message))))
     if len(problems) > MOST_TOLD:
         lines.append(f"  and {len(problems) - MOST_TOLD} more")
     return "\n".join(lines)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def other_kind(model: type[Strict], document: Mapping[str, Any]) -> str:
@@ -158,7 +214,10 @@ def _either(one: str, other: str) -> str:
 def _reason(error: ErrorDetails) -> str:
     """What is wrong with a value, in the words of people who write YAML."""
     value, message = error["input"], error["msg"].removeprefix("Value error, ")
-    given = f" (given: {shortened(value)})"
+    if isinstance(value, str) and has_password(value):
+        return message if "holds a password" in message else NO_PASSWORDS
+    is_kept = HIDDEN in message or (error["loc"] and is_secret(error["loc"][-1]))
+    given = "" if is_kept else f" (given: {shortened(value)})"
     match error["type"]:
         case "literal_error":
             allowed = re.findall("'([^']*)'", error["ctx"]["expected"])
@@ -169,6 +228,8 @@ def _reason(error: ErrorDetails) -> str:
             return f"{message}{given}; write it without quotes"
         case "path_type":
             return f"Input should be a path{given}"
+        case "string_pattern_mismatch":
+            return f"{PATTERNS.get(error['ctx']['pattern'], 'has a form that is not allowed here')}{given}"
         case "missing":
             return message
         case _:
@@ -195,13 +256,8 @@ def _model_at(model: type[Strict], document: Any, path: Path) -> type[Strict]:
         value = value[part]
         if isinstance(part, str) and part in model.model_fields:
             models = models_of(model.model_fields[part].annotation) or [model]
-        model = next((each for each in models if _is_kind(each, value)), models[0])
+        model = next((each for each in models if is_kind(each, value)), models[0])
     return model
-
-
-def _is_kind(model: type[Strict], value: Any) -> bool:
-    field = model.model_fields.get("kind")
-    return field is not None and isinstance(value, Mapping) and value.get("kind") in get_args(field.annotation)
 
 
 def _homes(model: type[Strict], name: str, path: str = "") -> Iterator[str]:
@@ -220,14 +276,24 @@ def _place(problem: Problem, document: Mapping[str, Any], origin: Origin) -> str
     if not path or not problem.path[len(path) :]:
         path = next((named for named in _named(problem, document) if len(named) > len(path)), path)
     for end in range(len(path), 0, -1):
-        if option := origin.options.get(".".join(map(str, path[:end]))):
+        part = path[:end]
+        option = origin.options.get(".".join(map(str, part))) or _maker(part, origin)
+        if option:
             return option
     return position(origin.text, path)
 
 
+def _maker(path: Path, origin: Origin) -> str:
+    """The option that made a part of the document, by setting something within; empty if the text has it."""
+    within = "".join(f"{part}." for part in path)
+    options = (option for name, option in origin.options.items() if name.startswith(within))
+    return "" if stands_in(origin.text, path) else next(options, "")
+
+
 def _named(problem: Problem, document: Mapping[str, Any]) -> Iterator[Path]:
     """The fields of the document that a message names, of which several do not go together."""
-    for name in re.findall(r"[a-z]\w*(?:\.\w+)+", problem.message):
+    for name in re.findall(r"[a-z]\w*(?:\.\w+)+|[a-z]+_\w+", problem.message):
         parts = tuple(int(part) if part.isdigit() else part for part in name.split("."))
-        if _within(document, parts) == parts:
-            yield parts
+        for named in ((*problem.path, *parts), parts):
+            if _within(document, named) == named:
+                yield named

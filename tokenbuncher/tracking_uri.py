@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tokenbuncher.errors import UserError
-from tokenbuncher.passwords import has_password, without_passwords
+from tokenbuncher.passwords import HIDDEN, has_password, masked
 
 SQLITE = "sqlite:///"
 FORMS = "http://HOST:PORT, https://HOST or sqlite:///FILE"
@@ -16,7 +16,7 @@ LOG_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_T
 _HOST = r"(?:[^\s/?#@:\[\]\\]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
 _SERVER = re.compile(rf"https?://{_HOST}(?:/[^\s/?#@\\]+)*/?")
 _DATABASE = re.compile(
-    rf"(?:postgresql|mysql|mssql)(?:\+\w+)?://(?:[^\s/?#@:]+(?::[^\s/?#@:]*)?@)?(?:{_HOST})?/[^\s?#]*(?:\?\S*)?"
+    rf"(?:postgresql|mysql|mssql)(?:\+\w+)?://(?:[^\s/?#@:]+(?::[^\s/?#@:]*)?@)?(?:{_HOST})?/[^\s?#@:]*(?:\?\S*)?"
 )
 _OTHER_NAMES = {"postgres": "postgresql", "mariadb": "mysql+pymysql", "mlflow": "http"}
 
@@ -33,8 +33,13 @@ def checked_tracking_uri(uri: str) -> str:
     else:
         problem = _of_a_file(uri) if uri.startswith(SQLITE) else _of_no_form(uri)
     if problem:
-        raise UserError(f"'{uri}' is no tracking URI that can be used: {problem}")
+        raise UserError(f"'{_shown(uri)}' is no tracking URI that can be used: {problem}")
     return uri
+
+
+def _shown(uri: str) -> str:
+    """The URI without what stands before a host, also where the scheme was left out."""
+    return masked(re.sub(r"^\s*/*[^\s/:@]*:(?!/).*@(?!sha)", f"{HIDDEN}@", uri, flags=re.DOTALL))
 
 
 def refuse_password(uri: str) -> None:
@@ -51,9 +56,7 @@ def refuse_password(uri: str) -> None:
         advice = "leave it out and set PGPASSWORD or PGPASSFILE, or name the URL of an MLflow server that has it"
     else:
         advice = "name the URL of an MLflow server that has it: `mlflow server --backend-store-uri ...`"
-    raise UserError(
-        f"{without_passwords(uri)} holds a password or token, which would be written down with the release; {advice}"
-    )
+    raise UserError(f"{masked(uri)} holds a password or token, which would be written down with the release; {advice}")
 
 
 def sqlite_uri(path: Path) -> str:
@@ -105,6 +108,9 @@ def _of_no_form(uri: str) -> str:
     if scheme in _OTHER_NAMES:
         return _write(f"{_OTHER_NAMES[scheme]}://{path}")
     if re.fullmatch(r"(postgresql|mysql|mssql)(\+\w+)?", scheme):
+        if hosts := re.match(r"(?:[^@/]*@)?([^@/,]+(?:,[^@/,]+)+)/", path):
+            named = "&".join(f"host={host}" for host in hosts[1].split(","))
+            return f"SQLAlchemy takes several hosts as parameters alone: write {scheme}://USER@/DATABASE?{named}"
         return "write it as SCHEME://USER@HOST:PORT/DATABASE, with special characters percent-encoded"
     if scheme in ("databricks", "databricks-uc", "uc"):
         return f"registries of Databricks are not supported; write {FORMS}"

@@ -109,6 +109,9 @@ def test_an_output_root_of_any_name_holds_the_database(folder: str, candidate: P
         "sqlite+pysqlite:///mlflow.db": "write sqlite:///mlflow.db",
         "postgres://me@db/mlflow": "write postgresql://me@db/mlflow",
         "postgresql://db": "write it as SCHEME://USER@HOST:PORT/DATABASE",
+        "postgresql://me@h1:5432,h2:5432/db": "write postgresql://USER@/DATABASE?host=h1:5432&host=h2:5432",
+        "postgresql://me@db/a@b": "write it as SCHEME://USER@HOST:PORT/DATABASE",
+        "HTTPS://host": "write https://host",
         "databricks": "registries of Databricks are not supported",
         "databricks://profile": "registries of Databricks are not supported",
         "databricks-uc": "registries of Databricks are not supported",
@@ -156,7 +159,16 @@ def test_a_database_without_a_password_goes_through_every_stage(
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://mlflow:5000", "https://mlflow.example/path", "http://[::1]:5000/", "postgresql://me@db/mlflow"]
+    "uri",
+    [
+        "http://mlflow:5000",
+        "https://mlflow.example/path",
+        "http://[::1]:5000/",
+        "postgresql://me@db/mlflow",
+        "mysql://me:@db/mlflow",
+        "postgresql://me@/db?host=h1:5432&host=h2:5432",
+        "postgresql://me@h1,h2/db",
+    ],
 )
 def test_a_tracking_uri_that_can_be_used_is_left_as_it_is(uri: str) -> None:
     assert parse_spec("", [f"tracking.uri={uri}"]).tracking_uri() == uri

@@ -15,6 +15,7 @@ from tokenbuncher.documents import Strict, models_of
 from tokenbuncher.errors import UserError
 from tokenbuncher.guard.settings import GuardSettings, load_guard
 from tokenbuncher.policy import PolicySpec, load_policy
+from tokenbuncher.problems import PATTERNS
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
 
 WRONG = [[[[]]]]
@@ -249,3 +250,110 @@ def test_an_item_that_an_alias_shares_is_set_alone() -> None:
 def test_a_part_of_a_text_cannot_be_set() -> None:
     with pytest.raises(UserError, match="harmful is 'organism' in the spec, which has no fields or items"):
         parse_spec("data: {harmful: organism}", ["data.harmful.path=x.csv"])
+
+
+@pytest.mark.parametrize("path", sorted({".".join(map(str, path)) for model, path, _ in CASES if model is ReleaseSpec}))
+@pytest.mark.parametrize("part", ["path", "0", "0.kind", "x.y"])
+def test_whatever_is_set_within_a_field_is_taken_or_told(path: str, part: str) -> None:
+    for text in ("data: {look_alikes: smollm2}", f"{ONE}\ndata: {{look_alikes: smollm2}}"):
+        told = told_of(text, f"{path}.{part}=x.csv")
+        assert not told or f"--set {path}" in told
+        assert "line 1, column 1" not in told
+
+
+def told_of(text: str, override: str) -> str:
+    """The error of a spec with a field set; empty if there is none."""
+    with pytest.raises((UserError, StopIteration)) as error:
+        raise StopIteration(parse_spec(text, [override]))
+    return "" if error.type is StopIteration else str(error.value)
+
+
+def test_a_file_is_set_where_another_field_gives_the_default() -> None:
+    spec = parse_spec("", ["data.look_alikes.path=x.csv", "data.benign_test.path=y.csv"])
+    assert (spec.data.look_alikes.path, spec.data.benign_test.path) == ("x.csv", "y.csv")
+
+
+ONE = "attacks: {suite: [{algorithm: grpo}]}\npolicy: {name: x, required_attacks: [grpo]}"
+
+
+def test_an_item_of_a_list_within_a_list_can_be_set() -> None:
+    assert parse_spec(ONE, ["attacks.suite.0.seeds.0=7"]).attacks.suite[0].seeds[0] == 7
+    with pytest.raises(
+        UserError, match=r"--set attacks\.suite\.0\.seeds\.0: attacks\.suite\.0\.seeds\.0: Input should be"
+    ):
+        parse_spec(ONE, ["attacks.suite.0.seeds.0=x"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model.lora.target_modules.0",
+        "evaluation.harness.tasks.0",
+        "evaluation.judge.judges.0.kind",
+        "evaluation.judge.harmful_labels.0",
+        "attacks.reward.harmful_labels.0",
+        "attacks.suite.0.seeds.9",
+        "policy.waivers.0.rule",
+    ],
+)
+def test_an_item_of_a_list_that_is_left_out_is_told(path: str) -> None:
+    for text in ("", ONE):
+        with pytest.raises(
+            UserError, match=rf"^--set {re.escape(path)}: there is no item \d; items are counted from 0"
+        ):
+            parse_spec(text, [f"{path}=x"])
+
+
+def test_what_is_missing_in_a_part_that_an_option_made_is_told_by_the_option() -> None:
+    with pytest.raises(
+        UserError, match=r"--set evaluation\.harness\.limit: evaluation\.harness\.tasks: Field required"
+    ):
+        parse_spec("name: chat", ["evaluation.harness.limit=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("name: x\nnull: 1\n", "line 2, column 1: null: "),
+        ("name: x\n~: 1\n", "line 2, column 1: null: "),
+        ("name: x\nmodel:\n  true: 1\n", "line 3, column 3: model.true: "),
+        ("name: x\nFalse: 1\n", "line 2, column 1: false: "),
+        ("name: x\n3: 1\n", "line 2, column 1: 3: "),
+        ("data:\n  harmful: {path: x.csv, where: {null: 1}}\n", "line 2, column 34: data.harmful.where.null: "),
+        ("attacks:\n  suite:\n  - {1: 2}\n", "line 3, column 6: attacks.suite.0.1: "),
+    ],
+)
+def test_a_key_that_is_no_text_is_told_with_its_place(text: str, place: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_spec(text)
+    assert place in str(error.value)
+    assert "write it in quotes" in str(error.value)
+
+
+def test_fields_of_a_policy_that_do_not_go_together_are_told_at_their_place(tmp_path: Path) -> None:
+    text = "apiVersion: tokenbuncher/v1\nname: mine\nmin_control_harm: 0.04\n"
+    assert "line 3, column 1: " in refused(PolicySpec, text, tmp_path)
+    with pytest.raises(UserError, match="line 3, column 3: "):
+        parse_spec("policy:\n  name: mine\n  min_control_harm: 0.04\n")
+
+
+def patterns(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from patterns(part)
+
+
+@pytest.mark.parametrize("model", LOADERS)
+def test_every_pattern_is_told_in_words(model: type[Strict]) -> None:
+    assert set(patterns(model.model_json_schema())) <= set(PATTERNS)
+
+
+def test_a_text_of_a_wrong_form_is_told_in_words() -> None:
+    with pytest.raises(UserError, match=r"tracking\.alias: must begin with a letter.*\(given: '1x'\)"):
+        parse_spec("tracking: {alias: 1x}")
+    with pytest.raises(UserError, match=r"tracking\.model_name: must have .* no / and no :"):
+        parse_spec("tracking: {model_name: a/b}")

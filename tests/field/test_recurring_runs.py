@@ -132,6 +132,7 @@ def test_a_schedule_is_pinned_and_measures_anew_each_time(
     result = submit("--recurring", "0 0 3 * * 1", model={"source": "models:/moving@candidate"})
 
     assert "is pinned: models:/moving/2" in result.output
+    assert "every run of this schedule judges what is pinned here" in result.output
     spec, stages = sent(kfp)
     assert spec.model.source == "models:/moving/2"
     assert stages == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,9 @@ class Doors(click.Group):
         try:
             return self._main(*args, standalone_mode=False, **extra) or 0
         except click.ClickException as error:
-            error.show()
+            told = io.StringIO()
+            error.show(told)
+            click.echo(without_passwords(told.getvalue()), nl=False, err=True)
             return REFUSED
         except click.Abort:
             return INTERRUPTED

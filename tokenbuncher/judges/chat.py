@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tokenbuncher.documents import first_problem
+from tokenbuncher.passwords import without_passwords
 
 COMMON_WORDS = """
 access api authentication been could default does error exceeded expected found from have incorrect internal invalid
@@ -137,7 +138,7 @@ def redacted(words: str, sent: str, known: str, key: str | None) -> str:
         known: A text that is no secret, such as the rubric; its words may be told.
         key: The key.
     """
-    plain = re.sub(r"\\+(?:u[0-9a-fA-F]{4}|.)", " ", words[: 20 * LONGEST_WORDS])
+    plain = re.sub(r"\\+(?:u[0-9a-fA-F]{4}|.)", " ", without_passwords(words)[: 20 * LONGEST_WORDS])
     plain = re.sub(r"\S*\*{3}\S*|\bsk-\S+", "…", plain.replace(key, "…") if key else plain)
     harmless = {*_words(known), *COMMON_WORDS.split()}
     text = f"{sent} {key or ''}".casefold()

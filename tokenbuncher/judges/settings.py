@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from tokenbuncher.documents import Positive, Rate, Strict, WrittenPath, read_text
+from tokenbuncher.documents import Positive, Rate, Strict, Variable, WrittenPath, read_text
 from tokenbuncher.errors import UserError
 from tokenbuncher.storage import Source, local_path, parse_source
 
@@ -83,11 +83,11 @@ class StrongRejectSpec(Strict):
     """StrongREJECT's rubric (arXiv 2402.10260), asked of a model behind an OpenAI-compatible endpoint."""
 
     kind: Literal["strongreject"]
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] = Field(
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s?#]+$")] = Field(
         description="Base URL, such as https://api.example/v1."
     )
     model: Annotated[str, Field(min_length=1)]
-    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+    key_env: Variable | None = Field(
         None, description="Environment variable with the key; null for a server without keys."
     )
     rubric: Annotated[str, BeforeValidator(_read_at_once), _with_places("forbidden_prompt", "response")] | None = Field(

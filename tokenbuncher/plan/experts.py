@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tokenbuncher.errors import UserError
+from tokenbuncher.passwords import without_passwords
 
 HOW_MANY = re.compile(r"(num|n)_(\w+_)?experts|moe_num_experts")
 SHARED = re.compile(r"shared|zero")
@@ -84,5 +85,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except Exception as error:
-        raise UserError(f"transformers cannot tell its size ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(
+            f"transformers cannot tell its size ({' '.join(without_passwords(str(error)).split())[:200]})"
+        ) from error
     return {name: parameter.numel() for name, parameter in model.named_parameters()}
