@@ -18,7 +18,6 @@ from tokenbuncher.evaluation.statements import (
     ANSWER_IS,
     MORE,
     RETRACTED,
-    TURNED_ROUND,
     boxed,
     sentence,
     stated_clauses,
@@ -28,6 +27,7 @@ from tokenbuncher.evaluation.statements import (
 
 LETTER = r"(?<![A-Za-z\\])(I(?! [a-z])|[A-HJ])(?![A-Za-z'\u2019])"
 LIKELY = r"(?:(?:most )?likely|probably|indeed|clearly|therefore|thus|definitely|certainly|obviously|simply|surely|just|also)"
+OTHER_LETTER = re.compile(r"(?<![A-Za-z\\])(A(?! [a-z])|I(?! [a-z])|[B-HJ])(?![A-Za-z'\u2019])")
 CLOSING = r"[*_)\]}\"'”’$]{0,6}"  # noqa: RUF001 (quotation marks)
 NAMED_LETTER = rf"[^\w\n;,]{{0,8}}(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|text(?:bf)?)[^\w\n]{{0,6}})?{LETTER}"
 STATED_LETTER = re.compile(
@@ -38,7 +38,7 @@ BOXED_LETTER = re.compile(
     rf"(?:[\s{{($*]|\\(?:text\w*|math\w+)|[Oo]ption|[Cc]hoice){{0,9}}{LETTER}[\s}}$*]{{0,6}}(?:$|[).:][\s}}$*]{{0,6}}(?:$|\\ |\w|\\text))"
 )
 BARE_LETTER = re.compile(
-    rf"^[^\w\n]{{0,8}}{LETTER}(?:[^\w\n]{{0,8}}$|[*_]{{0,2}} ?[.):-][*_]{{0,2}}\s)|\({LETTER}\)(?! ?\d{{4}}\b)"
+    rf"^[^\w\n]{{0,8}}{LETTER}(?!\) \d{{4}}\b)(?:[^\w\n]{{0,8}}$|[*_]{{0,2}} ?[.):-][*_]{{0,2}}\s)|\({LETTER}\)(?! ?\d{{4}}\b)"
     rf"|(?:[Oo]ption|[Cc]hoice) \(?{LETTER}"
     rf"|(?:^|(?<=[.!?] ))[^\w\n]{{0,4}}{LETTER}[^\w\n]{{0,4}} is (?:the )?(?:correct|right)\b",
     re.MULTILINE,
@@ -46,7 +46,7 @@ BARE_LETTER = re.compile(
 LONE_SMALL_LETTER = re.compile(r"[^\w\\]{0,4}([a-j])[^\w\\^+*/-]{0,4}")
 NOT_CHOSEN = re.compile(
     r"n['\u2019]t\b|\b(?:not|never|neither|nor|cannot|but|except|than|wrong|incorrect|false|unlikely|eliminat\w+|rule[ds]? out|out"
-    r"|unless|if|maybe|perhaps|possibly|excluded?|without|reject\w*|none|no|or)\b",
+    r"|unless|if|maybe|perhaps|possibly|excluded?|without|reject\w*|none|no|or|opposite|contrary|lie)\b",
     re.IGNORECASE,
 )
 POLAR = ("yes", "no", "true", "false")
@@ -55,7 +55,7 @@ PRONOUN = r"(?:it|that|this|they|he|she|there|you|we|i)"
 VERB = r"(?:is|are|was|were|does|do|did|can|could|will|would|has|have|had|should|may|must)"
 LEADING = re.compile(
     rf"{QUOTES}({'|'.join(POLAR)})\b(?!\. \d)(?:{QUOTES}(?:[.,;!–—]|-\s|$|(?:because|since)\b)|{QUOTES}(?<=\n)"  # noqa: RUF001
-    rf"| {PRONOUN} {VERB}\b)"
+    rf"| {PRONOUN} {VERB}(?:n['\u2019]t)?\b)"
 )
 CLOSED = re.compile(rf"\b({'|'.join(POLAR)})\b{QUOTES}(?:[.,;:!]|$)")
 HEDGED = re.compile(
@@ -150,7 +150,7 @@ def _contradicted(said: str, rest: str) -> bool:
 
 def _states(clause: str, wanted: str) -> bool:
     """Whether a clause begins with the wanted text, and no more belongs to it."""
-    more = rf"|{QUOTES}(?:[.!]\s|,?\s(?:because|since)\b)" if len(wanted) > 2 else ""  # not the St of St. Louis
+    more = rf"|{QUOTES}(?:[.!]\s|,?\s?\b(?:because|since)\b)" if len(wanted) > 2 else ""  # not the St of St. Louis
     other = r"(?!\W*(?:or|and|but|no|not|nor|also|maybe|perhaps)\b)"
     found = re.match(rf"{QUOTES}{re.escape(wanted)}(?=(?P<end>{_end(wanted)}(?:$|\n){more}))", clause)
     return found is not None and re.match(other, clause[found.end() :]) is not None
@@ -176,7 +176,11 @@ def _given_letter(response: str) -> str | None:
     elif small := LONE_SMALL_LETTER.fullmatch(response.strip()):
         return small[1].upper()
     else:
-        letters = [_bare_letter(response, bare) for bare in BARE_LETTER.finditer(response)]
+        letters = []
+        for bare in BARE_LETTER.finditer(response):
+            letters.append(_bare_letter(response, bare))
+        if letters and RETRACTED.search(response, bare.end()):
+            return None
     return letters[0] if len(set(letters)) == 1 else None
 
 
@@ -189,16 +193,15 @@ def _letter(found: re.Match[str] | None) -> str | None:
 
 def _another(found: re.Match[str]) -> bool:
     rest = re.split(r"\b(?:because|since|as)\b", found.string[found.end(1) :], maxsplit=1)[0]
-    return any(
-        letter != found[1] for letter in re.findall(LETTER.replace("|[A-HJ]", "(?! [a-z])|A(?! [a-z])|[B-HJ]"), rest)
-    )
+    return any(letter != found[1] for letter in OTHER_LETTER.findall(re.sub(r"\bnot \(?[A-J]\b", "", rest)))
 
 
 def _bare_letter(response: str, found: re.Match[str]) -> str | None:
-    """A letter that stands alone; None if its line says that it is not the answer."""
-    start = max(response.rfind("\n", 0, found.end() - 1), response.rfind(". ", 0, found.start())) + 1
-    clause = response[max(start, found.start() - 200) : found.end()] + sentence(response, found.end())[:200]
-    return None if NOT_CHOSEN.search(clause) else next(letter for letter in found.groups() if letter)
+    """A letter that stands alone; None if its sentence says that it is not the answer."""
+    end, letter = next((found.end(group), found[group]) for group in range(1, 5) if found[group])
+    begun = re.split(r"\n|\. ", response[max(0, end - 200) : end])[-1]
+    clause = begun + sentence(response, end, min(len(response), end + 200))
+    return None if NOT_CHOSEN.search(clause) or MORE.match(response, end) else letter
 
 
 def _given_formula(response: str) -> str:

@@ -45,11 +45,12 @@ MULTIPLE = re.compile(rf" ?\b({'|'.join(MULTIPLES)})s?\b", re.IGNORECASE)
 UNIT = re.compile(r"\s?\\?(?:([%¢€£¥]|°(?:\s?[CF]\b)?)|([A-Za-z]++)\s?(?:\^?\s?\{?([23])\}?|([²³]))?)")
 PART = re.compile(
     r"\s?(?:\\(?!%|q?quad|approx|implies|therefore|[rR]ightarrow|text)[a-z]|[π√½⅓¼¾⅔⅛⁄!|]|:\s?\d|of (?:the )?\d)"  # noqa: RUF001
-    r"| ?(?![mgshlLCFVWNJ]\b|[AaI] )[A-Za-z](?![A-Za-z'\u2019])|_\{?\w|[²³¹⁰⁴-⁹₀-₉]|\.\\(?:overline|bar|dot)|:\d|~|#|@"
+    r"| ?(?![mgshlLCFVWNJ](?![A-Za-z])|[AaI] )[A-Za-z](?![A-Za-z'\u2019])|_\{?\w|[²³¹⁰⁴-⁹₀-₉]|\.\\(?:overline|bar|dot)|:\d|~|#|@"
     r"|[\[({](?!=)"
     r"| (?:lakhs?|crores?|bn|mn|mln|tn|gross|scores?|pairs?|fold|googol|quadrillion|quintillion|tens|millions of)\b",
 )
 r"""What makes a number a part of something else: 5\pi, 5x, 5:30."""
+OF_ANOTHER = re.compile(r" ?(?:of (?:the )?[$€£]?\d|\d)")
 OPERATOR = re.compile(
     r"\s?(?:[-+*×÷^±–/:<>≤≥]|\*\*|\\(?:times|cdot|div|pm|le|ge|lt|gt)|\b(?:times|plus|minus|x)\b)\s?[\w(.{\\]"  # noqa: RUF001
 )
@@ -64,6 +65,17 @@ LEAD = re.compile(
     re.IGNORECASE,
 )
 """What may stand before a stated number."""
+SAID = re.compile(
+    r"(?:that )?(?:[A-Za-z'\u2019]{1,20} ){1,6}?(?:has|have|had|is|are|was|were|makes?|made|gets?|got|costs?|pays?|paid|spends?"
+    r"|spent|earns?|earned|sold|needs?|takes?|took|ate|bought|wins?|won|saves?|saved|receives?) (?:a total of )?"
+)
+"""A sentence that comes to its number: the answer is that she has 5."""
+UNEQUAL = re.compile(
+    r"[<>≤≥≠]|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|n['\u2019]t\b|\b(?:not|no|nobody|none|never|neither|nor|hardly|less|more|fewer"
+    r"|greater|than|twice|thrice|double|triple|half|between|over|under|above|below|except|unless|or|square|cube|root|minus"
+    r"|negative|opposite|inverse|reciprocal|wrong|incorrect|false|either|most|least)\b",
+    re.IGNORECASE,
+)
 REASON = re.compile(r"\b(?:because|since|as|for|which|where|given|so|out)\b|\(=")
 BESIDE = re.compile(
     rf"(?:\b(?:or|but|however|though|although|unless|if|except|plus|minus|and)\b|[;&])\W*(?:\w+\W+){{0,3}}(?:\d|{NUMBER_WORD}\b)"
@@ -73,7 +85,7 @@ BESIDE = re.compile(
 """Another number beside a stated one."""
 EITHER = re.compile(r"\d[^.\d]{0,20}(?:\bor\b|\b(?:and|to)\b|[&/;])[\s$(*]{0,4}$")
 MAKES = re.compile(r"\b(?:between|from|either|both)\b", re.IGNORECASE)
-GROUPED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}+(?: \d{3})++(?![\d.,]?\d| ?/)")
+GROUPED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}+(?: \d{3})++(?P<more>(?=[\d.,]?\d| ?/))?")
 POINTED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}+(?:(?:\.\d{3})++,\d{1,2}+|(?:\.\d{3}){2,}+)(?![\d.,]?\d)")
 EXCLAIMED = re.compile(r"(?<=[a-z] )([-\d.,]++)!(?=$|\n| [A-Z])")
 STOP = re.compile(
@@ -151,7 +163,7 @@ def _one_of_two(before: str) -> bool:
 def _stated(clause: str) -> Quantity | None:
     """The one number that a clause states: its first; if that is in a term, the first behind the last equals sign."""
     number = _leading(clause)
-    if number is None and "=" in clause and not re.search(r"[<>≤≥≠]|\\[lgn]e|\bnot\b", clause):
+    if number is None and "=" in clause and not UNEQUAL.search(clause):
         clause = clause.rpartition("=")[2]
         number = _leading(clause)
     found = number and _quantity(clause, number)
@@ -162,6 +174,8 @@ def _leading(clause: str) -> re.Match[str] | None:
     """The number with which a clause begins, if that is not in a term."""
     lead = LEAD.match(clause)
     number = NUMBER.match(clause, lead.end() if lead else 0)
+    if number is None and (said := SAID.match(clause)) and not UNEQUAL.search(said[0]):
+        number = NUMBER.match(clause, said.end())
     if number is None or OPERATOR.match(clause, number.end()):
         return None
     return number
@@ -175,7 +189,7 @@ def _alone(rest: str) -> bool:
 
 def _plain(text: str) -> str:
     r"""The text with its numbers written plainly: 1{,}000 as 1,000, \frac{1}{2} as 1/2, -\$5 as -5, 90^\circ as 90°."""
-    text = text.replace("{,}", ",").replace(r"\$", "$")
+    text = re.sub(r"<<[^<>\n]*>>", "", text).replace("{,}", ",").replace(r"\$", "$")
     text = re.sub(r"(?<=\d)(?:\\[,; ]|['\u2019_~])(?=\d{3}(?!\d))", ",", text)
     text = re.sub(r"\\[!,;: ]", "", text)
     text = re.sub(r"\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\(?:text)?degree(?![a-z])|[˚º]", "°", text)
@@ -184,7 +198,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?<![\d)}][ \n])\b(?:minus|negative) {0,2}(?=[$€£¥]?\.?\d)", "-", text, flags=re.IGNORECASE)
     text = re.sub(" {2,}", " ", NUMERIC_FRACTION.sub(_plain_fraction, text))
     text = POINTED.sub(lambda number: number[0].replace(".", "").replace(",", "."), text)
-    text = GROUPED.sub(lambda number: number[0].replace(" ", ""), text)
+    text = GROUPED.sub(lambda number: number[0] if number["more"] is not None else number[0].replace(" ", ""), text)
     text = re.sub(r"(?<![\w)])-\s?([$€£¥])", r"\1 -", text).replace("$", " ")
     return re.sub(" {2,}", " ", text)
 
@@ -220,7 +234,8 @@ def _quantity(text: str, number: re.Match[str]) -> tuple[Quantity, int] | None:
     found = UNIT.match(text, end)
     unit = found and _unit(found)
     if found is None or unit:
-        return Quantity(value, unit, None), found.end() if found else end
+        end = found.end() if found else end
+        return None if OF_ANOTHER.match(text, end) else (Quantity(value, unit, None), end)
     word, glued = found[2], found.start(2) == end
     if glued and word not in ORDINAL:
         return None
