@@ -19,7 +19,6 @@ from tokenbuncher.evaluation.statements import (
     MORE,
     RETRACTED,
     boxed,
-    sentence,
     stated_clauses,
     taken_back,
     tidy,
@@ -29,24 +28,29 @@ LETTER = r"(?<![A-Za-z\\])(I(?! [a-z])|[A-HJ])(?![A-Za-z'\u2019])"
 LIKELY = r"(?:(?:most )?likely|probably|indeed|clearly|therefore|thus|definitely|certainly|obviously|simply|surely|just|also)"
 OTHER_LETTER = re.compile(r"(?<![A-Za-z\\])(A(?! [a-z])|I(?! [a-z])|[B-HJ])(?![A-Za-z'\u2019])")
 CLOSING = r"[*_)\]}\"'”’$]{0,6}"  # noqa: RUF001 (quotation marks)
-NAMED_LETTER = rf"[^\w\n;,]{{0,8}}(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|text(?:bf)?)[^\w\n]{{0,6}})?{LETTER}"
+NAMED_LETTER = rf"[\s$*_\"'“‘(\[{{:`\\]{{0,8}}(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|text(?:bf)?)[^\w\n]{{0,6}})?{LETTER}"
 STATED_LETTER = re.compile(
     rf"(?:{LIKELY} )?{NAMED_LETTER}{CLOSING}"
-    r"(?:[.]?$|[.:)] ?[*_]{0,2}(?:\s|$)|,| \(| [-–—] |\s(?:because|since|as|for|so|which|is (?:the )?(?:correct|right))\b)"  # noqa: RUF001
+    r"(?:[.]?$|[.:)] ?[*_]{0,2}(?:\s|$)|,| \(| [-–—] |\s(?:because|since|as|for|so|which"  # noqa: RUF001
+    r"|is (?:the )?(?:correct|right))\b)"
 )
 BOXED_LETTER = re.compile(
-    rf"(?:[\s{{($*]|\\(?:text\w*|math\w+)|[Oo]ption|[Cc]hoice){{0,9}}{LETTER}[\s}}$*]{{0,6}}(?:$|[).:][\s}}$*]{{0,6}}(?:$|\\ |\w|\\text))"
+    rf"(?:[\s{{($*]|\\(?:text\w*|math\w+)|[Oo]ption|[Cc]hoice){{0,9}}{LETTER}[\s}}$*]{{0,6}}(?:$"
+    rf"|[).:][\s}}$*]{{0,6}}(?:$|\\ |\w|\\text))"
 )
 BARE_LETTER = re.compile(
-    rf"^[^\w\n]{{0,8}}{LETTER}(?!\) \d{{4}}\b)(?:[^\w\n]{{0,8}}$|[*_]{{0,2}} ?[.):-][*_]{{0,2}}\s)|\({LETTER}\)(?! ?\d{{4}}\b)"
-    rf"|(?:[Oo]ption|[Cc]hoice) \(?{LETTER}"
+    rf"^[^\w\n~¬!+-]{{0,8}}{LETTER}(?!\) \d{{4}}\b)(?:[^\w\n?+-]{{0,8}}$|[*_]{{0,2}} ?[.):-][*_]{{0,2}}\s)"
+    rf"|\({LETTER}\)(?! ?\d{{4}}\b)"
+    rf"|(?:[Oo]ption|[Cc]hoice) \(?{LETTER}(?=[*_.)]{{0,5}}(?:$|[.,:] )| is (?:the )?(?:correct|right)\b| because\b)"
     rf"|(?:^|(?<=[.!?] ))[^\w\n]{{0,4}}{LETTER}[^\w\n]{{0,4}} is (?:the )?(?:correct|right)\b",
     re.MULTILINE,
 )
 LONE_SMALL_LETTER = re.compile(r"[^\w\\]{0,4}([a-j])[^\w\\^+*/-]{0,4}")
 NOT_CHOSEN = re.compile(
-    r"n['\u2019]t\b|\b(?:not|never|neither|nor|cannot|but|except|than|wrong|incorrect|false|unlikely|eliminat\w+|rule[ds]? out|out"
-    r"|unless|if|maybe|perhaps|possibly|excluded?|without|reject\w*|none|no|or|opposite|contrary|lie)\b",
+    r"n['\u2019]t\b|\b(?:not|never|neither|nor|cannot|but|except|than|wrong|incorrect|false|unlikely"
+    r"|eliminat\w+|rule[ds]? out|out"
+    r"|unless|if|maybe|perhaps|possibly|excluded?|without|reject\w*|none|no|or|opposite|contrary|lie"
+    r"|fail\w*|worst|bad|tempting|nothing)\b",
     re.IGNORECASE,
 )
 POLAR = ("yes", "no", "true", "false")
@@ -54,14 +58,17 @@ QUOTES = r"[\s\"'‘’“”*_`(\[)\]]*+"  # noqa: RUF001 (quotation marks)
 PRONOUN = r"(?:it|that|this|they|he|she|there|you|we|i)"
 VERB = r"(?:is|are|was|were|does|do|did|can|could|will|would|has|have|had|should|may|must)"
 LEADING = re.compile(
-    rf"{QUOTES}({'|'.join(POLAR)})\b(?!\. \d)(?:{QUOTES}(?:[.,;!–—]|-\s|$|(?:because|since)\b)|{QUOTES}(?<=\n)"  # noqa: RUF001
+    rf"{QUOTES}({'|'.join(POLAR)})\b(?!\. \d)(?:{QUOTES}(?:[.,;!–—]|-\s|$|(?:because|since)\b)"  # noqa: RUF001
+    rf"|{QUOTES}(?<=\n)"
     rf"| {PRONOUN} {VERB}(?:n['\u2019]t)?\b)"
 )
 CLOSED = re.compile(rf"\b({'|'.join(POLAR)})\b{QUOTES}(?:[.,;:!]|$)")
 HEDGED = re.compile(
     r"^\W*(?:if|when|only|or|assuming|provided)\b|\b(?:but(?! (?:be|please|do|take|make|remember|always|keep) )|however"
-    r"|although|though|except|unless|actually|wait|sorry|correction|rather|instead|maybe|perhaps|possibly|probably|partly"
-    r"|sometimes|depends|unsure|not sure|hold on|kidding|joking|lie|lies|liar|opposite|contrary|wrong|incorrect)\b"
+    r"|although|though|except|unless|actually|wait|sorry|correction|rather|instead|maybe|perhaps|possibly"
+    r"|probably|partly"
+    r"|sometimes|depends|unsure|not sure|hold on|kidding|joking|lie|lies|liar|opposite|contrary|wrong"
+    r"|incorrect|refus\w+|unable|nobody)\b"
 )
 DENIAL = re.compile(r"n['\u2019]t\b|\b(?:not|never|cannot|neither|nor|nothing|none|untrue)\b")
 AFFIRMATION = re.compile(rf"^\W*{PRONOUN} {VERB}(?:\W*$|[.,;!\n]| (?!n['\u2019]t|not\b|no\b|never\b|false\b|a\b|an\b))")
@@ -176,10 +183,9 @@ def _given_letter(response: str) -> str | None:
     elif small := LONE_SMALL_LETTER.fullmatch(response.strip()):
         return small[1].upper()
     else:
-        letters = []
-        for bare in BARE_LETTER.finditer(response):
-            letters.append(_bare_letter(response, bare))
-        if letters and RETRACTED.search(response, bare.end()):
+        bare = list(BARE_LETTER.finditer(response))
+        letters = [_bare_letter(response, found) for found in bare]
+        if bare and RETRACTED.search(response, bare[-1].end()):
             return None
     return letters[0] if len(set(letters)) == 1 else None
 
@@ -200,7 +206,7 @@ def _bare_letter(response: str, found: re.Match[str]) -> str | None:
     """A letter that stands alone; None if its sentence says that it is not the answer."""
     end, letter = next((found.end(group), found[group]) for group in range(1, 5) if found[group])
     begun = re.split(r"\n|\. ", response[max(0, end - 200) : end])[-1]
-    clause = begun + sentence(response, end, min(len(response), end + 200))
+    clause = begun + response[end : end + 200].partition("\n")[0]
     return None if NOT_CHOSEN.search(clause) or MORE.match(response, end) else letter
 
 
@@ -241,7 +247,7 @@ def _normal(formula: str) -> str:
         (r"\\(?:left|right|displaystyle)(?![a-z])|\\[!,;: ()\[\]]|[$~]", ""),
         (r"\\[dt]frac", r"\\frac"),
         (r"\\(?:text\w*|math\w\w|mbox|operatorname)\s*\{([^{}]*)\}", r"\1"),
-        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|°", ""),
+        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)", "°"),
         (r"√\s*\(([^()]*)\)|√\s*(\w+)", r"\\sqrt{\1\2}"),
         (r"\\frac\s*(\{[^{}]*\}|\w)\s*(\{[^{}]*\}|\w)", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),

@@ -44,41 +44,52 @@ UNITS = {
 MULTIPLE = re.compile(rf" ?\b({'|'.join(MULTIPLES)})s?\b", re.IGNORECASE)
 UNIT = re.compile(r"\s?\\?(?:([%¢€£¥]|°(?:\s?[CF]\b)?)|([A-Za-z]++)\s?(?:\^?\s?\{?([23])\}?|([²³]))?)")
 PART = re.compile(
-    r"\s?(?:\\(?!%|q?quad|approx|implies|therefore|[rR]ightarrow|text)[a-z]|[π√½⅓¼¾⅔⅛⁄!|]|:\s?\d|of (?:the )?\d)"  # noqa: RUF001
-    r"| ?(?![mgshlLCFVWNJ](?![A-Za-z])|[AaI] )[A-Za-z](?![A-Za-z'\u2019])|_\{?\w|[²³¹⁰⁴-⁹₀-₉]|\.\\(?:overline|bar|dot)|:\d|~|#|@"
-    r"|[\[({](?!=)"
-    r"| (?:lakhs?|crores?|bn|mn|mln|tn|gross|scores?|pairs?|fold|googol|quadrillion|quintillion|tens|millions of)\b",
+    r"\s?(?:\\(?!%|q?quad|approx|implies|therefore|[rR]ightarrow|text)[a-z]|[π√½⅓¼¾⅔⅛⁄!|]|:\s?\d"  # noqa: RUF001
+    r"|of (?:the )?\d)"
+    r"| ?(?![mgshlLCFVWNJ](?![A-Za-z])|[AaI] )[A-Za-z](?![A-Za-z'\u2019])|_\{?\w|[²³¹⁰⁴-⁹₀-₉]"
+    r"|\.\\(?:overline|bar|dot)|:\d|~|#|@"
+    r"|[\[({](?!=)|['′″?\u0300-\u036f]|%%|\.\."
+    r"| (?:lakhs?|crores?|bn|mn|mln|tn|gross|scores?|fold|mil|[ap]\.?m|o'clock|googol|quadrillion"
+    r"|quintillion|tens|millions of)\b",
 )
 r"""What makes a number a part of something else: 5\pi, 5x, 5:30."""
 OF_ANOTHER = re.compile(r" ?(?:of (?:the )?[$€£]?\d|\d)")
 OPERATOR = re.compile(
-    r"\s?(?:[-+*×÷^±–/:<>≤≥]|\*\*|\\(?:times|cdot|div|pm|le|ge|lt|gt)|\b(?:times|plus|minus|x)\b)\s?[\w(.{\\]"  # noqa: RUF001
+    r"\s?(?:[-+*×÷^±–/:<>≤≥]|\*\*|\\(?:times|cdot|div|pm|le|ge|lt|gt)|\b(?:times|plus|minus"  # noqa: RUF001
+    r"|x)\b)\s?(?:[\d(.{\\]|[A-Za-z]\b)"
 )
 ORDINAL = ("st", "nd", "rd", "th")
 LEAD = re.compile(
     r"(?:[\s$*_\"'“”‘’`:(\[{~≈→€£¥]|\\[(\[,;! ]|-+>|=+>|</?\w{1,9}>|[A-Za-z]\w{0,20}(?:\([a-z]\))? ?="  # noqa: RUF001
-    r"|\\(?:approx|sim|left|displaystyle|tiny|small|large|Large|LARGE|huge|Huge|text\w*|math\w+|mbox|bf|bm|boldsymbol|f?boxed"
+    r"|\\(?:approx|sim|left|displaystyle|tiny|small|large|Large|LARGE|huge|Huge|text\w*|math\w+|mbox|bf"
+    r"|bm|boldsymbol|f?boxed"
     r"|q?quad|therefore|implies|[rR]ightarrow|colorbox|underline)(?![a-z])|="
-    r"|\b(?:the|an?|number|value|exactly|about|approximately|approx|around|roughly|just|simply|only|indeed|therefore|thus|so"
-    r"|clearly|obviously|definitely|certainly|(?:most )?likely|probably|also|equals?|equal to|given by|be|is|are|as|total|of|now|still"
+    r"|\b(?:the|an?|number|value|exactly|about|approximately|approx|around|roughly|just|simply|only"
+    r"|indeed|therefore|thus|so"
+    r"|clearly|obviously|definitely|certainly|(?:most )?likely|probably|also|equals?|equal to|given by|be"
+    r"|is|are|as|total|of|now|still"
     r"|then|USD|US|EUR)\b,?)*+",
     re.IGNORECASE,
 )
 """What may stand before a stated number."""
 SAID = re.compile(
-    r"(?:that )?(?:[A-Za-z'\u2019]{1,20} ){1,6}?(?:has|have|had|is|are|was|were|makes?|made|gets?|got|costs?|pays?|paid|spends?"
+    r"(?:that )?(?:[A-Za-z'\u2019]{1,20} ){1,6}?(?:has|have|had|is|are|was|were|makes?|made|gets?|got"
+    r"|costs?|pays?|paid|spends?"
     r"|spent|earns?|earned|sold|needs?|takes?|took|ate|bought|wins?|won|saves?|saved|receives?) (?:a total of )?"
 )
 """A sentence that comes to its number: the answer is that she has 5."""
 UNEQUAL = re.compile(
-    r"[<>≤≥≠]|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|n['\u2019]t\b|\b(?:not|no|nobody|none|never|neither|nor|hardly|less|more|fewer"
-    r"|greater|than|twice|thrice|double|triple|half|between|over|under|above|below|except|unless|or|square|cube|root|minus"
+    r"[<>≤≥≠!]|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|n['\u2019]t\b|\b(?:not|no|nobody|none|never|neither|nor"
+    r"|hardly|less|more|fewer"
+    r"|greater|than|twice|thrice|double|triple|half|between|over|under|above|below|except|unless|or"
+    r"|square|cube|root|minus"
     r"|negative|opposite|inverse|reciprocal|wrong|incorrect|false|either|most|least)\b",
     re.IGNORECASE,
 )
 REASON = re.compile(r"\b(?:because|since|as|for|which|where|given|so|out)\b|\(=")
 BESIDE = re.compile(
-    rf"(?:\b(?:or|but|however|though|although|unless|if|except|plus|minus|and)\b|[;&])\W*(?:\w+\W+){{0,3}}(?:\d|{NUMBER_WORD}\b)"
+    rf"(?:\b(?:or|but|however|though|although|unless|if|except|plus|minus|and)\b"
+    rf"|[;&])\W*(?:\w+\W+){{0,3}}(?:\d|{NUMBER_WORD}\b)"
     r"|,? not (?:the )?\W*$",
     re.IGNORECASE,
 )
@@ -163,7 +174,7 @@ def _one_of_two(before: str) -> bool:
 def _stated(clause: str) -> Quantity | None:
     """The one number that a clause states: its first; if that is in a term, the first behind the last equals sign."""
     number = _leading(clause)
-    if number is None and "=" in clause and not UNEQUAL.search(clause):
+    if number is None and "=" in clause and not UNEQUAL.search(clause.rpartition("=")[0]):
         clause = clause.rpartition("=")[2]
         number = _leading(clause)
     found = number and _quantity(clause, number)
