@@ -1065,12 +1065,12 @@ GROWING = [
 TIMED = """
 import json, sys, time
 from tokenbuncher.evaluation.answers import judge_answer
-before, part, behind = json.loads(sys.argv[1])
-for expected in ("5", "B", "x^2+1", "Paris", "yes"):
-    judge_answer(before + part * (100_000 // len(part)) + behind, expected)
+for before, part, behind in json.loads(sys.argv[1]):
+    for expected in ("5", "B", "x^2+1", "Paris", "yes"):
+        print(repr(part), "for", expected, flush=True)
+        judge_answer(before + part * (100_000 // len(part)) + behind, expected)
 """
 
 
-@pytest.mark.parametrize("growing", GROWING)
-def test_a_hundred_thousand_characters_are_read_at_once(growing: tuple[str, str, str]) -> None:
-    subprocess.run([sys.executable, "-c", TIMED, json.dumps(growing)], check=True, timeout=60)
+def test_a_hundred_thousand_characters_are_read_at_once() -> None:
+    subprocess.run([sys.executable, "-c", TIMED, json.dumps(GROWING)], check=True, timeout=180)

@@ -25,10 +25,13 @@ from tokenbuncher.evaluation.statements import (
 )
 
 LETTER = r"(?<![A-Za-z\\])(I(?! [a-z])|[A-HJ])(?![A-Za-z'\u2019])"
-LIKELY = r"(?:(?:most )?likely|probably|indeed|clearly|therefore|thus|definitely|certainly|obviously|simply|surely|just|also)"
+LIKELY = (
+    r"(?:(?:most )?likely|probably|indeed|clearly|therefore|thus|definitely|certainly|obviously"
+    r"|simply|surely|just|also)"
+)
 OTHER_LETTER = re.compile(r"(?<![A-Za-z\\])(A(?! [a-z])|I(?! [a-z])|[B-HJ])(?![A-Za-z'\u2019])")
 CLOSING = r"[*_)\]}\"'”’$]{0,6}"  # noqa: RUF001 (quotation marks)
-NAMED_LETTER = rf"[\s$*_\"'“‘(\[{{:`\\]{{0,8}}(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|text(?:bf)?)[^\w\n]{{0,6}})?{LETTER}"
+NAMED_LETTER = rf"[\s$*_\"'“‘(\[{{:`\\]{{0,8}}(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|text(?:bf)?)[^\w\n]{{0,6}})?{LETTER}"  # noqa: RUF001
 STATED_LETTER = re.compile(
     rf"(?:{LIKELY} )?{NAMED_LETTER}{CLOSING}"
     r"(?:[.]?$|[.:)] ?[*_]{0,2}(?:\s|$)|,| \(| [-–—] |\s(?:because|since|as|for|so|which"  # noqa: RUF001
@@ -78,9 +81,19 @@ STATEMENT_IS = re.compile(
 SUBJECT_IS = re.compile(r"(?:(?:the|its) (?:\w+ ){1,4}|it |that )(?:is|was) |(?:it|that)['\u2019]s ")
 FORMULA = re.compile(r"[\\^_{}²³π√]|^[(\[].*,.*[)\]]$|(?:\b[a-z]|[\d)])\s*[-+*/=<>]\s*(?:[a-z]\b|[\d(])")
 SIGNS = {
-    "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "≤": r"\le ", "≥": r"\ge ",
-    "²": "^2", "³": "^3", "−": "-", "–": "-", "∪": r"\cup ",
-}  # fmt: skip
+    "π": r"\pi ",
+    "θ": r"\theta ",
+    "∞": r"\infty ",
+    "×": r"\times ",  # noqa: RUF001
+    "·": r"\cdot ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "²": "^2",
+    "³": "^3",
+    "\u2212": "-",
+    "\u2013": "-",
+    "\u222a": r"\cup ",
+}
 NAME = re.compile(r"([A-Za-z](?:\([a-z]\))?)(?:=|\\in(?![a-z]))")
 TEXT_UNIT = re.compile(r"(?<=[\w)}])\s*\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}((?:\^\{?\d\}?)?)\s*$")
 UNIT_NAMES = re.compile(
@@ -97,7 +110,8 @@ def judge_answer(response: str, expected: str) -> tuple[bool, bool]:
     C`, else where it stands alone; different letters are no answer. A formula: from \boxed{...}, else `the answer is
     ...`, else it is the response, if that is one line. yes, no, true or false: how the response begins, or `the answer
     is yes`. Anything else must be the whole response, its box or what `the answer is`, but for case, quotes and a full
-    stop. What is denied (`the answer is not 5`) or taken back is no answer.
+    stop, or be all that a short sentence says: `The capital is Paris.` What is denied (`the answer is not 5`) or taken
+    back is no answer.
 
     Returns:
         Parsed, correct.

@@ -48,7 +48,7 @@ PART = re.compile(
     r"|of (?:the )?\d)"
     r"| ?(?![mgshlLCFVWNJ](?![A-Za-z])|[AaI] )[A-Za-z](?![A-Za-z'\u2019])|_\{?\w|[²³¹⁰⁴-⁹₀-₉]"
     r"|\.\\(?:overline|bar|dot)|:\d|~|#|@"
-    r"|[\[({](?!=)|['′″?\u0300-\u036f]|%%|\.\."
+    r"|[\[({](?!=)|['′″?\u0300-\u036f]|%%|\.\."  # noqa: RUF001
     r"| (?:lakhs?|crores?|bn|mn|mln|tn|gross|scores?|fold|mil|[ap]\.?m|o'clock|googol|quadrillion"
     r"|quintillion|tens|millions of)\b",
 )

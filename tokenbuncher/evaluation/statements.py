@@ -46,7 +46,7 @@ _TAKING_BACK = (
     r"|sorry(?!,? (?:i can ?not do|i can['\u2019]t do|for the|if )))\b"
 )
 RETRACTED = re.compile(
-    rf"(?:[.!?;,:}}$*\n—–-]|^)[\s*_$\"')]{{0,4}}(?:(?:but|oh|ah|well|so|and|um|uh|hmm+),? )?{_TAKING_BACK}"
+    rf"(?:[.!?;,:}}$*\n—–-]|^)[\s*_$\"')]{{0,4}}(?:(?:but|oh|ah|well|so|and|um|uh|hmm+),? )?{_TAKING_BACK}"  # noqa: RUF001
     r"|\b(?:that|this|it|which|these|answer|result|calculation|i)(?: is|['\u2019]s| was| am| may be"
     r"| might be| could be|"
     r"['\u2019]m)(?: \w+)? ?(?:wrong|incorrect|false|untrue|mistaken|a mistake|an error|a lie|a joke)\b"
@@ -85,7 +85,7 @@ MORE = re.compile(
     r"|maybe|not|perhaps)"
     r"|half|halves|thirds?|quarters?|(?:\w+ )?(?:more|less|fewer|greater) than (?=\d)|(?:four|fif|six"
     r"|seven|eigh|nin|ten|hundred|thousand|million)ths?"
-    r"|at (?:most|least)|(?:per|for|by|in|with|r) (?=\d)|th (?:root|power)|(?:wrong|incorrect)|not(?! \d)"
+    r"|at (?:most|least)|(?:per|for|by|in|with|r) (?=\d)|th (?:root|power)|(?:wrong|incorrect)|not(?! \d| \(?[A-J]\b)"
     r"|modulus|percent of|per cent of|degrees below)\b",
     re.IGNORECASE,
 )
