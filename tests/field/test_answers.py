@@ -599,6 +599,7 @@ NEVER_RIGHT = {
     ],
     "B": [
         "Option B is wrong.",
+        "(B)?",
         "Not (B)",
         "It is surely not (B).",
         "Anything but option B",

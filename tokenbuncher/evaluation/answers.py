@@ -43,7 +43,7 @@ BOXED_LETTER = re.compile(
 )
 BARE_LETTER = re.compile(
     rf"^[^\w\n~¬!+-]{{0,8}}{LETTER}(?!\) \d{{4}}\b)(?:[^\w\n?+-]{{0,8}}$|[*_]{{0,2}} ?[.):-][*_]{{0,2}}\s)"
-    rf"|\({LETTER}\)(?! ?\d{{4}}\b)"
+    rf"|\({LETTER}\)(?! ?\d{{4}}\b|\?)"
     rf"|(?:[Oo]ption|[Cc]hoice) \(?{LETTER}(?=[*_.)]{{0,5}}(?:$|[.,:] )| is (?:the )?(?:correct|right)\b| because\b)"
     rf"|(?:^|(?<=[.!?] ))[^\w\n]{{0,4}}{LETTER}[^\w\n]{{0,4}} is (?:the )?(?:correct|right)\b",
     re.MULTILINE,

@@ -92,7 +92,7 @@ MORE = re.compile(
 """What makes more of an answer: another one beside it, or an operation on it."""
 JOINED = re.compile(r"[\s$*\\()]{0,9}(?:,? ?\b(?:and|or|as well as)\b|[,;&/])?(?: also| or| maybe)?[\s$*\\()]{0,9}")
 TURNED_ROUND = re.compile(
-    r"(?:[<>≤≥≠]|\d(?::|\*\*)|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|n['\u2019]t|\b(?:not|never|neither|nor"
+    r"(?:[<>≤≥≠]|\d(?::|\*\*| in(?= ))|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|n['\u2019]t|\b(?:not|never|neither|nor"
     r"|no\.?|less|more|fewer|greater"
     r"|larger|smaller|bigger|higher|lower|than|below|above|most|least|under|over|up to|beyond|within|exceeds?"
     r"|(?:anything|all|nothing) but|except|excluding|without|twice|thrice|double|triple"
