@@ -19,7 +19,7 @@ def test_a_database_that_does_not_answer_is_told_at_once(driver, tmp_path):
         env={**os.environ, "MLFLOW_TRACKING_URI": f"{driver}://nobody@127.0.0.1:1/none"},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as process:
         watchdog = threading.Timer(60, process.kill)
         watchdog.start()
