@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -57,6 +58,7 @@ class Completed:
         """
         self.artifacts, self.interrupted = artifacts, interrupted
         self._names: dict[str, str] = {}
+        self._taking_over = Lock()
 
     def compute_key(self, component_name: str, arguments: Mapping[str, Any], **_: Any) -> str:
         """A digest of all that the outputs of a task depend on; unique if that cannot be told."""
@@ -83,10 +85,12 @@ class Completed:
 
     def get(self, key: str) -> dict[str, dsl.Artifact] | None:
         """The outputs of a task with that key, brought to the artifacts of this run; None if there are none."""
-        for record, folder in self._records():
-            if record.key == key and (there := self._taken_over(folder, record)):
-                stage_log(self._names[key], sys.stdout).say("from the interrupted run", "kept")
-                return {name: _artifact(name, there / output.path, output) for name, output in record.outputs.items()}
+        with self._taking_over:  # tasks run side by side, and what one moves, another's search would not find
+            for record, folder in self._records():
+                if record.key == key and (there := self._taken_over(folder, record)):
+                    stage_log(self._names[key], sys.stdout).say("from the interrupted run", "kept")
+                    outputs = record.outputs.items()
+                    return {name: _artifact(name, there / output.path, output) for name, output in outputs}
         return None
 
     def put(self, key: str, outputs: Mapping[str, dsl.Artifact]) -> None:

@@ -15,6 +15,9 @@ ASKED = {
     "max_harm_after_attack": 0.5,
     "min_control_harm": 0.5,
     "attack_limits": ANY_ATTACK,
+    "max_added_refusal": 1.0,
+    "max_added_look_alike_refusal": None,
+    "max_added_gibberish": 1.0,
 }
 POLICY = f"policy={json.dumps(ASKED)}"
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,8 +149,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binaries = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
     if binaries is None:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    folder = Path("/tmp") / f"tokenbuncher-postgres-{os.getpid()}"
-    folder.mkdir(mode=0o700)
+    folder = Path(tempfile.mkdtemp(prefix="tokenbuncher-postgres-", dir="/tmp"))
     as_owner = []
     if os.getuid() == 0:  # PostgreSQL does not run as root
         shutil.chown(folder, "postgres", "postgres")
@@ -178,8 +178,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if None in programs:
         pytest.skip("needs MariaDB: apt-get install mariadb-server")
     server, install = programs
-    folder, port = Path("/tmp") / f"tokenbuncher-mariadb-{os.getpid()}", free_port()
-    folder.mkdir(mode=0o700)
+    folder, port = Path(tempfile.mkdtemp(prefix="tokenbuncher-mariadb-", dir="/tmp")), free_port()
     user = "mysql" if os.getuid() == 0 else getpass.getuser()  # MariaDB does not run as root
     if os.getuid() == 0:
         shutil.chown(folder, user, user)

@@ -30,10 +30,14 @@ class Experts(NamedTuple):
 
 def is_mixture(config: Mapping[str, Any]) -> bool:
     """Whether a config.json names several experts; under which word differs by family."""
-    return any(
-        is_mixture(value) if isinstance(value, dict) else HOW_MANY.fullmatch(name) and _several(value)
-        for name, value in config.items()
-    )
+    parts = [config]  # no recursion: a file may be nested deeper than Python calls
+    while parts:
+        for name, value in parts.pop().items():
+            if isinstance(value, dict):
+                parts.append(value)
+            elif HOW_MANY.fullmatch(name) and _several(value):
+                return True
+    return False
 
 
 def _several(value: Any) -> bool:
