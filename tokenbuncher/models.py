@@ -245,6 +245,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
             template or one that does not render a question and its answer as they are.
     """
+    if (folder / "config.json").is_file():
+        check_special_ids(folder)  # first: transformers refuses them in words about its own classes
     tokenizer, _ = read_tokenizer(folder)
     _check_default_template(folder, tokenizer)
     if tokenizer.eos_token is None:

@@ -33,6 +33,7 @@ def test_mlflow_s_own_database_file_goes_through_every_stage(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("_MLFLOW_SERVER_ARTIFACT_ROOT", raising=False)  # of a server that ran in this process
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     spec = renamed(spec, uri=uri.format(folder=tmp_path))
