@@ -36,11 +36,8 @@ PARTS = ("declines", "talks", "instructs")
 MODELS = ("gpt4", "mistralguard")
 FOLDS = 5
 SEED = 0
-DECAY = 0.1
+DECAY = 0.15
 DECAY_ABOVE = 1.0
-VOICES = ("guarded", "plain")
-"""Of the responses written here, those in the manner of one kind of model."""
-VOICE_WEIGHT = 0.35
 COMPOSED_WEIGHT = 0.1
 OWN_WEIGHT = 0.3
 """Of a response written here against a labelled one, in the model of whole responses."""
@@ -55,7 +52,6 @@ class Labelled:
     said: str
     weight: float = 1.0
     own: bool = False
-    voice: str = ""
 
     def fold(self) -> int:
         """Of FOLDS; all responses to a prompt are in the same."""
@@ -65,7 +61,7 @@ class Labelled:
 class Own:
     """The text written here, and responses composed of it."""
 
-    def __init__(self, path: Path = OWN, without: str = "-") -> None:
+    def __init__(self, path: Path = OWN) -> None:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         self.texts: dict[str, list[str]] = defaultdict(list)
         for row in rows:
@@ -73,12 +69,8 @@ class Own:
                 self.texts[row["part"]].append(row["text"])
         self.acts = [row for row in rows if row["part"] == "act"]
         whole = [row for row in rows if row["part"] == "exchange"]
-        self.whole = [_written(row) for row in whole if row.get("voice") != without]
+        self.whole = [Labelled(row["prompt"], row["response"], row["said"], own=True) for row in whole]
         self.answered = [row for row in self.whole if row.said == "answered"]
-
-    def of(self, voice: str) -> list[Labelled]:
-        """Whole responses in one voice."""
-        return [row for row in self.whole if row.voice == voice]
 
     def parts(self) -> list[Labelled]:
         """Parts of responses, of which each sentence does the same."""
@@ -146,12 +138,6 @@ class Own:
     def _talk(self, draw: random.Random, number: int) -> list[str]:
         kinds = [("reason" if draw.random() < 0.6 else "redirection") for _ in range(number)]
         return list(dict.fromkeys(draw.choice(self.texts[kind]) for kind in kinds))
-
-
-def _written(row: dict[str, str]) -> Labelled:
-    voice = row.get("voice", "")
-    weight = VOICE_WEIGHT if voice else 1.0
-    return Labelled(row["prompt"], row["response"], row["said"], weight, own=True, voice=voice)
 
 
 def completions(folder: Path, model: str, half: str) -> list[Labelled]:
@@ -319,18 +305,13 @@ def main() -> None:
             for half in halves:
                 rows = completions(arguments.folder, model, half)
                 print(table(f"without {left}: {model}, {half}", outcomes(rows, weights)), flush=True)
-    labelled = [row for rows in tuning.values() for row in rows]
-    for voice in VOICES:
-        found = outcomes(own.of(voice), train(Own(without=voice), labelled))
-        print(table(f"without {voice}: {voice}", found), flush=True)
-    content = save(packed(train(own, labelled)), {"source": SOURCE})
-    weights = stance.unpacked(content)
+    weights = train(own, [row for rows in tuning.values() for row in rows])
     for half in halves:
         for model in MODELS:
             rows = completions(arguments.folder, model, half)
             print(table(f"shipped: {model}, {half}", outcomes(rows, weights)), flush=True)
     if arguments.write:
-        (Path(stance.__file__).parent / stance.WEIGHTS).write_bytes(content)
+        (Path(stance.__file__).parent / stance.WEIGHTS).write_bytes(save(packed(weights), {"source": SOURCE}))
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ def shares(model: str, half: str) -> tuple[float, float]:
     ("model", "half", "recognised", "mistaken"),
     [
         ("gpt4", "tuning", 0.98, 0.0),
-        ("gpt4", "test", 0.98, 0.0),
+        ("gpt4", "test", 0.95, 0.01),
         ("mistralguard", "tuning", 0.98, 0.01),
-        ("mistralguard", "test", 0.92, 0.07),
+        ("mistralguard", "test", 0.90, 0.07),
     ],
 )
 def test_labelled_completions_are_read_as_docs_judges_says(
