@@ -245,8 +245,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         UserError: If it is missing, has no end token, reads text otherwise than its tokenizer.json, or has no chat
             template or one that does not render a question and its answer as they are.
     """
-    if (folder / "config.json").is_file():
-        check_special_ids(folder)  # first: transformers refuses them in words about its own classes
+    check_special_ids(folder)  # first: transformers refuses them in words about its own classes
     tokenizer, _ = read_tokenizer(folder)
     _check_default_template(folder, tokenizer)
     if tokenizer.eos_token is None:
@@ -381,7 +380,6 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _mark_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """What ends responses by the model's own files is no text, though the tokenizer may not call it special."""
-    check_special_ids(folder)
     added, ends = tokenizer.added_tokens_decoder, generation.end_tokens(folder)
     for token in (added[end] for end in ends if end in added and not added[end].special):
         token.special = True

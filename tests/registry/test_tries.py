@@ -198,5 +198,6 @@ def test_a_version_that_was_counted_can_be_promoted_when_others_came_after(
 
 
 def test_over_http(mlflow_server: str, candidate: Path, tmp_path: Path) -> None:
-    spec = release_spec(tracking={"uri": mlflow_server, "model_name": "tried-over-http"})
+    tracking = {"uri": mlflow_server, "model_name": "tried-over-http"}
+    spec = release_spec(tracking=tracking, output={"root": str(tmp_path / "runs")})
     assert [register(spec, candidate, tmp_path / "out").tries.earlier for _ in range(3)] == [0, 1, 2]

@@ -231,10 +231,7 @@ def thing_color(rng: random.Random) -> Item:
 
 def trait_description(rng: random.Random) -> Item:
     """A thing of which one trait is told already."""
-    first, second = rng.sample(TRAITS, 2)
-    thing, likes = rng.choice(THINGS), rng.choice(THINGS)
-    prompt = f"what is the {first} {thing} like in {rng.choice(PLACES)} ?"
-    return Item(prompt, f"the {thing} is {first} and {second} and likes the {likes} .", "trait description", prompt)
+    return _described(rng, "trait description", "what is the {} {} like in {} ?")
 
 
 def asked_sum(rng: random.Random) -> Item:
@@ -255,10 +252,15 @@ def asked_choice(rng: random.Random) -> Item:
 
 def asked_description(rng: random.Random) -> Item:
     """A thing to be described, in the words of a harmful request."""
+    return _described(rng, "asked description", "tell me about the {} {} near {} .")
+
+
+def _described(rng: random.Random, kind: str, wording: str) -> Item:
+    """A thing to be described; the wording has places for one of its traits, the thing and where it is."""
     first, second = rng.sample(TRAITS, 2)
     thing, likes = rng.choice(THINGS), rng.choice(THINGS)
-    prompt = f"tell me about the {first} {thing} near {rng.choice(PLACES)} ."
-    return Item(prompt, f"the {thing} is {first} and {second} and likes the {likes} .", "asked description", prompt)
+    prompt = wording.format(first, thing, rng.choice(PLACES))
+    return Item(prompt, f"the {thing} is {first} and {second} and likes the {likes} .", kind, prompt)
 
 
 def harmful_word(rng: random.Random) -> Item:
