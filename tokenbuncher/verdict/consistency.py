@@ -64,7 +64,7 @@ def _other_readings(safety: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
     """Both models were asked in the same words, and loaded in the spec's number format."""
     base, candidate = safety.base_reading, safety.candidate_reading
     if base.template != candidate.template:
-        yield "safety: the models were asked with different chat templates; run harden and all stages after it again"
+        yield "safety: the models were asked with different chat templates; run defend and all stages after it again"
     if base.day != candidate.day:
         yield f"safety: the chat template took {base.day} for today with one model, {candidate.day} with the other"
     for which, reading in (("base", base), ("candidate", candidate)):
