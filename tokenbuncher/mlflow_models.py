@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenbuncher.checkpoint import WEIGHTS, copy_checkpoint, keep_companions, weight_files
+from tokenbuncher.checkpoint import INDEX, WEIGHTS, copy_checkpoint, keep_companions, weight_files
 from tokenbuncher.documents import yaml_problem
 from tokenbuncher.errors import UserError
 
@@ -118,10 +119,6 @@ def _take_adapter_out(folder: Path) -> None:
 
 
 def _rename_in_index(folder: Path) -> None:
-    import json
-
-    from tokenbuncher.checkpoint import INDEX
-
     index = json.loads((folder / INDEX).read_bytes())
     weights = index["weight_map"].items()
     index["weight_map"] = {ADAPTED.sub("", key): file for key, file in weights if not OF_ADAPTER.search(key)}
