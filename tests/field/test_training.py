@@ -173,9 +173,15 @@ def prompt_file(tmp_path):
 
 
 def prepared(tiny_spec, path, model, out, *overrides):
-    sizes = "data.sizes={defence: 8, attack: 8, safety: 20, benign: 32, utility: 24, tuning: 20}"
+    sizes = "{defence: 8, attack: 8, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, look_alikes: 20}"
     harmful = f"data.harmful={{path: {path}, answer: answer}}"
-    spec = parse_spec(tiny_spec.to_yaml(), [f"model.source={model}", sizes, harmful, *overrides])
+    own = [f"model.source={model}", f"data.sizes={sizes}", harmful]
+    for field in ("benign_test", "look_alikes"):
+        harmless = path.with_name(f"{field}.jsonl")
+        rows = [json.dumps({"prompt": f"{field} number {n} , please"}) + "\n" for n in range(30)]
+        harmless.write_text("".join(rows), encoding="utf-8")
+        own.append(f"data.{field}={{path: {harmless}}}")
+    spec = parse_spec(tiny_spec.to_yaml(), [*own, *overrides])
     prepare_data(spec, out)
     return load_set(out, "safety")
 
