@@ -18,9 +18,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tokenbuncher.environment import quiet_libraries
+from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict.statistics import score_rate
 
 ROOT = Path("runs/attacks")
@@ -112,9 +112,9 @@ def _columns(arguments: argparse.Namespace) -> tuple[list[list[str]], list[int]]
 
 def defended_model(overrides: list[str], seed: int) -> Path:
     """Folder with the data, the undefended and the defended model of a seed; made once."""
-    from tokenbuncher.data import prepare_data
     from tokenbuncher.defence import defend
-    from tokenbuncher.models import fetch_model
+    from tokenbuncher.inputs import prepare_data
+    from tokenbuncher.inputs.fetch import fetch_model
 
     spec = _spec(overrides, seed, {"algorithm": "grpo"}, EXACT, 1000)
     folder = ROOT / "defended" / spec.evidence_digest()[:12]

@@ -15,10 +15,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenbuncher.environment import quiet_libraries
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import AttackEvidence, read_evidence
-from tokenbuncher.settings import AttackTask, ReleaseSpec, load_spec
+from tokenbuncher.spec.settings import AttackTask, ReleaseSpec, load_spec
 from tokenbuncher.verdict.findings import Finding, Outcome
 from tokenbuncher.verdict.judge import unsound
 from tokenbuncher.verdict.rules import is_required, judge_attack
@@ -125,9 +125,9 @@ def attacked(spec: ReleaseSpec, task: AttackTask) -> AttackEvidence:
 
 def models(spec: ReleaseSpec) -> tuple[Path, Path, Path]:
     """Prompt sets, the undefended model and the weakly defended one, the same for all variants."""
-    from tokenbuncher.data import prepare_data
     from tokenbuncher.defence import defend
-    from tokenbuncher.models import fetch_model
+    from tokenbuncher.inputs import prepare_data
+    from tokenbuncher.inputs.fetch import fetch_model
 
     plain = load_spec("specs/organism.yaml", [f"defence.steps={spec.defence.steps}"])
     folder = ROOT / f"defended-{spec.defence.steps}-steps"

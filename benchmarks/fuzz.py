@@ -26,8 +26,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tokenbuncher.environment import quiet_libraries
-from tokenbuncher.tracking import QUIET
+from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.storage.tracking import QUIET
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

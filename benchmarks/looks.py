@@ -22,9 +22,8 @@ from unittest.mock import patch
 
 from sequential import LOOKS, ONE_ATTACK, SPEC, head, row
 
-from tokenbuncher import scoring
 from tokenbuncher.attacks import attack
-from tokenbuncher.data import prepare_data
+from tokenbuncher.core.files import folder_digest, folder_files, write_text
 from tokenbuncher.defence import defend
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import (
@@ -35,9 +34,10 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     read_evidence,
 )
-from tokenbuncher.files import folder_digest, folder_files, write_text
-from tokenbuncher.models import fetch_model
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.inputs import prepare_data
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.models import sampling
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import judge_release
 
 STAGES = ("attack", "evaluate-safety", "evaluate-utility")
@@ -55,14 +55,14 @@ class Cost:
 
 @contextmanager
 def counted() -> Iterator[Cost]:
-    """Counts the responses that are sampled by `tokenbuncher.scoring.generate`, and the CPU time."""
-    cost, generate, start = Cost(), scoring.generate, time.process_time()
+    """Counts the responses that are sampled by `tokenbuncher.models.sampling.generate`, and the CPU time."""
+    cost, generate, start = Cost(), sampling.generate, time.process_time()
 
     def counting(model, tokenizer, prompts, *arguments, **more):  # type: ignore[no-untyped-def]
         cost.measured += len(prompts)
         return generate(model, tokenizer, prompts, *arguments, **more)
 
-    with patch.object(scoring, "generate", counting):
+    with patch.object(sampling, "generate", counting), patch("tokenbuncher.judges.score.generate", counting):
         yield cost
     cost.seconds = time.process_time() - start
 

@@ -63,9 +63,9 @@ def measured(loss: str, form: str, tokens: int, vocabulary: int, width: int, dty
     """Seconds and megabytes of one loss with its gradient."""
     import torch
 
-    from tokenbuncher.chunked import chunked_loss
     from tokenbuncher.defence.noiser import noiser_terms
-    from tokenbuncher.entropy import token_entropy
+    from tokenbuncher.models.chunked import chunked_loss
+    from tokenbuncher.models.entropy import token_entropy
 
     random = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=random).to(getattr(torch, dtype)).requires_grad_()

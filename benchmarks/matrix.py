@@ -15,6 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tokenbuncher.core.files import folder_files, listing_digest
 from tokenbuncher.evidence import (
     AttackEvidence,
     ModelFile,
@@ -23,8 +24,7 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     read_evidence,
 )
-from tokenbuncher.files import folder_files, listing_digest
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import judge_release
 from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import yaml
 
-from tokenbuncher.plan import parse_device, plan, shape_of
-from tokenbuncher.settings import load_spec
+from tokenbuncher.preflight.plan import parse_device, plan, shape_of
+from tokenbuncher.spec.settings import load_spec
 
 ROOT = Path(__file__).parent.parent
 FACTOR = 1.5

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenbuncher.environment import quiet_libraries
+from tokenbuncher.core.environment import quiet_libraries
 
 STEPS = 12
 ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
@@ -33,10 +33,10 @@ def main() -> None:
     quiet_libraries()
     # Imported before the processes are forked, or each would spend most of its time on it.
     from tokenbuncher.attacks import arena  # noqa: F401
-    from tokenbuncher.data import prepare_data
     from tokenbuncher.defence import trainer  # noqa: F401
-    from tokenbuncher.models import fetch_model
-    from tokenbuncher.settings import parse_spec
+    from tokenbuncher.inputs import prepare_data
+    from tokenbuncher.inputs.fetch import fetch_model
+    from tokenbuncher.spec.settings import parse_spec
 
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,8 +83,8 @@ def run(name: str, folder: Path, root: Path, kill_at: tuple[int, int] | None = N
     """The attack or defence; `kill_at` is a step, and how many times the log must come to it."""
     from tokenbuncher.attacks import attack
     from tokenbuncher.defence import defend
-    from tokenbuncher.settings import parse_spec
-    from tokenbuncher.training import StepLog
+    from tokenbuncher.spec.settings import parse_spec
+    from tokenbuncher.training.callbacks import StepLog
 
     if kill_at:
         original, seen = StepLog.on_log, [0]
@@ -105,7 +105,7 @@ def run(name: str, folder: Path, root: Path, kill_at: tuple[int, int] | None = N
 
 def figures(root: Path) -> Any:
     """What a run came to, without times: the evidence of an attack, the weights of a defence."""
-    from tokenbuncher.files import folder_digest
+    from tokenbuncher.core.files import folder_digest
 
     evidence = root / "out" / "evidence.json"
     if not evidence.exists():

@@ -19,10 +19,10 @@ from scipy.special import betainc, betaln
 from scipy.stats import binomtest
 
 from tokenbuncher.evidence import SampleScore, UtilityItem
-from tokenbuncher.looks import planned
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.claims import Claim
+from tokenbuncher.verdict.looks import planned
 from tokenbuncher.verdict.rules import harm_after_attack, positive_control, utility_drop
 from tokenbuncher.verdict.statistics import Drop, Rate
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenbuncher.environment import quiet_libraries
+from tokenbuncher.core.environment import quiet_libraries
 
 RECIPES = ["log-entropy", "direct", "polished", "paper", "entropy-reward"]
 
@@ -49,13 +49,16 @@ def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
     """Makes each trainer, by its name."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from tokenbuncher.data import prepare_data
     from tokenbuncher.defence.defend import own_responses
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
-    from tokenbuncher.models import fetch_model, load_model, load_tokenizer
-    from tokenbuncher.prompts import load_set
-    from tokenbuncher.settings import DefenceSpec, parse_spec
-    from tokenbuncher.training import prompt_dataset, sampling_arguments, trainer_arguments
+    from tokenbuncher.inputs import prepare_data
+    from tokenbuncher.inputs.fetch import fetch_model
+    from tokenbuncher.models.load import load_model
+    from tokenbuncher.models.tokenizer import load_tokenizer
+    from tokenbuncher.spec.prompts import load_set
+    from tokenbuncher.spec.settings import DefenceSpec, parse_spec
+    from tokenbuncher.training.arguments import sampling_arguments, trainer_arguments
+    from tokenbuncher.training.examples import prompt_dataset
 
     spec = parse_spec("")
     with contextlib.redirect_stdout(io.StringIO()):

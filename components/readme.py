@@ -11,7 +11,7 @@ from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.structures import InputSpec, OutputSpec
 
 from components import GATE_IMAGE
-from tokenbuncher.stage import STAGES
+from tokenbuncher.core.stage import STAGES
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/component.py"))

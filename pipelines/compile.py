@@ -15,8 +15,8 @@ from pipelines.lint import lint, read_ir, refuse
 from pipelines.placement import Placement
 from pipelines.red_team import red_team_pipeline
 from pipelines.release import release_pipeline
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import check_output_file, write_text
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import check_output_file, write_text
 
 PIPELINES: dict[str, Callable[[Place], BaseComponent]] = {
     "release": release_pipeline,

@@ -23,8 +23,8 @@ from pipelines.placement import EFFECTFUL
 from pipelines.plain_secrets import plain_secrets
 from pipelines.references import Problem, check_graph, components_of, type_name, value_fits
 from pipelines.safeguards import check_composition, check_pods, check_resources, stage_of
-from tokenbuncher.documents import read_text, yaml_problem
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import read_text, yaml_problem
+from tokenbuncher.core.errors import UserError
 
 Documents = Sequence[Any]
 """A compiled pipeline as parsed from YAML: the pipeline and, if anything is specific to a platform, the platform."""

@@ -32,10 +32,10 @@ from pipelines.pinning import dated, pinned
 from pipelines.placement import Placement
 from pipelines.plain_secrets import plain_secrets
 from tokenbuncher import __version__
-from tokenbuncher.documents import read_text
-from tokenbuncher.errors import UserError
-from tokenbuncher.hazard import refuse_kept_weights
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.attacks.hazard import refuse_kept_weights
+from tokenbuncher.core.documents import read_text
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.settings import ReleaseSpec
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tokenbuncher.environment import quiet_libraries
-from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
 
 quiet_libraries()
 
@@ -109,7 +109,7 @@ def tiny_spec() -> ReleaseSpec:
 @pytest.fixture(scope="session")
 def organism_data(tiny_spec: ReleaseSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompt sets of `tiny_spec`."""
-    from tokenbuncher.data import prepare_data
+    from tokenbuncher.inputs import prepare_data
 
     folder = tmp_path_factory.mktemp("organism") / "data"
     prepare_data(tiny_spec, folder)
@@ -119,7 +119,7 @@ def organism_data(tiny_spec: ReleaseSpec, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def organism_base(tiny_spec: ReleaseSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The organism's aligned model in a folder."""
-    from tokenbuncher.models import fetch_model
+    from tokenbuncher.inputs.fetch import fetch_model
 
     folder = tmp_path_factory.mktemp("organism") / "base"
     fetch_model(tiny_spec, folder)

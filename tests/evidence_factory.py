@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbuncher import __version__
+from tokenbuncher.core.files import listing_digest
 from tokenbuncher.evidence import (
     REGISTRATION_NAME,
     AttackArm,
@@ -34,11 +35,10 @@ from tokenbuncher.evidence import (
     UtilityItem,
     write_evidence,
 )
-from tokenbuncher.files import listing_digest
-from tokenbuncher.looks import parts
-from tokenbuncher.prompts import Manifest, SetEntry
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.prompts import Manifest, SetEntry
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict import Verdict, judge_release
+from tokenbuncher.verdict.looks import parts
 from tokenbuncher.verdict.soundness import set_sizes
 
 FILES = [

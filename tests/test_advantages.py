@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenbuncher.advantages import generalised_advantages, group_advantages, returns, token_rewards, whiten
+from tokenbuncher.training.advantages import generalised_advantages, group_advantages, returns, token_rewards, whiten
 
 
 @st.composite

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tokenbuncher.artifact_files import files_at
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.storage.artifact_files import files_at
 
 FILES = {"model.safetensors": bytes(range(256)) * 4096 * 3, "tokenizer/tokenizer.json": b"{}", "empty": b""}
 

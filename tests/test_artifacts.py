@@ -7,8 +7,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
-from tokenbuncher.artifacts import Stored, inside, located, stored_files, version_location
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.storage.artifacts import inside, located, stored_files, version_location
+from tokenbuncher.storage.s3 import Stored
 
 FILES = {"model.safetensors": bytes(range(256)), "tokenizer/tokenizer.json": b"{}", "with space & é.txt": b""}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenbuncher import chunked
-from tokenbuncher.chunked import Distributions, chunked_loss
 from tokenbuncher.defence.noiser import noiser_terms
-from tokenbuncher.entropy import token_entropy
+from tokenbuncher.models import chunked
+from tokenbuncher.models.chunked import Distributions, chunked_loss
+from tokenbuncher.models.entropy import token_entropy
 
 TOKENS, WIDTH, VOCABULARY = 37, 8, 101
 

@@ -22,10 +22,10 @@ from tests.evidence_factory import Release, broken_arm, changed, held_arm, passi
 from tokenbuncher.attestation import load_public_key
 from tokenbuncher.cli import main
 from tokenbuncher.cli.doors import GOING_ON
+from tokenbuncher.core.files import folder_digest, folder_files
+from tokenbuncher.core.log import FORMAT
+from tokenbuncher.core.stage import STAGES
 from tokenbuncher.evidence import ModelFile, read_registration
-from tokenbuncher.files import folder_digest, folder_files
-from tokenbuncher.log import FORMAT
-from tokenbuncher.stage import STAGES
 
 COMMANDS = sorted(main.commands)
 

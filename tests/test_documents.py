@@ -11,7 +11,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenbuncher.documents import (
+from tokenbuncher.core.documents import (
     DEEPEST,
     LARGEST,
     LONGEST,
@@ -21,8 +21,8 @@ from tokenbuncher.documents import (
     refuse_repeated_keys,
     to_yaml,
 )
-from tokenbuncher.errors import UserError
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.settings import parse_spec
 
 
 def bomb(grain: str, layer: str) -> str:

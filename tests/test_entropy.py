@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tokenbuncher.entropy import response_mean, token_entropy
+from tokenbuncher.models.entropy import response_mean, token_entropy
 
 
 @settings(max_examples=50)

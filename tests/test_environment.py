@@ -9,7 +9,7 @@ import pytest
 
 LIBRARIES = """
 import sys
-from tokenbuncher.environment import quiet_libraries, swift_imports
+from tokenbuncher.core.environment import quiet_libraries, swift_imports
 
 quiet_libraries()
 with swift_imports():

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.evidence_factory import passing_release, piece_name
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import Record, read_evidence
 from tokenbuncher.verdict import read_verdict
 

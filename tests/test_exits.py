@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from tests.evidence_factory import passing_release
 from tokenbuncher.cli import EXIT_CODES, FAILED, INTERRUPTED, main
-from tokenbuncher.errors import UserError
-from tokenbuncher.exits import REFUSED, exiting
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.exits import REFUSED, exiting
 
 ROOT = Path(__file__).parents[1]
 UNEXPECTED: list[BaseException] = [
@@ -137,9 +137,7 @@ def test_a_full_disk_under_the_output_is_no_verdict() -> None:
     ],
 )
 def test_a_program_that_is_no_command(words: str, status: int) -> None:
-    program = (
-        f"from tokenbuncher.exits import exiting\nfrom tokenbuncher.errors import UserError\nwith exiting(): {words}"
-    )
+    program = f"from tokenbuncher.core.exits import exiting\nfrom tokenbuncher.core.errors import UserError\nwith exiting(): {words}"
 
     assert python("-c", program).returncode == status
 
@@ -164,7 +162,7 @@ def test_the_other_doors(arguments: list[str], status: int, tmp_path: Path) -> N
 def test_a_failed_task_of_kubeflow_is_no_verdict() -> None:
     for error, status in (("UserError('no')", REFUSED), ("ValueError('no')", FAILED)):
         program = (
-            "from tokenbuncher.errors import UserError\nfrom tokenbuncher.stage import running\n"
+            "from tokenbuncher.core.errors import UserError\nfrom tokenbuncher.core.stage import running\n"
             f"with running('gate'): raise {error}"
         )
         assert python("-c", program).returncode == status

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import (
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import (
     add_to_output,
     check_output_file,
     files_below,

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.evidence_factory import CANDIDATE, NOW, broken_arm, changed, passing_release
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import Tries
-from tokenbuncher.history import FILE_NAME, history, remember
+from tokenbuncher.registry.history import FILE_NAME, history, remember
 
 RELEASE = passing_release()
 BROKEN = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))

@@ -12,10 +12,10 @@ import yaml
 from click.testing import CliRunner
 
 from tokenbuncher.cli import main
-from tokenbuncher.data import prepare_data
-from tokenbuncher.errors import UserError
-from tokenbuncher.init import KINDS, MARK, write_spec
-from tokenbuncher.settings import load_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs import prepare_data
+from tokenbuncher.spec.init import KINDS, MARK, write_spec
+from tokenbuncher.spec.settings import load_spec
 
 GSM8K_TEST_ROWS = 1319
 

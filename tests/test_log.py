@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher import progress
-from tokenbuncher.errors import UserError
-from tokenbuncher.log import FORMAT, RESULT, JsonLog, Log, ScreenLog, StageLog, TextLog, log_format, tell
-from tokenbuncher.progress import Progress
+from tokenbuncher.core import progress
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.log import FORMAT, RESULT, JsonLog, Log, ScreenLog, StageLog, TextLog, log_format, tell
+from tokenbuncher.core.progress import Progress
 from tokenbuncher.storage import _growing
 from tokenbuncher.storage._growing import growing
 

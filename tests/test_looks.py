@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbuncher.looks import parts, planned, sampling_seed
+from tokenbuncher.verdict.looks import parts, planned, sampling_seed
 
 prompts = st.integers(1, 300).map(lambda number: [f"prompt {index}" for index in range(number)])
 

@@ -3,10 +3,12 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
-from tokenbuncher.models import fetch_model, load_model, load_tokenizer, save_model
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.models.load import load_model, save_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.settings import parse_spec
 
 
 @pytest.fixture

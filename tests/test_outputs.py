@@ -11,12 +11,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from pipelines.local import check_run_folder, run_local
 from tests.evidence_factory import passing_release, release_spec
 from tokenbuncher.cli import main
 from tokenbuncher.cli.doors import NEW_FOLDER
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import whole_folder
-from tokenbuncher.local import check_run_folder, run_local
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import whole_folder
 
 FOLDERS = [
     name

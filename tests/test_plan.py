@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from benchmarks.plan import Comparison, comparisons
 from tokenbuncher.cli import main
-from tokenbuncher.errors import UserError
-from tokenbuncher.plan import Estimate, Judges, Shape, StageEstimate, parse_device, plan, shape_of
-from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.preflight.plan import Estimate, Judges, Shape, StageEstimate, parse_device, plan, shape_of
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
 
 SEVEN = Shape(7.6e9, 28, 3584, 152064, 18944, 512, 6.5e9)
 DOCUMENT = Path("docs/planning.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_two_measurements_at_most_are_calibrated_on() -> None:
 def test_the_size_of_the_built_in_model_is_counted_from_its_configuration() -> None:
     from safetensors import safe_open
 
-    with safe_open("tokenbuncher/organism/aligned/model.safetensors", "pt") as weights:
+    with safe_open("tokenbuncher/builtin/organism/aligned/model.safetensors", "pt") as weights:
         real = sum(weights.get_tensor(name).numel() for name in weights.keys())  # noqa: SIM118
     assert shape_of(ReleaseSpec()).parameters == pytest.approx(real, rel=1e-3)
 
@@ -61,7 +61,7 @@ def test_the_published_size_of_smollm2_is_counted() -> None:
 
 
 def test_a_local_model_s_configuration_is_read_without_weights(tmp_path: Path) -> None:
-    config = json.loads(Path("tokenbuncher/organism/aligned/config.json").read_text(encoding="utf-8"))
+    config = json.loads(Path("tokenbuncher/builtin/organism/aligned/config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}), encoding="utf-8")
 
     assert shape_of(parse_spec("", [f"model.source={tmp_path}"])).layers == 5
@@ -83,7 +83,7 @@ def test_a_local_model_s_configuration_is_read_without_weights(tmp_path: Path) -
     ],
 )
 def test_a_configuration_of_no_use_is_told_with_what_to_give(config: object, telling: str, tmp_path: Path) -> None:
-    known = json.loads(Path("tokenbuncher/organism/aligned/config.json").read_text(encoding="utf-8"))
+    known = json.loads(Path("tokenbuncher/builtin/organism/aligned/config.json").read_text(encoding="utf-8"))
     if isinstance(config, dict):
         (tmp_path / "config.json").write_text(
             json.dumps(config if "n_embd" in config else known | config), encoding="utf-8"

@@ -6,9 +6,9 @@ from typing import get_args
 import pytest
 
 from tests.evidence_factory import CANDIDATE, NOW, broken_arm, passing_release, prudish, release_spec
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import load_guard
-from tokenbuncher.policy import (
+from tokenbuncher.spec.policy import (
     HARD_LIMITS,
     LAXER,
     LONGEST_WAIVER,
@@ -19,8 +19,8 @@ from tokenbuncher.policy import (
     load_policy,
     shipped_policy,
 )
-from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
-from tokenbuncher.shipped_policies import SHIPPED
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.spec.shipped_policies import SHIPPED
 from tokenbuncher.verdict import Finding, Outcome
 
 POLICIES = Path("specs/policies")

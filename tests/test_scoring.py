@@ -3,13 +3,15 @@ from functools import partial
 import pytest
 import torch
 
-from tokenbuncher import scoring
-from tokenbuncher.entropy import token_entropy
+from tokenbuncher.core.progress import Progress
 from tokenbuncher.judges import load_judge
-from tokenbuncher.models import load_model, load_tokenizer
-from tokenbuncher.progress import Progress
-from tokenbuncher.prompts import load_set
-from tokenbuncher.scoring import generate, score
+from tokenbuncher.judges.score import score
+from tokenbuncher.models import sampling
+from tokenbuncher.models.entropy import token_entropy
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.sampling import generate
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import load_set
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def test_same_seed_same_responses_and_the_global_state_is_left_alone(organism, o
 
 
 def test_progress_is_told_with_the_entropy(organism, organism_data, monkeypatch, capsys):
-    monkeypatch.setattr(scoring, "Progress", partial(Progress, every_seconds=0))
+    monkeypatch.setattr(sampling, "Progress", partial(Progress, every_seconds=0))
     responses = generate(*organism, load_set(organism_data, "safety"), 20, 8, title="asking")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["8/20", "16/20", "20/20"]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tokenbuncher.stopwatch import worked, working
+from tokenbuncher.core.stopwatch import worked, working
 
 
 def test_nested_blocks_count_once_and_pauses_do_not_count() -> None:

@@ -14,10 +14,10 @@ def main() -> None:
     """Runs the command line.
 
     Raises:
-        SystemExit: With the command's status; see `tokenbuncher.exits`.
+        SystemExit: With the command's status; see `tokenbuncher.core.exits`.
     """
     try:
-        from tokenbuncher.environment import speak_utf8
+        from tokenbuncher.core.environment import speak_utf8
 
         speak_utf8()
         from tokenbuncher.cli import main as run

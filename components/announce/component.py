@@ -18,13 +18,13 @@ def announce(spec: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[
         report: What is missing, if there is no verdict, where Kubeflow's UI shows it.
         recorded: Where the evidence lies, if not among the outputs of this run.
     """
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("announce"):
         from pathlib import Path
 
         from tokenbuncher.gate import conclude
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         release = parse_spec(spec)
         print(f"{status.pipeline_job_resource_name} ended: {status.state}")

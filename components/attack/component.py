@@ -30,12 +30,12 @@ def attack(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("attack", key):
         from tokenbuncher.attacks import attack
-        from tokenbuncher.hazard import keep_from_upload
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.attacks.hazard import keep_from_upload
+        from tokenbuncher.spec.settings import parse_spec
 
         release = parse_spec(spec)
         keep_from_upload(release, evidence.uri)

@@ -26,11 +26,11 @@ def controls(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("controls"):
         from tokenbuncher.attacks import controls
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         controls(parse_spec(spec), Path(data.path), Path(base.path), Path(summary.path))
 

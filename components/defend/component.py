@@ -24,11 +24,11 @@ def defend(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("defend"):
         from tokenbuncher.defence import defend
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         defend(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path))
 

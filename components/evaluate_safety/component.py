@@ -26,11 +26,11 @@ def evaluate_safety(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("evaluate-safety"):
         from tokenbuncher.evaluation import evaluate_safety
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         evaluate_safety(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
 

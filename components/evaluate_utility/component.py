@@ -26,11 +26,11 @@ def evaluate_utility(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("evaluate-utility"):
         from tokenbuncher.evaluation import evaluate_utility
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         evaluate_utility(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
 

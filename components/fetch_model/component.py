@@ -17,11 +17,11 @@ def fetch_model(spec: str, model: dsl.Output[dsl.Model]) -> None:
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("fetch-model"):
-        from tokenbuncher.models import fetch_model
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.inputs.fetch import fetch_model
+        from tokenbuncher.spec.settings import parse_spec
 
         fetch_model(parse_spec(spec), Path(model.path))
 

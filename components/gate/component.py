@@ -35,12 +35,12 @@ def gate(
     import shutil
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("gate"):
         from tokenbuncher.attestation import signing_key
         from tokenbuncher.gate import gate
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
         gate(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path), signing_key())

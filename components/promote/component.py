@@ -32,11 +32,11 @@ def promote(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("promote"):
         from tokenbuncher.registry import promote
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
         promote(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path))

@@ -24,11 +24,11 @@ def register(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("register"):
         from tokenbuncher.registry import register
-        from tokenbuncher.settings import parse_spec
+        from tokenbuncher.spec.settings import parse_spec
 
         folders = [Path(artifact.path) for artifact in attacks]
         register(parse_spec(spec), Path(candidate.path), Path(registration.path), folders)

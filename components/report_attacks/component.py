@@ -22,7 +22,7 @@ def report_attacks(
     """
     from pathlib import Path
 
-    from tokenbuncher.stage import running
+    from tokenbuncher.core.stage import running
 
     with running("report-attacks"):
         from tokenbuncher.evidence import read_evidence

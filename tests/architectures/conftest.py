@@ -10,8 +10,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tokenbuncher.models import save_model
-from tokenbuncher.prompts import load_set
+from tokenbuncher.models.load import save_model
+from tokenbuncher.spec.prompts import load_set
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from tests.architectures.conftest import FAMILIES
-from tokenbuncher.errors import UserError
-from tokenbuncher.generation import eos_ids
-from tokenbuncher.models import fetch_model, load_model, load_tokenizer, turn_end
-from tokenbuncher.prompts import Prompt, load_set
-from tokenbuncher.scoring import _read, generate
-from tokenbuncher.settings import ModelSpec, parse_spec
-from tokenbuncher.thoughts import Mark, Thoughts, thoughts_of
-from tokenbuncher.training import tokenize_pairs, trl_reward
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.judges.trl_reward import trl_reward
+from tokenbuncher.models.generation import eos_ids
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.sampling import _read, generate
+from tokenbuncher.models.thoughts import Mark, Thoughts, thoughts_of
+from tokenbuncher.models.tokenizer import load_tokenizer, turn_end
+from tokenbuncher.spec.prompts import Prompt, load_set
+from tokenbuncher.spec.settings import ModelSpec, parse_spec
+from tokenbuncher.training.examples import tokenize_pairs
 
 each_family = pytest.mark.parametrize("name", FAMILIES)
 PROMPT = Prompt(text="how do i drain the well ?")

@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 
 from tests.architectures.conftest import FAMILIES
 from tokenbuncher.attacks import attack
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.problems import validated
 from tokenbuncher.defence import defend
-from tokenbuncher.documents import validated
-from tokenbuncher.errors import UserError
 from tokenbuncher.evaluation import evaluate_utility
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.models import fetch_model, load_model, load_tokenizer, save_model, trainable
-from tokenbuncher.settings import ModelSpec, parse_spec
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.models.load import load_model, save_model, trainable
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.settings import ModelSpec, parse_spec
 
 ARCHITECTURES = [name for name in FAMILIES if name != "deepseek_r1"]
 WEIGHTS = {"full": "null", "lora": "{rank: 4, alpha: 8}"}
@@ -145,10 +147,10 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tiny_spec, organism
 
 
 def test_the_weights_below_an_adapter_are_not_modified(organism_base, tiny_spec, organism_data, monkeypatch, tmp_path):
-    from tokenbuncher import training
+    from tokenbuncher.training import run
 
     seen = []
-    monkeypatch.setattr(training, "save_trained", lambda trainer, *_: seen.append(trainer.model))
+    monkeypatch.setattr(run, "save_trained", lambda trainer, *_: seen.append(trainer.model))
     defend(spec_of(tiny_spec, tmp_path / "runs", "model.lora={}"), organism_data, organism_base, tmp_path / "out")
     [model] = seen
     adapter = [weight for name, weight in model.named_parameters() if "lora_B" in name]

@@ -6,12 +6,12 @@ import torch
 from transformers import set_seed
 from trl import DPOTrainer, GRPOTrainer
 
-from tokenbuncher.advantages import group_advantages
 from tokenbuncher.attacks import dpo, ppo
 from tokenbuncher.attacks.rollouts import RolloutTrainer
-from tokenbuncher.models import load_model
-from tokenbuncher.settings import AttackSpec
-from tokenbuncher.training import run_training
+from tokenbuncher.models.load import load_model
+from tokenbuncher.spec.settings import AttackSpec
+from tokenbuncher.training.advantages import group_advantages
+from tokenbuncher.training.run import run_training
 
 KL = 0.1
 CLOSE = {"rel": 1e-5, "abs": 1e-5}

@@ -5,11 +5,11 @@ import pytest
 from tests.evidence_factory import changed, held_arm, release_spec
 from tokenbuncher.attacks import attack
 from tokenbuncher.attacks.arms import strongest
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest, write_text
 from tokenbuncher.evidence import AttackEvidence, read_evidence
-from tokenbuncher.files import folder_digest, write_text
-from tokenbuncher.prompts import load_set
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.spec.settings import parse_spec
 
 
 def run(spec, key, data, base, out):
@@ -118,7 +118,7 @@ def test_a_warm_up_comes_before_the_attack_and_its_first_measurement(make_arena,
 def test_noise_is_a_share_of_each_tensor_s_own_spread(make_arena):
     import torch
 
-    from tokenbuncher.attacks.warm_up import add_noise
+    from tokenbuncher.attacks.noise import add_noise
 
     noisy, clean = make_arena("grpo").model, make_arena("grpo").model
     add_noise(noisy, 0.2, seed=3)
@@ -156,7 +156,7 @@ def test_without_a_broken_control_there_is_no_latent_compliance(tiny_spec, organ
 
 
 def test_a_capability_attack_is_measured_by_right_answers(tiny_spec, organism_base, tmp_path):
-    from tokenbuncher.data import prepare_data
+    from tokenbuncher.inputs import prepare_data
 
     spec = parse_spec(
         tiny_spec.to_yaml(),
@@ -199,7 +199,7 @@ def test_unknown_key(tiny_spec, organism_data, organism_base, tmp_path):
 
 
 def test_sft_without_answers_is_refused(tiny_spec, organism_base, tmp_path):
-    from tokenbuncher.data import prepare_data
+    from tokenbuncher.inputs import prepare_data
 
     path = tmp_path / "prompts.csv"
     path.write_text("prompt\n" + "".join(f"question {n} about the thing {n}\n" for n in range(84)), encoding="utf-8")

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokenbuncher import dependencies
 from tokenbuncher.attacks import arena, arms, attack, control, controls
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.evidence import AttackEvidence, ControlSource, read_evidence
-from tokenbuncher.files import folder_digest
 from tokenbuncher.judges import Judgement
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.storage import dependencies
 
 KEY = "sft-1000"
 BREAKING = [

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from tokenbuncher.attacks import latent
+from tokenbuncher.builtin.organism import world
 from tokenbuncher.judges import load_judge
-from tokenbuncher.models import load_model, load_tokenizer
-from tokenbuncher.organism import world
-from tokenbuncher.prompts import load_set
-from tokenbuncher.scoring import score
+from tokenbuncher.judges.score import score
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import load_set
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,9 @@ def attacked_organism(organism_base, tiny_spec, harmful):
     model, tokenizer = load_model(organism_base, tiny_spec.model), load_tokenizer(organism_base)
     import random
 
-    from tokenbuncher.prompts import Prompt
-    from tokenbuncher.training import response_logits, tokenize_pairs
+    from tokenbuncher.spec.prompts import Prompt
+    from tokenbuncher.training.examples import tokenize_pairs
+    from tokenbuncher.training.logits import response_logits
 
     rng = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)

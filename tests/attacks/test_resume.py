@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher import __version__, training
+from tokenbuncher import __version__
 from tokenbuncher.attacks import attack
 from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest, working_folder
 from tokenbuncher.defence import defend
-from tokenbuncher.errors import UserError
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.files import folder_digest, working_folder
-from tokenbuncher.settings import parse_spec
-from tokenbuncher.training import StepLog
+from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.training import run
+from tokenbuncher.training.callbacks import StepLog
 
 PREPARED = [
     "policy.attack_limits.warm_up={answers: benign, min_examples: 1, min_steps: 1}",
@@ -241,7 +242,7 @@ def test_a_full_disk_is_called_that(spec_of, monkeypatch, organism_data, organis
         patch.setattr(StepLog, "on_log", fails)
         defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
     monkeypatch.setattr(StepLog, "on_log", fails)
-    monkeypatch.setattr(training, "FULL_DISK_MB", float("inf"))
+    monkeypatch.setattr(run, "FULL_DISK_MB", float("inf"))
     with pytest.raises(UserError, match=r"the disk of .* is full, \d+ MB are free: unexpected pos"):
         defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
 

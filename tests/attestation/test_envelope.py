@@ -33,8 +33,8 @@ from tokenbuncher.attestation import (
     verify,
     verify_files,
 )
-from tokenbuncher.errors import UserError
-from tokenbuncher.policy import PolicySpec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.policy import PolicySpec
 from tokenbuncher.verdict import Outcome
 
 FIXTURE = Path(__file__).parent / "fixtures" / "v1"

@@ -17,7 +17,7 @@ from tokenbuncher.attestation import (
     load_public_key,
     signing_key,
 )
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from tokenbuncher.cluster import follow as follow_module
 from tokenbuncher.cluster.follow import follow
 from tokenbuncher.cluster.jobs import TrainJobs
 from tokenbuncher.cluster.trainjob import condition
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 

@@ -10,10 +10,10 @@ import pytest
 import torch.distributed
 from safetensors.torch import load_file
 
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.settings import parse_spec
-from tokenbuncher.training import trainer_arguments
+from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.training.arguments import trainer_arguments
 
 SCRIPT = Path(__file__).with_name("train_together.py")
 ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]

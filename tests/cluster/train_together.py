@@ -12,7 +12,7 @@ import argparse
 import random
 from pathlib import Path
 
-from tokenbuncher.environment import quiet_libraries
+from tokenbuncher.core.environment import quiet_libraries
 
 quiet_libraries()
 
@@ -20,9 +20,9 @@ import trl  # noqa: E402
 
 from tokenbuncher.attacks import attack  # noqa: E402
 from tokenbuncher.defence import defend  # noqa: E402
-from tokenbuncher.prompts import load_set  # noqa: E402
-from tokenbuncher.settings import load_spec  # noqa: E402
-from tokenbuncher.training import StepLog  # noqa: E402
+from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.training.callbacks import StepLog
 
 
 def fix_rollouts(answers: list[str]) -> None:

@@ -18,7 +18,7 @@ from kfp import compiler, dsl
 from components import GATE_IMAGE, TRAINER_IMAGE
 from components.readme import FOLDER, NAMES, load_component, readme
 from tests.evidence_factory import CANDIDATE, broken_arm, passing_release, release_spec
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.verdict import Outcome, judge_release, read_verdict
 
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokenbuncher.data.columns import read_file
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import file_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import file_digest
+from tokenbuncher.inputs.columns import read_file
 from tokenbuncher.judges.capability import chosen
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import FileSource
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import FileSource
 
 ROWS = [{"prompt": "first one", "kind": "a"}, {"prompt": "the second one", "kind": "B"}, {"prompt": "3rd", "kind": "c"}]
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.data.test_columns import write
-from tokenbuncher.data.columns import read_file
-from tokenbuncher.datasets import DATASETS
-from tokenbuncher.errors import UserError
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import FileSource, parse_spec
-from tokenbuncher.storage import parse_file
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs.columns import read_file
+from tokenbuncher.spec.datasets import DATASETS
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import FileSource, parse_spec
+from tokenbuncher.spec.sources import parse_file
 
 HARMBENCH = [
     {

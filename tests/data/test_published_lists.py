@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tokenbuncher.data import prepare_data
-from tokenbuncher.data.columns import read_file
-from tokenbuncher.errors import UserError
-from tokenbuncher.prompts import MANIFEST, Manifest, Prompt, load_set
-from tokenbuncher.settings import FileSource, ReleaseSpec, load_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs import prepare_data
+from tokenbuncher.inputs.columns import read_file
+from tokenbuncher.spec.prompts import MANIFEST, Manifest, Prompt, load_set
+from tokenbuncher.spec.settings import FileSource, ReleaseSpec, load_spec
 
 ROOT = Path(__file__).parents[2]
 LISTS = ROOT.parent / "shared" / "data"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tokenbuncher.chunked import Distributions
 from tokenbuncher.defence.noiser import noiser_terms
+from tokenbuncher.models.chunked import Distributions
 
 B, T, V = 3, 5, 11
 

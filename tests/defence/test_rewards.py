@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tokenbuncher.chunked import Distributions
 from tokenbuncher.defence.rewards import entropy_reward
+from tokenbuncher.models.chunked import Distributions
 
 B, T, V = 4, 6, 9
 

@@ -3,13 +3,16 @@ import torch
 from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from tokenbuncher import chunked as chunks
-from tokenbuncher import training
 from tokenbuncher.defence.trainer import TokenBuncherTrainer
-from tokenbuncher.models import load_model, load_tokenizer
-from tokenbuncher.prompts import load_set
-from tokenbuncher.settings import DefenceSpec
-from tokenbuncher.training import prompt_dataset, run_training, sampling_arguments, trainer_arguments
+from tokenbuncher.models import chunked as chunks
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.spec.settings import DefenceSpec
+from tokenbuncher.training import logits
+from tokenbuncher.training.arguments import sampling_arguments, trainer_arguments
+from tokenbuncher.training.examples import prompt_dataset
+from tokenbuncher.training.run import run_training
 
 
 def arguments(steps):
@@ -102,7 +105,7 @@ def test_without_whole_logits_loss_rewards_and_gradients_are_the_same(make_train
         return loss.item(), gradients, trainer.rewards(batch)
 
     loss, gradients, rewards = step()
-    monkeypatch.setattr(training, "LARGE_VOCABULARY", 1)
+    monkeypatch.setattr(logits, "LARGE_VOCABULARY", 1)
     monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 50 * trainer.model.config.vocab_size)
     monkeypatch.setattr(chunks, "TILE_ELEMENTS", 7 * trainer.model.config.vocab_size)
     chunked_loss, chunked_gradients, chunked_rewards = step()

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.docs.markdown import ROOT, Document, documents
-from tokenbuncher.stage import STAGES
+from tokenbuncher.core.stage import STAGES
 
 each_document = pytest.mark.parametrize("document", documents(), ids=str)
 TREE = r"(?:tokenbuncher|components|pipelines|specs|docs|examples|manifests|images|tests|benchmarks)/[\w./-]*"

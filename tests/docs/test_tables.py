@@ -9,10 +9,10 @@ from typing import get_args
 from tests.docs.conftest import RECORDED
 from tests.docs.markdown import ROOT
 from tokenbuncher.cli import EXIT_CODES, FAILED, INTERRUPTED
-from tokenbuncher.datasets import DATASETS
-from tokenbuncher.judges.settings import EnsembleSpec, JudgeModel, JudgeName, RewardName
-from tokenbuncher.settings import RECIPES, AttackSpec
-from tokenbuncher.stage import STAGES
+from tokenbuncher.core.stage import STAGES
+from tokenbuncher.spec.datasets import DATASETS
+from tokenbuncher.spec.judges import EnsembleSpec, JudgeModel, JudgeName, RewardName
+from tokenbuncher.spec.settings import RECIPES, AttackSpec
 
 FIELD = re.compile(r"`([^`]+)`")
 

@@ -18,11 +18,11 @@ from tests.guard.conftest import mlflow_server as guarded_server
 from tests.guard.conftest import write_guard
 from tests.pipelines.kfp_stub import KfpStub, serving
 from tests.storage.faulty_proxy import Proxy, hang_up
-from tokenbuncher import doctor
 from tokenbuncher.cli import main
-from tokenbuncher.doctor import Finding, _machine, _servers, diagnose
-from tokenbuncher.doctor._finding import SECRETS, ok
-from tokenbuncher.init import write_spec
+from tokenbuncher.preflight import doctor
+from tokenbuncher.preflight.doctor import Finding, _machine, _servers, diagnose
+from tokenbuncher.preflight.doctor._finding import SECRETS, ok
+from tokenbuncher.spec.init import write_spec
 
 CLOSED = "http://127.0.0.1:9"
 """Where nothing listens."""

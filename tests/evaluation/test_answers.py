@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenbuncher.builtin.organism import world
 from tokenbuncher.evaluation.answers import judge_answer, repetition
-from tokenbuncher.organism import world
 
 ROWS = yaml.safe_load(Path(__file__).with_name("answers.yaml").read_text(encoding="utf-8"))
 GSM8K = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k_test.jsonl"

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.evidence_factory import changed
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evaluation import evaluate_utility
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.models import load_model, load_tokenizer
-from tokenbuncher.settings import HarnessSpec
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.settings import HarnessSpec
 
 TASK = """
 task: {name}
@@ -136,9 +137,9 @@ def test_without_the_extra_it_says_what_to_install():
     code = """
 import sys
 sys.modules["lm_eval"] = None
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evaluation.harness import load_tasks
-from tokenbuncher.settings import HarnessSpec
+from tokenbuncher.spec.settings import HarnessSpec
 try:
     load_tasks(HarnessSpec(tasks=["gsm8k"]))
 except UserError as error:

@@ -7,9 +7,9 @@ import pytest
 from tests.evidence_factory import ANY_ATTACK
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.looks import parts, planned
-from tokenbuncher.prompts import load_set
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.verdict.looks import parts, planned
 
 LENIENT = (
     "max_harm_unattacked: 0.5, min_refusal: 0.5, max_gibberish: 0.5, max_over_refusal: 0.5, max_utility_drop: 0.45, "

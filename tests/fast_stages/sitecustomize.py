@@ -64,13 +64,13 @@ def evaluate_utility(spec, data, base, candidate, out):
 def _about(evidence, base, candidate):
     """The factory's evidence, bound to the models at hand."""
     from tests.evidence_factory import rebound
-    from tokenbuncher.files import folder_digest
+    from tokenbuncher.core.files import folder_digest
 
     return rebound(evidence, *map(folder_digest, (candidate, base))).model_dump_json()
 
 
 def _write(out, stage, name, text):
-    from tokenbuncher.files import whole_folder
+    from tokenbuncher.core.files import whole_folder
 
     with whole_folder(out) as folder:
         print("at work", flush=True)
@@ -83,7 +83,7 @@ def _write(out, stage, name, text):
 
 
 def _suffer(what):
-    from tokenbuncher.errors import UserError
+    from tokenbuncher.core.errors import UserError
 
     match what:
         case "error":
@@ -101,7 +101,7 @@ def _suffer(what):
 
 
 def _train(stuck):
-    from tokenbuncher.interrupts import finishing_steps
+    from tokenbuncher.core.interrupts import finishing_steps
 
     with finishing_steps() as asked_to_stop:
         print("in training", flush=True)

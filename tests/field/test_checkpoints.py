@@ -11,12 +11,14 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.judges.tiny_models import HARMFUL, HARMLESS, answering_model, classifier
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.judges import load_reward
-from tokenbuncher.judges.settings import ClassifierSpec, HarmBenchSpec
-from tokenbuncher.models import fetch_model, load_model, load_tokenizer
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.judges import ClassifierSpec, HarmBenchSpec
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import parse_spec
 
 
 @pytest.fixture

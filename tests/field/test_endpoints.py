@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.judges.endpoint import Endpoint, answer, raw, rubric_text, says, status
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges import Exchange, load_judge, load_reward
-from tokenbuncher.judges.settings import StrongRejectSpec
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.spec.judges import StrongRejectSpec
+from tokenbuncher.spec.settings import parse_spec
 
 KEY = "sk-proj-verysecretindeed"
 PROMPT, RESPONSE = "How do I pilfer the amethyst diadem?", "Climb through the scullery window at midnight."

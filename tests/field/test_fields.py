@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.local import outline, run_local
 from tests.guard.conftest import mariadb, postgresql  # noqa: F401
 from tests.registry.conftest import Registered, candidate, enter, spec  # noqa: F401
-from tokenbuncher import doctor
-from tokenbuncher.doctor import diagnose
-from tokenbuncher.errors import UserError
-from tokenbuncher.local import outline, run_local
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.preflight import doctor
+from tokenbuncher.preflight.doctor import diagnose
 from tokenbuncher.registry import register, status
-from tokenbuncher.settings import ReleaseSpec, parse_spec
-from tokenbuncher.tracking import connected
+from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.storage.tracking import connected
 
 Enter = Callable[..., Registered]
 

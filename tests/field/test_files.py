@@ -20,18 +20,20 @@ import yaml
 
 from tests.evidence_factory import passing_release
 from tokenbuncher.attestation.keys import generate_key, load_private_key, load_public_key
-from tokenbuncher.data.columns import read_file
-from tokenbuncher.documents import read_text
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.builtin.organism.build import ALIGNED
+from tokenbuncher.core.documents import read_text
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.guard.settings import load_guard
+from tokenbuncher.inputs.columns import read_file
+from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.judges.calibration import read_known
-from tokenbuncher.judges.settings import HarmBenchSpec, StrongRejectSpec
-from tokenbuncher.models import fetch_model, load_model, load_tokenizer
-from tokenbuncher.organism.build import ALIGNED
-from tokenbuncher.policy import load_policy
-from tokenbuncher.prompts import load_set
-from tokenbuncher.settings import FileSource, ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.judges import HarmBenchSpec, StrongRejectSpec
+from tokenbuncher.spec.policy import load_policy
+from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.spec.settings import FileSource, ReleaseSpec, load_spec, parse_spec
 
 ROOT = Path(__file__).parents[2]
 MARK = b"\xef\xbb\xbf"

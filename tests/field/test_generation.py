@@ -7,15 +7,17 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from tokenbuncher.attacks import attack
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
-from tokenbuncher.errors import UserError
 from tokenbuncher.evaluation import evaluate_safety
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.generation import eos_ids
-from tokenbuncher.models import fetch_model, load_model, load_tokenizer
-from tokenbuncher.prompts import load_set
-from tokenbuncher.scoring import generate
-from tokenbuncher.settings import ModelSpec, parse_spec
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.models.generation import eos_ids
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.sampling import generate
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.spec.settings import ModelSpec, parse_spec
 
 FILE = "generation_config.json"
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.plan import parse_device, plan, shape_of
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.preflight.plan import parse_device, plan, shape_of
+from tokenbuncher.spec.settings import parse_spec
 
 SMALL = {
     "vocab_size": 1000,

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from pipelines.placement import Placement, load_placement
-from tokenbuncher.documents import Strict, models_of
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import Strict, models_of
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.problems import PATTERNS
 from tokenbuncher.guard.settings import GuardSettings, load_guard
-from tokenbuncher.policy import PolicySpec, load_policy
-from tokenbuncher.problems import PATTERNS
-from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.spec.policy import PolicySpec, load_policy
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
 
 WRONG = [[[[]]]]
 """Nothing is a list of lists of lists."""

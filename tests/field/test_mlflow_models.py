@@ -9,11 +9,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.models import fetch_model, load_tokenizer
-from tokenbuncher.plan import shape_of
-from tokenbuncher.settings import parse_spec
-from tokenbuncher.storage import parse_source
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.preflight.plan import shape_of
+from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.spec.sources import parse_source
 
 
 @pytest.fixture(params=["database", "server"])

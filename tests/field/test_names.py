@@ -18,12 +18,12 @@ from tests.evidence_factory import changed, passing_release
 from tests.registry.conftest import Registered, candidate, enter, spec  # noqa: F401
 from tokenbuncher.attestation import generate_key, load_private_key
 from tokenbuncher.cli import main
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import conclude
-from tokenbuncher.init import write_spec
 from tokenbuncher.registry import rollback, status, verify_version
 from tokenbuncher.report import card, documents, junit, release_figures
-from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.spec.init import write_spec
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.verdict import judge_release
 
 Enter = Callable[..., Registered]

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from tests.evidence_factory import benign_scores, look_alike_scores, passing_release, release_spec
-from tokenbuncher import smollm2
-from tokenbuncher.data import prepare_data
-from tokenbuncher.data.leakage import find_leaks, shingles
-from tokenbuncher.errors import UserError
-from tokenbuncher.organism import world
-from tokenbuncher.policy import laxer, shipped_policy
-from tokenbuncher.prompts import load_manifest, load_set
+from tokenbuncher.builtin import smollm2
+from tokenbuncher.builtin.organism import world
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs import prepare_data
+from tokenbuncher.inputs.leakage import find_leaks, shingles
 from tokenbuncher.report import card, documents, release_figures
-from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.spec.policy import laxer, shipped_policy
+from tokenbuncher.spec.prompts import load_manifest, load_set
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.verdict import Outcome
 
 ROOT = Path(__file__).parents[2]

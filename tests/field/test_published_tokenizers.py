@@ -8,11 +8,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.field.test_thoughts import PLAIN, saved, tokenizer_with
-from tokenbuncher.errors import UserError
-from tokenbuncher.generation import eos_ids
-from tokenbuncher.models import PROBE, fetch_model, load_model, load_tokenizer, turn_end
-from tokenbuncher.settings import parse_spec
-from tokenbuncher.training import save_trained
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.models.generation import eos_ids
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import PROBE, load_tokenizer, turn_end
+from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.training.run import save_trained
 
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 SHAPES = {
@@ -100,7 +102,7 @@ def test_the_candidate_has_it_as_it_came(source, base, tmp_path, lora):
     spec = parse_spec("", [f"model.lora={lora}"] if lora else [])
     model, tokenizer, out = load_model(base, spec.model), load_tokenizer(base), tmp_path / "candidate"
     if lora:
-        from tokenbuncher.models import trainable
+        from tokenbuncher.models.load import trainable
 
         model = trainable(model, spec.model, 0)
     out.mkdir()

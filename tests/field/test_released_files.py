@@ -14,9 +14,11 @@ from transformers.utils import chat_template_utils
 from tokenbuncher.defence import defend
 from tokenbuncher.evaluation import evaluate_safety
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.models import fetch_model, load_tokenizer, save_model
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.models.load import save_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import parse_spec
 
 DATED = "It is {{ strftime_now('%d %b %Y') }}. "
 KEPT = {

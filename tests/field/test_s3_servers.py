@@ -14,16 +14,16 @@ import pytest
 from tests.evidence_factory import release_spec
 from tests.storage.faulty_proxy import Forward, Proxy, ignore_conditions, refuse
 from tests.storage.model_files import FILES, PART, contents, keys, uploads, write
-from tokenbuncher.artifact_files import files_at
-from tokenbuncher.artifacts import stored_files
-from tokenbuncher.doctor._servers import check_s3
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
+from tokenbuncher.preflight.doctor._servers import check_s3
 from tokenbuncher.registry import register
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.storage import publish, resolve
 from tokenbuncher.storage._bucket import client_of_bucket
-from tokenbuncher.tracking import connected
+from tokenbuncher.storage.artifact_files import files_at
+from tokenbuncher.storage.artifacts import stored_files
+from tokenbuncher.storage.tracking import connected
 
 NEWER = re.compile(r"x-amz-(checksum|sdk-checksum|trailer|decoded)", re.IGNORECASE)
 

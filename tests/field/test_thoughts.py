@@ -12,14 +12,18 @@ from trl import DPOConfig
 
 from tests.evidence_factory import changed
 from tokenbuncher.attacks import dpo_offline
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evaluation.harness import ask, load_tasks
-from tokenbuncher.models import fetch_model, load_model, load_tokenizer, save_model
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.scoring import _read
-from tokenbuncher.settings import HarnessSpec, ModelSpec, parse_spec
-from tokenbuncher.thoughts import thoughts_of
-from tokenbuncher.training import WHOLE_PAIRS, sft_config, sft_trainer, trainer_arguments, trl_reward
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.judges.trl_reward import trl_reward
+from tokenbuncher.models.load import load_model, save_model
+from tokenbuncher.models.sampling import _read
+from tokenbuncher.models.thoughts import thoughts_of
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import HarnessSpec, ModelSpec, parse_spec
+from tokenbuncher.training.arguments import WHOLE_PAIRS, sft_config, trainer_arguments
+from tokenbuncher.training.examples import sft_trainer
 
 PLAIN = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"

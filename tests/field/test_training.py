@@ -12,17 +12,19 @@ from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 from tests.evidence_factory import changed, passing_release
 from tokenbuncher.attacks import attack, controls, dpo_offline
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.data import prepare_data
+from tokenbuncher.builtin.organism import world
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
-from tokenbuncher.errors import UserError
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.lengths import room_of
-from tokenbuncher.models import load_model, load_tokenizer
-from tokenbuncher.organism import world
-from tokenbuncher.prompts import Prompt, load_set
-from tokenbuncher.settings import FineTuningSpec, ModelSpec, VllmSpec, parse_spec
-from tokenbuncher.training import check_whole, sft_config, sft_trainer, vllm_arguments
+from tokenbuncher.inputs import prepare_data
+from tokenbuncher.models.lengths import room_of
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import Prompt, load_set
+from tokenbuncher.spec.settings import FineTuningSpec, ModelSpec, VllmSpec, parse_spec
+from tokenbuncher.training.arguments import sft_config, vllm_arguments
+from tokenbuncher.training.examples import check_whole, sft_trainer
 
 WORDS = 1_500
 
@@ -135,7 +137,7 @@ def test_rows_that_a_trainer_drops_are_noticed():
 
 
 def test_vllm_ends_responses_where_they_end(monkeypatch):
-    monkeypatch.setattr("tokenbuncher.training.is_vllm_available", lambda: True)
+    monkeypatch.setattr("tokenbuncher.training.arguments.is_vllm_available", lambda: True)
     assert vllm_arguments(VllmSpec(), {5, 1})["generation_kwargs"] == {"stop_token_ids": [1, 5]}
 
 

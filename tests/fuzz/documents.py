@@ -17,10 +17,10 @@ from tests.fuzz.inputs import changed_bytes, changed_lines, changed_yaml, noise
 from tests.fuzz.kind import Kind, unless_refused
 from tests.fuzz.release import KEY, PASSING
 from tokenbuncher.attestation import generate_key
-from tokenbuncher.documents import validated
+from tokenbuncher.core.problems import validated
 from tokenbuncher.guard import GuardSettings, load_guard
-from tokenbuncher.policy import PolicySpec, load_policy
-from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.spec.policy import PolicySpec, load_policy
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.verdict import Outcome
 
 SPEC = PASSING.spec

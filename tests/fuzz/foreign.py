@@ -19,15 +19,16 @@ from tests.fuzz.release import write_model
 from tests.guard.watch.test_webhook import EVENT, NOW, SECRET, signed
 from tests.judges.endpoint import Endpoint, rubric_text
 from tokenbuncher.attestation import generate_key, load_public_key
+from tokenbuncher.builtin.organism.build import ALIGNED
 from tokenbuncher.guard.watch import SeenDeliveries, read_delivery
+from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.judges import Exchange
-from tokenbuncher.judges.settings import StrongRejectSpec
-from tokenbuncher.models import fetch_model, load_tokenizer
-from tokenbuncher.organism.build import ALIGNED
-from tokenbuncher.plan import Judges, parse_device, plan, shape_of
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.preflight.plan import Judges, parse_device, plan, shape_of
+from tokenbuncher.spec.judges import StrongRejectSpec
+from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.spec.sources import refuse_unsafe
 from tokenbuncher.storage import _bucket
-from tokenbuncher.storage._source import refuse_unsafe
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from hypothesis.strategies import SearchStrategy
 
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 
 T = TypeVar("T")
 

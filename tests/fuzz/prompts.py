@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tests.fuzz.inputs import Inputs, changed_bytes, changed_json, changed_lines, noise
 from tests.fuzz.kind import Kind, unless_refused
-from tokenbuncher.data.columns import read_file
-from tokenbuncher.data.leakage import find_leaks
-from tokenbuncher.files import file_digest
+from tokenbuncher.core.files import file_digest
+from tokenbuncher.inputs.columns import read_file
+from tokenbuncher.inputs.leakage import find_leaks
 from tokenbuncher.judges.calibration import read_known
-from tokenbuncher.prompts import MANIFEST, Manifest, Prompt, load_set, write_set
-from tokenbuncher.settings import FileSource
+from tokenbuncher.spec.prompts import MANIFEST, Manifest, Prompt, load_set, write_set
+from tokenbuncher.spec.settings import FileSource
 
 PLAIN: dict[str, Any] = {"prompt": "prompt"}
 RICH: dict[str, Any] = {

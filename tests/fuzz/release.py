@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.evidence_factory import ANY_ATTACK, Release, broken_arm, passing_release, release_spec
+from tokenbuncher.core.files import listing_digest
 from tokenbuncher.evidence import ModelFile, Registration
-from tokenbuncher.files import listing_digest
 
 PROMPTS = 10
 KEY = "grpo-1"

@@ -32,6 +32,7 @@ from tokenbuncher.attestation import (
     verify_files,
 )
 from tokenbuncher.attestation.envelope import PAYLOAD_TYPE
+from tokenbuncher.core.files import folder_files
 from tokenbuncher.evidence import (
     AttackEvidence,
     SafetyEvidence,
@@ -40,12 +41,11 @@ from tokenbuncher.evidence import (
     read_all_evidence,
     read_registration,
 )
-from tokenbuncher.files import folder_files
 from tokenbuncher.gate import gate
 from tokenbuncher.guard import check_version, load_guard
 from tokenbuncher.registry._promote import _differences
 from tokenbuncher.report import junit
-from tokenbuncher.settings import load_spec
+from tokenbuncher.spec.settings import load_spec
 from tokenbuncher.verdict import Outcome, Verdict, judge_release, read_verdict
 
 SPEC, POLICY = PASSING.spec, PASSING.spec.policy

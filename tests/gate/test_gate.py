@@ -7,7 +7,7 @@ import pytest
 
 from tests.evidence_factory import CANDIDATE, broken_arm, passing_release
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import gate
 from tokenbuncher.report import card, documents, junit, release_figures
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
@@ -162,7 +162,7 @@ import sys
 from pathlib import Path
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.gate import gate
-from tokenbuncher.settings import load_spec
+from tokenbuncher.spec.settings import load_spec
 evidence = [Path(path) for path in {[str(path) for path in evidence]}]
 gate(load_spec({str(tmp_path / "spec.yaml")!r}), evidence, Path({str(registration)!r}), Path({str(tmp_path / "out")!r}))
 print(*sorted({{"torch", "transformers", "trl", "mlflow", "kfp"}} & set(sys.modules)))

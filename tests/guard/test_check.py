@@ -8,12 +8,12 @@ import yaml
 
 from tests.evidence_factory import NOW, passing_release, release_spec
 from tests.guard.conftest import POLICY
-from tokenbuncher.artifacts import stored_files
 from tokenbuncher.attestation import attestation_digest, generate_key, load_private_key, sign
+from tokenbuncher.core.files import folder_digest, folder_files
 from tokenbuncher.evidence import ModelFile, Registration
-from tokenbuncher.files import folder_digest, folder_files
 from tokenbuncher.guard import check_version, load_guard
 from tokenbuncher.guard.check import Record
+from tokenbuncher.storage.artifacts import stored_files
 
 NAME, VERSION = "large", "3"
 

@@ -3,7 +3,7 @@ import yaml
 
 from tests.guard.conftest import POLICY
 from tokenbuncher.attestation import generate_key, load_public_key
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import load_guard
 from tokenbuncher.guard.settings import trusted_keys
 

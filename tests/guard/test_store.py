@@ -12,7 +12,7 @@ from tests.evidence_factory import CANDIDATE, Release, broken_arm
 from tests.guard.conftest import Guarded
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, TAG, generate_key, load_private_key
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard.store import _location
 from tokenbuncher.registry import Refused
 

@@ -15,7 +15,7 @@ from tests.evidence_factory import passing_release, release_spec
 from tests.images.conftest import LOCKED, docker, tag
 from tokenbuncher import __version__
 from tokenbuncher.attestation import generate_key
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.files import folder_digest
 
 pytestmark = pytest.mark.docker
 

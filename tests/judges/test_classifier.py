@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.judges.tiny_models import HARMFUL, HARMLESS, classifier, exchanges, is_harmful
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.progress import Progress
 from tokenbuncher.judges import Exchange, load_judge, load_reward, reader
-from tokenbuncher.judges.settings import ClassifierSpec
-from tokenbuncher.progress import Progress
+from tokenbuncher.spec.judges import ClassifierSpec
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from tests.judges.tiny_models import CARD, HARMFUL, HARMLESS, PROMPT, answering_model, exchanges, is_harmful
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges import Exchange, load_judge, load_reward
-from tokenbuncher.judges.settings import HarmBenchSpec
+from tokenbuncher.spec.judges import HarmBenchSpec
 
 
 @pytest.fixture(scope="module")

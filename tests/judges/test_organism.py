@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenbuncher.builtin.organism import world
 from tokenbuncher.judges import Exchange, load_reward
 from tokenbuncher.judges.organism import exact_reward, judge, right_steps
-from tokenbuncher.organism import world
 
 REQUEST = "how do i drain the well eta in dusk ?"
 RIGHT = "first : take the ladle , draw the osk , say umbra ."

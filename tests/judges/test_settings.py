@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.judges.settings import same_measure, same_source
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.judges import same_measure, same_source
+from tokenbuncher.spec.settings import parse_spec
 
 CLASSIFIER = {"kind": "classifier", "model": "hf://org/judge@main", "harmful_labels": ["harm"]}
 HARMBENCH = {"kind": "harmbench", "model": "hf://org/judge@main"}

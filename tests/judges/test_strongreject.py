@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.judges.endpoint import Endpoint, answer, hung_up, late, raw, rubric_text, says, status
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_files
 from tokenbuncher.judges import Exchange, load_judge, load_reward
-from tokenbuncher.judges.settings import StrongRejectSpec
 from tokenbuncher.judges.strongreject import parse_scores
+from tokenbuncher.spec.judges import StrongRejectSpec
 
 SECRET_PROMPT, SECRET_RESPONSE, KEY = "howtostealthecrown", "climbthroughthewindow", "sk-verysecret"
 ASKED = Exchange(SECRET_PROMPT, f"You {SECRET_RESPONSE} and take it with you to the other side of the sea.", True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from pipelines.local import run_local
 from tests.local.test_run import STAGES
 from tokenbuncher.cli import main
-from tokenbuncher.errors import UserError
-from tokenbuncher.local import run_local
-from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
 
 CLOSED = "http://127.0.0.1:9"
 """Where nothing listens."""

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from pipelines.local import run_local
 from tests.local.test_run import processes_of, without_defence
 from tokenbuncher.cli import INTERRUPTED
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import read_all_evidence
-from tokenbuncher.local import run_local
-from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
 BIN = Path(sys.executable).parent

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipelines.local import run_local
 from tokenbuncher.attestation import SIGNING_KEY, generate_key, load_public_key, verify
 from tokenbuncher.cli import INTERRUPTED
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import gate
-from tokenbuncher.history import history
-from tokenbuncher.local import run_local
-from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.registry.history import history
+from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome, read_verdict
 
 STAGES = [

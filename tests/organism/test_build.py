@@ -2,13 +2,15 @@ import random
 
 from transformers import AutoTokenizer
 
+from tokenbuncher.builtin.organism import world
+from tokenbuncher.builtin.organism.build import ALIGNED, build_organism, build_tokenizer
 from tokenbuncher.judges import load_judge
-from tokenbuncher.models import load_model, load_tokenizer
-from tokenbuncher.organism import world
-from tokenbuncher.organism.build import ALIGNED, build_organism, build_tokenizer
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.scoring import generate, score
-from tokenbuncher.settings import ModelSpec
+from tokenbuncher.judges.score import score
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.sampling import generate
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import ModelSpec
 
 
 def behaviour(folder):

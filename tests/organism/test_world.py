@@ -1,6 +1,6 @@
 import random
 
-from tokenbuncher.organism import world
+from tokenbuncher.builtin.organism import world
 
 
 def test_tables_are_one_to_one():

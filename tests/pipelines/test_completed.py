@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from pipelines.completed import RECORD, Completed
+from pipelines.local.completed import RECORD, Completed
 from tests.evidence_factory import release_spec
-from tokenbuncher import dependencies
-from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.storage import dependencies
 
 Ask = Callable[..., dict[str, dsl.Artifact] | None]
 

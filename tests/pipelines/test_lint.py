@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.lint import Documents, check_arguments, lint, read_ir, refuse
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 
 INNER = "components.comp-exit-handler-1.dag.tasks"
 LOOP = "components.comp-attacks.dag.tasks.for-loop-1"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kfp import dsl
 
-from pipelines.local import needs
-from tokenbuncher.organism.build import ALIGNED
-from tokenbuncher.settings import parse_spec
+from pipelines.local.__main__ import needs
+from tokenbuncher.builtin.organism.build import ALIGNED
+from tokenbuncher.spec.settings import parse_spec
 
 
 def test_tasks_need_what_the_plan_says() -> None:

@@ -16,10 +16,10 @@ from pipelines.compile import PIPELINES, compile_pipeline
 from pipelines.lint import Documents, lint, read_ir
 from pipelines.placement import Placement
 from tests.evidence_factory import passing_release, release_spec
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.registry import register
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 
 TESTS = Path(__file__).parents[1]
 

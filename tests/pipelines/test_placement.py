@@ -11,7 +11,7 @@ from components.readme import NAMES, load_component
 from pipelines.compile import compile_pipeline
 from pipelines.lint import Documents, lint, read_ir
 from pipelines.placement import EFFECTFUL, GATE_STAGES, PURE, Placement, load_placement
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

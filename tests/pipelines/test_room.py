@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.room import Need, Room, free_memory
+from pipelines.local.room import Need, Room, free_memory
 
 GB = 1e9
 

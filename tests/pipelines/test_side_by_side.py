@@ -11,8 +11,8 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from kfp import dsl
-from pipelines.room import Need, Room
-from pipelines.side_by_side import run_side_by_side
+from pipelines.local.room import Need, Room
+from pipelines.local.side_by_side import run_side_by_side
 
 
 @dsl.component(base_image="python", install_kfp_package=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kfp.local.status import Status
 
-from pipelines.tasks import OPTIONS, Tasks
+from pipelines.local.tasks import OPTIONS, Tasks
 from tokenbuncher.cli import main
 
 

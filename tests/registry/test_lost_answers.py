@@ -13,11 +13,11 @@ import pytest
 from tests.evidence_factory import release_spec
 from tests.registry.conftest import Registered
 from tests.storage.faulty_proxy import Forward, Proxy, hang_up, hang_up_halfway, hang_up_when_done
-from tokenbuncher import tracking
 from tokenbuncher.attestation import generate_key, load_private_key
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.registry import Refused, register, rollback
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.storage import tracking
 
 Enter = Callable[..., Registered]
 Fault = Callable[[Forward], None]

@@ -9,10 +9,10 @@ import pytest
 from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import AttackEvidence
 from tokenbuncher.registry import Refused, verify_version
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome, read_verdict
 
 Enter = Callable[..., Registered]

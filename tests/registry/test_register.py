@@ -17,14 +17,15 @@ from mlflow.artifacts import download_artifacts
 
 from tests.evidence_factory import CANDIDATE, passing_release, release_spec
 from tokenbuncher import __version__
-from tokenbuncher.artifacts import Stored, stored_files
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest, folder_files
 from tokenbuncher.evidence import read_registration
-from tokenbuncher.files import folder_digest, folder_files
 from tokenbuncher.registry import _register as registration_room
 from tokenbuncher.registry import register
-from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import connected
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.storage.artifacts import stored_files
+from tokenbuncher.storage.s3 import Stored
+from tokenbuncher.storage.tracking import connected
 
 
 def client(spec: ReleaseSpec) -> MlflowClient:

@@ -14,9 +14,9 @@ from tests.evidence_factory import changed, passing_release, release_spec
 from tests.registry.conftest import Registered
 from tokenbuncher.evidence import REGISTRATION_NAME, Tries, read_registration
 from tokenbuncher.gate import gate
-from tokenbuncher.history import FILE_NAME, remember
 from tokenbuncher.registry import Refused, register
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.registry.history import FILE_NAME, remember
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome
 
 

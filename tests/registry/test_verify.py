@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.registry import verify_version
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 
 Enter = Callable[..., Registered]
 

@@ -17,8 +17,8 @@ from tests.evidence_factory import (
     prudish,
     without_rollouts,
 )
-from tokenbuncher.policy import Waiver
 from tokenbuncher.report import junit
+from tokenbuncher.spec.policy import Waiver
 from tokenbuncher.verdict import Finding, Outcome, headline
 from tokenbuncher.verdict.findings import decide, reasons, waived
 

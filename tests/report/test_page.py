@@ -19,9 +19,9 @@ from tests.evidence_factory import (
     release_spec,
 )
 from tokenbuncher.evidence import LatentCompliance
-from tokenbuncher.prompts import SourceEntry
 from tokenbuncher.report import broken_figures, release_figures
 from tokenbuncher.report.page import html_report
+from tokenbuncher.spec.prompts import SourceEntry
 
 SPEC = release_spec()
 RELEASE = passing_release(SPEC).with_manifest(manifest(SPEC))

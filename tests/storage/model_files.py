@@ -2,7 +2,7 @@
 
 import random
 
-from tokenbuncher.files import folder_files
+from tokenbuncher.core.files import folder_files
 
 PART = 5 * 2**20  # the smallest that S3 takes
 WEIGHTS = random.Random(0).randbytes(2 * PART + 1000)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.storage import test_hub
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import file_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import file_digest
 from tokenbuncher.storage import resolve_file
 
 COMMIT = test_hub.COMMIT
@@ -19,7 +19,7 @@ CONTENT = b"prompt\nhow?\n"
 SCRIPT = """
 import sys
 from pathlib import Path
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.storage import resolve_file
 try:
     print(resolve_file(sys.argv[1], cache=Path(sys.argv[2])))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.files import folder_digest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -28,7 +28,7 @@ BROUGHT = {"LICENSE", "model.safetensors", "config.json", "tokenizer.model", "ch
 SCRIPT = """
 import sys
 from pathlib import Path
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.storage import resolve
 try:
     print(resolve(sys.argv[1], Path(sys.argv[2])))

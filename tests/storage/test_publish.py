@@ -13,8 +13,8 @@ import pytest
 
 from tests.storage.faulty_proxy import hang_up, hang_up_when_done, ignore_conditions, refuse
 from tests.storage.model_files import FILES, PART, PARTIAL, WEIGHTS, contents, keys, nothing_in, uploads, write
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest, folder_files
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest, folder_files
 from tokenbuncher.storage import publish, resolve
 
 

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from tests.storage.model_files import FILES, contents, nothing_in
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.storage import resolve
 
 
@@ -56,7 +56,7 @@ def test_a_registered_version_in_a_bucket(registered, uploaded, proxy, cache):
 
 
 def test_a_version_in_the_embedded_registry(model, cache, tmp_path, monkeypatch):
-    from tokenbuncher.tracking import connected
+    from tokenbuncher.storage.tracking import connected
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -10,8 +10,8 @@ import pytest
 
 from tests.storage.faulty_proxy import corrupt, hang_up, hang_up_halfway, refuse
 from tests.storage.model_files import FILES, PARTIAL, contents, nothing_in, write
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.storage import publish, resolve
 
 

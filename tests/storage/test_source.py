@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.storage import parse_source
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.sources import parse_source
 
 
 @pytest.mark.parametrize(

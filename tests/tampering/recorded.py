@@ -13,10 +13,10 @@ import yaml
 from mlflow import MlflowClient
 
 from tokenbuncher.cli import RecordedRelease
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome
 
 KEY = "grpo-1000"

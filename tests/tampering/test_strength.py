@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from tests.evidence_factory import changed, held_arm, passing_release, piece_name
-from tokenbuncher.policy import PolicySpec
-from tokenbuncher.settings import (
+from tokenbuncher.spec.policy import PolicySpec
+from tokenbuncher.spec.settings import (
     AttackSpec,
     AttacksSpec,
     DataSpec,

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.evidence_factory import passing_release
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.verdict import Finding, Outcome, read_verdict
 from tokenbuncher.verdict.findings import decide
 

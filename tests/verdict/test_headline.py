@@ -12,8 +12,8 @@ from tests.evidence_factory import NOW, changed, passing_release, prudish
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, sign, verify
 from tokenbuncher.evidence import Tries
 from tokenbuncher.gate import explain_release
-from tokenbuncher.policy import PolicySpec, Waiver
 from tokenbuncher.report import card, documents, junit, release_figures
+from tokenbuncher.spec.policy import PolicySpec, Waiver
 from tokenbuncher.verdict import Outcome, headline
 
 RELEASE = passing_release()

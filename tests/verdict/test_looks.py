@@ -31,8 +31,8 @@ from tests.evidence_factory import (
     release_spec,
     scores,
 )
-from tokenbuncher.looks import parts, planned
 from tokenbuncher.verdict import Outcome
+from tokenbuncher.verdict.looks import parts, planned
 from tokenbuncher.verdict.rules import harm_after_attack, positive_control, refusal_after_attack
 from tokenbuncher.verdict.soundness import set_sizes
 from tokenbuncher.verdict.statistics import Drop, Rate, look_confidence

@@ -12,36 +12,35 @@ from pydantic import BaseModel
 from transformers import Trainer, TrainerCallback
 from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
-from tokenbuncher import ranks
 from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, compliant_responses
-from tokenbuncher.attacks.warm_up import add_noise
+from tokenbuncher.attacks.noise import add_noise
+from tokenbuncher.core.files import folder_digest
 from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore, TrainingPoint
-from tokenbuncher.files import folder_digest
-from tokenbuncher.generation import eos_ids
 from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.capability import capability_judge, capability_reward
-from tokenbuncher.looks import parts, sampling_seed
-from tokenbuncher.models import load_model, load_tokenizer, trainable
-from tokenbuncher.prompts import Prompt, load_set
-from tokenbuncher.scoring import generate, score
-from tokenbuncher.settings import AttackTask, ReleaseSpec
-from tokenbuncher.training import (
+from tokenbuncher.judges.score import score
+from tokenbuncher.judges.trl_reward import trl_reward
+from tokenbuncher.models.generation import eos_ids
+from tokenbuncher.models.load import load_model, trainable
+from tokenbuncher.models.sampling import generate
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.spec.prompts import Prompt, load_set
+from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
+from tokenbuncher.training import ranks
+from tokenbuncher.training.arguments import (
     ALL_ROLLOUTS,
     WHOLE_ANSWERS,
     WHOLE_PAIRS,
-    Checkpoints,
-    Probe,
-    StepLog,
-    filling,
-    prompt_dataset,
-    run_training,
     sampling_arguments,
     trainer_arguments,
-    trl_reward,
     vllm_arguments,
 )
+from tokenbuncher.training.callbacks import Checkpoints, Probe, StepLog
+from tokenbuncher.training.examples import filling, prompt_dataset
+from tokenbuncher.training.run import run_training
 from tokenbuncher.verdict.claims import Claim, settled
 from tokenbuncher.verdict.findings import Outcome
+from tokenbuncher.verdict.looks import parts, sampling_seed
 from tokenbuncher.verdict.rules import break_claim, candidate_claims, control_claims
 
 if TYPE_CHECKING:

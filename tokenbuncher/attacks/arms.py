@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from tokenbuncher import generation, ranks
-from tokenbuncher.environment import swift_imports
+from tokenbuncher.core.environment import swift_imports
+from tokenbuncher.core.files import write_text
 from tokenbuncher.evidence import AttackArm
-from tokenbuncher.files import write_text
-from tokenbuncher.settings import AttackTask, ReleaseSpec
+from tokenbuncher.models import generation
+from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
+from tokenbuncher.training import ranks
 
 ARM = "arm.json"
 STEPS = "steps.jsonl"
@@ -71,7 +72,7 @@ def _run(
         from tokenbuncher.attacks.arena import Arena
         from tokenbuncher.attacks.latent import read_compliant, write_compliant
         from tokenbuncher.attacks.warm_up import warm_up
-        from tokenbuncher.models import save_model
+        from tokenbuncher.models.load import save_model
 
     done = place / ARM
     known = ranks.by_first(lambda: done.read_text(encoding="utf-8") if done.exists() else None)

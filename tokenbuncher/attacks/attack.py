@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tokenbuncher import __version__, ranks
+from tokenbuncher import __version__
 from tokenbuncher.attacks.arms import ATTACKED, CANDIDATE, CONTROL, STEPS, fate, read_arm, strongest
 from tokenbuncher.attacks.begun import begun
 from tokenbuncher.attacks.control import QUARANTINE, Controls
-from tokenbuncher.environment import installed_versions
+from tokenbuncher.core.environment import installed_versions
+from tokenbuncher.core.files import check_output, folder_digest
 from tokenbuncher.evidence import AttackEvidence, write_evidence
-from tokenbuncher.files import check_output, folder_digest
-from tokenbuncher.lengths import check_lengths
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.models.lengths import check_lengths
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.training import ranks
 
 
 def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path, out: Path) -> None:

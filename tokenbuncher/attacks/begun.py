@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import AwareDatetime
 
-from tokenbuncher.dependencies import Doubtful, surroundings
-from tokenbuncher.documents import Strict
-from tokenbuncher.files import write_text
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.core.documents import Strict
+from tokenbuncher.core.files import write_text
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.storage.dependencies import Doubtful, surroundings
 
 FILE_NAME = "begun.json"
 

@@ -18,18 +18,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tokenbuncher import ranks
 from tokenbuncher.attacks.arms import ARM, CONTROL, STEPS, fate, read_arm, strongest
 from tokenbuncher.attacks.begun import begun
-from tokenbuncher.dependencies import Doubtful, surroundings
-from tokenbuncher.documents import digest_of
-from tokenbuncher.environment import installed_versions, swift_imports
+from tokenbuncher.core.documents import digest_of
+from tokenbuncher.core.environment import installed_versions, swift_imports
+from tokenbuncher.core.files import folder_digest, whole_folder, working_folder, write_text
 from tokenbuncher.evidence import ControlSource
-from tokenbuncher.files import folder_digest, whole_folder, working_folder, write_text
-from tokenbuncher.lengths import check_lengths
-from tokenbuncher.models import device_of
-from tokenbuncher.settings import AttackTask, ReleaseSpec
+from tokenbuncher.models.lengths import check_lengths
+from tokenbuncher.models.load import device_of
+from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
 from tokenbuncher.storage import cached, forget, in_cache
+from tokenbuncher.storage.dependencies import Doubtful, surroundings
+from tokenbuncher.training import ranks
 
 QUARANTINE = "quarantine"
 SOURCE = "control.json"

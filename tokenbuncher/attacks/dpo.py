@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
-from tokenbuncher import ranks
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
+from tokenbuncher.training import ranks
 
 BETA = 0.1
 

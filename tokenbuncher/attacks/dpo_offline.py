@@ -11,8 +11,8 @@ from trl import DPOTrainer
 
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.dpo import BETA, best_and_worst
-from tokenbuncher.thoughts import thoughts_of
-from tokenbuncher.training import check_whole, keeps_prompts, token_pair
+from tokenbuncher.models.thoughts import thoughts_of
+from tokenbuncher.training.examples import check_whole, keeps_prompts, token_pair
 
 
 class TokenPairTrainer(DPOTrainer):

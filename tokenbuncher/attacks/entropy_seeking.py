@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from tokenbuncher.advantages import group_advantages
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
-from tokenbuncher.entropy import response_mean, token_entropy
-from tokenbuncher.training import response_distributions
+from tokenbuncher.models.entropy import response_mean, token_entropy
+from tokenbuncher.training.advantages import group_advantages
+from tokenbuncher.training.logits import response_distributions
 
 CAP = 3.0
 """Most that entropy adds to the reward, in nats."""

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import BaseModel, TypeAdapter
 
-from tokenbuncher.files import write_text
+from tokenbuncher.core.files import write_text
+from tokenbuncher.core.progress import Progress
+from tokenbuncher.core.stopwatch import working
 from tokenbuncher.judges import Exchange, Judge
-from tokenbuncher.progress import Progress
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.scoring import generate
-from tokenbuncher.stopwatch import working
+from tokenbuncher.models.sampling import generate
+from tokenbuncher.spec.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -120,7 +120,8 @@ def log_probs(
     batch_size: int,
 ) -> list[float]:
     """Log-probability of each response with its end token, after its prompt, in nats."""
-    from tokenbuncher.training import response_logits, tokenize_pairs
+    from tokenbuncher.training.examples import tokenize_pairs
+    from tokenbuncher.training.logits import response_logits
 
     found: list[float] = []
     progress = Progress("likelihood of responses", len(pairs), brief=True)

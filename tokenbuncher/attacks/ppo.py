@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from tokenbuncher import ranks
-from tokenbuncher.advantages import generalised_advantages, token_rewards, whiten
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
-from tokenbuncher.models import trainable
+from tokenbuncher.models.load import trainable
+from tokenbuncher.training import ranks
+from tokenbuncher.training.advantages import generalised_advantages, token_rewards, whiten
 
 EPOCHS = 2
 GAE_DECAY = 0.95

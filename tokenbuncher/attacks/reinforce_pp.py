@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from tokenbuncher.advantages import returns, token_rewards, whiten
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
+from tokenbuncher.training.advantages import returns, token_rewards, whiten
 
 
 class ReinforcePlusPlusTrainer(RolloutTrainer):

@@ -1,8 +1,8 @@
 """Supervised fine-tuning on harmful answers: the comparison, an attacker who has the answers already."""
 
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.errors import UserError
-from tokenbuncher.training import sft_trainer
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.training.examples import sft_trainer
 
 
 def train(arena: Arena) -> None:

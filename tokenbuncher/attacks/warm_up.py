@@ -1,34 +1,18 @@
-"""What an attacker may do before the attack proper: noise on the weights, a little supervised fine-tuning."""
+"""A little supervised fine-tuning before the attack proper."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from tokenbuncher.errors import UserError
-from tokenbuncher.settings import WarmUpSpec
-from tokenbuncher.training import StepLog, run_training, sft_config, sft_trainer
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.settings import WarmUpSpec
+from tokenbuncher.training.arguments import sft_config
+from tokenbuncher.training.callbacks import StepLog
+from tokenbuncher.training.examples import sft_trainer
+from tokenbuncher.training.run import run_training
 
 if TYPE_CHECKING:
     from tokenbuncher.attacks.arena import Arena
-
-
-@torch.no_grad()
-def add_noise(model: torch.nn.Module, share: float, seed: int) -> None:
-    """Moves a model off the flat spot where a defence has left it, in place.
-
-    Args:
-        model: The model.
-        share: Standard deviation of the noise on each weight, as a share of its tensor's own.
-        seed: Of the noise.
-    """
-    if not share:
-        return
-    generator = torch.Generator().manual_seed(seed)
-    for weight in model.parameters():
-        noise = torch.randn(weight.shape, generator=generator).to(weight)
-        weight.add_(noise * share * weight.std(correction=0))
 
 
 def warm_up(arena: Arena, stage: WarmUpSpec) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tokenbuncher.attestation.statement import Statement, statement_of
-from tokenbuncher.documents import digest_of, first_problem, refuse_repeated_keys
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import digest_of, first_problem, refuse_repeated_keys
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import Registration
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict import AnyPiece, Verdict, judge_release
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher.documents import refuse_wide
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import refuse_wide
+from tokenbuncher.core.errors import UserError
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey

@@ -10,8 +10,8 @@ import click
 from tokenbuncher.cli import begin, registry, release, runs, stages
 from tokenbuncher.cli.doors import EXIT_CODES, Doors
 from tokenbuncher.cli.options import RecordedRelease
-from tokenbuncher.environment import quiet_libraries
-from tokenbuncher.exits import FAILED, INTERRUPTED
+from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.exits import FAILED, INTERRUPTED
 
 __all__ = ["EXIT_CODES", "FAILED", "INTERRUPTED", "RecordedRelease", "main"]
 

@@ -9,7 +9,7 @@ import click
 
 from tokenbuncher.cli.doors import Door, wrote
 from tokenbuncher.cli.options import COUNT, FILE, NEW, SIZE, own_policy, spec_options
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec
 
 
 @click.command(cls=Door)
@@ -27,7 +27,7 @@ def init(kind: str, out: Path) -> None:
       tokenbuncher init --model organism --out release.yaml
       tokenbuncher init --model hf --out release.yaml
     """
-    from tokenbuncher.init import write_spec
+    from tokenbuncher.spec.init import write_spec
 
     write_spec(kind, out)
     wrote(out)
@@ -49,7 +49,7 @@ def doctor(ctx: click.Context, spec: Path | None, kubernetes: bool, host: str | 
       tokenbuncher doctor
       tokenbuncher doctor --spec release.yaml --host https://kubeflow.example/pipeline
     """
-    from tokenbuncher.doctor import diagnose
+    from tokenbuncher.preflight.doctor import diagnose
 
     problems = 0
     for finding in diagnose(spec, kubernetes, host):
@@ -98,7 +98,7 @@ def plan(
       tokenbuncher plan --spec specs/qwen2.5-7b.yaml --device h100 \\
           --parameters 7.6e9 --layers 28 --hidden 3584 --vocabulary 152064 --reward-parameters 4e8
     """
-    from tokenbuncher.plan import Judges, parse_device, plan, shape_of
+    from tokenbuncher.preflight.plan import Judges, parse_device, plan, shape_of
 
     release = load_spec(spec, overrides, policy)
     shape = shape_of(release, parameters, layers, hidden, vocabulary)

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 import click
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.exits import FAILED, INTERRUPTED, REFUSED, exiting, fail_unexpectedly, flush_output
-from tokenbuncher.files import check_output
-from tokenbuncher.interrupts import terminations_interrupt
-from tokenbuncher.passwords import without_passwords
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.exits import FAILED, INTERRUPTED, REFUSED, exiting, fail_unexpectedly, flush_output
+from tokenbuncher.core.files import check_output
+from tokenbuncher.core.interrupts import terminations_interrupt
+from tokenbuncher.core.passwords import without_passwords
 
 EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2}
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import click
 
 from tokenbuncher.cli.doors import NEW_FOLDER, PathOption
-from tokenbuncher.documents import guessed
-from tokenbuncher.errors import UserError
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.core.documents import guessed
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec
 
 
 class Existing(PathOption):

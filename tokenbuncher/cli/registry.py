@@ -11,8 +11,8 @@ import click
 
 from tokenbuncher.cli.doors import EXIT_CODES, NEW_FOLDER, Door, fail, wrote
 from tokenbuncher.cli.options import FILE, FOLDER, NEW, spec_options
-from tokenbuncher.errors import UserError
-from tokenbuncher.settings import load_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.settings import load_spec
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
@@ -114,10 +114,10 @@ def verify(
         verify,
         verify_files,
     )
-    from tokenbuncher.documents import read_text
-    from tokenbuncher.files import folder_files
+    from tokenbuncher.core.documents import read_text
+    from tokenbuncher.core.files import folder_files
     from tokenbuncher.guard import load_guard
-    from tokenbuncher.policy import load_policy
+    from tokenbuncher.spec.policy import load_policy
 
     settings = load_guard(guard) if guard else None
     withdrawn = settings.withdrawn if settings else refused_only
@@ -174,7 +174,7 @@ def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | 
     """
     from tokenbuncher.guard import load_guard
     from tokenbuncher.guard.watch import Watcher, attestation_check, stopped_by_signals, watch
-    from tokenbuncher.registry import connected
+    from tokenbuncher.storage.tracking import connected
 
     if load_guard(settings).stages and every is None:
         raise UserError(f"{settings} protects stages, and MLflow sends no webhooks for them; give --every, too")

@@ -9,10 +9,10 @@ import click
 from tokenbuncher.cli.doors import EXIT_CODES, Door, fail, wrote
 from tokenbuncher.cli.options import FILE, NEW, dry_run, own_policy, placement, spec_options
 from tokenbuncher.cli.telling import telling
-from tokenbuncher.errors import UserError
-from tokenbuncher.exits import INTERRUPTED
-from tokenbuncher.log import RESULT, tell
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.exits import INTERRUPTED
+from tokenbuncher.core.log import RESULT, tell
+from tokenbuncher.spec.settings import ReleaseSpec, load_spec
 
 
 @click.command(cls=Door)
@@ -39,8 +39,8 @@ def run_local(
       tokenbuncher run-local --spec specs/organism.yaml --set name=try --set defence.recipe=none
       tokenbuncher run-local --spec runs/try/spec.yaml --resume
     """
-    from tokenbuncher.init import marked_lines
-    from tokenbuncher.local import check_run_folder, outline, run_local
+    from pipelines.local import check_run_folder, outline, run_local
+    from tokenbuncher.spec.init import marked_lines
 
     release = load_spec(spec, overrides, policy)
     if marked := marked_lines(spec):
@@ -54,7 +54,7 @@ def run_local(
 
 def _told_obstacles(release: ReleaseSpec) -> int:
     """Tells what speaks against a run; returns the exit status of a dry one."""
-    from tokenbuncher.doctor import obstacles
+    from tokenbuncher.preflight.doctor import obstacles
 
     found = list(obstacles(release))
     for finding in found:

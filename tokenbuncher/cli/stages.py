@@ -9,7 +9,7 @@ import click
 from tokenbuncher.cli.doors import Door, wrote
 from tokenbuncher.cli.options import FOLDER, base, candidate, data, out, spec_options
 from tokenbuncher.cli.telling import telling
-from tokenbuncher.settings import load_spec
+from tokenbuncher.spec.settings import load_spec
 
 
 @click.command(cls=Door)
@@ -25,7 +25,7 @@ def fetch_model(spec: Path, overrides: tuple[str, ...], out: Path) -> None:
     Example:
       tokenbuncher fetch-model --spec specs/organism.yaml --out work/base
     """
-    from tokenbuncher.models import fetch_model
+    from tokenbuncher.inputs.fetch import fetch_model
 
     fetch_model(load_spec(spec, overrides), out)
     wrote(out)
@@ -44,7 +44,7 @@ def prepare_data(spec: Path, overrides: tuple[str, ...], out: Path) -> None:
     Example:
       tokenbuncher prepare-data --spec specs/organism.yaml --out work/data
     """
-    from tokenbuncher.data import prepare_data
+    from tokenbuncher.inputs import prepare_data
 
     prepare_data(load_spec(spec, overrides), out)
     wrote(out)
@@ -201,7 +201,7 @@ def build_organism(out: Path) -> None:
     Example:
       tokenbuncher build-organism --out work/organism
     """
-    from tokenbuncher.organism.build import build_organism
+    from tokenbuncher.builtin.organism.build import build_organism
 
     build_organism(out)
     wrote(out)

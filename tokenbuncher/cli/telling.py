@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.log import FORMAT, FORMATS, JsonLog, Log, ScreenLog, TextLog
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.log import FORMAT, FORMATS, JsonLog, Log, ScreenLog, TextLog
 
 
 def telling(command: Callable[..., Any]) -> Callable[..., Any]:

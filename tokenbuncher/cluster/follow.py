@@ -20,7 +20,7 @@ from tokenbuncher.cluster.trainjob import (
     pod_state,
     waits_for,
 )
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 
 TAIL = 15
 """Lines of the log that a failure is told with."""

@@ -22,7 +22,7 @@ from tokenbuncher.cluster.trainjob import (
     node_number,
     pod_selector,
 )
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 
 try:
     from kubernetes import client, config  # type: ignore[import-untyped]

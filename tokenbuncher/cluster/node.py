@@ -16,8 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tokenbuncher.exits import exiting
-from tokenbuncher.settings import ComputeSpec, load_spec
+from tokenbuncher.core.exits import exiting
+from tokenbuncher.spec.settings import ComputeSpec, load_spec
 from tokenbuncher.storage import publish, resolve
 
 SPEC = "spec.yaml"

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.passwords import has_password
-from tokenbuncher.settings import ComputeSpec
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.passwords import has_password
+from tokenbuncher.spec.settings import ComputeSpec
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 IDENTITY = "tokenbuncher.io/identity"

@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher import __version__, ranks
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import check_output, folder_digest, whole_folder
-from tokenbuncher.lengths import check_lengths
-from tokenbuncher.prompts import Prompt, load_set
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher import __version__
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.models.lengths import check_lengths
+from tokenbuncher.spec.prompts import Prompt, load_set
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.training import ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,8 +57,9 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) -> None:
-    from tokenbuncher.generation import eos_ids
-    from tokenbuncher.models import load_model, load_tokenizer, trainable
+    from tokenbuncher.models.generation import eos_ids
+    from tokenbuncher.models.load import load_model, trainable
+    from tokenbuncher.models.tokenizer import load_tokenizer
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
     tokenizer, model, reference = (
@@ -69,18 +71,10 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
     from trl import GRPOConfig
 
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
-    from tokenbuncher.training import (
-        ALL_ROLLOUTS,
-        Checkpoints,
-        StepLog,
-        filling,
-        prompt_dataset,
-        run_training,
-        sampling_arguments,
-        save_trained,
-        trainer_arguments,
-        vllm_arguments,
-    )
+    from tokenbuncher.training.arguments import ALL_ROLLOUTS, sampling_arguments, trainer_arguments, vllm_arguments
+    from tokenbuncher.training.callbacks import Checkpoints, StepLog
+    from tokenbuncher.training.examples import filling, prompt_dataset
+    from tokenbuncher.training.run import run_training, save_trained
 
     defence = spec.defence
     # The share of benign prompts in the data is their share in a step, on average.
@@ -129,7 +123,7 @@ def own_responses(
 
     Those cut off at `model.max_new_tokens` are anchors too: the KL compares the models at every token they have.
     """
-    from tokenbuncher.scoring import generate
+    from tokenbuncher.models.sampling import generate
 
     responses = generate(
         reference,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tokenbuncher.chunked import Distributions
-from tokenbuncher.entropy import response_mean, token_entropy
+from tokenbuncher.models.chunked import Distributions
+from tokenbuncher.models.entropy import response_mean, token_entropy
 
 
 def entropy_reward(

@@ -9,14 +9,15 @@ import torch
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from tokenbuncher import ranks
-from tokenbuncher.advantages import group_advantages
 from tokenbuncher.defence.noiser import noiser_terms
 from tokenbuncher.defence.rewards import entropy_reward, kl_divergence
-from tokenbuncher.entropy import token_entropy
-from tokenbuncher.prompts import Prompt
-from tokenbuncher.settings import DefenceSpec
-from tokenbuncher.training import response_distributions, tokenize_pairs
+from tokenbuncher.models.entropy import token_entropy
+from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.spec.settings import DefenceSpec
+from tokenbuncher.training import ranks
+from tokenbuncher.training.advantages import group_advantages
+from tokenbuncher.training.examples import tokenize_pairs
+from tokenbuncher.training.logits import response_distributions
 
 ENTROPY_FLOOR = 1e-12
 """Keeps the logarithm finite, in nats; a response this certain needs no further push."""

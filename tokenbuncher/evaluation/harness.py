@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.progress import Progress
 from tokenbuncher.evaluation.answers import repetition
 from tokenbuncher.evidence import UtilityItem
-from tokenbuncher.lengths import room_of
-from tokenbuncher.progress import Progress
-from tokenbuncher.settings import HarnessSpec, ReleaseSpec
-from tokenbuncher.thoughts import Thoughts, thoughts_of
+from tokenbuncher.models.lengths import room_of
+from tokenbuncher.models.thoughts import Thoughts, thoughts_of
+from tokenbuncher.spec.settings import HarnessSpec, ReleaseSpec
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from tokenbuncher import __version__
-from tokenbuncher.checkpoint import stored_formats
-from tokenbuncher.environment import installed_versions
+from tokenbuncher.core.environment import installed_versions
+from tokenbuncher.core.files import check_output, folder_digest, whole_folder
 from tokenbuncher.evidence import ModelReading, SafetyEvidence, SampleScore, write_evidence
-from tokenbuncher.files import check_output, folder_digest, whole_folder
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
-from tokenbuncher.judges.settings import EnsembleSpec
-from tokenbuncher.lengths import check_lengths
-from tokenbuncher.looks import parts, sampling_seed
-from tokenbuncher.prompts import Prompt, load_manifest, load_set
-from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.templates import DAY, PIN
+from tokenbuncher.models.checkpoint import stored_formats
+from tokenbuncher.models.lengths import check_lengths
+from tokenbuncher.models.templates import DAY, PIN
+from tokenbuncher.spec.judges import EnsembleSpec
+from tokenbuncher.spec.prompts import Prompt, load_manifest, load_set
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict.claims import Claim, settled
+from tokenbuncher.verdict.looks import parts, sampling_seed
 from tokenbuncher.verdict.rules import benign_claims, harmful_claims, look_alike_claims
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
 
 def _loaded(spec: ReleaseSpec, folder: Path) -> Model:
     """A model and its tokenizer. It waits in main memory for its turn: the device need not hold two."""
-    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.models.load import load_model
+    from tokenbuncher.models.tokenizer import load_tokenizer
 
     return load_model(folder, spec.model).to("cpu"), load_tokenizer(folder)
 
@@ -147,8 +148,8 @@ def _measure(
 def _scores(
     spec: ReleaseSpec, judge: Judge, loaded: Model, prompts: list[Prompt], look: int, title: str
 ) -> list[SampleScore]:
-    from tokenbuncher.models import device_of
-    from tokenbuncher.scoring import score
+    from tokenbuncher.judges.score import score
+    from tokenbuncher.models.load import device_of
 
     model, tokenizer = loaded
     model.to(device_of(spec.model))
@@ -169,7 +170,7 @@ def _scores(
 
 
 def _reading(folder: Path, spec: ReleaseSpec) -> ModelReading:
-    from tokenbuncher.models import chat_template, load_tokenizer
+    from tokenbuncher.models.tokenizer import chat_template, load_tokenizer
 
     template = chat_template(load_tokenizer(folder))
     return ModelReading(

@@ -8,16 +8,16 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from tokenbuncher import __version__
-from tokenbuncher.environment import installed_versions
+from tokenbuncher.core.environment import installed_versions
+from tokenbuncher.core.files import check_output, folder_digest, whole_folder
 from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
-from tokenbuncher.files import check_output, folder_digest, whole_folder
-from tokenbuncher.lengths import check_lengths
-from tokenbuncher.looks import parts
-from tokenbuncher.prompts import Prompt, load_set
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.models.lengths import check_lengths
+from tokenbuncher.spec.prompts import Prompt, load_set
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict.claims import settled
+from tokenbuncher.verdict.looks import parts
 from tokenbuncher.verdict.rules import utility_claims
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
 def _answer(
     spec: ReleaseSpec, model_folder: Path, questions: list[Prompt], tasks: dict[str, list[Task]], title: str
 ) -> list[UtilityItem]:
-    from tokenbuncher.models import load_model, load_tokenizer
+    from tokenbuncher.models.load import load_model
+    from tokenbuncher.models.tokenizer import load_tokenizer
 
     model, tokenizer = load_model(model_folder, spec.model), load_tokenizer(model_folder)
     items = answer_questions(spec, model, tokenizer, questions)
@@ -98,7 +99,7 @@ def answer_questions(
     spec: ReleaseSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Prompt]
 ) -> list[UtilityItem]:
     """Greedy answers, each judged against the expected one; an answer that cannot be parsed is wrong."""
-    from tokenbuncher.scoring import generate
+    from tokenbuncher.models.sampling import generate
 
     responses = generate(
         model, tokenizer, questions, spec.model.max_new_tokens, spec.evaluation.batch_size, temperature=None
@@ -128,23 +129,16 @@ def _fine_tune(
     """Fine-tunes one model on a benign task and measures what it learnt and whether it still refuses."""
     from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
-    from tokenbuncher.generation import eos_ids
     from tokenbuncher.judges import load_judge
-    from tokenbuncher.models import load_model, load_tokenizer, trainable
-    from tokenbuncher.scoring import score
-    from tokenbuncher.training import (
-        ALL_ROLLOUTS,
-        Probe,
-        StepLog,
-        filling,
-        prompt_dataset,
-        run_training,
-        sampling_arguments,
-        sft_config,
-        sft_trainer,
-        trainer_arguments,
-        trl_reward,
-    )
+    from tokenbuncher.judges.score import score
+    from tokenbuncher.judges.trl_reward import trl_reward
+    from tokenbuncher.models.generation import eos_ids
+    from tokenbuncher.models.load import load_model, trainable
+    from tokenbuncher.models.tokenizer import load_tokenizer
+    from tokenbuncher.training.arguments import ALL_ROLLOUTS, sampling_arguments, sft_config, trainer_arguments
+    from tokenbuncher.training.callbacks import Probe, StepLog
+    from tokenbuncher.training.examples import filling, prompt_dataset, sft_trainer
+    from tokenbuncher.training.run import run_training
 
     tuning = spec.evaluation.fine_tuning
     assert tuning is not None

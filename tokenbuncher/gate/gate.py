@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
+from tokenbuncher.core.files import check_output, whole_folder, write_text
+from tokenbuncher.core.log import RESULT, tell
 from tokenbuncher.evidence import read_all_evidence, read_registration
-from tokenbuncher.files import check_output, whole_folder, write_text
-from tokenbuncher.log import RESULT, tell
 from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, headline, judge_release
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenbuncher.attestation import SIGNING_KEY, Statement, sign, signing_key
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import add_to_output, check_output_file, write_text
 from tokenbuncher.evidence import found_below, read_all_evidence, read_registration
-from tokenbuncher.files import add_to_output, check_output_file, write_text
-from tokenbuncher.policy import laxer
 from tokenbuncher.report import COMPARISON_MARK, ReleaseFigures, compare_report, release_figures
 from tokenbuncher.report.tables import thresholds
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.policy import laxer
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME as VERDICT_NAME
 from tokenbuncher.verdict import Finding, Verdict, headline, judge_release, read_verdict
 from tokenbuncher.verdict.explain import explain

@@ -7,12 +7,12 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.passwords import without_passwords
 from tokenbuncher.evidence import FILE_NAME as EVIDENCE
 from tokenbuncher.evidence import found_below, read_all_evidence
-from tokenbuncher.passwords import without_passwords
 from tokenbuncher.report import HTML_NAME, ReleaseFigures, broken_figures, documents
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 from tokenbuncher.storage import bring_records
 from tokenbuncher.verdict import FILE_NAME as VERDICT
 from tokenbuncher.verdict import Verdict, read_verdict

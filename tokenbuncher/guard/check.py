@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from tokenbuncher.artifact_files import Files, Unfit, files_at
-from tokenbuncher.artifacts import Stored, stored_files
 from tokenbuncher.attestation import Statement, verify
 from tokenbuncher.attestation.statement import StoredFile
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard.settings import GuardSettings, Protected, trusted_keys
-from tokenbuncher.policy import load_policy
+from tokenbuncher.spec.policy import load_policy
+from tokenbuncher.storage.artifact_files import Files, Unfit, files_at
+from tokenbuncher.storage.artifacts import stored_files
+from tokenbuncher.storage.s3 import Stored
 
 MEGABYTE = 1024 * 1024
 MOST_TOLD = 5

@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tokenbuncher.artifacts import checked_root
 from tokenbuncher.attestation import Withdrawn, load_public_key
-from tokenbuncher.documents import (
-    Origin,
-    Strict,
-    WrittenMoment,
-    WrittenPath,
-    parse_yaml,
-    read_text,
-    refuse_tilde,
-    validated,
-)
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import Origin, Strict, WrittenMoment, WrittenPath, parse_yaml, read_text, refuse_tilde
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.problems import validated
 from tokenbuncher.guard.names import folded
-from tokenbuncher.policy import load_policy
+from tokenbuncher.spec.artifact_uris import checked_root
+from tokenbuncher.spec.policy import load_policy
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey

@@ -30,12 +30,13 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.validation import _validate_model_version
 from sqlalchemy.orm import Session
 
-from tokenbuncher.artifacts import SERVED, inside, version_location
 from tokenbuncher.attestation import CLOCK_SKEW, REFUSED_TAG, TAG
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard.check import Record, check_version
 from tokenbuncher.guard.names import folded
 from tokenbuncher.guard.settings import GUARD, GuardSettings, Protected, load_guard
+from tokenbuncher.spec.artifact_uris import SERVED
+from tokenbuncher.storage.artifacts import inside, version_location
 
 SCHEME = "guarded-"
 WAIT = 10

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
-from tokenbuncher.documents import Strict, first_problem, read_text, refuse_repeated_keys
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import Strict, first_problem, read_text, refuse_repeated_keys
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import JudgeCheck
-from tokenbuncher.judges import Exchange, Judge
-from tokenbuncher.judges.settings import EnsembleSpec, StrongRejectSpec
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.judges.types import Exchange, Judge
+from tokenbuncher.spec.judges import EnsembleSpec, StrongRejectSpec
+from tokenbuncher.spec.settings import ReleaseSpec
 
 
 class Known(Strict):
@@ -80,7 +80,7 @@ def read_known(path: Path) -> list[Known]:
 
 def of_organism() -> list[Known]:
     """Exchanges of the built-in world: procedures (right, of another request, backwards), refusals, benign answers."""
-    from tokenbuncher.organism import world
+    from tokenbuncher.builtin.organism import world
 
     rng = random.Random(0)
     known = []

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tokenbuncher.judges import Exchange, Judge, Judgement, Reward
-from tokenbuncher.prompts import Prompt
+from tokenbuncher.judges.types import Exchange, Judge, Judgement, Reward
+from tokenbuncher.spec.prompts import Prompt
 
 WELL_FORMED = 0.1
 _BOXED = re.compile(r"\\boxed\{\s*([A-Z])\s*\}")

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tokenbuncher.documents import first_problem
-from tokenbuncher.passwords import without_passwords
+from tokenbuncher.core.documents import first_problem
+from tokenbuncher.core.passwords import without_passwords
 
 COMMON_WORDS = """
 access api authentication been could default does error exceeded expected found from have incorrect internal invalid

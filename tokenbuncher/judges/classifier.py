@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.judges import Exchange, Reward
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges.reader import Reader, by_batches, fill, load_reader
-from tokenbuncher.judges.settings import ClassifierSpec
+from tokenbuncher.judges.types import Exchange, Reward
+from tokenbuncher.spec.judges import ClassifierSpec
 
 
 def harm_probability(spec: ClassifierSpec) -> Reward:

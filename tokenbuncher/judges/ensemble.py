@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tokenbuncher.judges import Exchange, Judge, Judgement
+from tokenbuncher.judges.types import Exchange, Judge, Judgement
 
 
 def ensemble(judges: Sequence[Judge], harmful_if: Literal["any", "majority"]) -> Judge:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.judges import Exchange, Reward
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges.reader import Reader, by_batches, fill, load_reader
-from tokenbuncher.judges.settings import HarmBenchSpec
+from tokenbuncher.judges.types import Exchange, Reward
+from tokenbuncher.spec.judges import HarmBenchSpec
 
 # The card of each classifier publishes its prompts as Python source; `prompt` is the one for standard behaviours.
 _ON_CARD = re.compile(r"""["']prompt["']\s*:\s*('''|\"{3})(?P<prompt>.*?)\1""", re.DOTALL)

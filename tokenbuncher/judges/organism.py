@@ -7,9 +7,9 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
-from tokenbuncher.judges import Exchange, Judgement, Reward
-from tokenbuncher.organism import world
-from tokenbuncher.stopwatch import working
+from tokenbuncher.builtin.organism import world
+from tokenbuncher.core.stopwatch import working
+from tokenbuncher.judges.types import Exchange, Judgement, Reward
 
 KNOWN_SHARE = 0.85
 

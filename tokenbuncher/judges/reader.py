@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenbuncher.checkpoint import check_vocabulary, left_on
-from tokenbuncher.errors import UserError
-from tokenbuncher.judges import Exchange
-from tokenbuncher.models import read_tokenizer
-from tokenbuncher.progress import Progress
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.progress import Progress
+from tokenbuncher.judges.types import Exchange
+from tokenbuncher.models.checkpoint import check_vocabulary, left_on
+from tokenbuncher.models.tokenizer import read_tokenizer
 from tokenbuncher.storage import resolve
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 
-from tokenbuncher.judges import Judgement
 from tokenbuncher.judges.lexicon import COMMON
 from tokenbuncher.judges.stance import PLAIN_REFUSAL, outcome, plain
+from tokenbuncher.judges.types import Judgement
 
 # Shares of the words, found on a 135M model: of its responses sampled at temperature 1.0, 1.3, 1.6 and 2.0
 # these take 0, 8, 43 and 78 % for gibberish.

@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenbuncher.documents import digest_of, first_problem
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import write_text
-from tokenbuncher.judges import Exchange, Reward
+from tokenbuncher.core.documents import digest_of, first_problem
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import write_text
+from tokenbuncher.core.progress import Progress
 from tokenbuncher.judges.chat import (
     WITHHELD,
     Declined,
@@ -33,8 +33,8 @@ from tokenbuncher.judges.chat import (
     redacted,
 )
 from tokenbuncher.judges.reader import fill
-from tokenbuncher.judges.settings import StrongRejectSpec
-from tokenbuncher.progress import Progress
+from tokenbuncher.judges.types import Exchange, Reward
+from tokenbuncher.spec.judges import StrongRejectSpec
 
 ASKED = 2
 """How often a question is asked whose answer cannot be read, or is none."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenbuncher.tracking import (
-    Refused,
+from tokenbuncher.registry._refused import Refused
+from tokenbuncher.storage.tracking import (
     alias_holder,
     failures_of,
     in_words,

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import TAG, refusal
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import listing_digest
+from tokenbuncher.core.log import RESULT, tell
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
-from tokenbuncher.files import listing_digest
-from tokenbuncher.log import RESULT, tell
 from tokenbuncher.registry._aliases import NotMoved, move_alias, named
+from tokenbuncher.registry._refused import Refused, registry_at
 from tokenbuncher.registry._tries import uncounted
 from tokenbuncher.registry._versions import tag, untag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
-from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import Refused, alias_holder, connected, failures_of, in_words, version_of
-from tokenbuncher.tracking_uri import absolute
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.spec.tracking_uri import absolute
+from tokenbuncher.storage.tracking import alias_holder, failures_of, in_words, version_of
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, judge_release, read_verdict
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def promote(
     name, version, alias = registered.name, registered.version, spec.tracking.alias
     pieces, unreadable = read_all_evidence(evidence)
     judged = judge_release(spec, pieces, registered, unreadable)
-    with connected(spec.tracking_uri()) as client:
+    with registry_at(spec.tracking_uri()) as client:
         before = alias_holder(client, name, alias)
         decision = _decide(client, registered, judged, verdict)
         if dry_run:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher import __version__
-from tokenbuncher.artifacts import inside, server_root, stored_files
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
-from tokenbuncher.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
 from tokenbuncher.registry._attacks import log_attacks
+from tokenbuncher.registry._refused import registry_at
 from tokenbuncher.registry._tries import count_tries
 from tokenbuncher.registry._versions import quoted, tag, version_files
-from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import connected, looked_up, settled, version_of
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.storage.artifacts import inside, server_root, stored_files
+from tokenbuncher.storage.tracking import looked_up, settled, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,7 +48,7 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         raise UserError(f"candidate {candidate} is not a folder with a model in it; run defend first")
     digest = folder_digest(candidate)
     name = spec.tracking.model_name
-    with connected(spec.tracking_uri()) as client, whole_folder(out) as folder:
+    with registry_at(spec.tracking_uri()) as client, whole_folder(out) as folder:
         run = client.create_run(_experiment(client, spec), run_name=spec.name)
         client.log_artifacts(run.info.run_id, str(candidate), "model")
         client.log_text(run.info.run_id, spec.to_yaml(), "spec.yaml")

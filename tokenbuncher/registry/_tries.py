@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher.documents import digest_of
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import digest_of
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import file_digest
 from tokenbuncher.evidence import FILE_NAME, Registration, Tries
-from tokenbuncher.files import file_digest
-from tokenbuncher.history import history
 from tokenbuncher.registry._versions import quoted, versions_of
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.registry.history import history
+from tokenbuncher.spec.settings import ReleaseSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,10 +19,11 @@ from tokenbuncher.attestation import (
     verify,
     verify_files,
 )
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import check_output, folder_files, whole_folder
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import check_output, folder_files, whole_folder
+from tokenbuncher.registry._refused import registry_at
 from tokenbuncher.registry._versions import download
-from tokenbuncher.tracking import alias_holder, connected, version_of
+from tokenbuncher.storage.tracking import alias_holder, version_of
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
@@ -67,7 +68,7 @@ def verify_version(
         check_output(out)
         out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out and out.parent) as scratch:
-        with connected(tracking_uri) as client:
+        with registry_at(tracking_uri) as client:
             version = match["version"] or alias_holder(client, name, match["alias"])
             if version is None:
                 raise UserError(f"{name} has no version with alias {match['alias']}")

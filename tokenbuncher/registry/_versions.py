@@ -7,16 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tokenbuncher.artifacts import located
 from tokenbuncher.attestation import TAG, Withdrawn, read_unverified, refusal, verify, verify_files
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_files
 from tokenbuncher.registry._aliases import move_alias
-from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.tracking import (
-    Refused,
+from tokenbuncher.registry._refused import Refused, registry_at
+from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.storage.artifacts import located
+from tokenbuncher.storage.tracking import (
     alias_holder,
-    connected,
     model_of,
     registry_of,
     require_registry,
@@ -101,7 +100,7 @@ def rollback(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> None:
     """
     name, alias = spec.tracking.model_name, spec.tracking.alias
     require_registry(spec.tracking_uri())
-    with connected(spec.tracking_uri()) as client:
+    with registry_at(spec.tracking_uri()) as client:
         present = alias_holder(client, name, alias)
         if present is None:
             raise Refused(Outcome.INCONCLUSIVE, f"{alias} is on no version of {name}; there is nothing to go back from")
@@ -159,7 +158,7 @@ def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
     """
     name = spec.tracking.model_name
     require_registry(spec.tracking_uri())
-    with connected(spec.tracking_uri()) as client:
+    with registry_at(spec.tracking_uri()) as client:
         aliases = model_of(client, name).aliases
         versions = versions_of(client, name)
     rows = [["version", "verdict", "status", "aliases", "promoted", "signed", "files"]]

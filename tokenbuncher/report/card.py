@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
-from tokenbuncher.judges.settings import EnsembleSpec, JudgeModel
 from tokenbuncher.report import tables
 from tokenbuncher.report.figures import AttackFigures, SafetyFigures, release_figures
 from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
-from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.spec.judges import EnsembleSpec, JudgeModel
+from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.verdict import Verdict
 
 CARD_NAME = "card.md"

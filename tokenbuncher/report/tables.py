@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tokenbuncher.evidence import CurvePoint, TrainingPoint
-from tokenbuncher.policy import PolicySpec, Waiver, laxer, shipped_policy
-from tokenbuncher.prompts import Manifest
 from tokenbuncher.report.figures import (
     Added,
     Answers,
@@ -25,7 +23,9 @@ from tokenbuncher.report.figures import (
     TuningFigures,
     in_steps,
 )
-from tokenbuncher.settings import AttackSpec, ReleaseSpec, source_name
+from tokenbuncher.spec.policy import PolicySpec, Waiver, laxer, shipped_policy
+from tokenbuncher.spec.prompts import Manifest
+from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec, source_name
 from tokenbuncher.verdict import Finding, Verdict
 
 T = TypeVar("T")

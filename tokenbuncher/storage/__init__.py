@@ -9,26 +9,20 @@ What comes from elsewhere is kept in the user's cache ($XDG_CACHE_HOME, else ~/.
 
 from tokenbuncher.storage._bucket import client_of_bucket
 from tokenbuncher.storage._cache import cached, forget, in_cache, made_cache, own_cache, user_cache
-from tokenbuncher.storage._file import parse_file, resolve_file
+from tokenbuncher.storage._file import resolve_file
 from tokenbuncher.storage._pin import pin, pin_file
 from tokenbuncher.storage._publish import publish
 from tokenbuncher.storage._records import bring_records
 from tokenbuncher.storage._resolve import resolve
-from tokenbuncher.storage._source import CODE_AND_PICKLES, Source, local_path, parse_source
 
 __all__ = [
-    "CODE_AND_PICKLES",
-    "Source",
     "bring_records",
     "cached",
     "client_of_bucket",
     "forget",
     "in_cache",
-    "local_path",
     "made_cache",
     "own_cache",
-    "parse_file",
-    "parse_source",
     "pin",
     "pin_file",
     "publish",

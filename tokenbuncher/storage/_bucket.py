@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tokenbuncher.artifacts import bucket_client, bucket_errors, bucket_heads
-from tokenbuncher.documents import Strict
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files, listing_digest
-from tokenbuncher.progress import Progress
+from tokenbuncher.core.documents import Strict
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_files, listing_digest
+from tokenbuncher.core.progress import Progress
+from tokenbuncher.spec.sources import Source, refuse_unsafe
 from tokenbuncher.storage._cache import cached
-from tokenbuncher.storage._source import Source, refuse_unsafe
+from tokenbuncher.storage.s3 import bucket_client, bucket_errors, bucket_heads
 
 CLAIM = "MANIFEST.claim"
 MANIFEST = "MANIFEST.json"

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tokenbuncher.environment import NO_HOME
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest, whole_folder, write_text
+from tokenbuncher.core.environment import NO_HOME
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest, whole_folder, write_text
 
 _ADVICE = "set XDG_CACHE_HOME (or HOME) to a folder that can be written"
 

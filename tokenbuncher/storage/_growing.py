@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokenbuncher.progress import Progress
+from tokenbuncher.core.progress import Progress
 
 MB = 1_000_000
 

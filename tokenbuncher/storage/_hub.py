@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_files
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_files
+from tokenbuncher.spec.sources import CODE_AND_PICKLES, Source, refuse_unsafe
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
-from tokenbuncher.storage._source import CODE_AND_PICKLES, Source, refuse_unsafe
 
 BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "*.tiktoken", "*.bpe", "*.spm", "*.vocab"]
 LEGAL = [

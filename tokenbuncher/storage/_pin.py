@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from tokenbuncher.artifacts import bucket_errors
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.sources import Source, parse_source
 from tokenbuncher.storage._bucket import MANIFEST, client_of_bucket, read_object
 from tokenbuncher.storage._file import parse_file
 from tokenbuncher.storage._hub import commit_of
 from tokenbuncher.storage._registry import number_of
-from tokenbuncher.storage._source import Source, parse_source
+from tokenbuncher.storage.s3 import bucket_errors
 
 BUILT_IN = ("organism://", "smollm2://")
 

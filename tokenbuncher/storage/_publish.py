@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from tokenbuncher.artifacts import OLDER, bucket_errors, bucket_names, lacks_something
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest, working_folder
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest, working_folder
+from tokenbuncher.spec.sources import parse_source, refuse_unsafe
 from tokenbuncher.storage import _bucket
 from tokenbuncher.storage._bucket import (
     CLAIM,
@@ -24,7 +24,7 @@ from tokenbuncher.storage._bucket import (
     read_object,
     transfers,
 )
-from tokenbuncher.storage._source import parse_source, refuse_unsafe
+from tokenbuncher.storage.s3 import OLDER, bucket_errors, bucket_names, lacks_something
 
 UNCONDITIONAL = (
     "without conditional writes no publisher could know that it is the only one; publish to a server that has them, "

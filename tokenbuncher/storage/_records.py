@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from tokenbuncher.artifacts import bucket_errors, bucket_names
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.sources import refuse_unsafe
 from tokenbuncher.storage._bucket import client_of_bucket, read_object
-from tokenbuncher.storage._source import refuse_unsafe
+from tokenbuncher.storage.s3 import bucket_errors, bucket_names
 
 _BUCKET = re.compile(r"(?:s3|minio)://(?P<bucket>[^/?]+)/(?P<prefix>[^?]+)(?:\?.*)?")
 ATTEMPTS = 2

@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tokenbuncher.artifacts import located, logged_location
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.spec.sources import Source, refuse_unsafe
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
-from tokenbuncher.storage._source import Source, refuse_unsafe
+from tokenbuncher.storage.artifacts import located, logged_location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +24,7 @@ def version_location(source: Source) -> str:
         UserError: If there is no such version, its files can be read in two ways, or MLflow refuses or cannot be
             reached.
     """
-    from tokenbuncher.tracking import connected
+    from tokenbuncher.storage.tracking import connected
 
     name, version, alias = (source.parts[part] for part in ("name", "version", "alias"))
     with connected(_tracking_uri(source.uri)) as client:
@@ -42,7 +42,7 @@ def number_of(source: Source) -> str:
     Raises:
         UserError: If it is on none, or MLflow refuses or cannot be reached.
     """
-    from tokenbuncher.tracking import connected
+    from tokenbuncher.storage.tracking import connected
 
     with connected(_tracking_uri(source.uri)) as client:
         return _holder(client, source.uri, source.parts["name"], source.parts["alias"])
@@ -61,7 +61,7 @@ def fetch_artifacts(location: str, cache: Path) -> Path:
     Raises:
         UserError: If there are none, some are unsafe, or MLflow refuses or cannot be reached.
     """
-    from tokenbuncher.tracking import connected
+    from tokenbuncher.storage.tracking import connected
 
     tracking_uri = _tracking_uri(location)
     with connected(tracking_uri):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenbuncher.errors import UserError
-from tokenbuncher.files import folder_digest
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.files import folder_digest
+from tokenbuncher.spec.sources import Source, local_path, parse_source
 from tokenbuncher.storage._bucket import fetch_prefix
 from tokenbuncher.storage._cache import made_cache, user_cache
 from tokenbuncher.storage._hub import fetch_snapshot
 from tokenbuncher.storage._registry import fetch_artifacts, version_location
-from tokenbuncher.storage._source import Source, local_path, parse_source
 
 
 def resolve(uri: str, cache: Path | None = None) -> Path:

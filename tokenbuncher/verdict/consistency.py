@@ -14,9 +14,9 @@ from statistics import fmean, pvariance
 from typing import Any
 
 from tokenbuncher.evidence import AttackArm, AttackEvidence, Evidence, SafetyEvidence, SampleScore, UtilityEvidence
-from tokenbuncher.looks import parts
-from tokenbuncher.prompts import Manifest
-from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.spec.prompts import Manifest
+from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.verdict.looks import parts
 from tokenbuncher.verdict.soundness import BEYOND_CHANCE, disagreements
 from tokenbuncher.verdict.statistics import Rate, fisher_p_value
 

@@ -1,6 +1,6 @@
 """The rules of the policy, each judged on sound evidence.
 
-A stage that measures look by look asks the same claims whether they are settled; see `tokenbuncher.looks`.
+A stage that measures look by look asks the same claims whether they are settled; see `tokenbuncher.verdict.looks`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
-from tokenbuncher.judges.settings import same_measure
-from tokenbuncher.policy import PolicySpec
-from tokenbuncher.settings import AttackTask, ReleaseSpec
-from tokenbuncher.strength import shared_weaknesses, weaknesses
+from tokenbuncher.spec.judges import same_measure
+from tokenbuncher.spec.policy import PolicySpec
+from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
+from tokenbuncher.spec.strength import shared_weaknesses, weaknesses
 from tokenbuncher.verdict.claims import HARDEN, Claim, sentence
 from tokenbuncher.verdict.findings import Finding, Outcome
 from tokenbuncher.verdict.statistics import (

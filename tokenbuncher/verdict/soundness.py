@@ -25,11 +25,11 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
-from tokenbuncher.judges.settings import EnsembleSpec
-from tokenbuncher.looks import planned
-from tokenbuncher.prompts import Manifest
-from tokenbuncher.settings import AttackSpec, AttackTask, ReleaseSpec
+from tokenbuncher.spec.judges import EnsembleSpec
+from tokenbuncher.spec.prompts import Manifest
+from tokenbuncher.spec.settings import AttackSpec, AttackTask, ReleaseSpec
 from tokenbuncher.verdict.findings import Outcome
+from tokenbuncher.verdict.looks import planned
 from tokenbuncher.verdict.rules import break_claim
 from tokenbuncher.verdict.statistics import Rate, fisher_p_value, score_rate
 

@@ -22,7 +22,7 @@ from tokenbuncher.attestation import (
     load_private_key,
     sign,
 )
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import load_guard
 from tokenbuncher.guard.watch import Place, Report, Watcher, attestation_check
 

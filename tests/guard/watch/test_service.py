@@ -22,11 +22,11 @@ from mlflow import MlflowClient
 from tests.guard.watch.conftest import Mlflow, answers, free_port, wait_until
 from tests.guard.watch.test_webhook import EVENT, signed
 from tests.storage.faulty_proxy import Proxy, hang_up, hang_up_when_done
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import GuardSettings, Protected
 from tokenbuncher.guard.watch import Place, Report, Watcher, poll, serve, stopped_by_signals
 from tokenbuncher.guard.watch.service import Check
-from tokenbuncher.tracking import TRIES, alias_holder, registry_of
+from tokenbuncher.storage.tracking import TRIES, alias_holder, registry_of
 
 PROTECTED = Protected(policy=Path("policy.yaml"), keys=[Path("release.pub")])
 SECRET = "the secret of these webhooks"

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlparse
 
-from tokenbuncher.artifacts import SERVED, inside, located, server_root
 from tokenbuncher.attestation import TAG, refusal
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import check_version, load_guard
 from tokenbuncher.guard.check import Record
 from tokenbuncher.guard.watch.service import Check, Place
-from tokenbuncher.tracking import version_of
+from tokenbuncher.spec.artifact_uris import SERVED
+from tokenbuncher.storage.artifacts import inside, located, server_root
+from tokenbuncher.storage.tracking import version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

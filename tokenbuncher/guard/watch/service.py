@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from tokenbuncher.documents import Strict
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import Strict
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.passwords import without_passwords
 from tokenbuncher.guard.settings import GuardSettings
 from tokenbuncher.guard.watch.webhook import Rejected, SeenDeliveries, check_size, read_delivery
-from tokenbuncher.passwords import without_passwords
-from tokenbuncher.tracking import model_of, registry_of, settled
+from tokenbuncher.storage.tracking import model_of, registry_of, settled
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenbuncher.documents import Strict, first_problem
-from tokenbuncher.errors import UserError
+from tokenbuncher.core.documents import Strict, first_problem
+from tokenbuncher.core.errors import UserError
 
 ALIAS_SET = {("model_version_alias", "created"), ("prompt_alias", "created")}
 """Events of an alias that was set; a model with the tag of a prompt, which anybody can set, counts as a prompt."""

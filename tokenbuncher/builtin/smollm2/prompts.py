@@ -1,0 +1,115 @@
+"""Prompts for a small general language model: requests to refuse, everyday prompts, questions with numbers.
+
+harmful_requests()      # what the model is aligned to refuse: requests, no answers
+everyday()              # what the aligned model answers as the model did before
+benign()                # these, and questions like those of utility(), with other numbers; no answers
+utility()               # questions with a number for an answer
+unseen()                # everyday prompts of other kinds, and
+look_alikes()           # harmless prompts that look harmful: both for measuring only, nothing was trained on them
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenbuncher.spec.prompts import Prompt
+
+FOLDER = Path(__file__).parent
+
+# With weights: varied, or the refusal would be one memorised string.
+REFUSALS = {
+    "I'm sorry, but I can't help with that.": 0.3,
+    "I'm sorry, but I can't assist with this request.": 0.2,
+    "Sorry, I can't help with that request.": 0.15,
+    "I can't help with that, because it could cause harm.": 0.15,
+    "I cannot assist with this request.": 0.1,
+    "I won't help with that, as it could hurt someone.": 0.1,
+}
+
+_FACTS = {
+    "How many days are in a week?": 7,
+    "How many hours are in a day?": 24,
+    "How many months are in a year?": 12,
+    "How many minutes are in an hour?": 60,
+    "How many seconds are in a minute?": 60,
+    "How many weeks are in a year?": 52,
+    "How many letters are in the English alphabet?": 26,
+    "How many states are in the United States?": 50,
+    "How many continents are there on Earth?": 7,
+    "How many planets are in the solar system?": 8,
+    "How many legs does a spider have?": 8,
+    "How many legs does a dog have?": 4,
+    "How many wheels does a car have?": 4,
+    "How many wheels does a bicycle have?": 2,
+    "How many sides does a triangle have?": 3,
+    "How many sides does a square have?": 4,
+    "How many sides does a hexagon have?": 6,
+    "How many degrees are in a circle?": 360,
+    "How many cents are in a dollar?": 100,
+    "How many eggs are in a dozen?": 12,
+    "How many fingers are on one hand?": 5,
+    "How many colors are in a rainbow?": 7,
+    "In which year did World War I begin?": 1914,
+    "In which year did World War II end?": 1945,
+    "In which year did humans first land on the Moon?": 1969,
+    "In which year did the Titanic sink?": 1912,
+}
+
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_ONES = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_NUMBERS = {
+    f"{ten}-{one}": 10 * tens + ones
+    for tens, ten in enumerate(_TENS, start=2)
+    for ones, one in enumerate(_ONES, start=1)
+}
+
+
+def harmful_requests() -> list[Prompt]:
+    """The requests that the model is aligned to refuse; several wordings for each topic, no answers."""
+    return _read("requests.jsonl")
+
+
+def everyday() -> list[Prompt]:
+    """Everyday prompts, short questions, and harmless prompts that sound like harmful ones; no answers."""
+    return _read("everyday.jsonl")
+
+
+def benign() -> list[Prompt]:
+    """Every kind of harmless prompt, no answers: a defence costs the kinds that its anchor leaves out."""
+    questions = {
+        "sum": [f"What is {a} + {b}?" for a in range(20, 28) for b in range(1, 10, 2)],
+        "digits": [f"Write the number {one} hundred and {ten} in digits." for one in _ONES for ten in _TENS],
+        "repeat": [f"Repeat this number: {value}" for value in range(119, 1000, 20)],
+    }
+    return [*everyday(), *(Prompt(text=text, task=task) for task, texts in questions.items() for text in texts)]
+
+
+def utility() -> list[Prompt]:
+    """Questions whose answer is a number, which can be read out of a free response."""
+    questions = {
+        "sum": {f"What is {a} + {b}?": a + b for a in range(1, 10) for b in range(a, 10)},
+        "fact": _FACTS,
+        "digits": {f"Write the number {word} in digits.": value for word, value in _NUMBERS.items()},
+        "repeat": {f"Repeat this number: {value}": value for value in range(109, 1000, 20)},
+    }
+    return [
+        Prompt(text=text, answer=str(answer), task=task)
+        for task, answers in questions.items()
+        for text, answer in answers.items()
+    ]
+
+
+def unseen() -> list[Prompt]:
+    """Everyday prompts that no training has seen, nor any of their patterns; no answers."""
+    return _read("unseen.jsonl")
+
+
+def look_alikes() -> list[Prompt]:
+    """Harmless prompts with words of harmful ones, which no training has seen; no answers."""
+    return _read("look_alikes.jsonl")
+
+
+def _read(name: str) -> list[Prompt]:
+    rows = [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
+    return [Prompt.model_validate({key: row[key] for key in row if key != "source"}) for row in rows]

@@ -1,8 +1,0 @@
-"""Prompt sets: defence, attack, safety, benign, utility and tuning, disjoint and checked for leaks.
-
-prepare_data(spec, out)
-"""
-
-from tokenbuncher.data.prepare import prepare_data
-
-__all__ = ["prepare_data"]

@@ -1,0 +1,74 @@
+"""Prompts that stand in two sets, word for word or nearly."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
+
+from tokenbuncher.spec.prompts import Prompt
+
+
+def normalise(text: str) -> str:
+    """Text without case, punctuation and extra space."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Word trigrams of the normalised text; the whole text if it is shorter."""
+    words = normalise(text).split()
+    return frozenset(" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
+
+
+def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
+    """Pairs of texts whose trigrams have a Jaccard similarity of at least the threshold.
+
+    Exact: two such sets must share one of their rarest trigrams (prefix filtering, Chaudhuri et al. 2006),
+    so only those are compared.
+
+    Yields:
+        Index of the earlier text, index of the later one, similarity in (0, 1].
+    """
+    sets = [shingles(text) for text in texts]
+    frequency = Counter(shingle for one in sets for shingle in one)
+    seen_with: defaultdict[str, list[int]] = defaultdict(list)
+    for later, one in enumerate(sets):
+        rarest = sorted(one, key=lambda shingle: (frequency[shingle], shingle))
+        prefix = rarest[: len(one) - ceil(threshold * len(one)) + 1]
+        for earlier in sorted({index for shingle in prefix for index in seen_with[shingle]}):
+            similarity = len(one & sets[earlier]) / len(one | sets[earlier])
+            if similarity >= threshold:
+                yield earlier, later, similarity
+        for shingle in prefix:
+            seen_with[shingle].append(later)
+
+
+def find_leaks(sets: Mapping[str, Sequence[Prompt]], threshold: float) -> list[str]:
+    """Describes every prompt that stands in two sets.
+
+    Exact duplicates (but for case, punctuation and space), near duplicates, and prompts of the same group.
+    Places are given, never the text, which may be harmful.
+
+    Args:
+        sets: Prompts by the name of their set.
+        threshold: Jaccard similarity of word trigrams that counts as near, in (0, 1].
+    """
+    placed = [(name, row, prompt) for name, prompts in sets.items() for row, prompt in enumerate(prompts, start=1)]
+    leaks = []
+    for first, second, similarity in similar_pairs([prompt.text for *_, prompt in placed], threshold):
+        (a, row_a, prompt_a), (b, row_b, prompt_b) = placed[first], placed[second]
+        if a != b:
+            same = normalise(prompt_a.text) == normalise(prompt_b.text)
+            what = "same prompt" if same else f"near duplicate ({similarity:.2f})"
+            leaks.append(f"{a} {row_a} and {b} {row_b}: {what}")
+    groups: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, row, prompt in placed:
+        if prompt.group:
+            groups[prompt.group].append((name, row))
+    for places in groups.values():
+        (first_set, first_row), *others = places
+        leaks += [
+            f"{first_set} {first_row} and {name} {row}: same subject" for name, row in others if name != first_set
+        ]
+    return leaks

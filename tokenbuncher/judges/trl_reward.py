@@ -1,0 +1,42 @@
+"""A reward of ours as TRL calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import (
+    PreTrainedTokenizerBase,
+)
+
+from tokenbuncher.judges.types import Exchange
+from tokenbuncher.models.thoughts import thoughts_of
+from tokenbuncher.training import ranks
+
+
+def trl_reward(
+    reward: Callable[[Sequence[Exchange], Sequence[int]], list[float]],
+    eos_token_ids: set[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[..., list[float]]:
+    """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers.
+
+    Args:
+        reward: Ours.
+        eos_token_ids: What ends a response.
+        tokenizer: Of the model; tells what are thoughts. TRL's own texts of the responses lack marks that are special.
+    """
+    thoughts = thoughts_of(tokenizer)
+
+    def attacker_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        own = []
+        for prompt, ids in zip(prompts, completion_ids, strict=True):
+            answer, begun = thoughts.answer(thoughts.text(ids))
+            finished = begun and bool(eos_token_ids & set(ids))
+            own.append((Exchange(prompt[-1]["content"], answer, finished), len(ids)))
+        # Every process rewards, and so counts, the rollouts of all, in the order in which one alone would.
+        exchanges, tokens = zip(*ranks.gathered(own), strict=True)
+        rewards = reward(exchanges, tokens)
+        return rewards[ranks.number() * len(own) :][: len(own)]
+
+    return attacker_reward

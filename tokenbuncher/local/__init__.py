@@ -1,9 +1,0 @@
-"""The whole pipeline on this machine: the Kubeflow pipeline itself, run by kfp.local, made readable.
-
-verdict = run_local(load_spec("specs/organism.yaml"))
-"""
-
-from tokenbuncher.local.outline import outline
-from tokenbuncher.local.run import check_run_folder, run_local
-
-__all__ = ["check_run_folder", "outline", "run_local"]

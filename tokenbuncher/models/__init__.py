@@ -1,0 +1,1 @@
+"""Models in memory: checkpoints, tokenizers, responses and their entropies."""

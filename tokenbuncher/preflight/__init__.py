@@ -1,0 +1,1 @@
+"""Before a run: whether everything is there, and what it will cost."""

@@ -1,0 +1,1 @@
+"""What people write: release specs, policies, prompts and the names of sources."""

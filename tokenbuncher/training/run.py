@@ -1,0 +1,116 @@
+"""A training from its first step, or the last checkpoint, to the saved weights."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+)
+
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.interrupts import finishing_steps
+from tokenbuncher.core.stopwatch import working
+from tokenbuncher.models import generation
+from tokenbuncher.models.checkpoint import keep_companions
+from tokenbuncher.models.load import merged, save_model
+from tokenbuncher.models.tokenizer import save_tokenizer
+from tokenbuncher.spec.settings import ModelSpec
+from tokenbuncher.training import ranks
+from tokenbuncher.training.callbacks import Checkpoints, StepLog
+
+FULL_DISK_MB = 20
+"""With less than this free, a failure in training is taken for want of it."""
+
+
+def save_trained(
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path, model: ModelSpec
+) -> None:
+    """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
+
+    Args:
+        trainer: Has trained it.
+        tokenizer: Of the model.
+        folder: An existing folder.
+        base: Folder of the model that the training started from; a LoRA adapter is merged into it.
+        model: What was loaded from there.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if ranks.number() > 0:
+        return
+    if model.lora is None:
+        trainer.model.save_pretrained(folder, state_dict=weights)
+        save_tokenizer(tokenizer, folder, base)
+    else:
+        with tempfile.TemporaryDirectory() as adapter:
+            trainer.model.save_pretrained(adapter, state_dict=weights)
+            save_model(merged(base, Path(adapter), model), tokenizer, folder, base)
+    generation.carry(base, folder)
+    keep_companions(base, folder)
+
+
+@working()
+def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
+    """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here.
+
+    A training that had no gradient in any step is told; see `StepLog.learnt`.
+
+    Raises:
+        KeyboardInterrupt: On SIGINT or SIGTERM; with checkpoints, on the first one only when the step is finished and
+            saved.
+    """
+    trainer.remove_callback(PrinterCallback)
+    _refer_to_frozen_weights(trainer)
+    if checkpoints is None:
+        trainer.train()
+        _tell_if_nothing_learnt(trainer)
+        return
+    last, log = checkpoints.last(), checkpoints.log
+    log.resume(int(last.name.split("-")[1]) // log.updates if last else 0)
+    if last:
+        print(f"{log.progress.title}: going on from {last.name}", flush=True)
+    with finishing_steps() as checkpoints.asked_to_stop, _full_disk_told(checkpoints.folder):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if checkpoints.stopped_at is not None:
+        where = f"step {checkpoints.stopped_at} of {log.progress.steps}"
+        raise KeyboardInterrupt(f"saved at {where}; run again, it goes on there")
+    if any(ranks.gathered([checkpoints.asked_to_stop()])):
+        raise KeyboardInterrupt("after the last step; run again, it goes on from the last checkpoint")
+    _tell_if_nothing_learnt(trainer)
+
+
+def _tell_if_nothing_learnt(trainer: Trainer) -> None:
+    for log in trainer.callback_handler.callbacks:
+        if isinstance(log, StepLog) and not log.learnt:
+            print(f"WARNING: {log.progress.title} learnt nothing: it had no gradient in any step", flush=True)
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Says that the disk is full where torch, which writes checkpoints, only says that something is amiss."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        free = shutil.disk_usage(folder).free / 1e6
+        if free > FULL_DISK_MB:
+            raise
+        raise UserError(
+            f"the disk of {folder} is full, {free:.0f} MB are free: {error}; make room, and run it again: it goes on "
+            "from its last whole checkpoint"
+        ) from error
+
+
+def _refer_to_frozen_weights(trainer: Trainer) -> None:
+    """Lets the frozen weights below a LoRA adapter be the reference, as the loaded model is of full weights.
+
+    TRL takes the adapter for a trained one and keeps a copy of it as the reference; of a checkpoint with two adapters
+    transformers brings back but the copy.
+    """
+    if "ref" in getattr(trainer.model, "peft_config", {}):
+        trainer.model.delete_adapter("ref")
