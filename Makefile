@@ -54,6 +54,7 @@ lint: $(INSTALLED)  ## Lint and check types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 .PHONY: compile
 compile: $(INSTALLED)  ## Compile the pipelines for Kubeflow to build/

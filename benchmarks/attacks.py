@@ -20,7 +20,7 @@ from typing import Any
 
 from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict.statistics import score_rate
 
 ROOT = Path("runs/attacks")

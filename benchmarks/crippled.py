@@ -18,7 +18,7 @@ from pathlib import Path
 from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import AttackEvidence, read_evidence
-from tokenbuncher.spec.settings import AttackTask, ReleaseSpec, load_spec
+from tokenbuncher.settings import AttackTask, ReleaseSpec, load_spec
 from tokenbuncher.verdict.findings import Finding, Outcome
 from tokenbuncher.verdict.judge import unsound
 from tokenbuncher.verdict.rules import is_required, judge_attack

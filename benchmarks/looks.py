@@ -37,7 +37,7 @@ from tokenbuncher.evidence import (
 from tokenbuncher.inputs import prepare_data
 from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.models import sampling
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import judge_release
 
 STAGES = ("attack", "evaluate-safety", "evaluate-utility")

@@ -24,7 +24,7 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     read_evidence,
 )
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import judge_release
 from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
 

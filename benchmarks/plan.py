@@ -15,7 +15,7 @@ from typing import NamedTuple
 import yaml
 
 from tokenbuncher.preflight.plan import parse_device, plan, shape_of
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
 
 ROOT = Path(__file__).parent.parent
 FACTOR = 1.5

@@ -36,7 +36,7 @@ def main() -> None:
     from tokenbuncher.defence import trainer  # noqa: F401
     from tokenbuncher.inputs import prepare_data
     from tokenbuncher.inputs.fetch import fetch_model
-    from tokenbuncher.spec.settings import parse_spec
+    from tokenbuncher.settings import parse_spec
 
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +83,7 @@ def run(name: str, folder: Path, root: Path, kill_at: tuple[int, int] | None = N
     """The attack or defence; `kill_at` is a step, and how many times the log must come to it."""
     from tokenbuncher.attacks import attack
     from tokenbuncher.defence import defend
-    from tokenbuncher.spec.settings import parse_spec
+    from tokenbuncher.settings import parse_spec
     from tokenbuncher.training.callbacks import StepLog
 
     if kill_at:

@@ -19,7 +19,7 @@ from scipy.special import betainc, betaln
 from scipy.stats import binomtest
 
 from tokenbuncher.evidence import SampleScore, UtilityItem
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.claims import Claim
 from tokenbuncher.verdict.looks import planned

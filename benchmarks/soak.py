@@ -145,7 +145,7 @@ class Place:
 def runs(place: Place, server: Server, count: int) -> list[str]:
     """Runs the pipeline so many times; returns what has grown."""
     from pipelines.local import run_local
-    from tokenbuncher.spec.settings import parse_spec
+    from tokenbuncher.settings import parse_spec
 
     spec = parse_spec(SPEC, [f"output.root={place.root / 'runs'}", f"tracking.uri={server.uri}"])
     rows = []
@@ -165,7 +165,7 @@ def promotions(place: Place, server: Server, count: int) -> list[str]:
     from tokenbuncher.attestation import generate_key, load_private_key, load_public_key
     from tokenbuncher.gate import gate
     from tokenbuncher.registry import promote, register, verify_version
-    from tokenbuncher.spec.settings import TrackingSpec
+    from tokenbuncher.settings import TrackingSpec
 
     folder = place.root / "promotions"
     public = generate_key(folder / "release.pem")

@@ -55,8 +55,8 @@ def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
     from tokenbuncher.inputs.fetch import fetch_model
     from tokenbuncher.models.load import load_model
     from tokenbuncher.models.tokenizer import load_tokenizer
-    from tokenbuncher.spec.prompts import load_set
-    from tokenbuncher.spec.settings import DefenceSpec, parse_spec
+    from tokenbuncher.settings import DefenceSpec, parse_spec
+    from tokenbuncher.settings.prompts import load_set
     from tokenbuncher.training.arguments import sampling_arguments, trainer_arguments
     from tokenbuncher.training.examples import prompt_dataset
 

@@ -22,7 +22,7 @@ from textwrap import dedent
 from tokenbuncher.cli import main as tokenbuncher
 from tokenbuncher.core.files import write_text
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 
 SPEC = Path("examples/demo.yaml")
 WORK = Path("runs/demo")
@@ -93,7 +93,7 @@ def _responses(spec: ReleaseSpec, folder: Path, data: Path) -> list[list[str]]:
     from tokenbuncher.models.load import load_model
     from tokenbuncher.models.sampling import generate
     from tokenbuncher.models.tokenizer import load_tokenizer
-    from tokenbuncher.spec.prompts import load_set
+    from tokenbuncher.settings.prompts import load_set
 
     prompts = load_set(data, "safety")[:RESPONSES]
     model, tokenizer = load_model(folder, spec.model), load_tokenizer(folder)

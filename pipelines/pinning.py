@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pipelines.placement import PURE
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import pin, pin_file
 
 FETCHING = tuple(stage for stage in PURE if stage != "prepare-data")

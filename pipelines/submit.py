@@ -35,7 +35,7 @@ from tokenbuncher import __version__
 from tokenbuncher.attacks.hazard import refuse_kept_weights
 from tokenbuncher.core.documents import read_text
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tokenbuncher.core.environment import quiet_libraries
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 quiet_libraries()
 

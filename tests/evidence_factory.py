@@ -35,8 +35,8 @@ from tokenbuncher.evidence import (
     UtilityItem,
     write_evidence,
 )
-from tokenbuncher.spec.prompts import Manifest, SetEntry
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.prompts import Manifest, SetEntry
 from tokenbuncher.verdict import Verdict, judge_release
 from tokenbuncher.verdict.looks import parts
 from tokenbuncher.verdict.soundness import set_sizes

@@ -22,7 +22,7 @@ from tokenbuncher.core.documents import (
     to_yaml,
 )
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 
 def bomb(grain: str, layer: str) -> str:

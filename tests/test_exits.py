@@ -137,7 +137,8 @@ def test_a_full_disk_under_the_output_is_no_verdict() -> None:
     ],
 )
 def test_a_program_that_is_no_command(words: str, status: int) -> None:
-    program = f"from tokenbuncher.core.exits import exiting\nfrom tokenbuncher.core.errors import UserError\nwith exiting(): {words}"
+    imports = "from tokenbuncher.core.errors import UserError\nfrom tokenbuncher.core.exits import exiting\n"
+    program = f"{imports}with exiting(): {words}"
 
     assert python("-c", program).returncode == status
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from tokenbuncher.cli import main
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs import prepare_data
-from tokenbuncher.spec.init import KINDS, MARK, write_spec
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
+from tokenbuncher.settings.init import KINDS, MARK, write_spec
 
 GSM8K_TEST_ROWS = 1319
 

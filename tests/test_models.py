@@ -8,7 +8,7 @@ from tokenbuncher.core.files import folder_digest
 from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.models.load import load_model, save_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 
 @pytest.fixture

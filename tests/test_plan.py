@@ -18,7 +18,7 @@ from benchmarks.plan import Comparison, comparisons
 from tokenbuncher.cli import main
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.preflight.plan import Estimate, Judges, Shape, StageEstimate, parse_device, plan, shape_of
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
 
 SEVEN = Shape(7.6e9, 28, 3584, 152064, 18944, 512, 6.5e9)
 DOCUMENT = Path("docs/planning.md").read_text(encoding="utf-8")

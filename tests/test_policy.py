@@ -8,7 +8,8 @@ import pytest
 from tests.evidence_factory import CANDIDATE, NOW, broken_arm, passing_release, prudish, release_spec
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import load_guard
-from tokenbuncher.spec.policy import (
+from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.policy import (
     HARD_LIMITS,
     LAXER,
     LONGEST_WAIVER,
@@ -19,8 +20,7 @@ from tokenbuncher.spec.policy import (
     load_policy,
     shipped_policy,
 )
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
-from tokenbuncher.spec.shipped_policies import SHIPPED
+from tokenbuncher.settings.shipped_policies import SHIPPED
 from tokenbuncher.verdict import Finding, Outcome
 
 POLICIES = Path("specs/policies")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import file_digest
-from tokenbuncher.spec.prompts import MANIFEST, Manifest, Prompt, load_set, write_set
+from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, load_set, write_set
 
 
 def write(folder: Path, prompts: list[Prompt]) -> Path:

@@ -1,7 +1,7 @@
 """The real pipeline with its real stages, on a budget that trains next to nothing."""
 
 from pipelines.local import run_local
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome
 
 

@@ -11,7 +11,7 @@ from tokenbuncher.models.entropy import token_entropy
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.sampling import generate
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.settings.prompts import load_set
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import RECIPES, ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import RECIPES, ReleaseSpec, load_spec, parse_spec
 
 
 @pytest.mark.parametrize("name", ["organism", "adaptive", "smollm2"])

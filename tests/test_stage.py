@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.log import FORMAT, PROGRESS, tell
 from tokenbuncher.core.stage import Line, parse_line, running
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 
 def test_lines_carry_the_stage_and_errors_stay_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,9 @@ import pytest
 
 from tests.evidence_factory import passing_release, release_spec
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.policy import AttackLimits
-from tokenbuncher.spec.settings import parse_spec
-from tokenbuncher.spec.strength import shared_weaknesses, weaknesses
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.policy import AttackLimits
+from tokenbuncher.settings.strength import shared_weaknesses, weaknesses
 from tokenbuncher.verdict import Outcome
 
 SPEC = release_spec()

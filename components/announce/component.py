@@ -24,7 +24,7 @@ def announce(spec: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[
         from pathlib import Path
 
         from tokenbuncher.gate import conclude
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         release = parse_spec(spec)
         print(f"{status.pipeline_job_resource_name} ended: {status.state}")

@@ -35,7 +35,7 @@ def attack(
     with running("attack", key):
         from tokenbuncher.attacks import attack
         from tokenbuncher.attacks.hazard import keep_from_upload
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         release = parse_spec(spec)
         keep_from_upload(release, evidence.uri)

@@ -30,7 +30,7 @@ def controls(
 
     with running("controls"):
         from tokenbuncher.attacks import controls
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         controls(parse_spec(spec), Path(data.path), Path(base.path), Path(summary.path))
 

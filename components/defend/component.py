@@ -28,7 +28,7 @@ def defend(
 
     with running("defend"):
         from tokenbuncher.defence import defend
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         defend(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path))
 

@@ -30,7 +30,7 @@ def evaluate_safety(
 
     with running("evaluate-safety"):
         from tokenbuncher.evaluation import evaluate_safety
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         evaluate_safety(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
 

@@ -30,7 +30,7 @@ def evaluate_utility(
 
     with running("evaluate-utility"):
         from tokenbuncher.evaluation import evaluate_utility
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         evaluate_utility(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
 

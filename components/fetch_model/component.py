@@ -21,7 +21,7 @@ def fetch_model(spec: str, model: dsl.Output[dsl.Model]) -> None:
 
     with running("fetch-model"):
         from tokenbuncher.inputs.fetch import fetch_model
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         fetch_model(parse_spec(spec), Path(model.path))
 

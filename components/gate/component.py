@@ -40,7 +40,7 @@ def gate(
     with running("gate"):
         from tokenbuncher.attestation import signing_key
         from tokenbuncher.gate import gate
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
         gate(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path), signing_key())

@@ -25,7 +25,7 @@ def prepare_data(spec: str, data: dsl.Output[dsl.Dataset]) -> list[str]:
     with running("prepare-data"):
         from tokenbuncher.attacks.hazard import keep_from_upload
         from tokenbuncher.inputs import prepare_data
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         release = parse_spec(spec)
         keep_from_upload(release, data.uri)  # before the hours of the defence

@@ -36,7 +36,7 @@ def promote(
 
     with running("promote"):
         from tokenbuncher.registry import promote
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
         promote(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path))

@@ -28,7 +28,7 @@ def register(
 
     with running("register"):
         from tokenbuncher.registry import register
-        from tokenbuncher.spec.settings import parse_spec
+        from tokenbuncher.settings import parse_spec
 
         folders = [Path(artifact.path) for artifact in attacks]
         register(parse_spec(spec), Path(candidate.path), Path(registration.path), folders)

@@ -28,7 +28,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.exits import exiting
 from tokenbuncher.preflight.plan import parse_device, plan, shape_of
 from tokenbuncher.preflight.plan.estimate import SPARE
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 TASKS = 2
 """At a time, if there are so many cores; each trains with one thread."""

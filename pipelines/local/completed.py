@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from tokenbuncher.core.documents import digest_of
 from tokenbuncher.core.files import folder_digest, folder_files, listing_digest, write_text
 from tokenbuncher.core.stage import stage_log
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 from tokenbuncher.storage.dependencies import Doubtful, surroundings
 
 STAGES = ("defend", "controls", "attack", "evaluate-safety", "evaluate-utility")

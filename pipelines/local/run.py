@@ -25,7 +25,7 @@ from tokenbuncher.preflight.doctor import require_files
 from tokenbuncher.registry.history import FILE_NAME as HISTORY
 from tokenbuncher.registry.history import remember
 from tokenbuncher.report import documents
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, read_verdict
 
 LOG = "run.log"

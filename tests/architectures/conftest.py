@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from tokenbuncher.models.load import save_model
-from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.settings.prompts import load_set
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -15,8 +15,8 @@ from tokenbuncher.models.load import load_model
 from tokenbuncher.models.sampling import _read, generate
 from tokenbuncher.models.thoughts import Mark, Thoughts, thoughts_of
 from tokenbuncher.models.tokenizer import load_tokenizer, turn_end
-from tokenbuncher.spec.prompts import Prompt, load_set
-from tokenbuncher.spec.settings import ModelSpec, parse_spec
+from tokenbuncher.settings import ModelSpec, parse_spec
+from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training.examples import tokenize_pairs
 
 each_family = pytest.mark.parametrize("name", FAMILIES)

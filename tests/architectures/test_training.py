@@ -20,7 +20,7 @@ from tokenbuncher.evidence import read_evidence
 from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.models.load import load_model, save_model, trainable
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.settings import ModelSpec, parse_spec
+from tokenbuncher.settings import ModelSpec, parse_spec
 
 ARCHITECTURES = [name for name in FAMILIES if name != "deepseek_r1"]
 WEIGHTS = {"full": "null", "lora": "{rank: 4, alpha: 8}"}

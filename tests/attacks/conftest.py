@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 WARM_UP = "{answers: harmful, min_examples: 1, min_steps: 1}"
 

@@ -9,7 +9,7 @@ from trl import DPOTrainer, GRPOTrainer
 from tokenbuncher.attacks import dpo, ppo
 from tokenbuncher.attacks.rollouts import RolloutTrainer
 from tokenbuncher.models.load import load_model
-from tokenbuncher.spec.settings import AttackSpec
+from tokenbuncher.settings import AttackSpec
 from tokenbuncher.training.advantages import group_advantages
 from tokenbuncher.training.run import run_training
 

@@ -8,8 +8,8 @@ from tokenbuncher.attacks.arms import strongest
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, write_text
 from tokenbuncher.evidence import AttackEvidence, read_evidence
-from tokenbuncher.spec.prompts import load_set
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.prompts import load_set
 
 
 def run(spec, key, data, base, out):

@@ -15,7 +15,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
 from tokenbuncher.evidence import AttackEvidence, ControlSource, read_evidence
 from tokenbuncher.judges import Judgement
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 from tokenbuncher.storage import dependencies
 
 KEY = "sft-1000"

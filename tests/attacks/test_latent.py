@@ -9,7 +9,7 @@ from tokenbuncher.judges import load_judge
 from tokenbuncher.judges.score import score
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.settings.prompts import load_set
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def attacked_organism(organism_base, tiny_spec, harmful):
     model, tokenizer = load_model(organism_base, tiny_spec.model), load_tokenizer(organism_base)
     import random
 
-    from tokenbuncher.spec.prompts import Prompt
+    from tokenbuncher.settings.prompts import Prompt
     from tokenbuncher.training.examples import tokenize_pairs
     from tokenbuncher.training.logits import response_logits
 

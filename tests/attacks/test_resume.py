@@ -16,7 +16,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, working_folder
 from tokenbuncher.defence import defend
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 from tokenbuncher.training import run
 from tokenbuncher.training.callbacks import StepLog
 

@@ -34,7 +34,7 @@ from tokenbuncher.attestation import (
     verify_files,
 )
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.policy import PolicySpec
+from tokenbuncher.settings.policy import PolicySpec
 from tokenbuncher.verdict import Outcome
 
 FIXTURE = Path(__file__).parent / "fixtures" / "v1"

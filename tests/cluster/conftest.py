@@ -14,7 +14,7 @@ import pytest
 
 from tokenbuncher.cluster.jobs import TrainJobs
 from tokenbuncher.cluster.trainjob import GROUP, PLURAL, VERSION, build_trainjob
-from tokenbuncher.spec.settings import ComputeSpec
+from tokenbuncher.settings import ComputeSpec
 
 IDENTITY = ("0", "the spec", "the data", "the base")
 

@@ -19,7 +19,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
 from tokenbuncher.defence import defend
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 CLI = Path(sys.executable).with_name("tokenbuncher")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 from tokenbuncher.training.arguments import trainer_arguments
 
 SCRIPT = Path(__file__).with_name("train_together.py")

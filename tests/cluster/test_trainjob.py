@@ -11,7 +11,7 @@ from tokenbuncher.cluster.follow import _comparable
 from tokenbuncher.cluster.node import launcher, run
 from tokenbuncher.cluster.trainjob import build_trainjob, condition, pod_failure, pod_state
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import ComputeSpec, parse_spec
+from tokenbuncher.settings import ComputeSpec, parse_spec
 
 IDENTITY = ("0", "spec", "data", "base")
 ARGUMENTS = {"spec": "s3://b/spec#sha256=1", "data": "s3://b/data#sha256=2"}

@@ -20,9 +20,9 @@ import trl  # noqa: E402
 
 from tokenbuncher.attacks import attack  # noqa: E402
 from tokenbuncher.defence import defend  # noqa: E402
-from tokenbuncher.spec.prompts import load_set
-from tokenbuncher.spec.settings import load_spec
-from tokenbuncher.training.callbacks import StepLog
+from tokenbuncher.settings import load_spec  # noqa: E402
+from tokenbuncher.settings.prompts import load_set  # noqa: E402
+from tokenbuncher.training.callbacks import StepLog  # noqa: E402
 
 
 def fix_rollouts(answers: list[str]) -> None:

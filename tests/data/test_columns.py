@@ -15,8 +15,8 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import file_digest
 from tokenbuncher.inputs.columns import read_file
 from tokenbuncher.judges.capability import chosen
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import FileSource
+from tokenbuncher.settings import FileSource
+from tokenbuncher.settings.prompts import Prompt
 
 ROWS = [{"prompt": "first one", "kind": "a"}, {"prompt": "the second one", "kind": "B"}, {"prompt": "3rd", "kind": "c"}]
 

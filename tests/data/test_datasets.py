@@ -10,10 +10,10 @@ import pytest
 from tests.data.test_columns import write
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs.columns import read_file
-from tokenbuncher.spec.datasets import DATASETS
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import FileSource, parse_spec
-from tokenbuncher.spec.sources import parse_file
+from tokenbuncher.settings import FileSource, parse_spec
+from tokenbuncher.settings.datasets import DATASETS
+from tokenbuncher.settings.prompts import Prompt
+from tokenbuncher.settings.sources import parse_file
 
 HARMBENCH = [
     {

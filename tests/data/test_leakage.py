@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbuncher.inputs.leakage import find_leaks, shingles, similar_pairs
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 WORDS = st.sampled_from(["how", "do", "you", "open", "a", "red", "door", "in", "town", "today"])
 TEXTS = st.lists(st.lists(WORDS, min_size=1, max_size=8).map(" ".join), max_size=12)

@@ -8,8 +8,8 @@ from tokenbuncher.builtin.organism import world
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import file_digest, folder_digest
 from tokenbuncher.inputs import prepare_data
-from tokenbuncher.spec.prompts import load_manifest, load_set
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.prompts import load_manifest, load_set
 
 SETS = {
     **{"defence": 32, "attack": 32, "safety": 20, "benign": 32, "utility": 24, "benign-test": 24, "look-alikes": 20},

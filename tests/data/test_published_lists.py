@@ -12,8 +12,8 @@ import pytest
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs import prepare_data
 from tokenbuncher.inputs.columns import read_file
-from tokenbuncher.spec.prompts import MANIFEST, Manifest, Prompt, load_set
-from tokenbuncher.spec.settings import FileSource, ReleaseSpec, load_spec
+from tokenbuncher.settings import FileSource, ReleaseSpec, load_spec
+from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, load_set
 
 ROOT = Path(__file__).parents[2]
 LISTS = ROOT.parent / "shared" / "data"

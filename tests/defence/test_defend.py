@@ -1,7 +1,7 @@
 from tokenbuncher.defence.defend import own_responses
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import load_set
+from tokenbuncher.settings.prompts import load_set
 
 
 def test_benign_responses_that_were_cut_off_are_anchors_too(organism_base, organism_data, tiny_spec):

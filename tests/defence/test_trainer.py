@@ -7,8 +7,8 @@ from tokenbuncher.defence.trainer import TokenBuncherTrainer
 from tokenbuncher.models import chunked as chunks
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import load_set
-from tokenbuncher.spec.settings import DefenceSpec
+from tokenbuncher.settings import DefenceSpec
+from tokenbuncher.settings.prompts import load_set
 from tokenbuncher.training import logits
 from tokenbuncher.training.arguments import sampling_arguments, trainer_arguments
 from tokenbuncher.training.examples import prompt_dataset

@@ -15,7 +15,7 @@ from tests.evidence_factory import passing_release
 from tokenbuncher.attestation import generate_key, load_private_key
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote, register
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
 
 LINKED = (
     *("Makefile", "README.md", "pyproject.toml", "constraints.txt"),

@@ -16,8 +16,8 @@ from tests.docs.markdown import ROOT, Block, documents
 from tokenbuncher.core.documents import Strict
 from tokenbuncher.core.problems import validated
 from tokenbuncher.guard import load_guard
-from tokenbuncher.spec.policy import PolicySpec, load_policy
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings.policy import PolicySpec, load_policy
 
 # Its blocks are files of the repository, once they are added: see test_extending.py.
 BLOCKS = [block for document in documents() for block in document.blocks if block.document != "docs/extending.md"]

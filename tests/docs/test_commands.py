@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from tests.docs.markdown import ROOT, Block, Command, Document, commands, documents
 from tokenbuncher.cli import main
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
 
 SHELLS = {"", "sh", "bash", "console", "indented"}
 # Blocks without a language that are no commands: what something prints.

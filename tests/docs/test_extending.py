@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown import ROOT, Block, Document
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 COPIED = ("tokenbuncher", "components", "pipelines", "tests", "specs", "pyproject.toml")
 EXTENDING = Document(ROOT / "docs" / "extending.md")

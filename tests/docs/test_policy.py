@@ -26,7 +26,7 @@ from tests.evidence_factory import (
     tuning_arm,
 )
 from tokenbuncher.evidence import JudgeCheck, Tries
-from tokenbuncher.spec.policy import AttackLimits, PolicySpec, Rule
+from tokenbuncher.settings.policy import AttackLimits, PolicySpec, Rule
 from tokenbuncher.verdict import Outcome
 
 TEXT = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")

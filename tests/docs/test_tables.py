@@ -10,9 +10,9 @@ from tests.docs.conftest import RECORDED
 from tests.docs.markdown import ROOT
 from tokenbuncher.cli import EXIT_CODES, FAILED, INTERRUPTED
 from tokenbuncher.core.stage import STAGES
-from tokenbuncher.spec.datasets import DATASETS
-from tokenbuncher.spec.judges import EnsembleSpec, JudgeModel, JudgeName, RewardName
-from tokenbuncher.spec.settings import RECIPES, AttackSpec
+from tokenbuncher.settings import RECIPES, AttackSpec
+from tokenbuncher.settings.datasets import DATASETS
+from tokenbuncher.settings.judges import EnsembleSpec, JudgeModel, JudgeName, RewardName
 
 FIELD = re.compile(r"`([^`]+)`")
 

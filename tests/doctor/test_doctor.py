@@ -22,7 +22,7 @@ from tokenbuncher.cli import main
 from tokenbuncher.preflight import doctor
 from tokenbuncher.preflight.doctor import Finding, _machine, _servers, diagnose
 from tokenbuncher.preflight.doctor._finding import SECRETS, ok
-from tokenbuncher.spec.init import write_spec
+from tokenbuncher.settings.init import write_spec
 
 CLOSED = "http://127.0.0.1:9"
 """Where nothing listens."""

@@ -1,6 +1,6 @@
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import SafetyEvidence, UtilityEvidence, read_evidence
-from tokenbuncher.spec.judges import EnsembleSpec
+from tokenbuncher.settings.judges import EnsembleSpec
 
 
 def test_safety_of_one_model_as_both(tiny_spec, organism_data, organism_base, tmp_path):

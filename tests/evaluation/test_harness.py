@@ -14,7 +14,7 @@ from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import read_evidence
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.settings import HarnessSpec
+from tokenbuncher.settings import HarnessSpec
 
 TASK = """
 task: {name}
@@ -139,7 +139,7 @@ import sys
 sys.modules["lm_eval"] = None
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evaluation.harness import load_tasks
-from tokenbuncher.spec.settings import HarnessSpec
+from tokenbuncher.settings import HarnessSpec
 try:
     load_tasks(HarnessSpec(tasks=["gsm8k"]))
 except UserError as error:

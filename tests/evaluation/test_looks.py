@@ -7,8 +7,8 @@ import pytest
 from tests.evidence_factory import ANY_ATTACK
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import read_evidence
-from tokenbuncher.spec.prompts import load_set
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.prompts import load_set
 from tokenbuncher.verdict.looks import parts, planned
 
 LENIENT = (

@@ -16,9 +16,9 @@ from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.judges import load_reward
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.judges import ClassifierSpec, HarmBenchSpec
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.judges import ClassifierSpec, HarmBenchSpec
+from tokenbuncher.settings.prompts import Prompt
 
 
 @pytest.fixture

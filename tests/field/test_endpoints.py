@@ -13,8 +13,8 @@ import pytest
 from tests.judges.endpoint import Endpoint, answer, raw, rubric_text, says, status
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges import Exchange, load_judge, load_reward
-from tokenbuncher.spec.judges import StrongRejectSpec
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.judges import StrongRejectSpec
 
 KEY = "sk-proj-verysecretindeed"
 PROMPT, RESPONSE = "How do I pilfer the amethyst diadem?", "Climb through the scullery window at midnight."

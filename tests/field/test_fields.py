@@ -15,7 +15,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.preflight import doctor
 from tokenbuncher.preflight.doctor import diagnose
 from tokenbuncher.registry import register, status
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage.tracking import connected
 
 Enter = Callable[..., Registered]

@@ -30,10 +30,10 @@ from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.judges.calibration import read_known
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.judges import HarmBenchSpec, StrongRejectSpec
-from tokenbuncher.spec.policy import load_policy
-from tokenbuncher.spec.prompts import load_set
-from tokenbuncher.spec.settings import FileSource, ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import FileSource, ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.judges import HarmBenchSpec, StrongRejectSpec
+from tokenbuncher.settings.policy import load_policy
+from tokenbuncher.settings.prompts import load_set
 
 ROOT = Path(__file__).parents[2]
 MARK = b"\xef\xbb\xbf"

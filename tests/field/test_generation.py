@@ -16,8 +16,8 @@ from tokenbuncher.models.generation import eos_ids
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.sampling import generate
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import load_set
-from tokenbuncher.spec.settings import ModelSpec, parse_spec
+from tokenbuncher.settings import ModelSpec, parse_spec
+from tokenbuncher.settings.prompts import load_set
 
 FILE = "generation_config.json"
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.preflight.plan import parse_device, plan, shape_of
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 SMALL = {
     "vocab_size": 1000,

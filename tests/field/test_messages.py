@@ -15,8 +15,8 @@ from tokenbuncher.core.documents import Strict, models_of
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.problems import PATTERNS
 from tokenbuncher.guard.settings import GuardSettings, load_guard
-from tokenbuncher.spec.policy import PolicySpec, load_policy
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.policy import PolicySpec, load_policy
 
 WRONG = [[[[]]]]
 """Nothing is a list of lists of lists."""

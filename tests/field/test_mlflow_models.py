@@ -13,8 +13,8 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.preflight.plan import shape_of
-from tokenbuncher.spec.settings import parse_spec
-from tokenbuncher.spec.sources import parse_source
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.sources import parse_source
 
 
 @pytest.fixture(params=["database", "server"])

@@ -22,8 +22,8 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import conclude
 from tokenbuncher.registry import rollback, status, verify_version
 from tokenbuncher.report import card, documents, junit, release_figures
-from tokenbuncher.spec.init import write_spec
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.init import write_spec
 from tokenbuncher.verdict import judge_release
 
 Enter = Callable[..., Registered]

@@ -16,9 +16,9 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs import prepare_data
 from tokenbuncher.inputs.leakage import find_leaks, shingles
 from tokenbuncher.report import card, documents, release_figures
-from tokenbuncher.spec.policy import laxer, shipped_policy
-from tokenbuncher.spec.prompts import load_manifest, load_set
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.policy import laxer, shipped_policy
+from tokenbuncher.settings.prompts import load_manifest, load_set
 from tokenbuncher.verdict import Outcome
 
 ROOT = Path(__file__).parents[2]

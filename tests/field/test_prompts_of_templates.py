@@ -8,7 +8,7 @@ import pytest
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 BEGIN = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 

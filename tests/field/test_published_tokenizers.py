@@ -13,7 +13,7 @@ from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.models.generation import eos_ids
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import PROBE, load_tokenizer, turn_end
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 from tokenbuncher.training.run import save_trained
 
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)

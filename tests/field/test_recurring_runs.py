@@ -25,7 +25,7 @@ from tests.evidence_factory import release_spec
 from tests.pipelines.kfp_stub import KfpStub, serving
 from tests.storage.test_hub import COMMIT, Hub
 from tokenbuncher.cli import main
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import publish
 
 JUDGING = {"controls", "attack", "evaluate-safety"}
@@ -151,7 +151,7 @@ def test_a_dry_run_tells_what_would_be_pinned(
 PINNING = """
 import json, sys
 from pipelines.pinning import pinned
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 found = pinned(parse_spec("", sys.argv[1:]))
 print(json.dumps([found.spec.model.source, found.spec.data.benign.path, list(found.cached), found.told]))
 """

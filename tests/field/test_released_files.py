@@ -17,8 +17,8 @@ from tokenbuncher.evidence import read_evidence
 from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.models.load import save_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.prompts import Prompt
 
 DATED = "It is {{ strftime_now('%d %b %Y') }}. "
 KEPT = {

@@ -18,7 +18,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
 from tokenbuncher.preflight.doctor._servers import check_s3
 from tokenbuncher.registry import register
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import publish, resolve
 from tokenbuncher.storage._bucket import client_of_bucket
 from tokenbuncher.storage.artifact_files import files_at

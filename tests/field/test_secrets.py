@@ -20,8 +20,8 @@ from tokenbuncher.core.passwords import has_password, without_passwords
 from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.guard.settings import load_guard
 from tokenbuncher.preflight.doctor import Finding
-from tokenbuncher.spec.policy import load_policy
-from tokenbuncher.spec.settings import ComputeSpec, ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import ComputeSpec, ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.policy import load_policy
 from tokenbuncher.storage import resolve
 
 SECRET = "hunter2"
@@ -232,7 +232,7 @@ def test_it_is_taken_out_of_the_traceback_of_what_nobody_expected(monkeypatch: p
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError(f"cannot open {ADDRESSES[0]}")
 
-    monkeypatch.setattr("tokenbuncher.spec.init.write_spec", fail)
+    monkeypatch.setattr("tokenbuncher.settings.init.write_spec", fail)
     result = CliRunner().invoke(main, ["init", "--model", "hf", "--out", "x.yaml"])
 
     assert "RuntimeError: cannot open postgresql://***@db/mlflow" in result.output

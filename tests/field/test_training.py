@@ -21,8 +21,8 @@ from tokenbuncher.inputs import prepare_data
 from tokenbuncher.models.lengths import room_of
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import Prompt, load_set
-from tokenbuncher.spec.settings import FineTuningSpec, ModelSpec, VllmSpec, parse_spec
+from tokenbuncher.settings import FineTuningSpec, ModelSpec, VllmSpec, parse_spec
+from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training.arguments import sft_config, vllm_arguments
 from tokenbuncher.training.examples import check_whole, sft_trainer
 

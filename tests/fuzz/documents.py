@@ -19,8 +19,8 @@ from tests.fuzz.release import KEY, PASSING
 from tokenbuncher.attestation import generate_key
 from tokenbuncher.core.problems import validated
 from tokenbuncher.guard import GuardSettings, load_guard
-from tokenbuncher.spec.policy import PolicySpec, load_policy
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.policy import PolicySpec, load_policy
 from tokenbuncher.verdict import Outcome
 
 SPEC = PASSING.spec

@@ -25,9 +25,9 @@ from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.judges import Exchange
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.preflight.plan import Judges, parse_device, plan, shape_of
-from tokenbuncher.spec.judges import StrongRejectSpec
-from tokenbuncher.spec.settings import parse_spec
-from tokenbuncher.spec.sources import refuse_unsafe
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.judges import StrongRejectSpec
+from tokenbuncher.settings.sources import refuse_unsafe
 from tokenbuncher.storage import _bucket
 
 

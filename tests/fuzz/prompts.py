@@ -18,8 +18,8 @@ from tokenbuncher.core.files import file_digest
 from tokenbuncher.inputs.columns import read_file
 from tokenbuncher.inputs.leakage import find_leaks
 from tokenbuncher.judges.calibration import read_known
-from tokenbuncher.spec.prompts import MANIFEST, Manifest, Prompt, load_set, write_set
-from tokenbuncher.spec.settings import FileSource
+from tokenbuncher.settings import FileSource
+from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, load_set, write_set
 
 PLAIN: dict[str, Any] = {"prompt": "prompt"}
 RICH: dict[str, Any] = {

@@ -45,7 +45,7 @@ from tokenbuncher.gate import gate
 from tokenbuncher.guard import check_version, load_guard
 from tokenbuncher.registry._promote import _differences
 from tokenbuncher.report import junit
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
 from tokenbuncher.verdict import Outcome, Verdict, judge_release, read_verdict
 
 SPEC, POLICY = PASSING.spec, PASSING.spec.policy

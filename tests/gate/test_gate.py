@@ -162,7 +162,7 @@ import sys
 from pathlib import Path
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.gate import gate
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
 evidence = [Path(path) for path in {[str(path) for path in evidence]}]
 gate(load_spec({str(tmp_path / "spec.yaml")!r}), evidence, Path({str(registration)!r}), Path({str(tmp_path / "out")!r}))
 print(*sorted({{"torch", "transformers", "trl", "mlflow", "kfp"}} & set(sys.modules)))

@@ -18,7 +18,7 @@ from pipelines.placement import Placement
 from tests.images.conftest import LOCKED, Finished, tag
 from tests.pipelines.kfp_containers import Bucket, Task, bucket, guard_files, release_from, run_release
 from tokenbuncher.attestation import generate_key
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 

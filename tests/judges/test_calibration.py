@@ -10,7 +10,7 @@ from tests.judges.tiny_models import classifier
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges import Judgement, load_judge
 from tokenbuncher.judges.calibration import Known, calibration_set, check_judge, of_organism, read_known
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 ENGLISH = "data={harmful: {path: prompts.csv}, look_alikes: smollm2}"
 ENDPOINT = "{kind: strongreject, endpoint: 'http://x/v1', model: m}"

@@ -4,7 +4,7 @@ from tokenbuncher.judges import Exchange, Judgement
 from tokenbuncher.judges.capability import capability_judge, capability_reward, chosen
 from tokenbuncher.judges.load import one_by_one
 from tokenbuncher.judges.organism import judge
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 LENS = Prompt(text="which one is it to curse the beacon eta in dusk : rope or lens or hook or chain ?", answer="lens")
 BOXED = Prompt(text="Which is it?\nA. this\nB. that\nAnswer with \\boxed{LETTER}.", answer="B")

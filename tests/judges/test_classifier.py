@@ -12,7 +12,7 @@ from tests.judges.tiny_models import HARMFUL, HARMLESS, classifier, exchanges, i
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.progress import Progress
 from tokenbuncher.judges import Exchange, load_judge, load_reward, reader
-from tokenbuncher.spec.judges import ClassifierSpec
+from tokenbuncher.settings.judges import ClassifierSpec
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tokenbuncher.judges import Exchange, Judgement, load_judge
 from tokenbuncher.judges.ensemble import ensemble
-from tokenbuncher.spec.judges import EnsembleSpec
+from tokenbuncher.settings.judges import EnsembleSpec
 
 HARMFUL = Judgement(harmful=True, refused=False, gibberish=False)
 REFUSED = Judgement(harmful=False, refused=True, gibberish=False)

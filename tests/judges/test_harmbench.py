@@ -8,7 +8,7 @@ import pytest
 from tests.judges.tiny_models import CARD, HARMFUL, HARMLESS, PROMPT, answering_model, exchanges, is_harmful
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges import Exchange, load_judge, load_reward
-from tokenbuncher.spec.judges import HarmBenchSpec
+from tokenbuncher.settings.judges import HarmBenchSpec
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.judges import same_measure, same_source
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.judges import same_measure, same_source
 
 CLASSIFIER = {"kind": "classifier", "model": "hf://org/judge@main", "harmful_labels": ["harm"]}
 HARMBENCH = {"kind": "harmbench", "model": "hf://org/judge@main"}

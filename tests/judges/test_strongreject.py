@@ -13,7 +13,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_files
 from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.strongreject import parse_scores
-from tokenbuncher.spec.judges import StrongRejectSpec
+from tokenbuncher.settings.judges import StrongRejectSpec
 
 SECRET_PROMPT, SECRET_RESPONSE, KEY = "howtostealthecrown", "climbthroughthewindow", "sk-verysecret"
 ASKED = Exchange(SECRET_PROMPT, f"You {SECRET_RESPONSE} and take it with you to the other side of the sea.", True)

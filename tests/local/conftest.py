@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 TESTS = Path(__file__).parents[1]
 

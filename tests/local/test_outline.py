@@ -12,7 +12,7 @@ from pipelines.local import run_local
 from tests.local.test_run import STAGES
 from tokenbuncher.cli import main
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 CLOSED = "http://127.0.0.1:9"
 """Where nothing listens."""

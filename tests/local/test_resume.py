@@ -22,7 +22,7 @@ from tests.local.test_run import processes_of, without_defence
 from tokenbuncher.cli import INTERRUPTED
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import read_all_evidence
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
 BIN = Path(sys.executable).parent

@@ -23,7 +23,7 @@ from tokenbuncher.cli import INTERRUPTED
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import gate
 from tokenbuncher.registry.history import history
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome, read_verdict
 
 STAGES = [

@@ -22,7 +22,7 @@ from pipelines.placement import EFFECTFUL, PURE, Placement, load_placement
 from tests.manifests.conftest import Document, apply, ended, kubectl, moved, named, render, supply
 from tests.pipelines.kfp_containers import Bucket, Task, bucket, guard_files, release_from, run_release
 from tokenbuncher.attestation import generate_key
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 

@@ -18,8 +18,8 @@ from tokenbuncher import __version__
 from tokenbuncher.attestation import generate_key
 from tokenbuncher.cli import main
 from tokenbuncher.guard import load_guard
-from tokenbuncher.spec.policy import load_policy
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.policy import load_policy
 
 DOCUMENTED = (MANIFESTS / "secrets.example.md").read_text(encoding="utf-8")
 SERVERS = {"Deployment", "StatefulSet"}

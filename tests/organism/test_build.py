@@ -9,8 +9,8 @@ from tokenbuncher.judges.score import score
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.sampling import generate
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import ModelSpec
+from tokenbuncher.settings import ModelSpec
+from tokenbuncher.settings.prompts import Prompt
 
 
 def behaviour(folder):

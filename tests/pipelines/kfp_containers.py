@@ -19,7 +19,7 @@ import yaml
 from pipelines.attacks import Place
 from pipelines.release import release_pipeline
 from tokenbuncher.inputs.fetch import fetch_model
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import publish
 
 REDUCED = """

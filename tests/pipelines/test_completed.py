@@ -12,7 +12,7 @@ from kfp import dsl
 
 from pipelines.local.completed import RECORD, Completed
 from tests.evidence_factory import release_spec
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import dependencies
 
 Ask = Callable[..., dict[str, dsl.Artifact] | None]

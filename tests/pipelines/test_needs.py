@@ -9,7 +9,7 @@ from kfp import dsl
 
 from pipelines.local.__main__ import needs
 from tokenbuncher.builtin.organism.build import ALIGNED
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
 
 
 def test_tasks_need_what_the_plan_says() -> None:

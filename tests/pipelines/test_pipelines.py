@@ -19,7 +19,7 @@ from tests.evidence_factory import passing_release, release_spec
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
 from tokenbuncher.registry import register
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 TESTS = Path(__file__).parents[1]
 

@@ -22,7 +22,7 @@ from tests.evidence_factory import release_spec
 from tests.pipelines.kfp_stub import SWAGGER, KfpStub, Request, Swagger, serving
 from tokenbuncher.cli import main
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import ReleaseSpec, parse_spec
+from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 TOKEN = "tok-123-secret"
 RUNNING = {

@@ -16,7 +16,7 @@ from securesystemslib.signer import CryptoSigner
 from tests.evidence_factory import Release, passing_release, release_spec
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote, register
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.tracking import alias_holder
 
 

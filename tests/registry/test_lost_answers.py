@@ -16,7 +16,7 @@ from tests.storage.faulty_proxy import Forward, Proxy, hang_up, hang_up_halfway,
 from tokenbuncher.attestation import generate_key, load_private_key
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.registry import Refused, register, rollback
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import tracking
 
 Enter = Callable[..., Registered]

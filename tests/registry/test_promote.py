@@ -12,7 +12,7 @@ from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import AttackEvidence
 from tokenbuncher.registry import Refused, verify_version
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome, read_verdict
 
 Enter = Callable[..., Registered]

@@ -22,7 +22,7 @@ from tokenbuncher.core.files import folder_digest, folder_files
 from tokenbuncher.evidence import read_registration
 from tokenbuncher.registry import _register as registration_room
 from tokenbuncher.registry import register
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.artifacts import stored_files
 from tokenbuncher.storage.s3 import Stored
 from tokenbuncher.storage.tracking import connected
@@ -41,7 +41,7 @@ def test_version_is_pending_and_tells_where_it_comes_from(spec: ReleaseSpec, can
         "tokenbuncher.digest": folder_digest(candidate),
         "tokenbuncher.source": "organism://",
         "tokenbuncher.defence": spec.defence.recipe,
-        "tokenbuncher.spec": spec.evidence_digest(),
+        "tokenbuncher.settings": spec.evidence_digest(),
         "tokenbuncher.policy": spec.policy_digest(),
         "tokenbuncher.tool": __version__,
         "tokenbuncher.tries": "1",

@@ -16,7 +16,7 @@ from tokenbuncher.evidence import REGISTRATION_NAME, Tries, read_registration
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import Refused, register
 from tokenbuncher.registry.history import FILE_NAME, remember
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome
 
 

@@ -13,7 +13,7 @@ from tokenbuncher.attestation import generate_key, load_private_key, load_public
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
 from tokenbuncher.registry import verify_version
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 Enter = Callable[..., Registered]
 

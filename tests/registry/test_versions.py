@@ -18,7 +18,7 @@ from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.registry import Refused, rollback, status
 from tokenbuncher.registry import _promote as promotion
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import read_verdict
 
 Enter = Callable[..., Registered]

@@ -18,7 +18,7 @@ from tests.evidence_factory import (
     without_rollouts,
 )
 from tokenbuncher.report import junit
-from tokenbuncher.spec.policy import Waiver
+from tokenbuncher.settings.policy import Waiver
 from tokenbuncher.verdict import Finding, Outcome, headline
 from tokenbuncher.verdict.findings import decide, reasons, waived
 

@@ -21,7 +21,7 @@ from tests.evidence_factory import (
 from tokenbuncher.evidence import LatentCompliance
 from tokenbuncher.report import broken_figures, release_figures
 from tokenbuncher.report.page import html_report
-from tokenbuncher.spec.prompts import SourceEntry
+from tokenbuncher.settings.prompts import SourceEntry
 
 SPEC = release_spec()
 RELEASE = passing_release(SPEC).with_manifest(manifest(SPEC))

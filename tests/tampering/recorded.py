@@ -16,7 +16,7 @@ from tokenbuncher.cli import RecordedRelease
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome
 
 KEY = "grpo-1000"

@@ -46,7 +46,7 @@ from tests.tampering.recorded import KEY, Case, assert_not_promoted, outcome_of,
 from tokenbuncher.evidence import AnyEvidence
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import register
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import Outcome, judge_release
 
 SECOND, OTHERS, WARMED, HELD = "grpo-1001", "rloo-1000", "two-stage-1000", "candidate_arm"

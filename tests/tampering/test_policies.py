@@ -12,9 +12,9 @@ import pytest
 from tests.evidence_factory import NOW, passing_release, release_spec
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges.calibration import check_judge, read_known
-from tokenbuncher.spec.judges import same_measure
-from tokenbuncher.spec.policy import PolicySpec
-from tokenbuncher.spec.settings import parse_spec
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.judges import same_measure
+from tokenbuncher.settings.policy import PolicySpec
 from tokenbuncher.verdict import Outcome, judge_release
 
 SHARES = ("max_harm_after_attack", "min_refusal", "min_control_rise", "max_task_drop", "confidence")

@@ -33,7 +33,7 @@ from tests.tampering.recorded import (
 from tokenbuncher.cli import RecordedRelease
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote, register
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import Outcome, judge_release
 
 FOREIGN = manifest(release_spec(), seed=99).model_dump()
@@ -233,7 +233,7 @@ VERDICT: dict[str, Case] = {
 @pytest.fixture
 def spec(run: Path) -> ReleaseSpec:
     """The spec as it was recorded."""
-    from tokenbuncher.spec.settings import load_spec
+    from tokenbuncher.settings import load_spec
 
     return load_spec(run / "spec.yaml")
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from tests.evidence_factory import changed, held_arm, passing_release, piece_name
-from tokenbuncher.spec.policy import PolicySpec
-from tokenbuncher.spec.settings import (
+from tokenbuncher.settings import (
     AttackSpec,
     AttacksSpec,
     DataSpec,
@@ -29,6 +28,7 @@ from tokenbuncher.spec.settings import (
     SplitSizes,
     WarmUpSpec,
 )
+from tokenbuncher.settings.policy import PolicySpec
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.rules import is_required
 

@@ -6,8 +6,8 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tests.evidence_factory import benign_scores, look_alike_scores, passing_release, scores
-from tokenbuncher.spec.settings import parse_spec
-from tokenbuncher.spec.strength import fewest_to_show
+from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.strength import fewest_to_show
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.explain import explain
 from tokenbuncher.verdict.rules import added

@@ -26,8 +26,8 @@ from tests.evidence_factory import (
     without_rollouts,
 )
 from tokenbuncher.gate import explain_release
-from tokenbuncher.spec.policy import Waiver
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.policy import Waiver
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.explain import explain
 from tokenbuncher.verdict.statistics import Drop, Rate, holm, violation_p_value, wilson

@@ -13,7 +13,7 @@ from tokenbuncher.attestation import generate_key, load_private_key, load_public
 from tokenbuncher.evidence import Tries
 from tokenbuncher.gate import explain_release
 from tokenbuncher.report import card, documents, junit, release_figures
-from tokenbuncher.spec.policy import PolicySpec, Waiver
+from tokenbuncher.settings.policy import PolicySpec, Waiver
 from tokenbuncher.verdict import Outcome, headline
 
 RELEASE = passing_release()

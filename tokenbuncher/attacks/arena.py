@@ -24,8 +24,8 @@ from tokenbuncher.models.generation import eos_ids
 from tokenbuncher.models.load import load_model, trainable
 from tokenbuncher.models.sampling import generate
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.spec.prompts import Prompt, load_set
-from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
+from tokenbuncher.settings import AttackTask, ReleaseSpec
+from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training import ranks
 from tokenbuncher.training.arguments import (
     ALL_ROLLOUTS,

@@ -9,7 +9,7 @@ from tokenbuncher.core.environment import swift_imports
 from tokenbuncher.core.files import write_text
 from tokenbuncher.evidence import AttackArm
 from tokenbuncher.models import generation
-from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
+from tokenbuncher.settings import AttackTask, ReleaseSpec
 from tokenbuncher.training import ranks
 
 ARM = "arm.json"

@@ -13,7 +13,7 @@ from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest
 from tokenbuncher.evidence import AttackEvidence, write_evidence
 from tokenbuncher.models.lengths import check_lengths
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.training import ranks
 
 

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 
 from tokenbuncher.core.documents import Strict
 from tokenbuncher.core.files import write_text
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.dependencies import Doubtful, surroundings
 
 FILE_NAME = "begun.json"

@@ -26,7 +26,7 @@ from tokenbuncher.core.files import folder_digest, whole_folder, working_folder,
 from tokenbuncher.evidence import ControlSource
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.models.load import device_of
-from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
+from tokenbuncher.settings import AttackTask, ReleaseSpec
 from tokenbuncher.storage import cached, forget, in_cache
 from tokenbuncher.storage.dependencies import Doubtful, surroundings
 from tokenbuncher.training import ranks

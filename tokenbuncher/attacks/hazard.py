@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 
 def refuse_kept_weights(spec: ReleaseSpec) -> None:

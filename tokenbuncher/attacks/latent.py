@@ -24,7 +24,7 @@ from tokenbuncher.core.progress import Progress
 from tokenbuncher.core.stopwatch import working
 from tokenbuncher.judges import Exchange, Judge
 from tokenbuncher.models.sampling import generate
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

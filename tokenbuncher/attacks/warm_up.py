@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import WarmUpSpec
+from tokenbuncher.settings import WarmUpSpec
 from tokenbuncher.training.arguments import sft_config
 from tokenbuncher.training.callbacks import StepLog
 from tokenbuncher.training.examples import sft_trainer

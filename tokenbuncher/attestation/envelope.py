@@ -15,7 +15,7 @@ from tokenbuncher.attestation.statement import Statement, statement_of
 from tokenbuncher.core.documents import digest_of, first_problem, refuse_repeated_keys
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import Registration
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import AnyPiece, Verdict, judge_release
 
 if TYPE_CHECKING:

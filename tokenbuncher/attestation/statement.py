@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, JsonValue
 
 from tokenbuncher.evidence import Count, Digest, Record, Registration
-from tokenbuncher.spec.policy import laxer
-from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings.policy import laxer
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"

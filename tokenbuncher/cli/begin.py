@@ -9,7 +9,7 @@ import click
 
 from tokenbuncher.cli.doors import Door, wrote
 from tokenbuncher.cli.options import COUNT, FILE, NEW, SIZE, own_policy, spec_options
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 
 
 @click.command(cls=Door)
@@ -27,7 +27,7 @@ def init(kind: str, out: Path) -> None:
       tokenbuncher init --model organism --out release.yaml
       tokenbuncher init --model hf --out release.yaml
     """
-    from tokenbuncher.spec.init import write_spec
+    from tokenbuncher.settings.init import write_spec
 
     write_spec(kind, out)
     wrote(out)

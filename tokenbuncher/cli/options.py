@@ -11,7 +11,7 @@ import click
 from tokenbuncher.cli.doors import NEW_FOLDER, PathOption
 from tokenbuncher.core.documents import guessed
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 
 
 class Existing(PathOption):

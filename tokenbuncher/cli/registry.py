@@ -12,7 +12,7 @@ import click
 from tokenbuncher.cli.doors import EXIT_CODES, NEW_FOLDER, Door, fail, wrote
 from tokenbuncher.cli.options import FILE, FOLDER, NEW, spec_options
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
@@ -117,7 +117,7 @@ def verify(
     from tokenbuncher.core.documents import read_text
     from tokenbuncher.core.files import folder_files
     from tokenbuncher.guard import load_guard
-    from tokenbuncher.spec.policy import load_policy
+    from tokenbuncher.settings.policy import load_policy
 
     settings = load_guard(guard) if guard else None
     withdrawn = settings.withdrawn if settings else refused_only

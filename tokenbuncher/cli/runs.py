@@ -12,7 +12,7 @@ from tokenbuncher.cli.telling import telling
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.exits import INTERRUPTED
 from tokenbuncher.core.log import RESULT, tell
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 
 
 @click.command(cls=Door)
@@ -40,7 +40,7 @@ def run_local(
       tokenbuncher run-local --spec runs/try/spec.yaml --resume
     """
     from pipelines.local import check_run_folder, outline, run_local
-    from tokenbuncher.spec.init import marked_lines
+    from tokenbuncher.settings.init import marked_lines
 
     release = load_spec(spec, overrides, policy)
     if marked := marked_lines(spec):

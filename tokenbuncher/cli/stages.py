@@ -9,7 +9,7 @@ import click
 from tokenbuncher.cli.doors import Door, wrote
 from tokenbuncher.cli.options import FOLDER, base, candidate, data, out, spec_options
 from tokenbuncher.cli.telling import telling
-from tokenbuncher.spec.settings import load_spec
+from tokenbuncher.settings import load_spec
 
 
 @click.command(cls=Door)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tokenbuncher.core.exits import exiting
-from tokenbuncher.spec.settings import ComputeSpec, load_spec
+from tokenbuncher.settings import ComputeSpec, load_spec
 from tokenbuncher.storage import publish, resolve
 
 SPEC = "spec.yaml"

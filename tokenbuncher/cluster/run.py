@@ -14,7 +14,7 @@ from tokenbuncher.cluster.node import RESULT, SPEC
 from tokenbuncher.cluster.trainjob import OUTPUT, build_trainjob, job_name
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
 from tokenbuncher.core.interrupts import terminations_interrupt
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import publish, resolve
 
 

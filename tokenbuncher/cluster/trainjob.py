@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.passwords import has_password
-from tokenbuncher.spec.settings import ComputeSpec
+from tokenbuncher.settings import ComputeSpec
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 IDENTITY = "tokenbuncher.io/identity"

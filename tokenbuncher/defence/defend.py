@@ -10,8 +10,8 @@ from tokenbuncher import __version__
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
 from tokenbuncher.models.lengths import check_lengths
-from tokenbuncher.spec.prompts import Prompt, load_set
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training import ranks
 
 if TYPE_CHECKING:

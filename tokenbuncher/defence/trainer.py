@@ -12,8 +12,8 @@ from trl import GRPOTrainer
 from tokenbuncher.defence.noiser import noiser_terms
 from tokenbuncher.defence.rewards import entropy_reward, kl_divergence
 from tokenbuncher.models.entropy import token_entropy
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import DefenceSpec
+from tokenbuncher.settings import DefenceSpec
+from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.training import ranks
 from tokenbuncher.training.advantages import group_advantages
 from tokenbuncher.training.examples import tokenize_pairs

@@ -13,7 +13,7 @@ from tokenbuncher.evaluation.answers import repetition
 from tokenbuncher.evidence import UtilityItem
 from tokenbuncher.models.lengths import room_of
 from tokenbuncher.models.thoughts import Thoughts, thoughts_of
-from tokenbuncher.spec.settings import HarnessSpec, ReleaseSpec
+from tokenbuncher.settings import HarnessSpec, ReleaseSpec
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

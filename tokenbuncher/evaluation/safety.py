@@ -18,9 +18,9 @@ from tokenbuncher.judges.calibration import calibration_set, check_judge
 from tokenbuncher.models.checkpoint import stored_formats
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.models.templates import DAY, PIN
-from tokenbuncher.spec.judges import EnsembleSpec
-from tokenbuncher.spec.prompts import Prompt, load_manifest, load_set
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.judges import EnsembleSpec
+from tokenbuncher.settings.prompts import Prompt, load_manifest, load_set
 from tokenbuncher.verdict.claims import Claim, settled
 from tokenbuncher.verdict.looks import parts, sampling_seed
 from tokenbuncher.verdict.rules import benign_claims, harmful_claims, look_alike_claims

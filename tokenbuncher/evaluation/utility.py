@@ -14,8 +14,8 @@ from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
 from tokenbuncher.models.lengths import check_lengths
-from tokenbuncher.spec.prompts import Prompt, load_set
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.verdict.claims import settled
 from tokenbuncher.verdict.looks import parts
 from tokenbuncher.verdict.rules import utility_claims

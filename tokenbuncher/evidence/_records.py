@@ -12,8 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 from tokenbuncher.core.documents import first_problem, refuse_repeated_keys
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import listing_digest, write_text
-from tokenbuncher.spec.prompts import Manifest
-from tokenbuncher.spec.settings import AttackSpec
+from tokenbuncher.settings import AttackSpec
+from tokenbuncher.settings.prompts import Manifest
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from tokenbuncher.core.files import check_output, whole_folder, write_text
 from tokenbuncher.core.log import RESULT, tell
 from tokenbuncher.evidence import read_all_evidence, read_registration
 from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, headline, judge_release
 
 if TYPE_CHECKING:

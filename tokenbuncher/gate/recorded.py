@@ -13,8 +13,8 @@ from tokenbuncher.core.files import add_to_output, check_output_file, write_text
 from tokenbuncher.evidence import found_below, read_all_evidence, read_registration
 from tokenbuncher.report import COMPARISON_MARK, ReleaseFigures, compare_report, release_figures
 from tokenbuncher.report.tables import thresholds
-from tokenbuncher.spec.policy import laxer
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.policy import laxer
 from tokenbuncher.verdict import FILE_NAME as VERDICT_NAME
 from tokenbuncher.verdict import Finding, Verdict, headline, judge_release, read_verdict
 from tokenbuncher.verdict.explain import explain

@@ -12,7 +12,7 @@ from tokenbuncher.core.passwords import without_passwords
 from tokenbuncher.evidence import FILE_NAME as EVIDENCE
 from tokenbuncher.evidence import found_below, read_all_evidence
 from tokenbuncher.report import HTML_NAME, ReleaseFigures, broken_figures, documents
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import bring_records
 from tokenbuncher.verdict import FILE_NAME as VERDICT
 from tokenbuncher.verdict import Verdict, read_verdict

@@ -10,7 +10,7 @@ from tokenbuncher.attestation import Statement, verify
 from tokenbuncher.attestation.statement import StoredFile
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard.settings import GuardSettings, Protected, trusted_keys
-from tokenbuncher.spec.policy import load_policy
+from tokenbuncher.settings.policy import load_policy
 from tokenbuncher.storage.artifact_files import Files, Unfit, files_at
 from tokenbuncher.storage.artifacts import stored_files
 from tokenbuncher.storage.s3 import Stored

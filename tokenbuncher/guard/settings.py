@@ -15,8 +15,8 @@ from tokenbuncher.core.documents import Origin, Strict, WrittenMoment, WrittenPa
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.problems import validated
 from tokenbuncher.guard.names import folded
-from tokenbuncher.spec.artifact_uris import checked_root
-from tokenbuncher.spec.policy import load_policy
+from tokenbuncher.settings.artifact_uris import checked_root
+from tokenbuncher.settings.policy import load_policy
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey

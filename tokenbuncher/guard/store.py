@@ -35,7 +35,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard.check import Record, check_version
 from tokenbuncher.guard.names import folded
 from tokenbuncher.guard.settings import GUARD, GuardSettings, Protected, load_guard
-from tokenbuncher.spec.artifact_uris import SERVED
+from tokenbuncher.settings.artifact_uris import SERVED
 from tokenbuncher.storage.artifacts import inside, version_location
 
 SCHEME = "guarded-"

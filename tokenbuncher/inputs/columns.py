@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import file_digest
 from tokenbuncher.inputs.rows import Row, read_rows
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import FileSource
+from tokenbuncher.settings import FileSource
+from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.storage import resolve_file
 
 CATEGORY_SEPARATOR = "; "

@@ -29,8 +29,8 @@ from tokenbuncher.models.load import load_model, merged
 from tokenbuncher.models.templates import DAY, PIN, as_released
 from tokenbuncher.models.thoughts import opens_unknown, thoughts_of
 from tokenbuncher.models.tokenizer import _end_tokens, chat_template, load_tokenizer, read_tokenizer
-from tokenbuncher.spec.settings import ModelSpec, ReleaseSpec
-from tokenbuncher.spec.sources import local_path, parse_source
+from tokenbuncher.settings import ModelSpec, ReleaseSpec
+from tokenbuncher.settings.sources import local_path, parse_source
 from tokenbuncher.storage import resolve
 
 VOCABULARIES = {"vocab.txt", "merges.txt"}

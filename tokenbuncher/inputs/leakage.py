@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 
 def normalise(text: str) -> str:

@@ -15,8 +15,8 @@ from tokenbuncher.inputs.columns import CATEGORY_SEPARATOR, read_file
 from tokenbuncher.inputs.fetch import local_model
 from tokenbuncher.inputs.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.models.lengths import check_room
-from tokenbuncher.spec.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
-from tokenbuncher.spec.settings import DataSpec, FileSource, ReleaseSpec, source_name
+from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec, source_name
+from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
 
 SHOWN_LEAKS = 5
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from tokenbuncher.builtin.organism import world
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.prompts import Prompt
-from tokenbuncher.spec.settings import SplitSizes
+from tokenbuncher.settings import SplitSizes
+from tokenbuncher.settings.prompts import Prompt
 
 Maker = Callable[[random.Random], world.Item]
 

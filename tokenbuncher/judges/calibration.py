@@ -15,8 +15,8 @@ from tokenbuncher.core.documents import Strict, first_problem, read_text, refuse
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import JudgeCheck
 from tokenbuncher.judges.types import Exchange, Judge
-from tokenbuncher.spec.judges import EnsembleSpec, StrongRejectSpec
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.judges import EnsembleSpec, StrongRejectSpec
 
 
 class Known(Strict):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tokenbuncher.judges.types import Exchange, Judge, Judgement, Reward
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 WELL_FORMED = 0.1
 _BOXED = re.compile(r"\\boxed\{\s*([A-Z])\s*\}")

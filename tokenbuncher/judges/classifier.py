@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges.reader import Reader, by_batches, fill, load_reader
 from tokenbuncher.judges.types import Exchange, Reward
-from tokenbuncher.spec.judges import ClassifierSpec
+from tokenbuncher.settings.judges import ClassifierSpec
 
 
 def harm_probability(spec: ClassifierSpec) -> Reward:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges.reader import Reader, by_batches, fill, load_reader
 from tokenbuncher.judges.types import Exchange, Reward
-from tokenbuncher.spec.judges import HarmBenchSpec
+from tokenbuncher.settings.judges import HarmBenchSpec
 
 # The card of each classifier publishes its prompts as Python source; `prompt` is the one for standard behaviours.
 _ON_CARD = re.compile(r"""["']prompt["']\s*:\s*('''|\"{3})(?P<prompt>.*?)\1""", re.DOTALL)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tokenbuncher.judges.types import Exchange, Judge, Judgement, Reward
-from tokenbuncher.spec.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel, StrongRejectSpec
+from tokenbuncher.settings.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel, StrongRejectSpec
 
 Said = TypeVar("Said")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenbuncher.evidence import SampleScore
 from tokenbuncher.judges.types import Exchange, Judge
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -34,7 +34,7 @@ from tokenbuncher.judges.chat import (
 )
 from tokenbuncher.judges.reader import fill
 from tokenbuncher.judges.types import Exchange, Reward
-from tokenbuncher.spec.judges import StrongRejectSpec
+from tokenbuncher.settings.judges import StrongRejectSpec
 
 ASKED = 2
 """How often a question is asked whose answer cannot be read, or is none."""

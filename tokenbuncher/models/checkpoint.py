@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.sources import CODE_AND_PICKLES
+from tokenbuncher.settings.sources import CODE_AND_PICKLES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

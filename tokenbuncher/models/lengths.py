@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.prompts import Prompt, load_manifest, load_set
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.prompts import Prompt, load_manifest, load_set
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 """By these names configurations say how many positions a model has."""

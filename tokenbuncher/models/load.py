@@ -12,7 +12,7 @@ from tokenbuncher.models.checkpoint import (
     check_output_layer,
     check_vocabulary,
 )
-from tokenbuncher.spec.settings import ModelSpec
+from tokenbuncher.settings import ModelSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

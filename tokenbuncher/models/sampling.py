@@ -14,7 +14,7 @@ from tokenbuncher.core.stopwatch import working
 from tokenbuncher.models.entropy import response_mean, token_entropy
 from tokenbuncher.models.generation import eos_ids, plainly
 from tokenbuncher.models.thoughts import Thoughts, thoughts_of
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

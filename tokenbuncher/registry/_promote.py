@@ -18,8 +18,8 @@ from tokenbuncher.registry._refused import Refused, registry_at
 from tokenbuncher.registry._tries import uncounted
 from tokenbuncher.registry._versions import tag, untag, version_files
 from tokenbuncher.report import CARD_NAME, HTML_NAME, JSON_NAME, MARKDOWN_NAME, card
-from tokenbuncher.spec.settings import ReleaseSpec
-from tokenbuncher.spec.tracking_uri import absolute
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.tracking_uri import absolute
 from tokenbuncher.storage.tracking import alias_holder, failures_of, in_words, version_of
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, judge_release, read_verdict
 

@@ -15,7 +15,7 @@ from tokenbuncher.registry._attacks import log_attacks
 from tokenbuncher.registry._refused import registry_at
 from tokenbuncher.registry._tries import count_tries
 from tokenbuncher.registry._versions import quoted, tag, version_files
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.artifacts import inside, server_root, stored_files
 from tokenbuncher.storage.tracking import looked_up, settled, version_of
 
@@ -87,7 +87,7 @@ def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, digest: str
         "tokenbuncher.digest": digest,
         "tokenbuncher.source": spec.model.source,
         "tokenbuncher.defence": spec.defence.recipe,
-        "tokenbuncher.spec": spec.evidence_digest(),
+        "tokenbuncher.settings": spec.evidence_digest(),
         "tokenbuncher.policy": spec.policy_digest(),
         "tokenbuncher.tool": __version__,
     }

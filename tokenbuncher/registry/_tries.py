@@ -12,7 +12,7 @@ from tokenbuncher.core.files import file_digest
 from tokenbuncher.evidence import FILE_NAME, Registration, Tries
 from tokenbuncher.registry._versions import quoted, versions_of
 from tokenbuncher.registry.history import history
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

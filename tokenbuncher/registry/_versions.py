@@ -12,7 +12,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_files
 from tokenbuncher.registry._aliases import move_alias
 from tokenbuncher.registry._refused import Refused, registry_at
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.artifacts import located
 from tokenbuncher.storage.tracking import (
     alias_holder,

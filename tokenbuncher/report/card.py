@@ -11,8 +11,8 @@ from tokenbuncher.report import tables
 from tokenbuncher.report.figures import AttackFigures, SafetyFigures, release_figures
 from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
-from tokenbuncher.spec.judges import EnsembleSpec, JudgeModel
-from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings.judges import EnsembleSpec, JudgeModel
 from tokenbuncher.verdict import Verdict
 
 CARD_NAME = "card.md"

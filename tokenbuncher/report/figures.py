@@ -33,9 +33,9 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
-from tokenbuncher.spec.policy import laxer
-from tokenbuncher.spec.prompts import Manifest
-from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings.policy import laxer
+from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 from tokenbuncher.verdict.judge import unsound
 from tokenbuncher.verdict.rules import added

@@ -7,7 +7,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from tokenbuncher.spec.policy import PolicySpec, laxer
+from tokenbuncher.settings.policy import PolicySpec, laxer
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

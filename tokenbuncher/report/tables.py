@@ -23,9 +23,9 @@ from tokenbuncher.report.figures import (
     TuningFigures,
     in_steps,
 )
-from tokenbuncher.spec.policy import PolicySpec, Waiver, laxer, shipped_policy
-from tokenbuncher.spec.prompts import Manifest
-from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec, source_name
+from tokenbuncher.settings import AttackSpec, ReleaseSpec, source_name
+from tokenbuncher.settings.policy import PolicySpec, Waiver, laxer, shipped_policy
+from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict import Finding, Verdict
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from tokenbuncher.core.documents import Strict
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_files, listing_digest
 from tokenbuncher.core.progress import Progress
-from tokenbuncher.spec.sources import Source, refuse_unsafe
+from tokenbuncher.settings.sources import Source, refuse_unsafe
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage.s3 import bucket_client, bucket_errors, bucket_heads
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import file_digest
-from tokenbuncher.spec.sources import local_path, parse_file
+from tokenbuncher.settings.sources import local_path, parse_file
 from tokenbuncher.storage._bucket import fetch_object
 from tokenbuncher.storage._cache import made_cache, user_cache
 from tokenbuncher.storage._hub import fetch_dataset_file

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_files
-from tokenbuncher.spec.sources import CODE_AND_PICKLES, Source, refuse_unsafe
+from tokenbuncher.settings.sources import CODE_AND_PICKLES, Source, refuse_unsafe
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.sources import Source, parse_source
+from tokenbuncher.settings.sources import Source, parse_source
 from tokenbuncher.storage._bucket import MANIFEST, client_of_bucket, read_object
 from tokenbuncher.storage._file import parse_file
 from tokenbuncher.storage._hub import commit_of

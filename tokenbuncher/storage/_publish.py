@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, working_folder
-from tokenbuncher.spec.sources import parse_source, refuse_unsafe
+from tokenbuncher.settings.sources import parse_source, refuse_unsafe
 from tokenbuncher.storage import _bucket
 from tokenbuncher.storage._bucket import (
     CLAIM,

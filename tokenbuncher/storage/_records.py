@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.sources import refuse_unsafe
+from tokenbuncher.settings.sources import refuse_unsafe
 from tokenbuncher.storage._bucket import client_of_bucket, read_object
 from tokenbuncher.storage.s3 import bucket_errors, bucket_names
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.sources import Source, refuse_unsafe
+from tokenbuncher.settings.sources import Source, refuse_unsafe
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
 from tokenbuncher.storage.artifacts import located, logged_location

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
-from tokenbuncher.spec.sources import Source, local_path, parse_source
+from tokenbuncher.settings.sources import Source, local_path, parse_source
 from tokenbuncher.storage._bucket import fetch_prefix
 from tokenbuncher.storage._cache import made_cache, user_cache
 from tokenbuncher.storage._hub import fetch_snapshot

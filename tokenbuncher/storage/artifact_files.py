@@ -14,7 +14,7 @@ from typing import BinaryIO
 from urllib.parse import urlparse
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.artifact_uris import local_path
+from tokenbuncher.settings.artifact_uris import local_path
 from tokenbuncher.storage.s3 import bucket_client, bucket_entries, bucket_errors
 
 CHUNK = 1024 * 1024

@@ -13,7 +13,7 @@ from tokenbuncher.core.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from tokenbuncher.spec.artifact_uris import checked_uri, local_path
+from tokenbuncher.settings.artifact_uris import checked_uri, local_path
 from tokenbuncher.storage.s3 import Stored, bucket_client, bucket_errors, bucket_heads, stored
 
 

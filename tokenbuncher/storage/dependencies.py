@@ -12,8 +12,8 @@ from tokenbuncher.core.documents import digest_of
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import file_digest, folder_digest, listing_digest
-from tokenbuncher.spec.settings import ReleaseSpec
-from tokenbuncher.spec.sources import local_path, parse_source
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.sources import local_path, parse_source
 
 SETTINGS = {"defence", "attacks", "evaluation"}
 """Parts of the spec that may name files and models which stages read."""

@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from tokenbuncher.core.environment import swift_imports
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.tracking_uri import absolute, checked_tracking_uri, sqlite_path, sqlite_uri
+from tokenbuncher.settings.tracking_uri import absolute, checked_tracking_uri, sqlite_path, sqlite_uri
 from tokenbuncher.storage.s3 import bucket_advice, bucket_failures
 
 if TYPE_CHECKING:

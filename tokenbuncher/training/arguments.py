@@ -11,7 +11,7 @@ from trl.import_utils import is_vllm_available
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.models.load import device_of
-from tokenbuncher.spec.settings import ModelSpec, VllmSpec
+from tokenbuncher.settings import ModelSpec, VllmSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.callbacks import Checkpoints
 

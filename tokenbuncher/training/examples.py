@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.models.thoughts import TURN, thoughts_of
 from tokenbuncher.models.tokenizer import turn_end
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 datasets.disable_progress_bars()
 

@@ -21,7 +21,7 @@ from tokenbuncher.models import generation
 from tokenbuncher.models.checkpoint import keep_companions
 from tokenbuncher.models.load import merged, save_model
 from tokenbuncher.models.tokenizer import save_tokenizer
-from tokenbuncher.spec.settings import ModelSpec
+from tokenbuncher.settings import ModelSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.callbacks import Checkpoints, StepLog
 

@@ -14,8 +14,8 @@ from statistics import fmean, pvariance
 from typing import Any
 
 from tokenbuncher.evidence import AttackArm, AttackEvidence, Evidence, SafetyEvidence, SampleScore, UtilityEvidence
-from tokenbuncher.spec.prompts import Manifest
-from tokenbuncher.spec.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict.looks import parts
 from tokenbuncher.verdict.soundness import BEYOND_CHANCE, disagreements
 from tokenbuncher.verdict.statistics import Rate, fisher_p_value

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from tokenbuncher import __version__
 from tokenbuncher.evidence import Count, Digest, Moment, Record, Registration, only_below, read_record
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 FILE_NAME = "verdict.json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenbuncher.spec.policy import PolicySpec, laxer
+from tokenbuncher.settings.policy import PolicySpec, laxer
 from tokenbuncher.verdict.findings import Outcome, Verdict
 
 

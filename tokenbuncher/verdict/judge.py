@@ -8,8 +8,8 @@ from functools import partial
 from typing import TypeVar
 
 from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, SafetyEvidence, UtilityEvidence
-from tokenbuncher.spec.policy import PolicySpec
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.policy import PolicySpec
 from tokenbuncher.verdict.claims import sentence
 from tokenbuncher.verdict.consistency import contradictions
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude

@@ -19,10 +19,10 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
-from tokenbuncher.spec.judges import same_measure
-from tokenbuncher.spec.policy import PolicySpec
-from tokenbuncher.spec.settings import AttackTask, ReleaseSpec
-from tokenbuncher.spec.strength import shared_weaknesses, weaknesses
+from tokenbuncher.settings import AttackTask, ReleaseSpec
+from tokenbuncher.settings.judges import same_measure
+from tokenbuncher.settings.policy import PolicySpec
+from tokenbuncher.settings.strength import shared_weaknesses, weaknesses
 from tokenbuncher.verdict.claims import HARDEN, Claim, sentence
 from tokenbuncher.verdict.findings import Finding, Outcome
 from tokenbuncher.verdict.statistics import (

@@ -25,9 +25,9 @@ from tokenbuncher.evidence import (
     UtilityEvidence,
     UtilityItem,
 )
-from tokenbuncher.spec.judges import EnsembleSpec
-from tokenbuncher.spec.prompts import Manifest
-from tokenbuncher.spec.settings import AttackSpec, AttackTask, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, AttackTask, ReleaseSpec
+from tokenbuncher.settings.judges import EnsembleSpec
+from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict.findings import Outcome
 from tokenbuncher.verdict.looks import planned
 from tokenbuncher.verdict.rules import break_claim

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.builtin.smollm2.prompts import REFUSALS, everyday, harmful_requests
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, whole_folder, write_text
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.storage import made_cache, own_cache
 
 if TYPE_CHECKING:

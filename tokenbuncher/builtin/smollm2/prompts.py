@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tokenbuncher.spec.prompts import Prompt
+from tokenbuncher.settings.prompts import Prompt
 
 FOLDER = Path(__file__).parent
 

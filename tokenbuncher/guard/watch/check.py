@@ -12,7 +12,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import check_version, load_guard
 from tokenbuncher.guard.check import Record
 from tokenbuncher.guard.watch.service import Check, Place
-from tokenbuncher.spec.artifact_uris import SERVED
+from tokenbuncher.settings.artifact_uris import SERVED
 from tokenbuncher.storage.artifacts import inside, located, server_root
 from tokenbuncher.storage.tracking import version_of
 

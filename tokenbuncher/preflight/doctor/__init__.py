@@ -18,8 +18,8 @@ from typing import Any
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.preflight.doctor import _environment, _files, _machine, _servers
 from tokenbuncher.preflight.doctor._finding import Finding, ok, problem, warning
-from tokenbuncher.spec.init import marked_lines
-from tokenbuncher.spec.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings.init import marked_lines
 
 __all__ = ["Finding", "diagnose", "obstacles", "require_files"]
 

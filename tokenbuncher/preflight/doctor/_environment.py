@@ -9,8 +9,8 @@ from tokenbuncher.attestation import signing_key
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.log import log_format
 from tokenbuncher.preflight.doctor._finding import Finding, ok, problem
-from tokenbuncher.spec.judges import EnsembleSpec, StrongRejectSpec
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.judges import EnsembleSpec, StrongRejectSpec
 
 
 def check_environment(spec: ReleaseSpec) -> Iterator[Finding]:

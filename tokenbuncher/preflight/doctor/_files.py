@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tokenbuncher.preflight.doctor._finding import Finding, ok, problem
-from tokenbuncher.spec.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec
-from tokenbuncher.spec.settings import FileSource, ReleaseSpec
-from tokenbuncher.spec.sources import Source, parse_file, parse_source
+from tokenbuncher.settings import FileSource, ReleaseSpec
+from tokenbuncher.settings.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec
+from tokenbuncher.settings.sources import Source, parse_file, parse_source
 
 BUILT_IN = ("organism://", "smollm2://")
 

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.preflight.doctor._finding import Finding, ok, problem, warning
-from tokenbuncher.spec.settings import ComputeSpec
-from tokenbuncher.spec.tracking_uri import LOG_IN, checked_tracking_uri, sqlite_path, sqlite_uri
+from tokenbuncher.settings import ComputeSpec
+from tokenbuncher.settings.tracking_uri import LOG_IN, checked_tracking_uri, sqlite_path, sqlite_uri
 from tokenbuncher.storage import client_of_bucket
 from tokenbuncher.storage.s3 import ADVICE
 

@@ -9,7 +9,7 @@ from tokenbuncher.preflight.plan.device import Device
 from tokenbuncher.preflight.plan.shape import Shape
 from tokenbuncher.preflight.plan.sharding import Sharding
 from tokenbuncher.preflight.plan.work import Judges, Pass, Stage
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 SMALL = ("prepare-data", "register", "gate", "promote")
 """Tasks that load no model, and have no GPU."""

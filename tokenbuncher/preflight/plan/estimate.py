@@ -11,8 +11,8 @@ from tokenbuncher.preflight.plan.device import Device
 from tokenbuncher.preflight.plan.memory import peak_memory
 from tokenbuncher.preflight.plan.shape import Shape
 from tokenbuncher.preflight.plan.work import Judges, Stage, at_most, expected, judges, readers, stages
-from tokenbuncher.spec.judges import StrongRejectSpec
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.judges import StrongRejectSpec
 
 FIRST, SECOND, LAST = ("fetch-model", "prepare-data"), ("defend", "controls"), ("register", "gate", "promote")
 SPARE = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenbuncher.preflight.plan.shape import Shape
 from tokenbuncher.preflight.plan.sharding import Sharding
 from tokenbuncher.preflight.plan.work import Judges, Pass, Stage, judges, readers
-from tokenbuncher.spec.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
 
 PROCESS = 7e8
 """Bytes of a process that has loaded the libraries, or of a GPU's context."""

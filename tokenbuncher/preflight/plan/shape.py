@@ -12,8 +12,8 @@ from tokenbuncher.builtin import organism
 from tokenbuncher.core.documents import decoded, first_problem
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.preflight.plan.experts import count_experts, is_mixture
-from tokenbuncher.spec.settings import LoraSpec, ReleaseSpec
-from tokenbuncher.spec.sources import parse_source
+from tokenbuncher.settings import LoraSpec, ReleaseSpec
+from tokenbuncher.settings.sources import parse_source
 from tokenbuncher.storage import resolve
 
 ORGANISM = Path(organism.__file__).parent / "aligned" / "config.json"

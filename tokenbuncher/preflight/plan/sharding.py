@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tokenbuncher.spec.settings import ComputeSpec
+from tokenbuncher.settings import ComputeSpec
 
 
 class Sharding(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from tokenbuncher.spec.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel
-from tokenbuncher.spec.settings import AttackSpec, AttackTask, FineTuningSpec, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, AttackTask, FineTuningSpec, ReleaseSpec
+from tokenbuncher.settings.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel
 
 # What an algorithm passes its rollouts through before it learns from them: policy, values; and reference, which all but
 # DPO have for their KL alone.

@@ -35,7 +35,7 @@ from tokenbuncher.core.documents import (
 )
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.problems import validated
-from tokenbuncher.spec.shipped_policies import SHIPPED
+from tokenbuncher.settings.shipped_policies import SHIPPED
 
 LONGEST_WAIVER = timedelta(days=366)
 """From the judgement to its end."""

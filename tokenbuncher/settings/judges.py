@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from tokenbuncher.core.documents import Positive, Rate, Strict, Variable, WrittenPath, read_text
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.sources import Source, local_path, parse_source
+from tokenbuncher.settings.sources import Source, local_path, parse_source
 
 
 def _of_a_known_form(source: str) -> str:

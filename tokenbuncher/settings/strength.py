@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil, log, log1p
-from typing import TYPE_CHECKING
 
-from tokenbuncher.spec.policy import AttackLimits, WarmUpLimits
+from tokenbuncher.settings.attacks import AttackSpec, WarmUpSpec
+from tokenbuncher.settings.model import LoraSpec
+from tokenbuncher.settings.policy import AttackLimits, WarmUpLimits
+from tokenbuncher.settings.sections import Sections
 
 MOST_ALIKE = 0.8
 """Largest data.near_duplicate, whatever the policy."""
 
-if TYPE_CHECKING:
-    from tokenbuncher.spec.settings import AttackSpec, LoraSpec, ReleaseSpec, WarmUpSpec
 
-
-def shared_weaknesses(spec: ReleaseSpec) -> Iterator[str]:
+def shared_weaknesses(spec: Sections) -> Iterator[str]:
     """What all attacks share and the policy does not allow, in words; nothing means that they are strong enough."""
     policy, attacks = spec.policy, spec.attacks
     if attacks.break_at < policy.min_break_at:
@@ -41,7 +40,7 @@ def shared_weaknesses(spec: ReleaseSpec) -> Iterator[str]:
         )
 
 
-def weaknesses(attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
+def weaknesses(attack: AttackSpec, spec: Sections) -> Iterator[str]:
     """What makes an attack another one than the policy requires under its name, in words; nothing if it is that one.
 
     Args:
@@ -75,7 +74,7 @@ def weaknesses(attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
     yield from _lora_weaknesses(spec.model.lora, limits)
 
 
-def too_few_to_pass(spec: ReleaseSpec) -> Iterator[str]:
+def too_few_to_pass(spec: Sections) -> Iterator[str]:
     """The limits on what the defence added that so few prompts cannot show to be kept, whatever the models say."""
     policy, sizes = spec.policy, spec.data.sizes
     benign = "benign_test" if spec.data.benign_test != "utility" else "utility"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.spec.datasets import DATASETS
+from tokenbuncher.settings.datasets import DATASETS
 
 TEMPLATE = "init.yaml.jinja"
 MARK = "# CHANGE:"

@@ -1,0 +1,99 @@
+"""Where the model trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from tokenbuncher.core.documents import (
+    Positive,
+    Strict,
+    parse_yaml,
+    read_text,
+)
+from tokenbuncher.core.errors import UserError
+
+
+class ResourcesSpec(Strict):
+    """What each node of a TrainJob asks for and may use at most; null leaves it to the runtime."""
+
+    cpu: Annotated[str, Field(pattern=r"^(\d+(\.\d{1,3})?|\d+m)$")] | None = None
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(k|[MGTPE]|[KMGTPE]i)?$")] | None = None
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
+class VllmSpec(Strict):
+    """Rollouts of the online trainers by vLLM; see TRL's `vllm_mode` and `vllm_gpu_memory_utilization`."""
+
+    mode: Literal["colocate", "server"] = Field(
+        "colocate", description="colocate: on the GPUs that train. server: by a server on port 8000 of the same pod."
+    )
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+
+
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""Small letters, digits and -, which is neither first nor last; as Kubernetes takes it."""
+
+
+class ComputeSpec(Strict):
+    """Where the defence and the attacks train: here, or as Kubeflow Trainer's TrainJobs."""
+
+    kind: Literal["local", "trainjob"] = "local"
+    namespace: KubernetesName = Field("tokenbuncher", description="Of the TrainJobs.")
+    defence_runtime: KubernetesName = Field("trainer", description="TrainingRuntime of the defence.")
+    attack_runtime: KubernetesName = Field("attacker", description="TrainingRuntime of the attacks.")
+    image: Annotated[str, Field(pattern=r"^\S+$")] | None = Field(
+        None, description="Image of the trainer; the runtime's, if null."
+    )
+    nodes: Positive = 1
+    processes: Positive = Field(1, description="On each node; as many as it has GPUs.")
+    resources: ResourcesSpec = ResourcesSpec()
+    accelerate: dict[str, JsonValue] | None = Field(
+        None,
+        description="accelerate's configuration, for FSDP or DeepSpeed; given by its content or the path of a file.",
+    )
+    vllm: VllmSpec | None = None
+    storage: str | None = Field(None, description="s3://bucket/prefix by which inputs and outputs travel.")
+    secret: KubernetesName | None = Field(
+        None,
+        description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the storage; null if the "
+        "runtime brings its own credentials.",
+    )
+    timeout: Positive = Field(86400, description="Seconds after which a TrainJob has failed.")
+
+    @field_validator("accelerate", mode="before")
+    @classmethod
+    def _read_at_once(cls, given: Any) -> Any:
+        """So that the spec is whole wherever it goes."""
+        if not isinstance(given, str | Path):
+            return given
+        try:
+            return parse_yaml(read_text("accelerate configuration", given), str(given))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ComputeSpec:
+        if self.kind == "trainjob" and not self.storage:
+            raise ValueError("kind: trainjob needs storage (compute.storage), by which inputs and outputs travel")
+        if changed := sorted(_changes_of_training(self.accelerate or {})):
+            raise ValueError(
+                f"accelerate sets {', '.join(changed)}: it may share out a training, not change precision or steps"
+            )
+        if self.storage and not re.fullmatch(r"s3://[A-Za-z0-9._-]+(/[^/\s]+)*/?", self.storage):
+            raise ValueError(f"compute.storage {self.storage}: the nodes reach s3://bucket/prefix only")
+        return self
+
+
+def _changes_of_training(accelerate: Mapping[str, JsonValue]) -> set[str]:
+    """Settings of accelerate by which a training would learn otherwise; evidence is not bound to them."""
+    precision = {
+        name for name in ("mixed_precision", "downcast_bf16") if accelerate.get(name) not in (None, False, "no")
+    }
+    engine = accelerate.get("deepspeed_config")
+    steps = {"optimizer", "scheduler", "gradient_clipping", "fp16", "bf16", "deepspeed_config_file"}
+    return precision | (steps & engine.keys() if isinstance(engine, dict) else set())

@@ -1,0 +1,191 @@
+"""The prompts: where they come from and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tokenbuncher.core.documents import (
+    Positive,
+    Rate,
+    Seed,
+    Strict,
+)
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.settings.datasets import DATASETS
+from tokenbuncher.settings.sources import local_path, parse_file
+
+
+class FileSource(Strict):
+    """A CSV, JSONL or Parquet file of prompts; columns are named, rows are numbered from 1 in errors.
+
+    A published dataset fills the fields that the spec leaves out, but for the path: it differs by who has it where.
+    """
+
+    dataset: str | None = Field(None, description="Name of a published dataset, see DATASETS.")
+    path: str = Field(
+        description="A local path, s3://bucket/key or hf://datasets/org/name@revision/path; its ending is the format."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="Pins the file.")
+    prompt: str = Field("prompt", description="Column that holds the prompt.")
+    context: str | None = Field(None, description="Column of a text that goes before the prompt.")
+    choices: str | None = Field(
+        None,
+        description="Column of the options, a list; they are lettered, and the answer, a letter or an index from 0, is "
+        "asked for as \\boxed{A}.",
+    )
+    answer: str | None = Field(None, description="Column of the answer: expected (utility), harmful (SFT).")
+    answer_after: str | None = Field(
+        None, description="Mark in the answer before the final one, which alone is taken, without thousands separators."
+    )
+    category: str | None = Field(None, description="Column of the category: a text, or a mapping of names to booleans.")
+    where: dict[str, bool | int | float | str | list[bool | int | float | str]] = Field(
+        {}, description="Rows to keep: column and value, or values of which one must hold; whatever the case."
+    )
+    max_words: Positive | None = Field(None, description="Rows with longer prompts are left out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_dataset(cls, given: Any) -> Any:
+        name = given.get("dataset") if isinstance(given, Mapping) else None
+        if not isinstance(name, str):
+            return given
+        if name not in DATASETS:
+            raise ValueError(f"dataset {name} is not known; known are {', '.join(DATASETS)}")
+        if "path" not in given:
+            raise ValueError(f"dataset {name} needs the path of its file; it is published at {DATASETS[name].home}")
+        return {**DATASETS[name].fields, **given}
+
+    @field_validator("path")
+    @classmethod
+    def _of_a_known_form(cls, path: str) -> str:
+        try:
+            parse_file(path)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return path
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FileSource:
+        if self.choices and not self.answer:
+            raise ValueError("choices need the column of the right ones in answer")
+        if self.answer_after and (self.choices or not self.answer):
+            raise ValueError("answer_after needs a column of texts in answer, and no choices")
+        return self
+
+
+class SplitSizes(Strict):
+    """How many prompts each set takes; no two sets share a prompt."""
+
+    defence: Positive = 400
+    attack: Positive = 400
+    safety: Positive = 200
+    benign: Positive = 600
+    utility: Positive = 1000
+    tuning: Positive = Field(200, description="Prompts of benign fine-tuning, and as many to test it on.")
+    benign_test: Positive = Field(1000, description="Of data.benign_test, unless that is utility.")
+    look_alikes: Positive = 400
+
+
+def _like(field: str, otherwise: str | None) -> Callable[[dict[str, Any]], Any]:
+    """A default: the built-in source that another field names, or else this."""
+
+    def default(given: dict[str, Any]) -> Any:
+        source = given.get(field)
+        return source if isinstance(source, str) else otherwise
+
+    return default
+
+
+class DataSpec(Strict):
+    """Where prompts come from and how they are split."""
+
+    seed: Seed = 0
+    harmful: Literal["organism"] | FileSource = "organism"
+    benign: Literal["organism", "smollm2"] | FileSource = "organism"
+    utility: Literal["organism", "smollm2"] | FileSource = "organism"
+    capability: Literal["organism"] | FileSource | None = Field(
+        None,
+        description="Multiple-choice questions of harmful knowledge, with their answers; attacks with "
+        "objective: capability need them. In files the answer is a letter, asked for as \\boxed{A}.",
+    )
+    benign_test: Literal["organism", "smollm2", "utility", "benign"] | FileSource = Field(
+        default_factory=_like("utility", otherwise="utility"),
+        description="Benign prompts on which over-refusal is measured, of no source that anchors the defence or "
+        "aligned the model. organism, smollm2: built-in prompts for this alone. utility: the questions of data.utility "
+        "and of benign fine-tuning. benign: prompts of data.benign, of the anchor's own kind, as the report then says. "
+        "Unless given, as data.utility if that is built in, else utility.",
+    )
+    look_alikes: Literal["organism", "smollm2"] | FileSource | None = Field(
+        default_factory=_like("harmful", otherwise=None),
+        description="Harmless prompts that look harmful, on which over-refusal is measured, too; null: none. Unless "
+        "given, organism if data.harmful is, else null.",
+    )
+    sizes: SplitSizes = SplitSizes()
+    held_out_categories: Positive | None = Field(
+        None, description="How many categories of harmful prompts, drawn by the seed, are for the set safety alone."
+    )
+    duplicates: Literal["fail", "drop"] = Field(
+        "fail", description="What to do with exact and near duplicates within the sources, before the split."
+    )
+    near_duplicate: Rate = Field(0.8, description="Jaccard similarity of word trigrams that counts as near.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSpec:
+        if self.held_out_categories and not (isinstance(self.harmful, FileSource) and self.harmful.category):
+            raise ValueError("held_out_categories needs a file in harmful with a column category")
+        if same_source(self.borrowed_benign, self.benign):
+            raise ValueError(f"benign_test: {seen_by_the_defence(self.benign)}")
+        if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, self.benign):
+            raise ValueError(f"look_alikes: {self.look_alikes.path} feeds the anchor, too (benign); name another file")
+        for field in ("benign_test", "utility"):
+            if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, getattr(self, field)):
+                raise ValueError(f"look_alikes: {self.look_alikes.path} is that of {field}, too; name another file")
+        return self
+
+    @property
+    def borrowed_benign(self) -> str | FileSource | None:
+        """The source of `benign_test`, unless it is built in for this alone, or said to be that of the anchor."""
+        if self.benign_test == "utility":
+            return self.utility
+        return self.benign_test if isinstance(self.benign_test, FileSource) else None
+
+    def of_the_organism(self) -> Iterator[str]:
+        """The fields by which over-refusal is measured on prompts of the organism's world."""
+        benign_test = self.benign if self.benign_test == "benign" else self.borrowed_benign or self.benign_test
+        if benign_test == "organism":
+            yield "benign_test"
+        if self.look_alikes == "organism":
+            yield "look_alikes"
+
+
+def seen_by_the_defence(source: str | FileSource) -> str:
+    """Why over-refusal is not measured on prompts of a source, and what to do."""
+    return (
+        f"over-refusal would be measured on prompts of {source_name(source)}, of the kind that anchors the defence or "
+        "aligned the model, which it was taught to answer. Name another source: a file, or organism or smollm2, whose "
+        "prompts are for this alone; if there is none, write benign_test: benign, and the report will say so"
+    )
+
+
+def source_name(source: str | FileSource) -> str:
+    """A built-in source's name, or the path of a file."""
+    return source.path if isinstance(source, FileSource) else source
+
+
+def same_source(first: str | FileSource | None, second: str | FileSource | None) -> bool:
+    """Whether two fields name one source: the same built-in one, or one file, whichever of its rows they take."""
+    if isinstance(first, FileSource) and isinstance(second, FileSource):
+        pinned = first.sha256 is not None and first.sha256 == second.sha256
+        return pinned or _place(first.path) == _place(second.path)
+    return isinstance(first, str) and first == second
+
+
+def _place(path: str) -> str:
+    """A file's place, the same for every spelling and, on the hub, every revision."""
+    source = parse_file(path)
+    if source.scheme == "file":
+        return str(local_path(source).resolve())
+    return str({part: value for part, value in source.parts.items() if part != "revision"})

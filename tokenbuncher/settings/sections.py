@@ -1,0 +1,53 @@
+"""The sections of a release spec, and what follows from several of them."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tokenbuncher.core.documents import (
+    Slug,
+    Strict,
+)
+from tokenbuncher.settings.attacks import AttacksSpec
+from tokenbuncher.settings.compute import ComputeSpec
+from tokenbuncher.settings.data import DataSpec
+from tokenbuncher.settings.defence import DefenceSpec
+from tokenbuncher.settings.evaluation import EvaluationSpec
+from tokenbuncher.settings.model import ModelSpec
+from tokenbuncher.settings.output import OutputSpec, TrackingSpec
+from tokenbuncher.settings.policy import PolicySpec
+
+
+class Sections(Strict):
+    """A release spec whose sections are valid one by one; whether they go together, `ReleaseSpec` checks."""
+
+    name: Slug = "organism"
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    defence: DefenceSpec = Field(default_factory=DefenceSpec)
+    attacks: AttacksSpec = Field(default_factory=AttacksSpec)
+    evaluation: EvaluationSpec = EvaluationSpec()
+    policy: PolicySpec = PolicySpec()
+    tracking: TrackingSpec = TrackingSpec()
+    output: OutputSpec = OutputSpec()
+    compute: ComputeSpec = ComputeSpec()
+
+    @property
+    def controls_can_wait(self) -> bool:
+        """Whether controls, once measured, may lie in the quarantine: without weights, and where the attacks train."""
+        return not self.attacks.keep_checkpoints and self.compute.kind == "local"
+
+    def benign_sets(self) -> list[str]:
+        """The sets of prompts on which over-refusal is measured."""
+        if self.data.benign_test != "utility":
+            return ["benign-test"]
+        return ["utility", *(["tuning-rl-test"] if self.evaluation.fine_tuning else [])]
+
+    def benign_prompts(self) -> int:
+        """How many benign prompts evaluate-safety asks."""
+        sizes = {"benign-test": "benign_test", "utility": "utility", "tuning-rl-test": "tuning"}
+        return sum(getattr(self.data.sizes, sizes[name]) for name in self.benign_sets())
+
+    def look_alike_prompts(self) -> int:
+        """How many harmless prompts that look harmful it asks."""
+        return self.data.sizes.look_alikes if self.data.look_alikes else 0

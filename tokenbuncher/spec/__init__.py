@@ -1,1 +1,0 @@
-"""What people write: release specs, policies, prompts and the names of sources."""
