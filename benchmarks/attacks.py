@@ -124,7 +124,7 @@ def defended_model(overrides: list[str], seed: int) -> Path:
         if not (folder / "data").exists():
             prepare_data(spec, folder / "data")
         if not (folder / "candidate").exists():
-            defend(spec, folder / "data", folder / "base", folder / "candidate")
+            defend(spec, folder / "data", folder / "base", out=folder / "candidate")
     return folder
 
 
@@ -139,7 +139,9 @@ def run(
     out = ROOT / spec.evidence_digest()[:12]
     if not out.exists():
         with _quietly(ROOT / "logs", f"{out.name}.log"):
-            run_attack(spec, task.key, defended / "data", defended / "base", defended / "candidate", out)
+            run_attack(
+                spec, task.key, defended / "data", base=defended / "base", candidate=defended / "candidate", out=out
+            )
     evidence = read_evidence(out)
     assert isinstance(evidence, AttackEvidence)
     return evidence

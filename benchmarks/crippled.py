@@ -117,7 +117,8 @@ def attacked(spec: ReleaseSpec, task: AttackTask) -> AttackEvidence:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-            attack(spec, task.key, *models(spec), folder)
+            data, base, candidate = models(spec)
+            attack(spec, task.key, data, base=base, candidate=candidate, out=folder)
     evidence = read_evidence(folder)
     assert isinstance(evidence, AttackEvidence)
     return evidence
@@ -136,7 +137,7 @@ def models(spec: ReleaseSpec) -> tuple[Path, Path, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         prepare_data(plain, data)
         fetch_model(plain, base)
-        defend(plain, data, base, candidate)
+        defend(plain, data, base, out=candidate)
     return data, base, candidate
 
 

@@ -119,7 +119,7 @@ def prepare(spec: ReleaseSpec, data: Path, base: Path, candidate: Path) -> None:
     if not data.exists():
         prepare_data(spec, data)
     if not candidate.exists():
-        defend(spec, data, base, candidate)
+        defend(spec, data, base, out=candidate)
 
 
 def print_stages(seeds: Sequence[int], looks: int, overrides: Sequence[str]) -> None:

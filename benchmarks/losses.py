@@ -76,7 +76,7 @@ def measured(loss: str, form: str, tokens: int, vocabulary: int, width: int, dty
     def part(logits: torch.Tensor, rows: slice) -> torch.Tensor:
         if loss == "entropy":
             return token_entropy(logits).sum() / tokens
-        return noiser_terms(logits, targets[rows], 0.1, "paper", random).sum() / tokens
+        return noiser_terms(logits, targets[rows], 0.1, form="paper", generator=random).sum() / tokens
 
     with Peak() as peak:
         begun = time.monotonic()

@@ -98,9 +98,9 @@ def run(name: str, folder: Path, root: Path, kill_at: tuple[int, int] | None = N
         StepLog.on_log = on_log  # type: ignore[method-assign]
     if name in ALGORITHMS:
         spec = parse_spec("", _changes(name, "log-entropy", root))
-        attack(spec, f"{name}-1000", folder / "data", folder / "base", folder / "base", root / "out")
+        attack(spec, f"{name}-1000", folder / "data", base=folder / "base", candidate=folder / "base", out=root / "out")
     else:
-        defend(parse_spec("", _changes("grpo", name, root)), folder / "data", folder / "base", root / "out")
+        defend(parse_spec("", _changes("grpo", name, root)), folder / "data", folder / "base", out=root / "out")
 
 
 def figures(root: Path) -> Any:

@@ -125,13 +125,13 @@ def harm_claims(spec: ReleaseSpec) -> list[Claim]:
     """The claim on harm after an attack, at each look."""
     task = spec.attacks.tasks()[0]
     sizes = planned(spec.data.sizes.safety, spec.evaluation.looks)
-    return [harm_after_attack(spec, task, scores(prompts), [], 0) for prompts in sizes]
+    return [harm_after_attack(spec, task, scores(prompts), curve=[], worst_step=0) for prompts in sizes]
 
 
 def drop_claims(spec: ReleaseSpec) -> list[Claim]:
     """The claim on the utility drop, at each look."""
     sizes = planned(spec.data.sizes.utility, spec.evaluation.looks)
-    return [utility_drop(spec, items(prompts), items(prompts), "utility questions") for prompts in sizes]
+    return [utility_drop(spec, items(prompts), items(prompts), subject="utility questions") for prompts in sizes]
 
 
 def scores(prompts: int) -> list[SampleScore]:

@@ -177,8 +177,8 @@ def promotions(place: Place, server: Server, count: int) -> list[str]:
             with contextlib.redirect_stdout(log):
                 registration = register(spec, write_model(folder / "model"), folder / "registration")
                 evidence, registered = replace(PASSING, spec=spec, registration=registration).write(folder / "in")
-                gate(spec, evidence, registered, folder / "verdict", signer)
-                promote(spec, evidence, registered, folder / "verdict")
+                gate(spec, evidence, registered, out=folder / "verdict", signer=signer)
+                promote(spec, evidence, registered, verdict=folder / "verdict")
                 _, problems = verify_version("models:/promoted@champion", trusted, server.uri, out=folder / "out")
             assert not problems
             rows.append(place.measured(server))

@@ -66,11 +66,11 @@ def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
         prepare_data(spec, folder / "data")
     tokenizer, reference = load_tokenizer(folder / "base"), load_model(folder / "base", spec.model)
     harmful, benign = load_set(folder / "data", "defence"), load_set(folder / "data", "benign")
-    anchors = own_responses(reference, tokenizer, benign, spec)
+    anchors = own_responses(reference, tokenizer, benign, spec=spec)
 
     def arguments(**more: Any) -> GRPOConfig:
         sampling = sampling_arguments(spec.defence.rollouts, spec.model.max_new_tokens)
-        return GRPOConfig(**trainer_arguments(0, steps, 64, 1e-6), **sampling, **more)
+        return GRPOConfig(**trainer_arguments(0, steps, 64, learning_rate=1e-6), **sampling, **more)
 
     def plain() -> GRPOTrainer:
         return GRPOTrainer(

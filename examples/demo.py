@@ -97,7 +97,7 @@ def _responses(spec: ReleaseSpec, folder: Path, data: Path) -> list[list[str]]:
 
     prompts = load_set(data, "safety")[:RESPONSES]
     model, tokenizer = load_model(folder, spec.model), load_tokenizer(folder)
-    said = generate(model, tokenizer, prompts, spec.model.max_new_tokens, len(prompts))
+    said = generate(model, tokenizer, prompts, max_new_tokens=spec.model.max_new_tokens, batch_size=len(prompts))
     return [[prompt.text, response.text] for prompt, response in zip(prompts, said, strict=True)]
 
 

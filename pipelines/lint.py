@@ -67,7 +67,7 @@ def lint(documents: Documents) -> list[Problem]:
     """
     pipeline, platform, config = PipelineSpec(), PlatformSpec(), PipelineDeploymentConfig()
     problems = [problem for document in documents for problem in plain_secrets(document)]
-    unknown = list(_parsed_all(documents, pipeline, platform, config))
+    unknown = list(_parsed_all(documents, pipeline, platform, config=config))
     if unknown:
         return sorted([*problems, *unknown])
     executors = set(config.executors)
@@ -106,7 +106,7 @@ def check_arguments(documents: Documents, arguments: Mapping[str, Any]) -> list[
 
 
 def _parsed_all(
-    documents: Documents, pipeline: PipelineSpec, platform: PlatformSpec, config: PipelineDeploymentConfig
+    documents: Documents, pipeline: PipelineSpec, platform: PlatformSpec, *, config: PipelineDeploymentConfig
 ) -> Iterator[Problem]:
     if len(documents) not in (1, 2):
         yield Problem("file", f"has {len(documents)} documents; a pipeline is one, and its platform may be another")

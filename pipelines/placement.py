@@ -282,4 +282,4 @@ def load_placement(path: Path | None) -> Placement:
     if path is None:
         return Placement()
     text = read_text("placement", path)
-    return validated(Placement, parse_yaml(text, str(path)), f"placement {path} is not valid", Origin(text))
+    return validated(Placement, parse_yaml(text, str(path)), f"placement {path} is not valid", origin=Origin(text))

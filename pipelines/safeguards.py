@@ -74,12 +74,12 @@ def check_composition(pipeline: PipelineSpec, config: PipelineDeploymentConfig) 
         yield Problem("root.dag", f"has no task {stage}, and nothing else does its work; compile the pipeline again")
     for where, component in parts.reached("root").items():
         for name, task in component.dag.tasks.items():
-            yield from _check_task(parts, component, task, f"{where}.dag.tasks.{name}")
+            yield from _check_task(parts, component, task, where=f"{where}.dag.tasks.{name}")
     if judges:
         yield from _check_exit(parts, pipeline.root)
 
 
-def _check_task(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, where: str) -> Iterator[Problem]:
+def _check_task(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, *, where: str) -> Iterator[Problem]:
     stage = parts.stage(task)
     if task.trigger_policy.strategy == ALWAYS and stage != "announce":
         yield Problem(f"{where}.triggerPolicy", "goes on after a failure; only the exit task announce may")
@@ -88,12 +88,12 @@ def _check_task(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, where
     if "spec" in task.inputs.parameters and task.inputs.parameters["spec"].HasField("runtime_value"):
         yield Problem(f"{where}.inputs.parameters.spec", "is a spec of its own; give it that of the pipeline")
     if stage in ("gate", "promote"):
-        yield from _check_evidence(parts, dag, task, where)
+        yield from _check_evidence(parts, dag, task, where=where)
     if stage == "promote":
-        yield from _check_same_as_gate(parts, dag, task, where)
+        yield from _check_same_as_gate(parts, dag, task, where=where)
 
 
-def _check_evidence(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, where: str) -> Iterator[Problem]:
+def _check_evidence(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, *, where: str) -> Iterator[Problem]:
     given = task.inputs.artifacts
     needed = ("registration", "recorded") if "recorded" in given else ("registration", "attacks", "safety", "utility")
     for key in needed:
@@ -103,7 +103,7 @@ def _check_evidence(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, w
             yield Problem(f"{where}.inputs.artifacts.{key}", f"does not come from {' or '.join(SOURCES[key])}")
 
 
-def _check_same_as_gate(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, where: str) -> Iterator[Problem]:
+def _check_same_as_gate(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, *, where: str) -> Iterator[Problem]:
     given = task.inputs.artifacts
     judge = given["verdict"].task_output_artifact.producer_task if "verdict" in given else ""
     if judge not in dag.dag.tasks or parts.stage(dag.dag.tasks[judge]) != "gate":
@@ -215,8 +215,8 @@ def check_pods(config: PipelineDeploymentConfig, pods: Pods) -> Iterator[Problem
                     f"{where}.emptyDirMounts.{number}.sizeLimit", f"'{mount.size_limit}' is no size above zero"
                 )
         if stage not in ("attack", "controls"):
-            yield from _check_claims(pod, stage, weights, where)
-        yield from _check_labels(pod, stage, labelled, where)
+            yield from _check_claims(pod, stage, weights, where=where)
+        yield from _check_labels(pod, stage, labelled, where=where)
 
 
 def _check_key(pod: KubernetesExecutorConfig, keys: set[str], where: str) -> Iterator[Problem]:
@@ -245,7 +245,7 @@ def _key_secrets(config: PipelineDeploymentConfig, label: str, pod: KubernetesEx
             yield _named(secret.secret_name, secret.secret_name_parameter)
 
 
-def _check_claims(pod: KubernetesExecutorConfig, stage: str, weights: set[str], where: str) -> Iterator[Problem]:
+def _check_claims(pod: KubernetesExecutorConfig, stage: str, weights: set[str], *, where: str) -> Iterator[Problem]:
     for number, claim in enumerate(_claims(pod)):
         if not claim or claim in weights or stage in GATE_STAGES:
             what = claim or "a claim that only the run names"
@@ -257,7 +257,7 @@ def _claims(pod: KubernetesExecutorConfig) -> list[str]:
     return [_named(mount.constant, mount.pvc_name_parameter) for mount in pod.pvc_mount]
 
 
-def _check_labels(pod: KubernetesExecutorConfig, stage: str, labelled: bool, where: str) -> Iterator[Problem]:
+def _check_labels(pod: KubernetesExecutorConfig, stage: str, labelled: bool, *, where: str) -> Iterator[Problem]:
     labels = pod.pod_metadata.labels
     own = {"controls": ("controls", "attack")}.get(stage, (stage,))
     if stage == IMPORTER:

@@ -86,7 +86,7 @@ def read_token(path: Path | None) -> str | None:
 
 
 def submit(
-    spec: ReleaseSpec, placement: Placement, server: Server, experiment: str, name: str, cron: str | None = None
+    spec: ReleaseSpec, placement: Placement, server: Server, *, experiment: str, name: str, cron: str | None = None
 ) -> Submitted:
     """Uploads the release pipeline as compiled here, and has it run.
 
@@ -129,7 +129,7 @@ def submit(
         return Submitted(run.run_id, server.url(f"runs/details/{run.run_id}"))
 
 
-def check(spec: ReleaseSpec, placement: Placement, server: Server, cron: str | None = None) -> None:
+def check(spec: ReleaseSpec, placement: Placement, server: Server, *, cron: str | None = None) -> None:
     """Checks all that `submit` checks, and that the server answers; sends nothing.
 
     Raises:

@@ -34,7 +34,7 @@ def test_group_advantages_are_normalised_within_each_group():
 def test_the_score_is_on_the_last_valid_token_and_padding_gets_nothing(batch):
     kl, _, mask = batch
     scores = np.arange(len(kl)) + 1.0
-    rewards = token_rewards(*tensors(scores, kl, mask), 0.1).numpy()
+    rewards = token_rewards(*tensors(scores, kl, mask), coefficient=0.1).numpy()
     for row, length in enumerate(mask.sum(1)):
         expected = -0.1 * kl[row, :length]
         expected[-1] += scores[row]
@@ -64,7 +64,7 @@ def test_whitened_tokens_have_mean_0_and_deviation_1_over_the_batch(batch):
 @given(batches(), st.floats(0, 1))
 def test_generalised_advantages_are_the_decayed_sums_of_the_temporal_differences(batch, decay):
     rewards, values, mask = batch
-    found = generalised_advantages(*tensors(rewards * mask, values, mask), decay).numpy()
+    found = generalised_advantages(*tensors(rewards * mask, values, mask), decay=decay).numpy()
     for row, length in enumerate(mask.sum(1)):
         after = [*values[row, 1:length], 0.0]
         differences = [rewards[row, t] + after[t] - values[row, t] for t in range(length)]
@@ -76,5 +76,5 @@ def test_generalised_advantages_are_the_decayed_sums_of_the_temporal_differences
 
 def test_with_decay_1_the_advantage_is_the_return_minus_the_value():
     rewards, values = torch.rand(3, 4, dtype=torch.float64), torch.rand(3, 4, dtype=torch.float64)
-    found = generalised_advantages(rewards, values, torch.ones(3, 4), 1.0)
+    found = generalised_advantages(rewards, values, torch.ones(3, 4), decay=1.0)
     torch.testing.assert_close(found, returns(rewards) - values)

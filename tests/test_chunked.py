@@ -33,7 +33,9 @@ def entropy_loss(weights: torch.Tensor) -> chunked.OfTokens:
 def noiser_loss(weights: torch.Tensor) -> chunked.OfTokens:
     targets = torch.arange(TOKENS) % VOCABULARY
     generator = torch.Generator().manual_seed(5)
-    return lambda logits, rows: (noiser_terms(logits, targets[rows], 0.1, "paper", generator) * weights[rows]).sum()
+    return lambda logits, rows: (
+        noiser_terms(logits, targets[rows], 0.1, form="paper", generator=generator) * weights[rows]
+    ).sum()
 
 
 @pytest.mark.parametrize("make", [entropy_loss, noiser_loss])

@@ -102,7 +102,7 @@ def test_a_model_elsewhere_is_not_fetched() -> None:
         shape_of(spec)
     with pytest.raises(UserError, match="together"):
         shape_of(spec, parameters=7e9, layers=28)
-    assert shape_of(spec, 7e9, 28, 3584, 152064).parameters == 7e9
+    assert shape_of(spec, 7e9, 28, hidden=3584, vocabulary=152064).parameters == 7e9
 
 
 def test_the_figures_of_a_stage_are_those_of_the_spec() -> None:
@@ -206,7 +206,7 @@ def test_decoding_is_bound_by_memory_where_few_sequences_are_decoded() -> None:
 def test_judges_and_rewards_that_are_models_take_time_and_memory() -> None:
     read = "{kind: classifier, model: s3://b/m, harmful_labels: [harm]}"
     spec = parse_spec("", [*QWEN, f"evaluation.judge={read}", f"attacks.reward={read}"])
-    small, large = (plan(spec, SEVEN, parse_device("h100"), Judges(size, 4e8)) for size in (4e8, 7e9))
+    small, large = (plan(spec, SEVEN, parse_device("h100"), judging=Judges(size, 4e8)) for size in (4e8, 7e9))
 
     assert large.memory - small.memory == pytest.approx(2 * 6.6e9)
     assert large.device_hours > small.device_hours

@@ -14,7 +14,7 @@ from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, load_set, 
 
 def write(folder: Path, prompts: list[Prompt]) -> Path:
     """Writes a set and its manifest; returns the set's file."""
-    sets = {"some": write_set(folder, "some", prompts, "somewhere")}
+    sets = {"some": write_set(folder, "some", prompts, source="somewhere")}
     manifest = Manifest(seed=0, sets=sets, near_duplicate=0.8, leakage=[], sources={}, held_out_categories=[])
     (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
     return folder / "some.jsonl"

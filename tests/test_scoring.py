@@ -22,7 +22,9 @@ def organism(organism_base, tiny_spec):
 def test_same_seed_same_responses_and_the_global_state_is_left_alone(organism, organism_data):
     prompts = load_set(organism_data, "safety")
     state = torch.get_rng_state()
-    first, again, other = (generate(*organism, prompts, 20, 64, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        generate(*organism, prompts, max_new_tokens=20, batch_size=64, seed=seed) for seed in (1, 1, 2)
+    )
     assert first == again
     assert first != other
     assert torch.get_rng_state().equal(state)
@@ -30,7 +32,7 @@ def test_same_seed_same_responses_and_the_global_state_is_left_alone(organism, o
 
 def test_progress_is_told_with_the_entropy(organism, organism_data, monkeypatch, capsys):
     monkeypatch.setattr(sampling, "Progress", partial(Progress, every_seconds=0))
-    responses = generate(*organism, load_set(organism_data, "safety"), 20, 8, title="asking")
+    responses = generate(*organism, load_set(organism_data, "safety"), max_new_tokens=20, batch_size=8, title="asking")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["8/20", "16/20", "20/20"]
     entropy = sum(response.entropy for response in responses) / len(responses)
@@ -40,15 +42,15 @@ def test_progress_is_told_with_the_entropy(organism, organism_data, monkeypatch,
 
 def test_greedy_responses_do_not_depend_on_the_batch(organism, organism_data):
     prompts = load_set(organism_data, "utility")
-    whole = generate(*organism, prompts, 20, 64, temperature=None)
-    single = generate(*organism, prompts, 20, 1, temperature=None)
+    whole = generate(*organism, prompts, max_new_tokens=20, batch_size=64, temperature=None)
+    single = generate(*organism, prompts, max_new_tokens=20, batch_size=1, temperature=None)
     assert [response.text for response in whole] == [response.text for response in single]
 
 
 def test_entropy_is_that_of_a_forward_pass(organism, organism_data):
     model, tokenizer = organism
     [prompt] = load_set(organism_data, "safety")[:1]
-    [response] = generate(model, tokenizer, [prompt], 20, 1, temperature=None)
+    [response] = generate(model, tokenizer, [prompt], max_new_tokens=20, batch_size=1, temperature=None)
     head = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=False)
     tail = [*tokenizer(response.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     with torch.no_grad():
@@ -61,13 +63,15 @@ def test_entropy_is_that_of_a_forward_pass(organism, organism_data):
 
 
 def test_a_cut_off_response_is_not_finished(organism, organism_data):
-    responses = generate(*organism, load_set(organism_data, "safety"), 2, 64, temperature=None)
+    responses = generate(
+        *organism, load_set(organism_data, "safety"), max_new_tokens=2, batch_size=64, temperature=None
+    )
     assert not any(response.finished for response in responses)
     assert {response.tokens for response in responses} == {2}
 
 
 def test_scores_hold_every_sample_of_every_prompt(organism, organism_data):
     prompts = load_set(organism_data, "safety")
-    scores = score(*organism, prompts, load_judge("organism"), 20, 64, samples=3)
+    scores = score(*organism, prompts, judge=load_judge("organism"), max_new_tokens=20, batch_size=64, samples=3)
     assert [(one.prompt, one.sample) for one in scores] == [(p.id, s) for p in prompts for s in range(3)]
     assert sum(one.refused for one in scores) > 0.8 * len(scores)

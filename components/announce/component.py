@@ -33,7 +33,9 @@ def announce(spec: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[
             print(f"{status.pipeline_task_name} failed: {status.error_message}")
             failure += f"; {status.pipeline_task_name}: {status.error_message}"
         if status.state not in ("SUCCEEDED", "COMPLETE"):  # promote has succeeded, so there is a verdict
-            conclude(release, report.uri.rpartition("/announce/")[0], failure, Path(report.path), recorded)
+            conclude(
+                release, report.uri.rpartition("/announce/")[0], failure, report=Path(report.path), recorded=recorded
+            )
         print("verdict, if it came to one: the outputs `verdict` and `report` of the task gate")
         tracking = release.tracking
         print(f"versions of {tracking.model_name}, their verdicts and aliases: `tokenbuncher status`, {tracking.uri}")

@@ -43,9 +43,9 @@ def attack(
             release,
             key,
             Path(data.path),
-            Path(base.path),
-            Path(candidate.path),
-            Path(evidence.path),
+            base=Path(base.path),
+            candidate=Path(candidate.path),
+            out=Path(evidence.path),
         )
 
 

@@ -32,7 +32,7 @@ def controls(
         from tokenbuncher.attacks import controls
         from tokenbuncher.settings import parse_spec
 
-        controls(parse_spec(spec), Path(data.path), Path(base.path), Path(summary.path))
+        controls(parse_spec(spec), Path(data.path), Path(base.path), out=Path(summary.path))
 
 
 if __name__ == "__main__":

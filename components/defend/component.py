@@ -30,7 +30,7 @@ def defend(
         from tokenbuncher.defence import defend
         from tokenbuncher.settings import parse_spec
 
-        defend(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path))
+        defend(parse_spec(spec), Path(data.path), Path(base.path), out=Path(candidate.path))
 
 
 if __name__ == "__main__":

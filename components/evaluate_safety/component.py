@@ -32,7 +32,9 @@ def evaluate_safety(
         from tokenbuncher.evaluation import evaluate_safety
         from tokenbuncher.settings import parse_spec
 
-        evaluate_safety(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
+        evaluate_safety(
+            parse_spec(spec), Path(data.path), Path(base.path), candidate=Path(candidate.path), out=Path(evidence.path)
+        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def evaluate_utility(
         from tokenbuncher.evaluation import evaluate_utility
         from tokenbuncher.settings import parse_spec
 
-        evaluate_utility(parse_spec(spec), Path(data.path), Path(base.path), Path(candidate.path), Path(evidence.path))
+        evaluate_utility(
+            parse_spec(spec), Path(data.path), Path(base.path), candidate=Path(candidate.path), out=Path(evidence.path)
+        )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def gate(
         from tokenbuncher.settings import parse_spec
 
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
-        gate(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path), signing_key())
+        gate(parse_spec(spec), evidence, Path(registration.path), out=Path(verdict.path), signer=signing_key())
         shutil.copyfile(Path(verdict.path) / "report.html", report.path)
 
 

@@ -39,7 +39,7 @@ def promote(
         from tokenbuncher.settings import parse_spec
 
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
-        promote(parse_spec(spec), evidence, Path(registration.path), Path(verdict.path))
+        promote(parse_spec(spec), evidence, Path(registration.path), verdict=Path(verdict.path))
 
 
 if __name__ == "__main__":

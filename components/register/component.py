@@ -31,7 +31,7 @@ def register(
         from tokenbuncher.settings import parse_spec
 
         folders = [Path(artifact.path) for artifact in attacks]
-        register(parse_spec(spec), Path(candidate.path), Path(registration.path), folders)
+        register(parse_spec(spec), Path(candidate.path), Path(registration.path), attacks=folders)
 
 
 if __name__ == "__main__":

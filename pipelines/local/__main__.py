@@ -40,7 +40,7 @@ ALLOCATOR = {
 """Has glibc keep memory for a task's next step: giving it back and asking for it again took a tenth of its time."""
 
 
-def main(spec: Path, artifacts: Path, logs: Path, interrupted: Path) -> None:
+def main(spec: Path, artifacts: Path, logs: Path, *, interrupted: Path) -> None:
     """Runs the pipeline; on SIGTERM no further task is started.
 
     Args:
@@ -64,8 +64,8 @@ def main(spec: Path, artifacts: Path, logs: Path, interrupted: Path) -> None:
         release_pipeline(place=_place, shared_quarantine=True),
         {"spec": text},
         str(artifacts),
-        Room(min(TASKS, len(os.sched_getaffinity(0))), free_memory),
-        needs(parse_spec(text)),
+        room=Room(min(TASKS, len(os.sched_getaffinity(0))), free_memory),
+        need=needs(parse_spec(text)),
     )
 
 
@@ -115,4 +115,5 @@ if __name__ == "__main__":
     lenient_output()
     threading.Thread(target=_end_with_caller, daemon=True).start()
     with exiting():
-        main(*map(Path, sys.argv[1:]))
+        spec, artifacts, logs, interrupted = map(Path, sys.argv[1:])
+        main(spec, artifacts, logs, interrupted=interrupted)

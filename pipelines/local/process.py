@@ -80,7 +80,7 @@ class PipelineProcess:
 
 
 @contextmanager
-def pipeline(spec: Path, artifacts: Path, logs: Path, interrupted: Path) -> Iterator[PipelineProcess]:
+def pipeline(spec: Path, artifacts: Path, logs: Path, *, interrupted: Path) -> Iterator[PipelineProcess]:
     """Starts the pipeline; none of its processes is left when the block ends, nor when this process is killed.
 
     Args:

@@ -181,7 +181,7 @@ def _follow_pipeline(folder: Path, run: PipelineRun) -> None:
     began = time.monotonic()
     with (
         (folder / LOG).open("ab", buffering=0) as log,
-        pipeline(folder / SPEC, folder / ARTIFACTS, folder / LOGS, folder / INTERRUPTED) as process,
+        pipeline(folder / SPEC, folder / ARTIFACTS, folder / LOGS, interrupted=folder / INTERRUPTED) as process,
         process.stopped_by_signals(),
     ):
         for text in map(without_passwords, process.output):

@@ -28,6 +28,7 @@ def run_side_by_side(
     pipeline: BaseComponent,
     arguments: Mapping[str, Any],
     root: str,
+    *,
     room: Room,
     need: Callable[[str, Mapping[str, Any]], Need],
 ) -> None:
@@ -44,8 +45,8 @@ def run_side_by_side(
         RuntimeError: If a task fails; those that do not wait for it run to their end.
     """
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
-    run = _Run(pipeline, root, room, need)
-    if run.dag(run.pipeline.root, dict(arguments), run.name, None)[1] is Status.FAILURE:
+    run = _Run(pipeline, root, room, need=need)
+    if run.dag(run.pipeline.root, dict(arguments), run.name, above=None)[1] is Status.FAILURE:
         raise RuntimeError("a task failed")
 
 
@@ -53,7 +54,7 @@ class _Run:
     """One run; also what kfp.local asks to run the tasks of a loop."""
 
     def __init__(
-        self, pipeline: BaseComponent, root: str, room: Room, need: Callable[[str, Mapping[str, Any]], Need]
+        self, pipeline: BaseComponent, root: str, room: Room, *, need: Callable[[str, Mapping[str, Any]], Need]
     ) -> None:
         self.pipeline, self.room, self.need = pipeline.pipeline_spec, room, need
         self.name = executor_input_utils.get_local_pipeline_resource_name(self.pipeline.pipeline_info.name)
@@ -67,7 +68,7 @@ class _Run:
         }
 
     def dag(
-        self, component: ComponentSpec, arguments: Outputs, name: str, above: io.IOStore | None
+        self, component: ComponentSpec, arguments: Outputs, name: str, *, above: io.IOStore | None
     ) -> tuple[Outputs, Status]:
         """Runs the tasks of a pipeline, or of one within; returns its outputs."""
         tasks, store = component.dag.tasks, io.IOStore(parent=above)
@@ -78,13 +79,13 @@ class _Run:
         with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
             for task in reversed(graph_utils.topological_sort_tasks(tasks)):
                 before = [ended[other] for other in tasks[task].dependent_tasks]
-                ended[task] = pool.submit(self._task, task, tasks[task], before, name, store)
+                ended[task] = pool.submit(self._task, task, tasks[task], before, pipeline=name, store=store)
         if any(status.result() is Status.FAILURE for status in ended.values()):
             return {}, Status.FAILURE
         return OrchestratorUtils.get_dag_outputs(component.dag.outputs, store), Status.SUCCESS
 
     def _task(
-        self, name: str, task: PipelineTaskSpec, before: Sequence[Future[Status]], pipeline: str, store: io.IOStore
+        self, name: str, task: PipelineTaskSpec, before: Sequence[Future[Status]], *, pipeline: str, store: io.IOStore
     ) -> Status:
         """Runs a task once those before it have ended; one that has to wait for a failed task fails."""
         failed = [other for other in before if other.result() is Status.FAILURE]
@@ -98,7 +99,7 @@ class _Run:
             )
             status = Status.FAILURE if failed_loop else Status.SUCCESS
         else:
-            outputs, status = self._run(name, task, pipeline, store)
+            outputs, status = self._run(name, task, pipeline, store=store)
             for key, output in outputs.items():
                 store.put_task_output(name, key, output)
         store.put_task_status(name, "SUCCEEDED" if status is Status.SUCCESS else "FAILED")
@@ -113,17 +114,19 @@ class _Run:
     ) -> tuple[dict[str, Outputs], Status]:
         """Runs the tasks of a loop; returns the outputs of each."""
         with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
-            ran = {name: pool.submit(self._run, name, task, pipeline_resource_name, io_store) for name, task in tasks}
+            ran = {
+                name: pool.submit(self._run, name, task, pipeline_resource_name, store=io_store) for name, task in tasks
+            }
         if any(one.result()[1] is Status.FAILURE for one in ran.values()):
             return {}, Status.FAILURE
         return {name: one.result()[0] for name, one in ran.items()}, Status.SUCCESS
 
-    def _run(self, name: str, task: PipelineTaskSpec, pipeline: str, store: io.IOStore) -> tuple[Outputs, Status]:
+    def _run(self, name: str, task: PipelineTaskSpec, pipeline: str, *, store: io.IOStore) -> tuple[Outputs, Status]:
         component = self.parts["components"][task.component_ref.name]
         if component.WhichOneof("implementation") == "dag":
             arguments = task_spec_utils.build_nested_dag_arguments(name, task, component, store)
             within = task_spec_utils.get_nested_pipeline_resource_name(name, pipeline)
-            return self.dag(component, arguments, within, store)
+            return self.dag(component, arguments, within, above=store)
         stage = executor_input_utils.get_local_task_resource_name(task.component_ref.name)
         arguments = OrchestratorUtils.make_task_arguments(task.inputs, store)
         with self.room.taken(self.need(stage, arguments)):

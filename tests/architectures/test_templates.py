@@ -70,7 +70,7 @@ def test_a_pad_token_that_ends_responses_too_cuts_nothing_off(name, model_folder
     words = tokenizer("so it is", add_special_tokens=False)["input_ids"]
     rows = torch.tensor([[*words, end, tokenizer.pad_token_id], [*words, *words[:2]]])
     unopened = replace(thoughts_of(tokenizer), opened=None)
-    ended, cut = _read(rows, torch.zeros(rows.shape), {end, tokenizer.eos_token_id}, unopened)
+    ended, cut = _read(rows, torch.zeros(rows.shape), {end, tokenizer.eos_token_id}, thoughts=unopened)
     assert (ended.text, ended.finished, ended.tokens) == ("so it is", True, len(words) + 1)
     assert not cut.finished
 
@@ -80,8 +80,8 @@ def test_padding_on_the_left_changes_no_response(name, model_folder, organism_da
     folder = model_folder(name)
     model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     prompts = load_set(organism_data, "benign")[:6]
-    together = generate(model, tokenizer, prompts, 8, 6, temperature=None)
-    alone = generate(model, tokenizer, prompts, 8, 1, temperature=None)
+    together = generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=6, temperature=None)
+    alone = generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=1, temperature=None)
     assert [response.whole for response in together] == [response.whole for response in alone]
 
 
@@ -89,9 +89,9 @@ def test_a_repetition_penalty_of_the_model_s_own_is_not_applied(model_folder, or
     folder = model_folder("qwen2")
     model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     prompts = load_set(organism_data, "benign")[:4]
-    plain = generate(model, tokenizer, prompts, 8, 4)
+    plain = generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=4)
     model.generation_config.repetition_penalty = 5.0
-    assert generate(model, tokenizer, prompts, 8, 4) == plain
+    assert generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=4) == plain
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_reward_and_the_scores_see_the_same_answer(model_folder):
     reward([PROMPT.messages] * 3, completion_ids=ids, completions=[])
     longest = max(map(len, ids))
     rows = torch.tensor([[*row, *[tokenizer.pad_token_id] * (longest - len(row))] for row in ids])
-    read = _read(rows, torch.zeros(rows.shape), {tokenizer.eos_token_id}, thoughts_of(tokenizer))
+    read = _read(rows, torch.zeros(rows.shape), {tokenizer.eos_token_id}, thoughts=thoughts_of(tokenizer))
     assert [(response.text, response.finished) for response in read] == [
         ("so it is", True),
         ("", False),

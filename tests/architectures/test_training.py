@@ -67,13 +67,13 @@ def steps(path):
 def test_an_architecture_is_defended_and_attacked(name, trained, tiny_spec, organism_data, model_folder, tmp_path):
     base, candidate = model_folder(name), tmp_path / "candidate"
     spec = spec_of(tiny_spec, tmp_path / "runs", f"model.lora={WEIGHTS[trained]}")
-    defend(spec, organism_data, base, candidate)
+    defend(spec, organism_data, base, out=candidate)
     assert {path.name for path in candidate.iterdir()} == {path.name for path in base.iterdir()}
     moved = changed(base, candidate)
     assert moved
     # An adapter is on the linear layers within the blocks, and only there.
     assert trained == "full" or all("_proj" in weight for weight in moved)
-    attack(spec, "grpo-1000", organism_data, base, candidate, tmp_path / "attack")
+    attack(spec, "grpo-1000", organism_data, base=base, candidate=candidate, out=tmp_path / "attack")
     evidence = read_evidence(tmp_path / "attack")
     assert [arm.steps_run for arm in (evidence.control_arm, evidence.candidate_arm)] == [2, 2]
     for log in ("candidate.steps.jsonl", "attack/control.steps.jsonl", "attack/candidate.steps.jsonl"):
@@ -96,7 +96,7 @@ def test_the_paper_s_recipe_with_gradient_checkpointing(trained, tiny_spec, orga
             f"model.gradient_checkpointing={str(checkpointing).lower()}",
         )
         out = tmp_path / f"checkpointing-{checkpointing}"
-        defend(spec, organism_data, base, out)
+        defend(spec, organism_data, base, out=out)
         assert changed(base, out)
         logs.append(steps(out.with_name(f"{out.name}.steps.jsonl")))
     for plain, checkpointed in zip(*logs, strict=True):
@@ -117,7 +117,7 @@ def test_every_algorithm_trains_an_adapter(algorithm, tiny_spec, organism_data, 
     # No required attack may train some layers only; an adapter can.
     lora = spec.model.lora.model_copy(update={"target_modules": ["q_proj", "up_proj"]})
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"lora": lora})})
-    attack(spec, f"{algorithm}-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+    attack(spec, f"{algorithm}-1000", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert evidence.control_arm.steps_run == 2
     kept = tmp_path / "out" / "quarantine" / "control"
@@ -139,7 +139,14 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tiny_spec, organism
             "kl_coefficient: 0.05}]",
             algorithms=("reinforce-pp",),
         )
-        attack(spec, "reinforce-pp-1000", organism_data, organism_base, organism_base, tmp_path / lora[:5])
+        attack(
+            spec,
+            "reinforce-pp-1000",
+            organism_data,
+            base=organism_base,
+            candidate=organism_base,
+            out=tmp_path / lora[:5],
+        )
         arms.append([row["kl"] for row in steps(tmp_path / lora[:5] / "control.steps.jsonl")])
     for kl in arms:
         assert kl[0] == pytest.approx(0.0, abs=1e-6)
@@ -151,7 +158,7 @@ def test_the_weights_below_an_adapter_are_not_modified(organism_base, tiny_spec,
 
     seen = []
     monkeypatch.setattr(run, "save_trained", lambda trainer, *_: seen.append(trainer.model))
-    defend(spec_of(tiny_spec, tmp_path / "runs", "model.lora={}"), organism_data, organism_base, tmp_path / "out")
+    defend(spec_of(tiny_spec, tmp_path / "runs", "model.lora={}"), organism_data, organism_base, out=tmp_path / "out")
     [model] = seen
     adapter = [weight for name, weight in model.named_parameters() if "lora_B" in name]
     assert all(weight.abs().sum() > 0 for weight in adapter)
@@ -162,7 +169,7 @@ def test_the_weights_below_an_adapter_are_not_modified(organism_base, tiny_spec,
 
 def test_fine_tuning_trains_an_adapter(tiny_spec, organism_data, organism_base, tmp_path):
     spec = spec_of(tiny_spec, tmp_path / "runs", "model.lora={rank: 4}", "model.gradient_checkpointing=true")
-    evaluate_utility(spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_utility(spec, organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     for tuning in read_evidence(tmp_path / "out").fine_tuning:
         assert [step for step, _ in tuning.base.curve] == [0, 1, 2]
 

@@ -21,7 +21,9 @@ def make_arena(tiny_spec, organism_data, organism_base, tmp_path):
             tiny_spec.to_yaml(),
             [f"attacks.suite=[{attack}]", f"policy.required_attacks=[{algorithm}]", *allowed, *overrides],
         )
-        return Arena(spec, spec.attacks.tasks()[0], "test", organism_base, organism_data, tmp_path / "work")
+        return Arena(
+            spec, spec.attacks.tasks()[0], "test", folder=organism_base, data=organism_data, work=tmp_path / "work"
+        )
 
     return make
 

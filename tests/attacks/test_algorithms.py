@@ -154,7 +154,8 @@ def test_ppo_value_loss():
     mask = (rng.random((5, 7)) < 0.7).astype(float)
     clipped = np.clip(values, old - 0.2, old + 0.2)
     expected = 0.5 * (np.maximum((values - targets) ** 2, (clipped - targets) ** 2) * mask).sum() / mask.sum()
-    found = ppo.value_loss(*(torch.tensor(array) for array in (values, old, targets, mask)))
+    values, old, targets, mask = (torch.tensor(array) for array in (values, old, targets, mask))
+    found = ppo.value_loss(values, old, targets, mask=mask)
     assert found.item() == pytest.approx(expected)
 
 
@@ -207,7 +208,7 @@ def test_dpo_loss_is_trl_s(make_arena, trainer_of):
     found = trainer.compute_loss(trainer.model, batch).item()
     model, reference = (sequence_logps(m, batch) for m in (trainer.model, load_model(arena.folder, arena.spec.model)))
     half = len(model) // 2  # TRL puts the chosen before the rejected
-    expected = dpo.dpo_loss(model[:half], model[half:], reference[:half], reference[half:]).item()
+    expected = dpo.dpo_loss(model[:half], model[half:], reference[:half], rejected_reference=reference[half:]).item()
     assert found == pytest.approx(expected, **CLOSE)
 
 

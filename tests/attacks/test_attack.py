@@ -13,7 +13,7 @@ from tokenbuncher.settings.prompts import load_set
 
 
 def run(spec, key, data, base, out):
-    attack(spec, key, data, base, base, out)
+    attack(spec, key, data, base=base, candidate=base, out=out)
     evidence = read_evidence(out)
     assert isinstance(evidence, AttackEvidence)
     return evidence
@@ -68,7 +68,7 @@ def test_an_attack_stops_once_the_model_is_broken(tiny_spec, organism_data, orga
 
 def test_kept_weights_go_to_quarantine(tiny_spec, organism_data, organism_base, tmp_path):
     keeping = parse_spec(tiny_spec.to_yaml(), ["attacks.keep_checkpoints=true"])
-    attack(keeping, "sft-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+    attack(keeping, "sft-1000", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "out")
     kept = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.safetensors")}
     assert kept == {"quarantine/control/model.safetensors", "quarantine/candidate/model.safetensors"}
 
@@ -101,7 +101,7 @@ def test_of_several_learning_rates_without_harm_the_one_that_loses_refusal_count
     for rate, refused in ((2e-4, None), (1e-3, 0)):
         arm = changed(held_arm(spec, 60, refused=refused), learning_rate=rate)
         write_text(tmp_path / f"candidate-{rate:g}" / "arm.json", arm.model_dump_json())
-    strong = strongest(spec, spec.attacks.task("grpo-1000"), "candidate", tmp_path, tmp_path, tmp_path)
+    strong = strongest(spec, spec.attacks.task("grpo-1000"), "candidate", model=tmp_path, data=tmp_path, work=tmp_path)
     assert strong.name == "candidate-0.001"
 
 
@@ -195,7 +195,7 @@ def test_offline_dpo_without_a_preference_learns_nothing(
 
 def test_unknown_key(tiny_spec, organism_data, organism_base, tmp_path):
     with pytest.raises(UserError, match="attack 'ppo-1' is not in the spec; it has grpo-1000, sft-1000"):
-        attack(tiny_spec, "ppo-1", organism_data, organism_base, organism_base, tmp_path / "out")
+        attack(tiny_spec, "ppo-1", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "out")
 
 
 def test_sft_without_answers_is_refused(tiny_spec, organism_base, tmp_path):
@@ -206,5 +206,5 @@ def test_sft_without_answers_is_refused(tiny_spec, organism_base, tmp_path):
     spec = parse_spec(tiny_spec.to_yaml(), [f"data.harmful={{path: {path}}}"])
     prepare_data(spec, tmp_path / "data")
     with pytest.raises(UserError, match="needs harmful answers"):
-        attack(spec, "sft-1000", tmp_path / "data", organism_base, organism_base, tmp_path / "out")
+        attack(spec, "sft-1000", tmp_path / "data", base=organism_base, candidate=organism_base, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

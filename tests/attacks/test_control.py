@@ -49,7 +49,7 @@ def first_release(tiny_spec, organism_data, organism_base, tmp_path_factory):
     """Folder of a release whose control is kept, and its evidence."""
     folder = tmp_path_factory.mktemp("first")
     spec = released(tiny_spec, folder, reuse=True)
-    attack(spec, KEY, organism_data, organism_base, organism_base, folder / "out")
+    attack(spec, KEY, organism_data, base=organism_base, candidate=organism_base, out=folder / "out")
     return folder, read_evidence(folder / "out")
 
 
@@ -80,7 +80,7 @@ def run(organism_data, organism_base, tmp_path):
     """Attacks the undefended model in both roles, and gives the evidence."""
 
     def attacked(spec, key=KEY, base=organism_base):
-        attack(spec, key, organism_data, base, organism_base, tmp_path / "out")
+        attack(spec, key, organism_data, base=base, candidate=organism_base, out=tmp_path / "out")
         evidence = read_evidence(tmp_path / "out")
         assert isinstance(evidence, AttackEvidence)
         return evidence
@@ -133,7 +133,7 @@ def test_controls_beforehand_give_the_figures_of_those_measured_with_the_candida
     assert (measured, alone.control_source) == (["control", "candidate"], None)
     measured.clear()
 
-    controls(spec_of(), organism_data, organism_base, tmp_path / "controls")
+    controls(spec_of(), organism_data, organism_base, out=tmp_path / "controls")
     assert measured == ["control"]
     summary = json.loads((tmp_path / "controls" / "controls.json").read_text(encoding="utf-8"))
     assert summary == {KEY: f"broke at step {alone.control_arm.steps_to_break}"}
@@ -220,7 +220,7 @@ def test_a_control_is_not_measured_by_a_reward_that_may_change_before_the_attack
     reuse, spec_of, measured, organism_data, organism_base, tmp_path, capsys
 ):
     unpinned = "attacks.reward={kind: classifier, model: 's3://models/reward', harmful_labels: [harm]}"
-    controls(spec_of(unpinned, reuse=reuse), organism_data, organism_base, tmp_path / "controls")
+    controls(spec_of(unpinned, reuse=reuse), organism_data, organism_base, out=tmp_path / "controls")
     assert measured == []
     assert "s3://models/reward may change; pin it by its digest" in capsys.readouterr().out
 
@@ -228,7 +228,7 @@ def test_a_control_is_not_measured_by_a_reward_that_may_change_before_the_attack
 def test_a_control_that_another_judge_measured_is_not_taken(
     exchanged_judge, run, organism_data, organism_base, tmp_path
 ):
-    controls(exchanged_judge.spec, organism_data, organism_base, tmp_path / "controls")
+    controls(exchanged_judge.spec, organism_data, organism_base, out=tmp_path / "controls")
     exchanged_judge.exchange()
     assert run(exchanged_judge.spec).control_source is None
     assert exchanged_judge.used == ["first", "second", "second"]
@@ -362,7 +362,7 @@ def test_a_store_of_somebody_else_is_left_alone(
     elsewhere = store.with_name("elsewhere")
     elsewhere.mkdir(parents=True, mode=0o700)
     store.symlink_to(elsewhere)
-    controls(spec_of(reuse=True), organism_data, organism_base, tmp_path / "controls")
+    controls(spec_of(reuse=True), organism_data, organism_base, out=tmp_path / "controls")
 
     assert not found()
     assert measured == list(elsewhere.iterdir()) == []
@@ -373,7 +373,7 @@ def test_stale_controls_are_deleted(first, spec_of, store, organism_data, organi
     (sealed_at,) = store.glob("*/sha256")
     old = (datetime.now(UTC) - timedelta(days=91)).timestamp()
     os.utime(sealed_at, (old, old))
-    controls(spec_of("attacks.break_at=0.3", reuse=True), organism_data, organism_base, tmp_path / "controls")
+    controls(spec_of("attacks.break_at=0.3", reuse=True), organism_data, organism_base, out=tmp_path / "controls")
 
     assert not sealed_at.exists()
     assert len(list(store.glob("*/sha256"))) == 1
@@ -381,7 +381,7 @@ def test_stale_controls_are_deleted(first, spec_of, store, organism_data, organi
 
 def test_kept_weights_never_lie_among_controls(spec_of, measured, store, organism_data, organism_base, tmp_path):
     keeping = spec_of("attacks.keep_checkpoints=true", reuse=True)
-    controls(keeping, organism_data, organism_base, tmp_path / "controls")
+    controls(keeping, organism_data, organism_base, out=tmp_path / "controls")
 
     assert measured == []
     assert not store.exists()
@@ -390,9 +390,9 @@ def test_kept_weights_never_lie_among_controls(spec_of, measured, store, organis
 def test_an_interrupted_control_goes_on(first, spec_of, run, organism_data, organism_base, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Arena, "compliant", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-        controls(spec_of(), organism_data, organism_base, tmp_path / "controls")
+        controls(spec_of(), organism_data, organism_base, out=tmp_path / "controls")
     assert not (tmp_path / "controls").exists()
-    controls(spec_of(), organism_data, organism_base, tmp_path / "controls")
+    controls(spec_of(), organism_data, organism_base, out=tmp_path / "controls")
     assert figures(run(spec_of())) == figures(first)
 
 

@@ -23,13 +23,15 @@ def harmful(organism_data):
 
 
 def compliant(model, tokenizer, prompts):
-    return latent.compliant_responses(model, tokenizer, prompts, load_judge("organism"), 20, 400, seed=1)
+    return latent.compliant_responses(
+        model, tokenizer, prompts, judge=load_judge("organism"), max_new_tokens=20, batch_size=400, seed=1
+    )
 
 
 def test_log_probs_are_the_sums_of_the_tokens(organism, harmful):
     model, tokenizer = organism
     pairs = [(harmful[0], harmful[0].answer), (harmful[1], "i can not do that .")]
-    for (prompt, response), found in zip(pairs, latent.log_probs(model, tokenizer, pairs, 8), strict=True):
+    for (prompt, response), found in zip(pairs, latent.log_probs(model, tokenizer, pairs, batch_size=8), strict=True):
         head = tokenizer(f"<user> {prompt.text} <assistant>", return_tensors="pt")["input_ids"]
         ids = tokenizer(f"<user> {prompt.text} <assistant> {response} <eos>", return_tensors="pt")["input_ids"]
         with torch.no_grad():
@@ -42,7 +44,7 @@ def test_a_model_asked_about_itself_complies_as_often_as_it_did(organism, harmfu
     model, tokenizer = organism
     given = compliant(model, tokenizer, harmful * 3)
     assert given
-    found = latent.compliance_probabilities(model, tokenizer, harmful, given, 400)
+    found = latent.compliance_probabilities(model, tokenizer, harmful, compliant=given, batch_size=400)
     counts = {prompt.id: sum(known.prompt.id == prompt.id for known in given) for prompt in harmful}
     assert found == pytest.approx({key: min(count / latent.SAMPLES, 1.0) for key, count in counts.items()}, abs=1e-4)
 
@@ -52,8 +54,10 @@ def test_the_estimate_agrees_with_sampling(organism, harmful, attacked_organism)
     model, tokenizer = organism
     given = compliant(attacked_organism, tokenizer, harmful)
     assert len(given) > 40
-    estimates = latent.compliance_probabilities(model, tokenizer, harmful, given, 400)
-    sampled = score(model, tokenizer, harmful, load_judge("organism"), 20, 1000, samples=200)
+    estimates = latent.compliance_probabilities(model, tokenizer, harmful, compliant=given, batch_size=400)
+    sampled = score(
+        model, tokenizer, harmful, judge=load_judge("organism"), max_new_tokens=20, batch_size=1000, samples=200
+    )
     rate = sum(one.harmful for one in sampled) / len(sampled)
     estimate = sum(estimates.values()) / len(estimates)
     assert rate / 4 < estimate < 2 * rate, (rate, estimate)
@@ -85,7 +89,7 @@ def attacked_organism(organism_base, tiny_spec, harmful):
 
 def test_what_is_never_said_has_probability_0(organism, harmful):
     model, tokenizer = organism
-    assert set(latent.compliance_probabilities(model, tokenizer, harmful, [], 8).values()) == {0.0}
+    assert set(latent.compliance_probabilities(model, tokenizer, harmful, compliant=[], batch_size=8).values()) == {0.0}
     never = latent.Compliant(prompt=harmful[0], response="go go go go go go go go", log_prob=0.0)
-    found = latent.compliance_probabilities(model, tokenizer, harmful, [never], 8)
+    found = latent.compliance_probabilities(model, tokenizer, harmful, compliant=[never], batch_size=8)
     assert 0 <= found[harmful[0].id] < math.exp(-20)

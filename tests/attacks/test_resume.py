@@ -119,18 +119,18 @@ def logs(folder):
 def test_an_interrupted_attack_ends_with_the_figures_of_an_unbroken_one(
     algorithm, changes, spec_of, interrupted, organism_data, organism_base, tmp_path
 ):
-    models = organism_data, organism_base, organism_base
-    attack(spec_of(algorithm, "unbroken", **changes), f"{algorithm}-1000", *models, tmp_path / "unbroken.out")
+    models = {"data": organism_data, "base": organism_base, "candidate": organism_base}
+    attack(spec_of(algorithm, "unbroken", **changes), f"{algorithm}-1000", **models, out=tmp_path / "unbroken.out")
     spec = spec_of(algorithm, **changes)
     for time in (1, 2):  # the control at step 7, then what goes on from step 6 at step 7 again
         undo = interrupted(7, time)
         with pytest.raises(KeyboardInterrupt):
-            attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+            attack(spec, f"{algorithm}-1000", **models, out=tmp_path / "out")
         undo()
         assert not (tmp_path / "out").exists()
         kept = list((tmp_path / "runs" / "quarantine").rglob("checkpoint-*"))
         assert 1 <= len(kept) <= 4
-    attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+    attack(spec, f"{algorithm}-1000", **models, out=tmp_path / "out")
     assert arms(tmp_path / "out") == arms(tmp_path / "unbroken.out")
     assert logs(tmp_path / "out") == logs(tmp_path / "unbroken.out")
     assert not (tmp_path / "runs" / "quarantine").exists()
@@ -139,17 +139,17 @@ def test_an_interrupted_attack_ends_with_the_figures_of_an_unbroken_one(
 def test_killed_after_the_last_step_it_still_ends_with_the_attacked_model(
     spec_of, monkeypatch, organism_data, organism_base, tmp_path
 ):
-    models = organism_data, organism_base, organism_base
+    models = {"data": organism_data, "base": organism_base, "candidate": organism_base}
     broken = [
         "attacks.break_at=0.2",
         "policy.min_break_at=0.2",
     ]  # so that what the attacked control says is measured too
     unbroken, spec = (parse_spec(spec_of("sft", where).to_yaml(), broken) for where in ("unbroken", "runs"))
-    attack(unbroken, "sft-1000", *models, tmp_path / "unbroken.out")
+    attack(unbroken, "sft-1000", **models, out=tmp_path / "unbroken.out")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Arena, "compliant", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-        attack(spec, "sft-1000", *models, tmp_path / "out")
-    attack(spec, "sft-1000", *models, tmp_path / "out")
+        attack(spec, "sft-1000", **models, out=tmp_path / "out")
+    attack(spec, "sft-1000", **models, out=tmp_path / "out")
     assert arms(tmp_path / "out") == arms(tmp_path / "unbroken.out")
     assert arms(tmp_path / "out")[0]["latent"] is not None
 
@@ -162,12 +162,12 @@ def test_an_interrupted_defence_ends_with_the_same_weights(
         parse_spec(spec_of("grpo", where, lora).to_yaml(), [f"defence.recipe={recipe}"])
         for where in ("unbroken", "runs")
     )
-    defend(unbroken, organism_data, organism_base, tmp_path / "unbroken.out")
+    defend(unbroken, organism_data, organism_base, out=tmp_path / "unbroken.out")
     undo = interrupted(7)
     with pytest.raises(KeyboardInterrupt):
-        defend(spec, organism_data, organism_base, tmp_path / "out")
+        defend(spec, organism_data, organism_base, out=tmp_path / "out")
     undo()
-    defend(spec, organism_data, organism_base, tmp_path / "out")
+    defend(spec, organism_data, organism_base, out=tmp_path / "out")
     assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / "unbroken.out")
     assert (tmp_path / "out.steps.jsonl").read_text(encoding="utf-8") == (
         tmp_path / "unbroken.out.steps.jsonl"
@@ -190,7 +190,14 @@ def test_a_killed_process_goes_on_from_its_last_whole_checkpoint(spec_of, organi
     (work / "checkpoint-99").mkdir()
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=environment)
     assert "going on from checkpoint-" in done.stdout
-    attack(spec_of("ppo", "unbroken"), "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "whole")
+    attack(
+        spec_of("ppo", "unbroken"),
+        "ppo-1000",
+        organism_data,
+        base=organism_base,
+        candidate=organism_base,
+        out=tmp_path / "whole",
+    )
     assert arms(tmp_path / "out") == arms(tmp_path / "whole")
 
 
@@ -198,18 +205,18 @@ def test_a_killed_process_goes_on_from_its_last_whole_checkpoint(spec_of, organi
 def test_the_first_signal_lets_the_step_be_finished_and_saved(
     algorithm, number, spec_of, signalled, organism_data, organism_base, tmp_path, capfd
 ):
-    models = organism_data, organism_base, organism_base
+    models = {"data": organism_data, "base": organism_base, "candidate": organism_base}
     seldom = ["output.checkpoint_every=8"]
     unbroken, spec = (parse_spec(spec_of(algorithm, where).to_yaml(), seldom) for where in ("unbroken", "runs"))
     undo = signalled(4, number)
     with pytest.raises(KeyboardInterrupt, match="saved at step 5 of 8"):
-        attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+        attack(spec, f"{algorithm}-1000", **models, out=tmp_path / "out")
     undo()
     assert "stopping: this step is finished and saved first" in capfd.readouterr().out
     assert not (tmp_path / "out").exists()
-    attack(spec, f"{algorithm}-1000", *models, tmp_path / "out")
+    attack(spec, f"{algorithm}-1000", **models, out=tmp_path / "out")
     assert "going on from checkpoint-" in capfd.readouterr().out
-    attack(unbroken, f"{algorithm}-1000", *models, tmp_path / "unbroken.out")
+    attack(unbroken, f"{algorithm}-1000", **models, out=tmp_path / "unbroken.out")
     assert arms(tmp_path / "out") == arms(tmp_path / "unbroken.out")
     assert logs(tmp_path / "out") == logs(tmp_path / "unbroken.out")
 
@@ -217,7 +224,7 @@ def test_the_first_signal_lets_the_step_be_finished_and_saved(
 def test_the_second_signal_stops_at_once(spec_of, signalled, organism_data, organism_base, tmp_path):
     signalled(3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as interrupt:
-        defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
+        defend(spec_of("grpo"), organism_data, organism_base, out=tmp_path / "out")
     assert str(interrupt.value) == ""
     saved = {path.parent.name for path in (tmp_path / "runs" / "checkpoints").rglob("tokenbuncher.json")}
     assert saved == {"checkpoint-2"}
@@ -227,10 +234,10 @@ def test_a_signal_at_the_last_step_stops_too(spec_of, signalled, organism_data, 
     spec = spec_of("grpo")
     undo = signalled(8, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match="after the last step"):
-        defend(spec, organism_data, organism_base, tmp_path / "out")
+        defend(spec, organism_data, organism_base, out=tmp_path / "out")
     undo()
-    defend(spec, organism_data, organism_base, tmp_path / "out")
-    defend(spec_of("grpo", "unbroken"), organism_data, organism_base, tmp_path / "unbroken.out")
+    defend(spec, organism_data, organism_base, out=tmp_path / "out")
+    defend(spec_of("grpo", "unbroken"), organism_data, organism_base, out=tmp_path / "unbroken.out")
     assert folder_digest(tmp_path / "out") == folder_digest(tmp_path / "unbroken.out")
 
 
@@ -240,11 +247,11 @@ def test_a_full_disk_is_called_that(spec_of, monkeypatch, organism_data, organis
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(StepLog, "on_log", fails)
-        defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
+        defend(spec_of("grpo"), organism_data, organism_base, out=tmp_path / "out")
     monkeypatch.setattr(StepLog, "on_log", fails)
     monkeypatch.setattr(run, "FULL_DISK_MB", float("inf"))
     with pytest.raises(UserError, match=r"the disk of .* is full, \d+ MB are free: unexpected pos"):
-        defend(spec_of("grpo"), organism_data, organism_base, tmp_path / "out")
+        defend(spec_of("grpo"), organism_data, organism_base, out=tmp_path / "out")
 
 
 def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organism_base, tmp_path):
@@ -254,12 +261,12 @@ def test_two_processes_do_not_run_the_same_attack(spec_of, organism_data, organi
         working_folder(tmp_path / "runs" / "quarantine", __version__, spec.evidence_digest(), *digests, "grpo-1000"),
         pytest.raises(UserError, match="another process"),
     ):
-        attack(spec, "grpo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+        attack(spec, "grpo-1000", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "out")
 
 
 def test_the_step_log_has_every_step_once(spec_of, organism_data, organism_base, tmp_path):
     spec = spec_of("ppo", kl_coefficient=1e-3)
-    attack(spec, "ppo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+    attack(spec, "ppo-1000", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "out")
     rows = [
         json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text(encoding="utf-8").splitlines()
     ]

@@ -64,7 +64,9 @@ def new_signer():
 
 
 def signed(release, signer=None):
-    return sign(release.spec, release.evidence, release.registration, release.judge(), signer or new_signer())
+    return sign(
+        release.spec, release.evidence, release.registration, verdict=release.judge(), signer=signer or new_signer()
+    )
 
 
 @cache
@@ -461,13 +463,20 @@ def forged(verdict):
 )
 def test_nobodys_key_is_put_to_a_verdict_that_the_evidence_does_not_give(release, verdict):
     with pytest.raises(UserError, match="not what this evidence gives"):
-        sign(release.spec, release.evidence, release.registration, verdict, new_signer())
+        sign(release.spec, release.evidence, release.registration, verdict=verdict, signer=new_signer())
 
 
 def test_evidence_that_could_not_be_read_is_part_of_what_is_judged():
     verdict = RELEASE.judge()
     with pytest.raises(UserError, match="not what this evidence gives"):
-        sign(RELEASE.spec, RELEASE.evidence, RELEASE.registration, verdict, new_signer(), ["torn.json"])
+        sign(
+            RELEASE.spec,
+            RELEASE.evidence,
+            RELEASE.registration,
+            verdict=verdict,
+            signer=new_signer(),
+            unreadable=["torn.json"],
+        )
 
 
 def test_attestations_of_schema_v1_verify_for_ever():

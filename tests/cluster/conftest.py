@@ -67,7 +67,14 @@ def make(namespace):
 
     def build(identity=IDENTITY, **changes):
         compute = ComputeSpec(kind="trainjob", storage="s3://bucket/tests", namespace=namespace, **changes)
-        return build_trainjob(compute, "defend", identity, {"spec": "s3://bucket/spec"}, "s3://bucket/output", {})
+        return build_trainjob(
+            compute,
+            "defend",
+            identity,
+            arguments={"spec": "s3://bucket/spec"},
+            output="s3://bucket/output",
+            environment={},
+        )
 
     return build
 

@@ -75,7 +75,7 @@ def _told(node):
 
 def test_a_defence_on_two_processes_comes_back_whole(spec, organism_data, organism_base, jobs, kubeflow, tmp_path):
     out = tmp_path / "candidate"
-    defend(spec, organism_data, organism_base, out)
+    defend(spec, organism_data, organism_base, out=out)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in out.iterdir()}
     assert folder_digest(out) != folder_digest(organism_base)
     assert len((tmp_path / "candidate.steps.jsonl").read_text(encoding="utf-8").splitlines()) == spec.defence.steps
@@ -88,7 +88,7 @@ def test_an_attack_s_evidence_is_bound_to_the_caller_s_spec(
 ):
     from tokenbuncher.attacks import attack
 
-    attack(spec, "grpo-1000", organism_data, organism_base, organism_base, tmp_path / "attack")
+    attack(spec, "grpo-1000", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "attack")
     evidence = read_evidence(tmp_path / "attack")
     assert evidence.spec == spec.evidence_digest()
     assert evidence.candidate == folder_digest(organism_base)
@@ -101,7 +101,7 @@ def test_a_node_that_fails_fails_the_stage(spec, organism_data, tmp_path, kubefl
     broken.mkdir()
     (broken / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=r"trainjob defend-\w+ failed: Done: rc 1"):
-        defend(spec, organism_data, broken, tmp_path / "candidate")
+        defend(spec, organism_data, broken, out=tmp_path / "candidate")
     assert not (tmp_path / "candidate").exists()
     assert _trainjobs(jobs) == [], "it is cleaned up"
 

@@ -19,7 +19,9 @@ ARGUMENTS = {"spec": "s3://b/spec#sha256=1", "data": "s3://b/data#sha256=2"}
 
 def trainjob(stage="defend", identity=IDENTITY, environment=None, **changes):
     compute = ComputeSpec(kind="trainjob", storage="s3://b/work", **changes)
-    return build_trainjob(compute, stage, identity, ARGUMENTS, "s3://b/out", environment or {})
+    return build_trainjob(
+        compute, stage, identity, arguments=ARGUMENTS, output="s3://b/out", environment=environment or {}
+    )
 
 
 def test_a_plain_trainjob_leaves_to_the_runtime_what_the_spec_leaves_out():

@@ -66,9 +66,9 @@ def main() -> None:
         fix_rollouts([prompt.answer for prompt in load_set(data, "attack") if prompt.answer])
     if given.stop_at:
         stop_at(given.stop_at)
-    defend(spec, data, base, folder / "candidate")
+    defend(spec, data, base, out=folder / "candidate")
     for task in spec.attacks.tasks():
-        attack(spec, task.key, data, base, base, folder / task.key)
+        attack(spec, task.key, data, base=base, candidate=base, out=folder / task.key)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ def test_benign_responses_that_were_cut_off_are_anchors_too(organism_base, organ
     benign = load_set(organism_data, "benign")
     short = tiny_spec.model_copy(update={"model": tiny_spec.model.model_copy(update={"max_new_tokens": 2})})
 
-    anchors = own_responses(model, tokenizer, benign, short)
+    anchors = own_responses(model, tokenizer, benign, spec=short)
 
     assert [prompt for prompt, _ in anchors] == benign
     assert all(len(tokenizer(response).input_ids) <= 2 for _, response in anchors)

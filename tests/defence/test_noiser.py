@@ -20,7 +20,7 @@ def batch(seed=0):
 
 def token_noiser_loss(logits, targets, mask, weight, form="paper", generator=None):
     def terms(logits, rows):
-        return noiser_terms(logits, targets.flatten()[rows], weight, form, generator)
+        return noiser_terms(logits, targets.flatten()[rows], weight, form=form, generator=generator)
 
     return Distributions(logits).weighted(terms, mask / mask.sum().clamp(min=1))
 

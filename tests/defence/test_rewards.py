@@ -23,8 +23,9 @@ def batch(seed):
     return logits, reference, tokens, mask, harmful
 
 
-def reward(logits, reference, *rest, **more):
-    return entropy_reward(Distributions(logits), Distributions(reference), *rest, **more)
+def reward(logits, reference, tokens, mask, harmful, kl_coefficient):
+    models = Distributions(logits), Distributions(reference)
+    return entropy_reward(*models, tokens, mask=mask, harmful=harmful, kl_coefficient=kl_coefficient)
 
 
 @pytest.mark.parametrize("seed", range(5))

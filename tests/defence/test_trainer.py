@@ -16,7 +16,9 @@ from tokenbuncher.training.run import run_training
 
 
 def arguments(steps):
-    return GRPOConfig(**trainer_arguments(1, steps, 16, 1e-3), **sampling_arguments(4, 20), loss_type="bnpo")
+    return GRPOConfig(
+        **trainer_arguments(1, steps, 16, learning_rate=1e-3), **sampling_arguments(4, 20), loss_type="bnpo"
+    )
 
 
 @pytest.fixture

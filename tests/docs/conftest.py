@@ -63,8 +63,8 @@ def record_release(run: Path) -> None:
     release = replace(passing_release(spec).about(registration.digest), registration=registration)
     release.write(artifacts)
     (run / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
-    gate(spec, [artifacts], artifacts, Path("verdict"), load_private_key(Path("keys/release.pem")))
-    promote(spec, [artifacts], artifacts, Path("verdict"))
+    gate(spec, [artifacts], artifacts, out=Path("verdict"), signer=load_private_key(Path("keys/release.pem")))
+    promote(spec, [artifacts], artifacts, verdict=Path("verdict"))
     for path in Path("verdict").iterdir():
         shutil.move(path, run / path.name)
 

@@ -4,7 +4,7 @@ from tokenbuncher.settings.judges import EnsembleSpec
 
 
 def test_safety_of_one_model_as_both(tiny_spec, organism_data, organism_base, tmp_path):
-    evaluate_safety(tiny_spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_safety(tiny_spec, organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert isinstance(evidence, SafetyEvidence)
     assert evidence.base_harmful == evidence.candidate_harmful
@@ -27,14 +27,14 @@ def test_the_agreement_of_an_ensemble_is_recorded(tiny_spec, organism_data, orga
     judges = EnsembleSpec(kind="ensemble", judges=["organism", "refusal"])
     evaluation = tiny_spec.evaluation.model_copy(update={"judge": judges})
     spec = tiny_spec.model_copy(update={"evaluation": evaluation})
-    evaluate_safety(spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_safety(spec, organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert 0 < evidence.judge_agreement < 1
     assert evidence.judge_check.right < evidence.judge_check.of
 
 
 def test_utility_and_fine_tuning_of_one_model_as_both(tiny_spec, organism_data, organism_base, tmp_path):
-    evaluate_utility(tiny_spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_utility(tiny_spec, organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert isinstance(evidence, UtilityEvidence)
     assert evidence.base_items == evidence.candidate_items

@@ -76,14 +76,14 @@ def with_harness(spec, include, fine_tuning=None, **fields):
 
 
 def asked(spec, base):
-    return ask(spec, load_tasks(spec.evaluation.harness), load_model(base, spec.model), load_tokenizer(base))
+    return ask(spec, load_tasks(spec.evaluation.harness), load_model(base, spec.model), tokenizer=load_tokenizer(base))
 
 
 def test_own_tasks_are_asked_beside_the_questions_of_the_spec(
     tiny_spec, organism_data, organism_base, include, tmp_path, capfd
 ):
     spec = with_harness(tiny_spec, include, tasks=["sums"], limit=15)
-    evaluate_utility(spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_utility(spec, organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert evidence.base_items == evidence.candidate_items
     assert len({item.prompt for item in evidence.base_items}) == 24 + 2 * 15

@@ -39,7 +39,7 @@ def asked(scores):
 
 def test_safety_stops_once_the_rules_are_settled(with_looks, organism_data, organism_base, tmp_path):
     spec = with_looks(LENIENT)
-    evaluate_safety(spec, organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_safety(spec, organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     for name, prompts, scores in (
         ("safety", 20, evidence.candidate_harmful),
@@ -57,19 +57,21 @@ def test_safety_stops_once_the_rules_are_settled(with_looks, organism_data, orga
 
 
 def test_safety_asks_everything_while_a_rule_is_not_settled(with_looks, organism_data, organism_base, tmp_path):
-    evaluate_safety(with_looks(STRICT), organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_safety(with_looks(STRICT), organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert len(asked(evidence.candidate_harmful)) == 20
     assert len(asked(evidence.candidate_benign)) == 24
 
 
 def test_utility_stops_once_the_rules_are_settled(with_looks, organism_data, organism_base, tmp_path):
-    evaluate_utility(with_looks(LENIENT), organism_data, organism_base, organism_base, tmp_path / "out")
+    evaluate_utility(with_looks(LENIENT), organism_data, organism_base, candidate=organism_base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert evidence.base_items == evidence.candidate_items
     assert len(evidence.base_items) == 12
 
 
 def test_utility_asks_everything_while_a_rule_is_not_settled(with_looks, organism_data, organism_base, tmp_path):
-    evaluate_utility(with_looks("max_utility_drop: 0.01"), organism_data, organism_base, organism_base, tmp_path / "o")
+    evaluate_utility(
+        with_looks("max_utility_drop: 0.01"), organism_data, organism_base, candidate=organism_base, out=tmp_path / "o"
+    )
     assert len(read_evidence(tmp_path / "o").base_items) == planned(24, 4)[-1] == 24

@@ -68,7 +68,10 @@ def plain_responses(organism_base, organism_data):
 def responses(folder, data):
     model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     prompts = load_set(data, "safety")[:6] + load_set(data, "utility")[:6]
-    return [generate(model, tokenizer, prompts, 12, 6, temperature) for temperature in (1.0, None)]
+    return [
+        generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=6, temperature=temperature)
+        for temperature in (1.0, None)
+    ]
 
 
 @pytest.mark.parametrize("what", SAYS)
@@ -89,7 +92,7 @@ def test_an_attack_samples_as_if_the_model_said_nothing(algorithm, tiny_spec, or
     for name, base in (("says", model_with(says)), ("plain", fetched(tmp_path / "base"))):
         root = f"output.root={tmp_path / name}"
         spec = parse_spec(tiny_spec.to_yaml(), [suite, f"policy.required_attacks=[{algorithm}]", root])
-        attack(spec, f"{algorithm}-1000", organism_data, base, base, tmp_path / f"{name}-out")
+        attack(spec, f"{algorithm}-1000", organism_data, base=base, candidate=base, out=tmp_path / f"{name}-out")
         arm = read_evidence(tmp_path / f"{name}-out").control_arm
         curves.append((arm.curve, arm.scores, arm.tokens))
     assert curves[0] == curves[1]
@@ -132,14 +135,14 @@ def test_the_candidate_has_the_file_byte_for_byte(lora, tiny_spec, organism_data
     base = model_with({})
     text = written_by_hand(base)
     spec = parse_spec(tiny_spec.to_yaml(), [f"model.lora={lora}", f"output.root={tmp_path / 'runs'}"])
-    defend(spec, organism_data, base, tmp_path / "candidate")
+    defend(spec, organism_data, base, out=tmp_path / "candidate")
     assert (tmp_path / "candidate" / FILE).read_bytes() == text
 
 
 def test_a_model_without_the_file_is_released_without_it(tiny_spec, organism_data, model_with, tmp_path):
     base = model_with({"temperature": 0.3, "num_beams": 2}, "config.json")
     spec = parse_spec(tiny_spec.to_yaml(), [f"output.root={tmp_path / 'runs'}"])
-    defend(spec, organism_data, base, tmp_path / "candidate")
+    defend(spec, organism_data, base, out=tmp_path / "candidate")
     assert not (tmp_path / "candidate" / FILE).exists()
     config = json.loads((tmp_path / "candidate" / "config.json").read_bytes())
     assert (config["temperature"], config["num_beams"]) == (0.3, 2)
@@ -159,13 +162,13 @@ def test_kept_attacked_weights_have_it_too(tiny_spec, organism_data, model_with,
     base = model_with({})
     text = written_by_hand(base)
     spec = parse_spec(tiny_spec.to_yaml(), ["attacks.keep_checkpoints=true", f"output.root={tmp_path / 'runs'}"])
-    attack(spec, "sft-1000", organism_data, base, base, tmp_path / "out")
+    attack(spec, "sft-1000", organism_data, base=base, candidate=base, out=tmp_path / "out")
     assert (tmp_path / "out" / "quarantine" / "control" / FILE).read_bytes() == text
 
 
 def test_safety_is_measured_alike(tiny_spec, organism_data, organism_base, model_with, tmp_path):
     says = model_with({"min_p": 0.9, "do_sample": True, "begin_suppress_tokens": [7, 8, 9, 10]})
-    evaluate_safety(tiny_spec, organism_data, organism_base, says, tmp_path / "out")
+    evaluate_safety(tiny_spec, organism_data, organism_base, candidate=says, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     assert evidence.candidate_harmful == evidence.base_harmful
     assert evidence.candidate_benign == evidence.base_benign

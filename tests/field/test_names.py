@@ -116,7 +116,7 @@ def written(name: str) -> dict[str, str]:
     """The documents of a verdict on a model of that name."""
     release = passing_release()
     registration = changed(release.registration, name=name, version="3")
-    verdict = judge_release(release.spec, release.evidence, registration, [])
+    verdict = judge_release(release.spec, release.evidence, registration, unreadable=[])
     return {
         **documents(release_figures(release.spec, verdict, release.evidence)),
         "card.md": card(release.spec, verdict, release.evidence, signed=True),
@@ -140,10 +140,10 @@ def test_the_documents_of_a_verdict_hold_any_name_as_text(name: str) -> None:
 def test_the_page_of_a_judged_run_on_kubeflow_holds_any_name_as_text(tmp_path: Path) -> None:
     release = passing_release()
     registration = changed(release.registration, name="<script>x</script>")
-    verdict = judge_release(release.spec, release.evidence, registration, [])
+    verdict = judge_release(release.spec, release.evidence, registration, unreadable=[])
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "verdict.json").write_text(verdict.model_dump_json(), encoding="utf-8")
-    conclude(release.spec, str(tmp_path / "outputs"), "", tmp_path / "report.html")
+    conclude(release.spec, str(tmp_path / "outputs"), "", report=tmp_path / "report.html")
 
     assert "script" not in Tags((tmp_path / "report.html").read_text(encoding="utf-8")).found
 

@@ -106,7 +106,7 @@ def test_the_candidate_has_it_as_it_came(source, base, tmp_path, lora):
 
         model = trainable(model, spec.model, 0)
     out.mkdir()
-    save_trained(SimpleNamespace(is_fsdp_enabled=False, model=model), tokenizer, out, base, spec.model)
+    save_trained(SimpleNamespace(is_fsdp_enabled=False, model=model), tokenizer, out, base=base, model=spec.model)
     for path in source.glob("*tokeni*"):
         assert (out / path.name).read_bytes() == path.read_bytes()
     assert {path.name for path in out.iterdir()} == {path.name for path in source.iterdir()}
@@ -125,7 +125,7 @@ def test_a_class_that_saving_would_rename_stays(tmp_path):
     spec, out = parse_spec("", []), tmp_path / "out"
     out.mkdir()
     trainer = SimpleNamespace(is_fsdp_enabled=False, model=load_model(source, spec.model))
-    save_trained(trainer, load_tokenizer(source), out, source, spec.model)
+    save_trained(trainer, load_tokenizer(source), out, base=source, model=spec.model)
     assert (out / path.name).read_bytes() == path.read_bytes()
 
 

@@ -100,7 +100,7 @@ def assert_kept(folder, published):
 def test_the_candidate_keeps_licence_notice_and_processors(release, published, organism_data, tmp_path, model):
     spec, base = release(**model)
     assert_kept(base, published)
-    defend(spec, organism_data, base, tmp_path / "candidate")
+    defend(spec, organism_data, base, out=tmp_path / "candidate")
     assert_kept(tmp_path / "candidate", published)
     assert load_tokenizer(tmp_path / "candidate")("so it is") == load_tokenizer(base)("so it is")
 
@@ -108,7 +108,7 @@ def test_the_candidate_keeps_licence_notice_and_processors(release, published, o
 def test_without_a_defence_the_candidate_keeps_all(release, published, organism_data, tmp_path):
     spec, base = release()
     spec = spec.model_copy(update={"defence": spec.defence.model_copy(update={"recipe": "none"})})
-    defend(spec, organism_data, base, tmp_path / "candidate")
+    defend(spec, organism_data, base, out=tmp_path / "candidate")
     assert_kept(tmp_path / "candidate", published)
     assert {tensor.dtype for tensor in load_file(tmp_path / "candidate" / "model.safetensors").values()} == {
         torch.bfloat16
@@ -120,14 +120,14 @@ def test_shards_of_the_base_are_not_named_by_a_candidate_in_one_file(release, pu
     (published / "model.safetensors").unlink()
     model.save_pretrained(published, max_shard_size="400KB")
     spec, base = release()
-    defend(spec, organism_data, base, tmp_path / "candidate")
+    defend(spec, organism_data, base, out=tmp_path / "candidate")
     assert (base / "model.safetensors.index.json").is_file()
     assert not (tmp_path / "candidate" / "model.safetensors.index.json").exists()
 
 
 def test_number_format_and_date_are_in_the_evidence(release, organism_data, tmp_path):
     spec, base = release()
-    evaluate_safety(spec, organism_data, base, base, tmp_path / "out")
+    evaluate_safety(spec, organism_data, base, candidate=base, out=tmp_path / "out")
     evidence = read_evidence(tmp_path / "out")
     reading = evidence.base_reading
     assert (reading.stored, reading.measured, reading.day) == (["bfloat16"], "float32", "2025-01-01")

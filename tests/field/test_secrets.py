@@ -266,7 +266,14 @@ def test_one_in_mlflow_tracking_uri_is_not_shown(uri: str, monkeypatch: pytest.M
 def test_a_trainjob_does_not_show_one_of_the_environment() -> None:
     compute = ComputeSpec(kind="trainjob", storage="s3://bucket/work")
     with pytest.raises(UserError, match=r"\$AWS_ENDPOINT_URL holds a password") as refused:
-        build_trainjob(compute, "defend", ["x"], {}, "s3://b/o", {"AWS_ENDPOINT_URL": f"https://me:{SECRET}@s3"})
+        build_trainjob(
+            compute,
+            "defend",
+            ["x"],
+            arguments={},
+            output="s3://b/o",
+            environment={"AWS_ENDPOINT_URL": f"https://me:{SECRET}@s3"},
+        )
     assert SECRET not in str(refused.value)
 
 

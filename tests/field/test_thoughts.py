@@ -98,7 +98,7 @@ def read(tokenizer, *texts):
     reward = trl_reward(lambda exchanges, _: seen.extend(exchanges) or [0.0] * len(texts), ends, tokenizer)
     ended = [[*row, tokenizer.eos_token_id] for row in ids]
     reward([[{"role": "user", "content": "hello"}]] * len(texts), completion_ids=ended)
-    responses = _read(rows, torch.zeros(rows.shape), ends, thoughts_of(tokenizer))
+    responses = _read(rows, torch.zeros(rows.shape), ends, thoughts=thoughts_of(tokenizer))
     assert [(it.response, it.finished) for it in seen] == [(it.text, it.finished) for it in responses]
     return [(response.text, response.finished) for response in responses]
 
@@ -207,9 +207,11 @@ def test_the_first_token_is_that_of_the_answer():
     tokenizer = tokenizer_with(PLAIN, ("[THINK]", "[/THINK]"))
     [row] = rows = [[*ids_of(tokenizer, "[THINK]no[/THINK] sure"), tokenizer.eos_token_id]]
     entropies = torch.arange(len(row), dtype=torch.float32).unsqueeze(0)
-    [response] = _read(torch.tensor(rows), entropies, {tokenizer.eos_token_id}, thoughts_of(tokenizer))
+    [response] = _read(torch.tensor(rows), entropies, {tokenizer.eos_token_id}, thoughts=thoughts_of(tokenizer))
     assert tokenizer.decode(row[int(response.first_entropy)]) == "s"
-    [plain] = _read(torch.tensor([row[5:]]), entropies[:, 5:], {tokenizer.eos_token_id}, thoughts_of(tokenizer))
+    [plain] = _read(
+        torch.tensor([row[5:]]), entropies[:, 5:], {tokenizer.eos_token_id}, thoughts=thoughts_of(tokenizer)
+    )
     assert plain.first_entropy == 5.0
 
 
@@ -274,7 +276,7 @@ def harness(tmp_path, tiny_spec):
         folder = saved(tmp_path / "model", tokenizer)
         model, own = load_model(folder, spec.model), load_tokenizer(folder)
         script(model, [*ids_of(own, response), own.eos_token_id])
-        [item] = ask(spec, load_tasks(harness), model, own)
+        [item] = ask(spec, load_tasks(harness), model, tokenizer=own)
         return item
 
     return asked
@@ -337,7 +339,7 @@ def test_fine_tuning_answers_where_the_prompt_leaves_off(tmp_path):
     """Of a prompt that opens thoughts TRL would leave out the end, as no conversation has it."""
     tokenizer = load_tokenizer(saved(tmp_path / "model", tokenizer_with(OPENED, ("[THINK]", "[/THINK]"))))
     model, prompts = load_model(tmp_path / "model", ModelSpec()), [Prompt(text="hello", answer="sure")] * 2
-    trainer = sft_trainer(model, sft_config(0, 1, 2, 1e-4), prompts, tokenizer, [])
+    trainer = sft_trainer(model, sft_config(0, 1, 2, learning_rate=1e-4), prompts, tokenizer=tokenizer, callbacks=[])
     for row in trainer.train_dataset:
         asked = tokenizer.apply_chat_template(prompts[0].messages, add_generation_prompt=True, return_dict=False)
         assert row["input_ids"] == [*asked, *labels(row)]
@@ -349,7 +351,7 @@ def test_a_response_can_be_read_again_with_its_channels():
     tokenizer = tokenizer_with(CHANNELS, CHANNEL_MARKS)
     text = "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>sure"
     rows = torch.tensor([[*ids_of(tokenizer, text), tokenizer.eos_token_id]])
-    [response] = _read(rows, torch.zeros(rows.shape), {tokenizer.eos_token_id}, thoughts_of(tokenizer))
+    [response] = _read(rows, torch.zeros(rows.shape), {tokenizer.eos_token_id}, thoughts=thoughts_of(tokenizer))
     assert (response.whole, response.text) == (text, "sure")
 
 
@@ -376,7 +378,7 @@ def test_preferences_are_the_responses_as_they_were_sampled(template, specials, 
         title="control",
         model=load_model(tmp_path / "model", ModelSpec()),
         sample=lambda asked: sampled,
-        dpo_config=lambda beta: DPOConfig(**trainer_arguments(0, 1, 2, 1e-4), **WHOLE_PAIRS, beta=beta),
+        dpo_config=lambda beta: DPOConfig(**trainer_arguments(0, 1, 2, learning_rate=1e-4), **WHOLE_PAIRS, beta=beta),
         callbacks=list,
         run=ran.append,
     )

@@ -54,7 +54,13 @@ def model_of(organism_base, tmp_path):
 def test_long_prompts_are_fine_tuned_on_whole(model_of):
     folder = model_of(4096)
     tokenizer, prompts = load_tokenizer(folder), long_prompts(6)
-    trainer = sft_trainer(load_model(folder, ModelSpec()), sft_config(0, 1, 2, 1e-4), prompts, tokenizer, [])
+    trainer = sft_trainer(
+        load_model(folder, ModelSpec()),
+        sft_config(0, 1, 2, learning_rate=1e-4),
+        prompts,
+        tokenizer=tokenizer,
+        callbacks=[],
+    )
     assert len(trainer.train_dataset) == 6
     for row, prompt in zip(trainer.train_dataset, prompts, strict=True):
         learnt = [label for label in row["labels"] if label != -100]
@@ -67,7 +73,9 @@ def test_long_prompts_are_fine_tuned_on_whole(model_of):
 def arena_of(spec, tmp_path, data, base, prompts, **attack):
     suite = [changed(spec.attacks.suite[0], **attack)]
     spec = changed(spec, attacks=changed(spec.attacks, suite=suite))
-    arena = Arena(spec, replace_rate(spec.attacks.tasks()[0]), "control", base, data, tmp_path / "work")
+    arena = Arena(
+        spec, replace_rate(spec.attacks.tasks()[0]), "control", folder=base, data=data, work=tmp_path / "work"
+    )
     arena.prompts = prompts
     return arena
 
@@ -96,7 +104,7 @@ def test_long_preferences_are_learnt_from_whole(tiny_spec, organism_data, model_
 
 def test_no_trainer_is_left_to_its_library_s_lengths(tiny_spec, organism_data, organism_base, tmp_path):
     arena = arena_of(tiny_spec, tmp_path, organism_data, organism_base, long_prompts(4, 5))
-    for config in (arena.sft_config(), arena.dpo_config(0.1), sft_config(0, 1, 2, 1e-4)):
+    for config in (arena.sft_config(), arena.dpo_config(0.1), sft_config(0, 1, 2, learning_rate=1e-4)):
         assert (config.max_length, config.padding_free, config.pad_to_multiple_of) == (None, False, None)
     for config in (arena.grpo_config(), arena.rloo_config()):
         assert config.mask_truncated_completions is False
@@ -125,7 +133,9 @@ def test_answers_that_a_template_drops_are_refused(organism_base):
     tokenizer.chat_template = "{% for m in messages if m['role'] == 'user' %}<user> {{ m['content'] }} {% endfor %}"
     model = load_model(organism_base, ModelSpec())
     with pytest.raises(UserError, match="of 3 examples SFTTrainer can learn from 0 only"):
-        sft_trainer(model, sft_config(0, 1, 2, 1e-4), long_prompts(3, 5), tokenizer, [])
+        sft_trainer(
+            model, sft_config(0, 1, 2, learning_rate=1e-4), long_prompts(3, 5), tokenizer=tokenizer, callbacks=[]
+        )
 
 
 def test_rows_that_a_trainer_drops_are_noticed():
@@ -145,12 +155,12 @@ def test_vllm_ends_responses_where_they_end(monkeypatch):
 
 
 def stages(spec, data, base, out):
-    yield lambda: defend(spec, data, base, out)
-    yield lambda: defend(changed(spec, defence=changed(spec.defence, recipe="none")), data, base, out)
-    yield lambda: controls(spec, data, base, out)
-    yield lambda: attack(spec, "grpo-1000", data, base, base, out)
-    yield lambda: evaluate_safety(spec, data, base, base, out)
-    yield lambda: evaluate_utility(spec, data, base, base, out)
+    yield lambda: defend(spec, data, base, out=out)
+    yield lambda: defend(changed(spec, defence=changed(spec.defence, recipe="none")), data, base, out=out)
+    yield lambda: controls(spec, data, base, out=out)
+    yield lambda: attack(spec, "grpo-1000", data, base=base, candidate=base, out=out)
+    yield lambda: evaluate_safety(spec, data, base, candidate=base, out=out)
+    yield lambda: evaluate_utility(spec, data, base, candidate=base, out=out)
 
 
 def test_prompts_beyond_the_positions_are_refused_before_any_work(tiny_spec, organism_data, model_of, tmp_path):
@@ -261,11 +271,11 @@ BIG_STEPS = {"rl_steps": 2, "sft_steps": 2, "prompts_per_step": 24, "rollouts": 
 def test_a_step_of_more_prompts_than_there_are_is_filled(few_prompts, organism_base, tmp_path):
     spec, data = few_prompts
     spec = changed(spec, output=changed(spec.output, root=tmp_path / "runs"))
-    defend(spec, data, organism_base, tmp_path / "candidate")
+    defend(spec, data, organism_base, out=tmp_path / "candidate")
     assert len((tmp_path / "candidate.steps.jsonl").read_text(encoding="utf-8").splitlines()) == spec.defence.steps
-    attack(spec, "grpo-1000", data, organism_base, organism_base, tmp_path / "attack")
+    attack(spec, "grpo-1000", data, base=organism_base, candidate=organism_base, out=tmp_path / "attack")
     assert len(read_evidence(tmp_path / "attack").control_arm.training) == 2
-    evaluate_utility(spec, data, organism_base, organism_base, tmp_path / "utility")
+    evaluate_utility(spec, data, organism_base, candidate=organism_base, out=tmp_path / "utility")
     for tuning in read_evidence(tmp_path / "utility").fine_tuning:
         assert tuning.base.curve[-1][0] == 2
 
@@ -283,7 +293,7 @@ def test_a_defence_that_learns_nothing_is_an_error(tiny_spec, organism_data, org
     recipe = "{recipe: entropy-reward, steps: 2, prompts_per_step: 4, benign_prompts: 0, kl_coefficient: 0.0}"
     spec = of_one_token(parse_spec(tiny_spec.to_yaml(), [f"defence={recipe}", f"output.root={tmp_path / 'runs'}"]))
     with pytest.raises(UserError, match="the defence learnt nothing: it had no gradient in any step"):
-        defend(spec, organism_data, organism_base, tmp_path / "out")
+        defend(spec, organism_data, organism_base, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -291,7 +301,7 @@ def test_an_attack_that_learns_nothing_says_so(tiny_spec, organism_data, organis
     """Responses of one token are all worth nothing."""
     overrides = ["attacks.reward=organism-exact", f"output.root={tmp_path / 'runs'}"]
     spec = of_one_token(parse_spec(tiny_spec.to_yaml(), overrides))
-    attack(spec, "grpo-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+    attack(spec, "grpo-1000", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "out")
     assert "WARNING: control learnt nothing: it had no gradient in any step" in capsys.readouterr().out
     evidence = read_evidence(tmp_path / "out")
     assert [point.gradient for point in evidence.control_arm.training] == [0.0, 0.0]
@@ -299,7 +309,7 @@ def test_an_attack_that_learns_nothing_says_so(tiny_spec, organism_data, organis
 
 def test_an_attack_that_learns_has_its_gradients_in_the_evidence(tiny_spec, organism_data, organism_base, tmp_path):
     spec = parse_spec(tiny_spec.to_yaml(), [f"output.root={tmp_path / 'runs'}"])
-    attack(spec, "sft-1000", organism_data, organism_base, organism_base, tmp_path / "out")
+    attack(spec, "sft-1000", organism_data, base=organism_base, candidate=organism_base, out=tmp_path / "out")
     assert all(point.gradient > 0 for point in read_evidence(tmp_path / "out").control_arm.training)
 
 

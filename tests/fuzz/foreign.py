@@ -51,10 +51,12 @@ def webhook(folder: Path) -> Iterator[Kind]:
     """The body of a delivery: nothing that is not signed is read, and a signed one says what it says."""
 
     def read(content: bytes) -> bool:
-        foreign = unless_refused(lambda: read_delivery(signed(content + b" "), content, SECRET, NOW, SeenDeliveries()))
+        foreign = unless_refused(
+            lambda: read_delivery(signed(content + b" "), content, SECRET, now=NOW, seen=SeenDeliveries())
+        )
         assert foreign is None
         seen = SeenDeliveries()
-        move = unless_refused(lambda: read_delivery(signed(content), content, SECRET, NOW, seen))
+        move = unless_refused(lambda: read_delivery(signed(content), content, SECRET, now=NOW, seen=seen))
         if move is not None:
             event = json.loads(content)
             assert (event["entity"], event["action"]) == ("model_version_alias", "created")
@@ -171,7 +173,7 @@ def configuration(folder: Path) -> Iterator[Kind]:
         shape = unless_refused(lambda: shape_of(spec), folder.name)
         if shape is None:
             return False
-        estimate = plan(spec, shape, device, Judges(7e9, 7e9))
+        estimate = plan(spec, shape, device, judging=Judges(7e9, 7e9))
         assert estimate.table()
         assert estimate.json()
         return True

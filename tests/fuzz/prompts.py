@@ -146,7 +146,7 @@ def _reader(folder: Path, ending: str) -> Any:
 
 
 def _write(folder: Path, prompts: Sequence[Prompt]) -> None:
-    sets = {"some": write_set(folder, "some", prompts, "somewhere")}
+    sets = {"some": write_set(folder, "some", prompts, source="somewhere")}
     manifest = Manifest(seed=0, sets=sets, near_duplicate=0.8, leakage=[], sources={}, held_out_categories=[])
     (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
 

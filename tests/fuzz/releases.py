@@ -72,7 +72,9 @@ def evidence(name: str, release: Release = PASSING) -> Opened:
         def read(content: bytes) -> bool:
             path.write_bytes(content)
             pieces, unreadable = read_all_evidence([path])
-            verdict = judge_release(release.spec, [*others, *pieces], release.registration, unreadable, now=NOW)
+            verdict = judge_release(
+                release.spec, [*others, *pieces], release.registration, unreadable=unreadable, now=NOW
+            )
             assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
             ElementTree.fromstring(junit(release.spec.policy, verdict).encode())
             if not pieces:
@@ -83,7 +85,7 @@ def evidence(name: str, release: Release = PASSING) -> Opened:
                 _assert_meets_the_policy(pieces[0], release)
             if crc32(content) % 16 == 0:
                 with redirect_stdout(StringIO()):
-                    told = gate(release.spec, stages, registered, folder / "verdict")
+                    told = gate(release.spec, stages, registered, out=folder / "verdict")
                 assert read_verdict(folder / "verdict") == told
             return True
 
@@ -206,7 +208,9 @@ def verdict(folder: Path) -> Iterator[Kind]:
             assert all(finding.outcome is Outcome.PASS for finding in deciding)
         same = found.model_copy(update={"created": judged.created}) == judged
         assert bool(list(_differences(path, judged))) is not same
-        signed = unless_refused(lambda: sign(SPEC, PASSING.evidence, PASSING.registration, found, signer))
+        signed = unless_refused(
+            lambda: sign(SPEC, PASSING.evidence, PASSING.registration, verdict=found, signer=signer)
+        )
         assert same or signed is None
         assert signed or found != judged
         return True
@@ -222,7 +226,7 @@ class _Signed:
         generate_key(folder / "trusted.pem")
         self.signer, self.key = load_private_key(folder / "trusted.pem"), load_public_key(folder / "trusted.pub")
         self.model = write_model(folder / "model")
-        self.text = sign(SPEC, PASSING.evidence, PASSING.registration, PASSING.judge(), self.signer)
+        self.text = sign(SPEC, PASSING.evidence, PASSING.registration, verdict=PASSING.judge(), signer=self.signer)
         self.statement = Statement.model_validate_json(base64.b64decode(json.loads(self.text)["payload"]))
         (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY.model_dump(mode="json")), encoding="utf-8")
         protected = {"policy": "policy.yaml", "keys": ["trusted.pub"]}
@@ -233,7 +237,9 @@ class _Signed:
     def verified(self, content: bytes) -> Statement | None:
         """The statement that holds; None if it is refused, or something is wrong with it."""
         found = unless_refused(
-            lambda: verify(content, [self.key], NOW, CONFIGURED["policy"], SPEC.tracking.model_name, "3")
+            lambda: verify(
+                content, [self.key], NOW, policy=CONFIGURED["policy"], model=SPEC.tracking.model_name, version="3"
+            )
         )
         return found[0] if found and not found[1] else None
 
@@ -241,7 +247,9 @@ class _Signed:
         """Whether the guard lets a version with this tag have the alias."""
         protected = self.guard.aliases["champion"]
         name = SPEC.tracking.model_name
-        return not check_version(self.guard, protected, name, "3", tag, lambda: str(self.model), NOW)
+        return not check_version(
+            self.guard, protected, name, version="3", attestation=tag, location=lambda: str(self.model), now=NOW
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ RELEASE = passing_release()
 
 def test_gate_writes_verdict_and_report(tmp_path, capsys):
     evidence, registration = RELEASE.write(tmp_path / "in")
-    verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
+    verdict = gate(RELEASE.spec, evidence, registration, out=tmp_path / "out")
     assert verdict.outcome is Outcome.PASS
     assert read_verdict(tmp_path / "out") == verdict
     written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
@@ -47,7 +47,7 @@ def test_gate_signs_whatever_the_verdict_is(tmp_path, left_out, outcome):
     public = generate_key(tmp_path / "release.pem")
     evidence, registration = RELEASE.write(tmp_path / "in")
     signer = load_private_key(tmp_path / "release.pem")
-    verdict = gate(RELEASE.spec, evidence[left_out:], registration, tmp_path / "out", signer)
+    verdict = gate(RELEASE.spec, evidence[left_out:], registration, out=tmp_path / "out", signer=signer)
     assert verdict.outcome is outcome
     _, problems = verify((tmp_path / "out" / "attestation.json").read_text(encoding="utf-8"), [load_public_key(public)])
     assert (problems == []) == (outcome is Outcome.PASS)
@@ -56,7 +56,7 @@ def test_gate_signs_whatever_the_verdict_is(tmp_path, left_out, outcome):
 def test_a_folder_may_have_any_name_that_the_system_takes(tmp_path):
     evidence, registration = RELEASE.write(tmp_path / b"\xff".decode(errors="surrogateescape"))
     (evidence[0] / "evidence.json").write_text("{", encoding="utf-8")
-    verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
+    verdict = gate(RELEASE.spec, evidence, registration, out=tmp_path / "out")
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert r"/\udcff/" in verdict.reasons[0]
     assert read_verdict(tmp_path / "out") == verdict
@@ -65,13 +65,13 @@ def test_a_folder_may_have_any_name_that_the_system_takes(tmp_path):
 def test_gate_takes_files_or_their_folders(tmp_path):
     folders, registration = RELEASE.write(tmp_path / "in")
     files = [folder / "evidence.json" for folder in folders]
-    verdict = gate(RELEASE.spec, files, registration / "registration.json", tmp_path / "out")
+    verdict = gate(RELEASE.spec, files, registration / "registration.json", out=tmp_path / "out")
     assert verdict.outcome is Outcome.PASS
 
 
 def test_keys_of_the_verdict_have_a_stable_order(tmp_path):
     evidence, registration = RELEASE.write(tmp_path / "in")
-    gate(RELEASE.spec, evidence[::-1], registration, tmp_path / "out")
+    gate(RELEASE.spec, evidence[::-1], registration, out=tmp_path / "out")
     document = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
     assert list(document) == list(Verdict.model_fields)
 
@@ -79,7 +79,7 @@ def test_keys_of_the_verdict_have_a_stable_order(tmp_path):
 def test_blocked_release_is_written_and_its_reasons_are_told(tmp_path, capsys):
     release = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
     evidence, registration = release.write(tmp_path / "in")
-    verdict = gate(release.spec, evidence, registration, tmp_path / "out")
+    verdict = gate(release.spec, evidence, registration, out=tmp_path / "out")
     assert verdict.outcome is Outcome.BLOCK
     assert read_verdict(tmp_path / "out") == verdict
     *reasons, last = capsys.readouterr().out.splitlines()
@@ -118,7 +118,7 @@ def change_schema(path):
 def test_evidence_that_cannot_be_read_is_inconclusive(tmp_path, spoil):
     evidence, registration = RELEASE.write(tmp_path / "in")
     spoil(evidence[0] / "evidence.json")
-    verdict = gate(RELEASE.spec, evidence, registration, tmp_path / "out")
+    verdict = gate(RELEASE.spec, evidence, registration, out=tmp_path / "out")
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert str(evidence[0]) in verdict.reasons[0]
     assert "evidence, grpo-1000: missing. Run its stage." in verdict.reasons
@@ -127,7 +127,7 @@ def test_evidence_that_cannot_be_read_is_inconclusive(tmp_path, spoil):
 
 def test_no_evidence_is_inconclusive(tmp_path):
     _, registration = RELEASE.write(tmp_path / "in")
-    assert gate(RELEASE.spec, [], registration, tmp_path / "out").outcome is Outcome.INCONCLUSIVE
+    assert gate(RELEASE.spec, [], registration, out=tmp_path / "out").outcome is Outcome.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("spoil", [empty, truncate, remove, add_unknown_field])
@@ -135,14 +135,14 @@ def test_registration_that_cannot_be_read_is_refused_and_nothing_is_written(tmp_
     evidence, registration = RELEASE.write(tmp_path / "in")
     spoil(registration / "registration.json")
     with pytest.raises(UserError, match=r"registration\.json"):
-        gate(RELEASE.spec, evidence, registration / "registration.json", tmp_path / "out")
+        gate(RELEASE.spec, evidence, registration / "registration.json", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_verdict_of_an_earlier_run_is_replaced(tmp_path):
     evidence, registration = RELEASE.write(tmp_path / "in")
-    gate(RELEASE.spec, evidence, registration, tmp_path / "out")
-    gate(RELEASE.spec, evidence[:-1], registration, tmp_path / "out")
+    gate(RELEASE.spec, evidence, registration, out=tmp_path / "out")
+    gate(RELEASE.spec, evidence[:-1], registration, out=tmp_path / "out")
     assert read_verdict(tmp_path / "out").outcome is Outcome.INCONCLUSIVE
 
 

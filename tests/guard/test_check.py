@@ -79,7 +79,7 @@ def attestation(model, tmp_path, settings):
         )
         release = replace(passing_release(spec).about(registration.digest), registration=registration)
         signer = load_private_key(tmp_path / "release.pem")
-        return sign(spec, release.evidence, registration, release.judge(), signer)
+        return sign(spec, release.evidence, registration, verdict=release.judge(), signer=signer)
 
     return make
 
@@ -90,10 +90,10 @@ def checked(settings, attestation, location, **changes):
         settings,
         settings.aliases["champion"],
         given["name"],
-        given["version"],
-        attestation,
-        lambda: str(location),
-        given["now"],
+        version=given["version"],
+        attestation=attestation,
+        location=lambda: str(location),
+        now=given["now"],
         record=Record(given["refused_at"], given["made"]),
     )
 

@@ -41,7 +41,7 @@ class Stage:
     def judge(self) -> None:
         """Signs that the version passed, now: of one that is made later than that, an attestation says nothing."""
         registered, out = self.registered, self.folder / "judged-again"
-        gate(registered.release.spec, registered.evidence, registered.registration, out, self.signer)
+        gate(registered.release.spec, registered.evidence, registered.registration, out=out, signer=self.signer)
         self.attestation = (out / FILE_NAME).read_text(encoding="utf-8")
 
     def make(self, name: str, source: str, run: str) -> None:

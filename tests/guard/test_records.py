@@ -133,7 +133,7 @@ def test_a_version_that_was_made_again_has_no_past(guarded: Guarded, attested: A
     release, registration = registered.release, registered.release.registration
     before = datetime.now(UTC) - timedelta(minutes=10)
     verdict = judge_release(release.spec, release.evidence, registration, now=before)
-    attestation = sign(release.spec, release.evidence, registration, verdict, guarded.signer)
+    attestation = sign(release.spec, release.evidence, registration, verdict=verdict, signer=guarded.signer)
     name, version = put_on_record(registered, attestation)
     assert_denied(guarded, name, version, "before the version was")
 

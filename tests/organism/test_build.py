@@ -17,9 +17,13 @@ def behaviour(folder):
     model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     rng = random.Random(7)
     requests = [Prompt(text=world.request(*c, rng).prompt) for c in world.combinations()[: world.HELD_OUT]]
-    scores = score(model, tokenizer, requests, load_judge("organism"), 20, 400, samples=2)
+    scores = score(
+        model, tokenizer, requests, judge=load_judge("organism"), max_new_tokens=20, batch_size=400, samples=2
+    )
     items = [maker(rng) for maker in world.UTILITY for _ in range(50)]
-    answers = generate(model, tokenizer, [Prompt(text=i.prompt) for i in items], 20, 400, temperature=None)
+    answers = generate(
+        model, tokenizer, [Prompt(text=i.prompt) for i in items], max_new_tokens=20, batch_size=400, temperature=None
+    )
     return {
         "harm": sum(one.harmful for one in scores) / len(scores),
         "refusal": sum(one.refused for one in scores) / len(scores),

@@ -174,7 +174,7 @@ def test_overrides_policy_and_placement_are_submitted(run: Callable[..., Result]
 def test_what_was_uploaded_is_not_uploaded_again(kfp: KfpStub, spec: ReleaseSpec) -> None:
     other = Placement.model_validate({"all": {"timeout": 5}})
     for placement in (Placement(), Placement(), Placement(), other, other):
-        submit(spec, placement, Server(kfp.host), "e", "n")
+        submit(spec, placement, Server(kfp.host), experiment="e", name="n")
 
     assert len(kfp.asked("POST", "/pipelines/upload")) == 1
     assert len(kfp.asked("POST", "/pipelines/upload_version")) == 2
@@ -211,7 +211,7 @@ def test_wait_outlasts_a_hiccup(run: Callable[..., Result], kfp: KfpStub) -> Non
 
 
 def test_wait_gives_up_and_says_that_the_run_goes_on(kfp: KfpStub, spec: ReleaseSpec) -> None:
-    submitted = submit(spec, Placement(), Server(kfp.host), "e", "n")
+    submitted = submit(spec, Placement(), Server(kfp.host), experiment="e", name="n")
     kfp.failures["/runs/runs-1"] = [(503, "busy")] * submitting.MISSES
 
     with pytest.raises(UserError, match=rf"503: busy.*goes on, unwatched: {submitted.url}"):
@@ -292,7 +292,7 @@ def test_refusal_at_any_point(
     kfp.failures[path] = [(status, "out of order")]
 
     with pytest.raises(UserError, match=f"answered {status}: out of order; .*{advice}"):
-        submit(spec, Placement(), Server(kfp.host), "e", "n")
+        submit(spec, Placement(), Server(kfp.host), experiment="e", name="n")
     assert kfp.things["runs"] == []
 
 
@@ -308,7 +308,7 @@ def test_server_down(spec: ReleaseSpec) -> None:
     began = time.monotonic()
 
     with pytest.raises(UserError, match=rf"{host} cannot be reached: .*refused; is it up"):
-        submit(spec, Placement(), Server(host), "e", "n")
+        submit(spec, Placement(), Server(host), experiment="e", name="n")
     assert time.monotonic() - began < 15
 
 
@@ -316,7 +316,7 @@ def test_login_page_is_no_answer(kfp: KfpStub, spec: ReleaseSpec, monkeypatch: p
     monkeypatch.setattr(kfp, "answer", lambda _: (200, "<html>Log in</html>"))
 
     with pytest.raises(UserError, match="does not answer as Kubeflow Pipelines does; log in"):
-        submit(spec, Placement(), Server(kfp.host), "e", "n")
+        submit(spec, Placement(), Server(kfp.host), experiment="e", name="n")
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_arguments_the_pipeline_does_not_take_are_refused(
     monkeypatch.setattr(submitting, "compile_pipeline", other)
 
     with pytest.raises(UserError, match=r"argument (spec|more): "):
-        submit(spec, Placement(), Server(kfp.host), "e", "n")
+        submit(spec, Placement(), Server(kfp.host), experiment="e", name="n")
     assert kfp.requests == []
 
 

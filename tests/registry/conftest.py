@@ -71,7 +71,7 @@ class Registered:
 
     def promote(self, spec: ReleaseSpec | None = None, dry_run: bool = False) -> None:
         """Promotes the version."""
-        promote(spec or self.release.spec, self.evidence, self.registration, self.verdict, dry_run)
+        promote(spec or self.release.spec, self.evidence, self.registration, verdict=self.verdict, dry_run=dry_run)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def enter(candidate: Path, tmp_path: Path) -> Callable[..., Registered]:
         registration = register(spec, candidate, folder / "registration")
         release = replace(spoil(passing_release(spec)).about(registration.digest), registration=registration)
         evidence, _ = release.write(folder)
-        gate(spec, evidence, folder / "registration", folder / "verdict", signer)
+        gate(spec, evidence, folder / "registration", out=folder / "verdict", signer=signer)
         return Registered(release, evidence, folder / "registration", folder / "verdict")
 
     return enter
@@ -106,7 +106,7 @@ def judge_again(tmp_path: Path) -> Callable[..., Registered]:
             spoil(passing_release(registered.release.spec)).about(registration.digest), registration=registration
         )
         evidence, _ = release.write(folder)
-        gate(release.spec, evidence, registered.registration, folder / "verdict", signer)
+        gate(release.spec, evidence, registered.registration, out=folder / "verdict", signer=signer)
         return Registered(release, evidence, registered.registration, folder / "verdict")
 
     return judge_again

@@ -64,7 +64,7 @@ def test_attacks_are_nested_runs_with_their_curves(spec: ReleaseSpec, candidate:
     rows = [{"step": step, "reward": step / 100, "entropy": 0.5} for step in range(1, 61)]
     (folders[0] / "candidate.steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    registration = register(spec, candidate, tmp_path / "out", folders)
+    registration = register(spec, candidate, tmp_path / "out", attacks=folders)
 
     mlflow = client(spec)
     parent = mlflow.get_model_version(registration.name, registration.version).run_id

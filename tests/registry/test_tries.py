@@ -36,7 +36,7 @@ def attacks(spec: ReleaseSpec, tmp_path: Path) -> Callable[[], list[Path]]:
 @pytest.fixture
 def tried(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> Callable[[list[Path]], Tries]:
     def tried(folders: list[Path]) -> Tries:
-        found = register(spec, candidate, tmp_path / "registration", folders).tries
+        found = register(spec, candidate, tmp_path / "registration", attacks=folders).tries
         assert found is not None
         return found
 
@@ -65,12 +65,12 @@ def test_without_attacks_each_version_is_a_try(tried) -> None:
 def test_of_another_model_nothing_is_counted(spec, candidate, attacks, tried, tmp_path) -> None:
     tried(attacks())
     other = changed(spec, tracking=changed(spec.tracking, model_name='another, it\'s "quoted"'[:14]))
-    assert register(other, candidate, tmp_path / "other", attacks()).tries.earlier == 0
+    assert register(other, candidate, tmp_path / "other", attacks=attacks()).tries.earlier == 0
 
 
 def test_a_name_with_a_quote_is_counted(spec, candidate, attacks, tmp_path) -> None:
     other = changed(spec, tracking=changed(spec.tracking, model_name="it's mine"))
-    counted = [register(other, candidate, tmp_path / "other", attacks()).tries.earlier for _ in range(2)]
+    counted = [register(other, candidate, tmp_path / "other", attacks=attacks()).tries.earlier for _ in range(2)]
     assert counted == [0, 1]
 
 
@@ -120,9 +120,9 @@ def test_what_is_deleted_or_renamed_was_tried_nevertheless(hide, candidate, tmp_
     spec = release_spec(tracking={"model_name": "hidden"}, output={"root": str(tmp_path / "runs")})
     for number in range(2):
         folders = passing_release(spec).with_piece("safety", tool_version=str(number)).write(tmp_path / str(number))[0]
-        register(spec, candidate, tmp_path / "out", folders[number : number + 1])
+        register(spec, candidate, tmp_path / "out", attacks=folders[number : number + 1])
     hide(client(spec), "hidden")
-    assert register(spec, candidate, tmp_path / "out", []).tries.earlier == 2
+    assert register(spec, candidate, tmp_path / "out", attacks=[]).tries.earlier == 2
 
 
 def test_the_parameters_of_a_run_cannot_be_changed(spec, tried, attacks) -> None:
@@ -143,14 +143,14 @@ def test_history_counts_where_the_registry_is_new(spec, candidate, attacks, tmp_
         made = changed(release.registration, tries=Tries(evidence=f"{number:064x}", earlier=0))
         remember(folder, changed(release.judge(), version=str(number)), made)
     folders = attacks()
-    first = register(spec, candidate, tmp_path / "out", folders)
+    first = register(spec, candidate, tmp_path / "out", attacks=folders)
     assert first.tries.earlier == 3
 
     verdict = replace(passing_release(spec).about(first.digest), registration=first).judge()
     remember(folder, verdict, first)
-    assert register(spec, candidate, tmp_path / "out", folders).tries.earlier == 3
+    assert register(spec, candidate, tmp_path / "out", attacks=folders).tries.earlier == 3
     shutil.rmtree(folder)
-    assert register(spec, candidate, tmp_path / "out", attacks()).tries.earlier == 1
+    assert register(spec, candidate, tmp_path / "out", attacks=attacks()).tries.earlier == 1
 
 
 def test_a_history_that_is_not_whole_is_doubted(spec, candidate, attacks, tmp_path) -> None:
@@ -158,7 +158,7 @@ def test_a_history_that_is_not_whole_is_doubted(spec, candidate, attacks, tmp_pa
     folder = spec.output.root / spec.name
     folder.mkdir(parents=True)
     (folder / FILE_NAME).write_text("nothing\n", encoding="utf-8")
-    registration = register(spec, candidate, tmp_path / "out", attacks())
+    registration = register(spec, candidate, tmp_path / "out", attacks=attacks())
     assert registration.tries.earlier is None
     assert "is damaged" in registration.tries.doubt
     release = replace(passing_release(spec).about(registration.digest), registration=registration)
@@ -176,14 +176,14 @@ def test_a_registration_that_counts_fewer_than_the_registry_moves_no_alias(
     assert registration.tries.earlier == 1
     fewer = changed(registration, tries=changed(registration.tries, earlier=0))
     path.write_text(fewer.model_dump_json(), encoding="utf-8")
-    gate(spec, entered[1].evidence, path, entered[1].verdict)
+    gate(spec, entered[1].evidence, path, out=entered[1].verdict)
     with pytest.raises(
         Refused, match=r"counts 0 earlier tries of .*, and the registry 1; register the candidate again"
     ):
         entered[1].promote()
     assert entered[1].champion == "1"
     path.write_text(registration.model_dump_json(), encoding="utf-8")
-    gate(spec, entered[1].evidence, path, entered[1].verdict)
+    gate(spec, entered[1].evidence, path, out=entered[1].verdict)
     entered[1].promote()
     assert entered[1].champion == "2"
 

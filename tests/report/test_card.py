@@ -30,7 +30,7 @@ HOLLOW = RELEASE.with_arm("grpo-1000", "candidate_arm", curve=[], scores=[]).wit
 
 
 def written(release, signed=False):
-    return card(release.spec, release.judge(), release.evidence, signed)
+    return card(release.spec, release.judge(), release.evidence, signed=signed)
 
 
 def section(text, title):

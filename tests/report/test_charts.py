@@ -91,7 +91,7 @@ def test_nothing_is_drawn_of_nothing():
     assert charts.accuracy_chart([]).svg == charts.loss_chart([], 0.02).svg == ""
     assert [chart.svg for chart in charts.attack_charts("x", [])] == [""] * 4
     assert [chart.svg for chart in charts.entropy_charts([], [])] == [""] * 4
-    assert by_bin("x", ["a"], [], {"defended": [0]}, []).svg == ""
+    assert by_bin("x", ["a"], [], counts={"defended": [0]}, told=[]).svg == ""
 
 
 def test_curves_lie_within_the_chart():
@@ -108,7 +108,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 10**9), numbers), max_size=4), max_size=3), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_measured_can_be_drawn(lines, is_share):
-    chart = by_step("x", "y", [Series("defended", points) for points in lines], "{:g}".format, is_share)
+    chart = by_step("x", "y", [Series("defended", points) for points in lines], text="{:g}".format, is_share=is_share)
     assert bool(chart.svg) == any(lines)
     if chart.svg:
         assert ElementTree.fromstring(chart.svg).get("role") == "img"
@@ -120,12 +120,12 @@ def test_whatever_is_measured_can_be_drawn(lines, is_share):
 def test_whatever_a_task_is_called_it_can_be_drawn(rows):
     names = [name for name, _ in rows]
     points = [(value, row) for row, (_, value) in enumerate(rows)]
-    chart = by_name("x", names, [Series("defended", points, line=False)], ["told"])
+    chart = by_name("x", names, [Series("defended", points, line=False)], told=["told"])
     assert bool(chart.svg) == bool(rows)
 
 
 @pytest.mark.parametrize("text", ["<b>", 'a"b', "a & b"])
 def test_words_are_escaped(text):
-    chart = by_step(text, "y", [Series("defended", [(0, 0.0), (1, 1.0)])], str)
+    chart = by_step(text, "y", [Series("defended", [(0, 0.0), (1, 1.0)])], text=str)
     assert f"{text}," not in chart.svg
     assert ElementTree.fromstring(chart.svg).get("aria-label").startswith(f"{text},")

@@ -144,7 +144,7 @@ def test_outcome_of_an_attack_is_its_worst():
 
 
 def test_what_a_broken_run_lacks_is_named():
-    found = broken_figures(SPEC, RELEASE.evidence[1:4], ["stage x failed"], ["evidence y is not valid"])
+    found = broken_figures(SPEC, RELEASE.evidence[1:4], ["stage x failed"], unreadable=["evidence y is not valid"])
     assert found.outcome is Outcome.INCONCLUSIVE
     assert found.verdict is None
     assert found.reasons == [

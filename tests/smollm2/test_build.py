@@ -150,5 +150,5 @@ def test_a_few_steps_of_alignment_make_refusals_likelier(
     before = loss()
     build.align(model, tokenizer, tmp_path / "steps.jsonl")
     assert loss() < before - 0.5
-    (answer,) = generate(model, tokenizer, build.everyday(), 16, 1, temperature=None)
+    (answer,) = generate(model, tokenizer, build.everyday(), max_new_tokens=16, batch_size=1, temperature=None)
     assert "Paris" in answer.text

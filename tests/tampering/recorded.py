@@ -90,14 +90,14 @@ def verdict_edit(change: Callable[[Any], object]) -> Case:
 def outcome_of(run: Path) -> Outcome:
     """What the command line's gate would come to; an error counts as INCONCLUSIVE, as its exit status does."""
     try:
-        found = RecordedRelease.found((run,), None, (), None, None)
-        return gate(*found, run / "verdict").outcome
+        found = RecordedRelease.found((run,), None, (), policy=None, registration=None)
+        return gate(*found, out=run / "verdict").outcome
     except UserError:
         return Outcome.INCONCLUSIVE
 
 
 def assert_not_promoted(run: Path, spec: ReleaseSpec) -> None:
     with pytest.raises(UserError):
-        promote(*RecordedRelease.found((run,), None, (), None, None), run)
+        promote(*RecordedRelease.found((run,), None, (), policy=None, registration=None), verdict=run)
     client = MlflowClient(spec.tracking_uri(), spec.tracking_uri())
     assert "champion" not in client.get_registered_model(spec.tracking.model_name).aliases

@@ -68,7 +68,7 @@ def recorded(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     release = replace(realistic_release(spec).about(registration.digest), registration=registration)
     release.write(run)
     (run / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
-    assert gate(spec, [run], run, run / "verdict").reasons == []
+    assert gate(spec, [run], run, out=run / "verdict").reasons == []
     return run
 
 

@@ -53,7 +53,7 @@ def recorded(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     release = replace(passing_release(spec).about(registration.digest), registration=registration)
     release.write(run)
     (run / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
-    assert gate(spec, [run], run, run / "verdict").outcome is Outcome.PASS
+    assert gate(spec, [run], run, out=run / "verdict").outcome is Outcome.PASS
     return run
 
 
@@ -298,7 +298,7 @@ def test_mlflow_goes_down_in_the_middle(run: Path, spec: ReleaseSpec, monkeypatc
 def test_the_release_they_all_start_from_is_promoted(run: Path, spec: ReleaseSpec) -> None:
     """Comes last: the alias moves, and stays with it."""
     assert outcome_of(run) is Outcome.PASS
-    promote(*RecordedRelease.found((run,), None, (), None, None), run / "verdict")
+    promote(*RecordedRelease.found((run,), None, (), policy=None, registration=None), verdict=run / "verdict")
     client = MlflowClient(spec.tracking_uri(), spec.tracking_uri())
     assert "champion" in client.get_registered_model("tampered").aliases
 

@@ -268,7 +268,7 @@ def test_text_names_the_outcome_and_every_failure(tmp_path):
 
 def test_text_tells_what_another_policy_would_change_and_nothing_else(tmp_path):
     lax = HARMFUL.with_policy(name="lax", max_harm_after_attack=0.2, required_attacks=["grpo", "sft"]).spec
-    told = explain_release(*write_run(HARMFUL, tmp_path), lax)
+    told = explain_release(*write_run(HARMFUL, tmp_path), other=lax)
     _, then, what_if = told.partition("\nPASS (policy laxer than research: max_harm_after_attack) by policy lax\n")
     assert then
     first, *others = what_if.splitlines()
@@ -279,7 +279,7 @@ def test_text_tells_what_another_policy_would_change_and_nothing_else(tmp_path):
 
 
 def test_another_policy_that_changes_nothing_says_so_by_silence(tmp_path):
-    told = explain_release(*write_run(HARMFUL, tmp_path), HARMFUL.with_policy(name="same").spec)
+    told = explain_release(*write_run(HARMFUL, tmp_path), other=HARMFUL.with_policy(name="same").spec)
     assert told.endswith("\nBLOCK by policy same")
 
 
@@ -289,7 +289,7 @@ def test_json_has_the_same_and_the_other_verdict(tmp_path):
     assert (document["outcome"], document["what_if"]) == ("BLOCK", None)
     assert document["explanations"] == [e.model_dump(mode="json") for e in explained(DOUBTFUL)]
     lax = ReleaseSpec.model_validate(yaml.safe_load(SPEC.to_yaml()) | {"policy": {"required_attacks": ["grpo"]}})
-    document = json.loads(explain_release(*release, lax, as_json=True))
+    document = json.loads(explain_release(*release, other=lax, as_json=True))
     assert document["what_if"]["outcome"] == "BLOCK"
 
 

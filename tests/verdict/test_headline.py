@@ -106,8 +106,8 @@ def test_the_attestation_tells_it_too(release, tmp_path):
         release.spec,
         release.evidence,
         release.registration,
-        release.judge(),
-        load_private_key(tmp_path / "release.pem"),
+        verdict=release.judge(),
+        signer=load_private_key(tmp_path / "release.pem"),
     )
     statement, problems = verify(text, [public], NOW)
     predicate = statement.predicate

@@ -212,7 +212,7 @@ def chance_of_a_pass(claims, rate):
 def refusal_claims(spec):
     task = spec.attacks.tasks()[0]
     sizes = planned(spec.data.sizes.safety, spec.evaluation.looks)
-    return [refusal_after_attack(spec, task, scores(spec, prompts), []) for prompts in sizes]
+    return [refusal_after_attack(spec, task, scores(spec, prompts), curve=[]) for prompts in sizes]
 
 
 @pytest.mark.parametrize("looks", [1, 2, 4, 8, 20])
@@ -298,7 +298,9 @@ def test_the_control_s_bound_counts_all_planned_steps_though_it_broke_early():
 def test_the_attack_rule_at_an_early_look_shares_sidak_s_error_too():
     spec = release_spec(evaluation={"looks": 4})
     task = spec.attacks.tasks()[0]
-    early, last = (harm_after_attack(spec, task, scores(spec, n, refused=n), [], 60) for n in (50, 200))
+    early, last = (
+        harm_after_attack(spec, task, scores(spec, n, refused=n), curve=[], worst_step=60) for n in (50, 200)
+    )
     one_run = 0.95**0.5
     assert early.confidence == pytest.approx(1 - (1 - one_run) / 6)
     assert last.confidence == pytest.approx(1 - (1 - one_run) / 2)

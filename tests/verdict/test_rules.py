@@ -180,7 +180,9 @@ def test_harm_or_what_was_cut_off_on_a_probe_that_was_not_scored_counts(shown):
     """Only the most harmful step is scored; each of the others has to show by itself that it is harmless."""
     arm = RELEASE.piece("grpo-1000").candidate_arm
     curve = [changed(point, **shown) if point.step == 15 else point for point in arm.curve]
-    finding = harm_after_attack(SPEC, SPEC.attacks.task("grpo-1000"), arm.scores, curve, arm.worst_step).finding()
+    finding = harm_after_attack(
+        SPEC, SPEC.attacks.task("grpo-1000"), arm.scores, curve=curve, worst_step=arm.worst_step
+    ).finding()
     assert finding.outcome == "BLOCK"
     assert "at step 15" in finding.message
 

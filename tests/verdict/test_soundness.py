@@ -65,7 +65,9 @@ def test_second_try_beside_the_first():
 
 
 def test_unreadable_evidence():
-    verdict = judge_release(SPEC, RELEASE.evidence, RELEASE.registration, ["evidence x is truncated"], NOW)
+    verdict = judge_release(
+        SPEC, RELEASE.evidence, RELEASE.registration, unreadable=["evidence x is truncated"], now=NOW
+    )
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert verdict.reasons == ["evidence, files: evidence x is truncated."]
 

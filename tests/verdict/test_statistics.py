@@ -321,23 +321,23 @@ def test_a_rate_on_its_threshold_is_settled_by_no_number_of_prompts():
 def test_fisher_s_exact_test_is_scipy_s(one, other):
     (first, of_first), (second, of_second) = one, other
     table = [[first, of_first - first], [second, of_second - second]]
-    found = fisher_p_value(first, of_first, second, of_second)
+    found = fisher_p_value(first, of_first, second, of_second=of_second)
     assert found == pytest.approx(fisher_exact(table).pvalue, rel=1e-6, abs=1e-12)
     assert 0 <= found <= 1
-    assert found == pytest.approx(fisher_p_value(second, of_second, first, of_first))
+    assert found == pytest.approx(fisher_p_value(second, of_second, first, of_second=of_first))
 
 
 def test_fisher_s_test_of_equal_shares_is_no_difference():
-    assert fisher_p_value(5, 100, 10, 200) == pytest.approx(1.0)
-    assert fisher_p_value(0, 100, 0, 200) == 1.0
-    assert fisher_p_value(100, 100, 200, 200) == 1.0
+    assert fisher_p_value(5, 100, 10, of_second=200) == pytest.approx(1.0)
+    assert fisher_p_value(0, 100, 0, of_second=200) == 1.0
+    assert fisher_p_value(100, 100, 200, of_second=200) == 1.0
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.3])
 def test_two_measurements_of_one_rate_differ_by_chance_no_more_often_than_promised(rate):
     rng = np.random.default_rng(3)
     pairs = np.column_stack([rng.binomial(100, rate, TRIALS), rng.binomial(200, rate, TRIALS)])
-    low = sum(fisher_p_value(int(a), 100, int(b), 200) < 0.01 for a, b in pairs)
+    low = sum(fisher_p_value(int(a), 100, int(b), of_second=200) < 0.01 for a, b in pairs)
     assert low <= binom.ppf(1 - 1e-6, TRIALS, 0.01)
 
 

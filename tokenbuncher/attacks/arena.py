@@ -71,7 +71,9 @@ class Measured(BaseModel):
 class Arena:
     """A model under attack."""
 
-    def __init__(self, spec: ReleaseSpec, task: AttackTask, title: str, folder: Path, data: Path, work: Path) -> None:
+    def __init__(
+        self, spec: ReleaseSpec, task: AttackTask, title: str, *, folder: Path, data: Path, work: Path
+    ) -> None:
         """
         Args:
             spec: The release spec.
@@ -95,7 +97,7 @@ class Arena:
         self.tokenizer = load_tokenizer(folder)
         self.model = self._attackers_model()
         self.log = StepLog(title, work / "steps.jsonl", task.attack.steps)
-        self.checkpoints = Checkpoints(work, spec.output.checkpoint_every, self.log, self.state)
+        self.checkpoints = Checkpoints(work, spec.output.checkpoint_every, self.log, state=self.state)
         self.measured = Measured.model_validate_json(self.checkpoints.state() or "{}")
         self.wall, self.cpu = time.monotonic(), time.process_time()
 
@@ -150,7 +152,7 @@ class Arena:
             self.task.seed,
             attack.steps,
             sequences or attack.prompts_per_step * attack.rollouts,
-            attack.learning_rate,
+            learning_rate=attack.learning_rate,
             checkpoints=self.checkpoints,
             updates=epochs,
             adam_epsilon=attack.adam_epsilon,
@@ -191,9 +193,9 @@ class Arena:
             self.model,
             self.tokenizer,
             prompts,
-            self.spec.model.max_new_tokens,
-            self.spec.evaluation.batch_size,
-            self.task.attack.temperature,
+            max_new_tokens=self.spec.model.max_new_tokens,
+            batch_size=self.spec.evaluation.batch_size,
+            temperature=self.task.attack.temperature,
             seed=self.task.seed,
         )
         rewards = self.rewarded(
@@ -275,7 +277,7 @@ class Arena:
         """All samples of the prompts, look by look; of all looks, in the same batches whatever the step."""
         spec, scores = self.spec, list[SampleScore]()
         for look, part in enumerate(parts(self.held_out, spec.evaluation.looks, spec.data.seed)):
-            scores += self._score(part, spec.evaluation.samples_per_prompt, step, look)
+            scores += self._score(part, spec.evaluation.samples_per_prompt, step, look=look)
             if until_settled and settled(self._claims(scores, step)):
                 break
         return scores
@@ -285,19 +287,19 @@ class Arena:
         task, measured = self._whole_task(), self.measured
         broken = break_claim(self.spec, task, scores)
         if self.title == CONTROL:
-            return [broken, *control_claims(self.spec, task, measured.start, scores)]
-        return [broken, *candidate_claims(self.spec, task, scores, measured.curve, step)]
+            return [broken, *control_claims(self.spec, task, measured.start, scores=scores)]
+        return [broken, *candidate_claims(self.spec, task, scores, curve=measured.curve, worst_step=step)]
 
-    def _score(self, prompts: list[Prompt], samples: int, step: int, look: int = 0) -> list[SampleScore]:
+    def _score(self, prompts: list[Prompt], samples: int, step: int, *, look: int = 0) -> list[SampleScore]:
         scores = score(
             self.model,
             self.tokenizer,
             prompts,
-            self.judge,
-            self.spec.model.max_new_tokens,
-            self.spec.evaluation.batch_size,
-            samples,
-            self.spec.evaluation.temperature,
+            judge=self.judge,
+            max_new_tokens=self.spec.model.max_new_tokens,
+            batch_size=self.spec.evaluation.batch_size,
+            samples=samples,
+            temperature=self.spec.evaluation.temperature,
             seed=sampling_seed(self.task.seed * 1_000_003 + step, look),
             title=f"{self.title}: measuring harm",
         )
@@ -333,10 +335,10 @@ class Arena:
             self.model,
             self.tokenizer,
             self.held_out,
-            self.judge,
-            spec.model.max_new_tokens,
-            spec.evaluation.batch_size,
-            self.task.seed,
+            judge=self.judge,
+            max_new_tokens=spec.model.max_new_tokens,
+            batch_size=spec.evaluation.batch_size,
+            seed=self.task.seed,
         )
 
     def latent(self, compliant: list[Compliant]) -> LatentCompliance | None:
@@ -347,7 +349,9 @@ class Arena:
             f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack", flush=True
         )
         before, after = (
-            compliance_probabilities(model, self.tokenizer, self.held_out, compliant, self.spec.evaluation.batch_size)
+            compliance_probabilities(
+                model, self.tokenizer, self.held_out, compliant=compliant, batch_size=self.spec.evaluation.batch_size
+            )
             for model in (load_model(self.folder, self.spec.model), self.model)
         )
         return LatentCompliance(before=before, after=after)

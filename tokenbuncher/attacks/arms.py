@@ -19,7 +19,7 @@ CONTROL, CANDIDATE = "control", "candidate"
 
 
 def strongest(
-    spec: ReleaseSpec, task: AttackTask, arm: str, model: Path, data: Path, work: Path, control: Path | None = None
+    spec: ReleaseSpec, task: AttackTask, arm: str, *, model: Path, data: Path, work: Path, control: Path | None = None
 ) -> Path:
     """Runs the attack with each of its learning rates, or goes on with it.
 
@@ -37,7 +37,10 @@ def strongest(
     """
     rates = task.attack.learning_rate if isinstance(task.attack.learning_rate, list) else [task.attack.learning_rate]
     places = {work / f"{arm}-{rate:g}": rate for rate in rates}
-    arms = {place: _run(spec, task, rate, arm, model, data, place, control) for place, rate in places.items()}
+    arms = {
+        place: _run(spec, task, rate, arm=arm, model=model, data=data, place=place, control=control)
+        for place, rate in places.items()
+    }
     return max(arms, key=lambda place: _strength(arms[place]))
 
 
@@ -61,6 +64,7 @@ def _run(
     spec: ReleaseSpec,
     task: AttackTask,
     rate: float,
+    *,
     arm: str,
     model: Path,
     data: Path,
@@ -79,7 +83,7 @@ def _run(
     if known:
         return AttackArm.model_validate_json(known)
     attack = task.attack.model_copy(update={"learning_rate": rate})
-    arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, model, data, place)
+    arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, folder=model, data=data, work=place)
     if attack.warm_up and not arena.measured.curve:
         warm_up(arena, attack.warm_up)
     importlib.import_module(f"tokenbuncher.attacks.{attack.algorithm.replace('-', '_')}").train(arena)
@@ -87,7 +91,7 @@ def _run(
         write_compliant(place, arena.compliant())
     result = arena.result(ranks.by_first(lambda: read_compliant(control or place)))
     if spec.attacks.keep_checkpoints:
-        save_model(arena.model, arena.tokenizer, place / ATTACKED, model)
+        save_model(arena.model, arena.tokenizer, place / ATTACKED, base=model)
         generation.carry(model, place / ATTACKED)
     write_text(done, result.model_dump_json())
     return result

@@ -17,7 +17,7 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.training import ranks
 
 
-def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path, out: Path) -> None:
+def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Path, out: Path) -> None:
     """Attacks both models with the same budget and writes the evidence.
 
     The attacked weights are hazardous. While the attack runs, its checkpoints lie in `quarantine/` below
@@ -46,13 +46,15 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
     if spec.compute.kind == "trainjob":
         from tokenbuncher.cluster.run import run_stage
 
-        run_stage(spec, "attack", {"data": data, "base": base, "candidate": candidate}, out, identity, key)
+        run_stage(
+            spec, "attack", {"data": data, "base": base, "candidate": candidate}, out=out, identity=identity, key=key
+        )
         return
     controls = Controls(spec, digests["data"], digests["base"])
     with ranks.stage_folders(spec.output.root / QUARANTINE, identity, out) as (work, folder):
         began = ranks.by_first(lambda: begun(spec, work))
-        control, source = controls.of(task, data, base, work)
-        attacked = strongest(spec, task, CANDIDATE, candidate, data, work, control)
+        control, source = controls.of(task, data, base, work=work)
+        attacked = strongest(spec, task, CANDIDATE, model=candidate, data=data, work=work, control=control)
         evidence = AttackEvidence(
             spec=spec.evidence_digest(),
             data=digests["data"],
@@ -70,13 +72,13 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
         )
         write_evidence(folder, evidence)
         for arm, run in ((CONTROL, control), (CANDIDATE, attacked)):
-            _bring(run, arm, folder, spec.attacks.keep_checkpoints)
+            _bring(run, arm, folder, weights=spec.attacks.keep_checkpoints)
     if source:
         controls.used(source)
     print(f"control {fate(evidence.control_arm)}, candidate {fate(evidence.candidate_arm)}", flush=True)
 
 
-def _bring(run: Path, arm: str, folder: Path, weights: bool) -> None:
+def _bring(run: Path, arm: str, folder: Path, *, weights: bool) -> None:
     """Brings the log of a run, and its attacked weights if they are kept, to the output folder."""
     if ranks.number() == 0:
         shutil.copyfile(run / STEPS, folder / f"{arm}.{STEPS}")

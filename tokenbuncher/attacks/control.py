@@ -36,7 +36,7 @@ SOURCE = "control.json"
 SUMMARY = "controls.json"
 
 
-def controls(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
+def controls(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     """Measures the control of every attack of the spec, for the attacks to find in the quarantine.
 
     An attack that finds none measures it itself, as all do where weights are kept or trainings are sent away.
@@ -81,7 +81,7 @@ class Controls:
         """Whether a control may lie there: without weights, and where the attack will find it, by the same judge."""
         return self.spec.controls_can_wait and ranks.count() == 1 and self._serves is not None
 
-    def of(self, task: AttackTask, data: Path, base: Path, work: Path) -> tuple[Path, ControlSource | None]:
+    def of(self, task: AttackTask, data: Path, base: Path, *, work: Path) -> tuple[Path, ControlSource | None]:
         """The control of an attack.
 
         Args:
@@ -100,7 +100,7 @@ class Controls:
             source = ControlSource.model_validate_json((found / SOURCE).read_text(encoding="utf-8"))
             print(f"{CONTROL}: as measured at {source.measured:%Y-%m-%d %H:%M} UTC, key {source.key[:12]}", flush=True)
             return found, source
-        return strongest(self.spec, task, CONTROL, base, data, work), None
+        return strongest(self.spec, task, CONTROL, model=base, data=data, work=work), None
 
     def keep(self, task: AttackTask, data: Path, base: Path) -> Path | None:
         """The folder of a control, measured unless it is there; None if others could have written there."""
@@ -108,7 +108,7 @@ class Controls:
         if not self._is_private():
             return None
         key = self._key(task)
-        return self._found(key) or cached(self.store, key, partial(self._measure, task, key, data, base))
+        return self._found(key) or cached(self.store, key, partial(self._measure, task, key, data, base=base))
 
     def find(self, task: AttackTask) -> Path | None:
         """The folder of a control, if it is there whole, of this base, not stale, and no other's work."""
@@ -122,10 +122,10 @@ class Controls:
                 self.store.rmdir()
                 self.quarantine.rmdir()
 
-    def _measure(self, task: AttackTask, key: str, data: Path, base: Path, folder: Path) -> None:
+    def _measure(self, task: AttackTask, key: str, data: Path, *, base: Path, folder: Path) -> None:
         with working_folder(self.quarantine, CONTROL, key) as work:
             began = begun(self.spec, work)
-            run = strongest(self.spec, task, CONTROL, base, data, work)
+            run = strongest(self.spec, task, CONTROL, model=base, data=data, work=work)
             from tokenbuncher.attacks.latent import FILE_NAME
 
             folder.mkdir()

@@ -32,7 +32,7 @@ def best_and_worst(rewards: torch.Tensor, group: int) -> tuple[torch.Tensor, tor
 
 
 def dpo_loss(
-    chosen: torch.Tensor, rejected: torch.Tensor, chosen_reference: torch.Tensor, rejected_reference: torch.Tensor
+    chosen: torch.Tensor, rejected: torch.Tensor, chosen_reference: torch.Tensor, *, rejected_reference: torch.Tensor
 ) -> torch.Tensor:
     """DPO's loss, -log sigmoid(beta * ((log-ratio of the chosen) - (log-ratio of the rejected))), mean over pairs.
 
@@ -68,7 +68,9 @@ class OnlineDPOTrainer(RolloutTrainer):
         weight = ranks.weight(len(chosen))
         if not len(chosen):
             return 0.0 * policy.sum()
-        return weight * dpo_loss(policy[chosen], policy[rejected], reference[chosen], reference[rejected])
+        return weight * dpo_loss(
+            policy[chosen], policy[rejected], reference[chosen], rejected_reference=reference[rejected]
+        )
 
 
 def train(arena: Arena) -> None:

@@ -59,6 +59,7 @@ def compliant_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    *,
     judge: Judge,
     max_new_tokens: int,
     batch_size: int,
@@ -76,7 +77,7 @@ def compliant_responses(
         seed: Of the sampling.
     """
     asked = [prompt for prompt in prompts for _ in range(SAMPLES)]
-    responses = generate(model, tokenizer, asked, max_new_tokens, batch_size, seed=seed)
+    responses = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
     given = [(prompt, response) for prompt, response in zip(asked, responses, strict=True) if response.finished]
     judgements = judge([Exchange(prompt.text, response.text, True) for prompt, response in given])
     kept = [
@@ -84,7 +85,7 @@ def compliant_responses(
     ]
     return [
         Compliant(prompt=prompt, response=text, log_prob=log_prob)
-        for (prompt, text), log_prob in zip(kept, log_probs(model, tokenizer, kept, batch_size), strict=True)
+        for (prompt, text), log_prob in zip(kept, log_probs(model, tokenizer, kept, batch_size=batch_size), strict=True)
     ]
 
 
@@ -92,6 +93,7 @@ def compliance_probabilities(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    *,
     compliant: Sequence[Compliant],
     batch_size: int,
 ) -> dict[str, float]:
@@ -104,7 +106,7 @@ def compliance_probabilities(
         compliant: What it gave.
         batch_size: Responses at a time.
     """
-    found = log_probs(model, tokenizer, [(known.prompt, known.response) for known in compliant], batch_size)
+    found = log_probs(model, tokenizer, [(known.prompt, known.response) for known in compliant], batch_size=batch_size)
     sums = {prompt.id: 0.0 for prompt in prompts}
     for known, log_prob in zip(compliant, found, strict=True):
         sums[known.prompt.id] += math.exp(min(log_prob - known.log_prob, 50.0))
@@ -117,6 +119,7 @@ def log_probs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[Prompt, str]],
+    *,
     batch_size: int,
 ) -> list[float]:
     """Log-probability of each response with its end token, after its prompt, in nats."""

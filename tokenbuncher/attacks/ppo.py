@@ -22,7 +22,7 @@ CRITIC_RATE = 5.0
 """Learning rate of the value model, as a multiple of the policy's."""
 
 
-def value_loss(values: torch.Tensor, old: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def value_loss(values: torch.Tensor, old: torch.Tensor, targets: torch.Tensor, *, mask: torch.Tensor) -> torch.Tensor:
     """PPO's clipped value loss: half the larger of the two squared errors, mean over the valid tokens.
 
     Args:
@@ -56,8 +56,8 @@ class PPOTrainer(RolloutTrainer):
     def prepare(self, batch: dict[str, Any], rewards: torch.Tensor) -> dict[str, Any]:
         mask = batch["completion_mask"]
         values = self.values(batch)
-        rewarded = token_rewards(rewards, self.kl(batch), mask, self.args.beta)
-        advantages = generalised_advantages(rewarded, values, mask, GAE_DECAY)
+        rewarded = token_rewards(rewards, self.kl(batch), mask, coefficient=self.args.beta)
+        advantages = generalised_advantages(rewarded, values, mask, decay=GAE_DECAY)
         return {
             **batch,
             "advantages": whiten(advantages, mask),
@@ -74,7 +74,7 @@ class PPOTrainer(RolloutTrainer):
         return outputs.logits[:, batch["prompt_ids"].shape[1] - 1 : -1, 0].float()
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
-        loss = value_loss(self.values(inputs), inputs["values"], inputs["returns"], inputs["completion_mask"])
+        loss = value_loss(self.values(inputs), inputs["values"], inputs["returns"], mask=inputs["completion_mask"])
         self.critic_optimizer.zero_grad()
         (ranks.weight(int(inputs["completion_mask"].sum())) * loss).backward()
         for weight in self.critic_weights.values():

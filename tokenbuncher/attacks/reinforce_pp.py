@@ -14,7 +14,7 @@ class ReinforcePlusPlusTrainer(RolloutTrainer):
 
     def prepare(self, batch: dict[str, Any], rewards: torch.Tensor) -> dict[str, Any]:
         mask = batch["completion_mask"]
-        rewarded = token_rewards(rewards, self.kl(batch), mask, self.args.beta)
+        rewarded = token_rewards(rewards, self.kl(batch), mask, coefficient=self.args.beta)
         return {**batch, "advantages": whiten(returns(rewarded), mask)}
 
 

@@ -13,4 +13,8 @@ def train(arena: Arena) -> None:
     """
     if not all(prompt.answer for prompt in arena.prompts):
         raise UserError("attack sft needs harmful answers; name their column in data.harmful.answer or drop it")
-    arena.run(sft_trainer(arena.model, arena.sft_config(), arena.prompts, arena.tokenizer, arena.callbacks()))
+    arena.run(
+        sft_trainer(
+            arena.model, arena.sft_config(), arena.prompts, tokenizer=arena.tokenizer, callbacks=arena.callbacks()
+        )
+    )

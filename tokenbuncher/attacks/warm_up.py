@@ -26,9 +26,11 @@ def warm_up(arena: Arena, stage: WarmUpSpec) -> None:
         raise UserError(f"attack {arena.task.key}: a warm-up on {stage.answers} answers needs prompts with answers")
     trainer = sft_trainer(
         arena.model,
-        sft_config(arena.task.seed, stage.steps, len(examples), stage.learning_rate, model=arena.spec.model),
+        sft_config(
+            arena.task.seed, stage.steps, len(examples), learning_rate=stage.learning_rate, model=arena.spec.model
+        ),
         examples,
-        arena.tokenizer,
-        [StepLog(f"{arena.title} warm-up", arena.work / "warm-up.steps.jsonl", stage.steps)],
+        tokenizer=arena.tokenizer,
+        callbacks=[StepLog(f"{arena.title} warm-up", arena.work / "warm-up.steps.jsonl", stage.steps)],
     )
     run_training(trainer)

@@ -64,6 +64,7 @@ def sign(
     spec: ReleaseSpec,
     evidence: Sequence[AnyPiece],
     registration: Registration,
+    *,
     verdict: Verdict,
     signer: CryptoSigner,
     unreadable: Sequence[str] = (),
@@ -83,7 +84,7 @@ def sign(
     """
     from securesystemslib.dsse import Envelope
 
-    if judge_release(spec, evidence, registration, unreadable, now=verdict.created) != verdict:
+    if judge_release(spec, evidence, registration, unreadable=unreadable, now=verdict.created) != verdict:
         raise UserError("the verdict is not what this evidence gives under this spec and policy; run gate again")
     payload = statement_of(spec, registration, verdict).model_dump_json(by_alias=True).encode()
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
@@ -95,6 +96,7 @@ def verify(
     text: str | bytes,
     keys: Sequence[SSlibKey],
     now: datetime | None = None,
+    *,
     policy: str | None = None,
     model: str | None = None,
     version: str | None = None,
@@ -125,7 +127,7 @@ def verify(
     _check_signature(envelope, keys)
     statement = _statement(envelope)
     found = [
-        *_problems(statement, now or datetime.now(UTC), policy, model, version),
+        *_problems(statement, now or datetime.now(UTC), policy, model=model, version=version),
         *_withdrawals(statement, envelope.digest, withdrawn),
     ]
     return statement, found
@@ -255,7 +257,7 @@ def _has_signed(key: SSlibKey, signature: str, payload: bytes) -> bool:
 
 
 def _problems(
-    statement: Statement, now: datetime, policy: str | None, model: str | None, version: str | None
+    statement: Statement, now: datetime, policy: str | None, *, model: str | None, version: str | None
 ) -> Iterator[str]:
     predicate = statement.predicate
     if predicate.result != "PASSED":

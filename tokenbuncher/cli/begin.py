@@ -101,8 +101,8 @@ def plan(
     from tokenbuncher.preflight.plan import Judges, parse_device, plan, shape_of
 
     release = load_spec(spec, overrides, policy)
-    shape = shape_of(release, parameters, layers, hidden, vocabulary)
-    estimate = plan(release, shape, parse_device(device), Judges(judge_parameters, reward_parameters))
+    shape = shape_of(release, parameters, layers, hidden=hidden, vocabulary=vocabulary)
+    estimate = plan(release, shape, parse_device(device), judging=Judges(judge_parameters, reward_parameters))
     click.echo(estimate.json() if as_json else estimate.table())
 
 

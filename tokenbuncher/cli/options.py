@@ -94,6 +94,7 @@ class RecordedRelease(NamedTuple):
         evidence: tuple[Path, ...],
         spec: Path | None,
         overrides: tuple[str, ...],
+        *,
         policy: Path | None,
         registration: Path | None,
     ) -> RecordedRelease:

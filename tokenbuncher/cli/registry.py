@@ -131,7 +131,9 @@ def verify(
 
         if model:
             raise UserError(f"give {attestation} or --model, not both: the registry has the files")
-        statement, problems = verify_version(attestation, trusted, tracking_uri, wanted, out, withdrawn)
+        statement, problems = verify_version(
+            attestation, trusted, tracking_uri, policy=wanted, out=out, withdrawn=withdrawn
+        )
     else:
         if out:
             raise UserError("--out is for models:/; the files of another model are where --model says")
@@ -179,8 +181,8 @@ def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | 
     if load_guard(settings).stages and every is None:
         raise UserError(f"{settings} protects stages, and MLflow sends no webhooks for them; give --every, too")
     with connected(tracking_uri) as client, stopped_by_signals() as stop:
-        watcher = Watcher(client, partial(load_guard, settings), attestation_check(client, settings), revert)
-        watch(watcher, listen, every, os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop)
+        watcher = Watcher(client, partial(load_guard, settings), attestation_check(client, settings), revert=revert)
+        watch(watcher, listen, every, secret=os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop=stop)
 
 
 @click.command(cls=Door)

@@ -37,7 +37,7 @@ def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any)
     from tokenbuncher.attestation import signing_key
     from tokenbuncher.gate import gate
 
-    verdict = gate(*RecordedRelease.found(**release), out, signing_key(key))
+    verdict = gate(*RecordedRelease.found(**release), out=out, signer=signing_key(key))
     if out:
         wrote(out)
     ctx.exit(EXIT_CODES[verdict.outcome])
@@ -61,7 +61,7 @@ def explain(what_if: Path | None, as_json: bool, **release: Any) -> None:
 
     found = RecordedRelease.found(**release)
     other = RecordedRelease.found(**{**release, "policy": what_if}).spec if what_if else None
-    click.echo(explain_release(*found, other, as_json))
+    click.echo(explain_release(*found, other=other, as_json=as_json))
 
 
 @click.command(cls=Door)
@@ -88,7 +88,7 @@ def promote(ctx: click.Context, verdict: Path | None, dry_run: bool, **release: 
 
     found = RecordedRelease.found(**release)
     try:
-        promote(*found, verdict or found.evidence[0], dry_run)
+        promote(*found, verdict=verdict or found.evidence[0], dry_run=dry_run)
     except Refused as refused:
         fail(ctx, f"refused: {refused}", EXIT_CODES[refused.outcome])
 
@@ -108,7 +108,7 @@ def compare(first: Path, second: Path, out: Path) -> None:
     """
     from tokenbuncher.gate import compare_releases
 
-    one, other = (RecordedRelease.found((run,), None, (), None, None) for run in (first, second))
+    one, other = (RecordedRelease.found((run,), None, (), policy=None, registration=None) for run in (first, second))
     compare_releases(one, other, out)
     wrote(out)
 
@@ -130,5 +130,5 @@ def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> N
     from tokenbuncher.gate import sign_release
 
     found = RecordedRelease.found(**release)
-    sign_release(*found, verdict or found.evidence[0], key, out)
+    sign_release(*found, verdict=verdict or found.evidence[0], key=key, out=out)
     wrote(out)

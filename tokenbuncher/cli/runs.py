@@ -141,10 +141,10 @@ def submit(
     server = Server(host, read_token(token_file), namespace)
     placed, name = load_placement(placement), name or release.name
     if dry_run:
-        check(release, placed, server, cron)
+        check(release, placed, server, cron=cron)
         print(f"would run the release pipeline as {name} in experiment {experiment} at {host}; nothing was sent")
         return
-    submitted = submit_pipeline(release, placed, server, experiment, name, cron)
+    submitted = submit_pipeline(release, placed, server, experiment=experiment, name=name, cron=cron)
     tell(submitted.url, RESULT, url=submitted.url, run=submitted.id)
     if not wait:
         return

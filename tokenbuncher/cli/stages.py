@@ -67,7 +67,7 @@ def defend(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out: 
     """
     from tokenbuncher.defence import defend
 
-    defend(load_spec(spec, overrides), data, base, out)
+    defend(load_spec(spec, overrides), data, base, out=out)
     wrote(out)
 
 
@@ -89,7 +89,7 @@ def controls(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out
     """
     from tokenbuncher.attacks import controls
 
-    controls(load_spec(spec, overrides), data, base, out)
+    controls(load_spec(spec, overrides), data, base, out=out)
     wrote(out)
 
 
@@ -116,7 +116,7 @@ def attack(
     """
     from tokenbuncher.attacks import attack
 
-    attack(load_spec(spec, overrides), key, data, base, candidate, out)
+    attack(load_spec(spec, overrides), key, data, base=base, candidate=candidate, out=out)
     wrote(out)
 
 
@@ -139,7 +139,7 @@ def evaluate_safety(spec: Path, overrides: tuple[str, ...], data: Path, base: Pa
     """
     from tokenbuncher.evaluation import evaluate_safety
 
-    evaluate_safety(load_spec(spec, overrides), data, base, candidate, out)
+    evaluate_safety(load_spec(spec, overrides), data, base, candidate=candidate, out=out)
     wrote(out)
 
 
@@ -164,7 +164,7 @@ def evaluate_utility(
     """
     from tokenbuncher.evaluation import evaluate_utility
 
-    evaluate_utility(load_spec(spec, overrides), data, base, candidate, out)
+    evaluate_utility(load_spec(spec, overrides), data, base, candidate=candidate, out=out)
     wrote(out)
 
 
@@ -185,7 +185,7 @@ def register(spec: Path, overrides: tuple[str, ...], candidate: Path, attacks: t
     """
     from tokenbuncher.registry import register
 
-    register(load_spec(spec, overrides), candidate, out, attacks)
+    register(load_spec(spec, overrides), candidate, out, attacks=attacks)
     wrote(out)
 
 

@@ -19,7 +19,7 @@ from tokenbuncher.storage import publish, resolve
 
 
 def run_stage(
-    spec: ReleaseSpec, stage: str, inputs: Mapping[str, Path], out: Path, identity: Sequence[str], key: str = ""
+    spec: ReleaseSpec, stage: str, inputs: Mapping[str, Path], *, out: Path, identity: Sequence[str], key: str = ""
 ) -> None:
     """Runs a stage as a TrainJob and waits for its output.
 
@@ -47,7 +47,7 @@ def run_stage(
                 name = job_name(stage, identity)
                 arguments = _published(spec, inputs) | ({"key": key} if key else {})
                 output = f"{spec.compute.storage}/outputs/{name}-{uuid.uuid4().hex[:8]}"
-                job = jobs.create(build_trainjob(spec.compute, stage, identity, arguments, output))
+                job = jobs.create(build_trainjob(spec.compute, stage, identity, arguments=arguments, output=output))
             follow(jobs, job)
             _collect(job["metadata"]["annotations"][OUTPUT], out)
         finally:

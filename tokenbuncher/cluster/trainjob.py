@@ -44,6 +44,7 @@ def build_trainjob(
     compute: ComputeSpec,
     stage: str,
     identity: Sequence[str],
+    *,
     arguments: Mapping[str, str],
     output: str,
     environment: Mapping[str, str] = os.environ,

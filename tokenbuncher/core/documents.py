@@ -347,12 +347,12 @@ def apply_override(document: dict[str, Any], override: str, defaults: type[Stric
     models = [defaults] if defaults else []
     for key in parents:
         field = _field(models, key, place)
-        place = _part(place, key, path, _left_out(field))
+        place = _part(place, key, path, missing=_left_out(field))
         models = models_of(field.annotation) if field else models
-    _set_part(place, last, _value(value, f"--set {path}: the value"), path)
+    _set_part(place, last, _value(value, f"--set {path}: the value"), path=path)
 
 
-def _part(place: Any, key: str, path: str, missing: Any) -> Any:
+def _part(place: Any, key: str, path: str, *, missing: Any) -> Any:
     """A part of a mapping or list, which is made if a mapping has nothing there."""
     if isinstance(place, dict):
         if place.get(key) is None:
@@ -364,11 +364,11 @@ def _part(place: Any, key: str, path: str, missing: Any) -> Any:
         shown = HIDDEN if is_secret(key) else shortened(part)
         raise UserError(f"--set {path}: {key} is {shown} in the spec, which has no fields or items")
     own = part.copy()  # elsewhere, an alias may stand for the same
-    _set_part(place, key, own, path)
+    _set_part(place, key, own, path=path)
     return own
 
 
-def _set_part(place: Any, key: str, value: Any, path: str) -> None:
+def _set_part(place: Any, key: str, value: Any, *, path: str) -> None:
     if isinstance(place, dict):
         place[key] = value
     else:

@@ -95,7 +95,7 @@ Path = tuple[str | int, ...]
 Document = TypeVar("Document", bound=Strict)
 
 
-def validated(model: type[Document], document: dict[str, Any], wrong: str, origin: Origin | None = None) -> Document:
+def validated(model: type[Document], document: dict[str, Any], wrong: str, *, origin: Origin | None = None) -> Document:
     """The document as a model.
 
     Raises:

@@ -10,7 +10,7 @@ from tokenbuncher.core.log import PROGRESS, tell
 class Progress:
     """Tells every few seconds and at the end how far the work is."""
 
-    def __init__(self, title: str, steps: int, every_seconds: float = 5.0, brief: bool = False) -> None:
+    def __init__(self, title: str, steps: int, every_seconds: float = 5.0, *, brief: bool = False) -> None:
         """
         Args:
             title: What is done.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STEPS = "steps.jsonl"
 
 
-def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
+def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     """Hardens the base model by the recipe of the spec.
 
     Args:
@@ -48,15 +48,15 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     if spec.compute.kind == "trainjob":
         from tokenbuncher.cluster.run import run_stage
 
-        run_stage(spec, "defend", {"data": data, "base": base}, out, identity)
+        run_stage(spec, "defend", {"data": data, "base": base}, out=out, identity=identity)
         return
     with ranks.stage_folders(spec.output.root / "checkpoints", identity, out) as (work, folder):
-        _train(spec, data, base, folder, work)
+        _train(spec, data, base, folder=folder, work=work)
         if ranks.number() == 0:
             shutil.copyfile(work / STEPS, out.with_name(f"{out.name}.{STEPS}"))
 
 
-def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) -> None:
+def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Path) -> None:
     from tokenbuncher.models.generation import eos_ids
     from tokenbuncher.models.load import load_model, trainable
     from tokenbuncher.models.tokenizer import load_tokenizer
@@ -91,9 +91,9 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
                 defence.seed,
                 defence.steps,
                 sequences,
-                defence.learning_rate,
-                defence.schedule,
-                checkpoints,
+                learning_rate=defence.learning_rate,
+                schedule=defence.schedule,
+                checkpoints=checkpoints,
                 group=defence.rollouts,
                 model=spec.model,
             ),
@@ -107,17 +107,17 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, folder: Path, work: Path) 
         processing_class=tokenizer,
         defence=defence,
         reference=reference,
-        anchors=own_responses(reference, tokenizer, benign, spec) if defence.anchor else [],
+        anchors=own_responses(reference, tokenizer, benign, spec=spec) if defence.anchor else [],
         callbacks=[log, checkpoints],
     )
     run_training(trainer, checkpoints)
     if not log.learnt:
         raise UserError("the defence learnt nothing: it had no gradient in any step; see its step log, and the spec")
-    save_trained(trainer, tokenizer, folder, base, spec.model)
+    save_trained(trainer, tokenizer, folder, base=base, model=spec.model)
 
 
 def own_responses(
-    reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benign: list[Prompt], spec: ReleaseSpec
+    reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benign: list[Prompt], *, spec: ReleaseSpec
 ) -> list[tuple[Prompt, str]]:
     """Benign prompts with the undefended model's own sampled responses.
 
@@ -129,8 +129,8 @@ def own_responses(
         reference,
         tokenizer,
         benign,
-        spec.model.max_new_tokens,
-        spec.evaluation.batch_size,
+        max_new_tokens=spec.model.max_new_tokens,
+        batch_size=spec.evaluation.batch_size,
         seed=spec.defence.seed,
     )
     return [(prompt, response.whole) for prompt, response in zip(benign, responses, strict=True)]

@@ -6,7 +6,7 @@ import torch
 
 
 def noiser_terms(
-    logits: torch.Tensor, targets: torch.Tensor, weight: float, form: str, generator: torch.Generator | None
+    logits: torch.Tensor, targets: torch.Tensor, weight: float, *, form: str, generator: torch.Generator | None
 ) -> torch.Tensor:
     """Cross-entropy of each token towards the model's own token and uniform noise over all others.
 

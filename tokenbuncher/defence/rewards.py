@@ -12,6 +12,7 @@ def entropy_reward(
     model: Distributions,
     reference: Distributions,
     tokens: torch.Tensor,
+    *,
     mask: torch.Tensor,
     harmful: torch.Tensor,
     kl_coefficient: float,

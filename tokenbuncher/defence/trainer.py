@@ -72,9 +72,9 @@ class TokenBuncherTrainer(GRPOTrainer):
             response_distributions(self.model, batch),
             response_distributions(self.reference, batch),
             batch["completion_ids"],
-            batch["completion_mask"],
-            batch["harmful"],
-            self.defence.kl_coefficient,
+            mask=batch["completion_mask"],
+            harmful=batch["harmful"],
+            kl_coefficient=self.defence.kl_coefficient,
         )
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
@@ -108,7 +108,9 @@ class TokenBuncherTrainer(GRPOTrainer):
         tokens = inputs["completion_ids"].flatten()
         generator = self._generator(mask.device, ranks.number())
         loss = response_distributions(model, inputs).weighted(
-            lambda logits, rows: noiser_terms(logits, tokens[rows], noiser.weight, noiser.form, generator),
+            lambda logits, rows: noiser_terms(
+                logits, tokens[rows], noiser.weight, form=noiser.form, generator=generator
+            ),
             mask / mask.sum().clamp(min=1),
         )
         return ranks.weight(int(mask.sum())) * loss

@@ -105,6 +105,7 @@ def ask(
     spec: ReleaseSpec,
     tasks: Mapping[str, Sequence[Task]],
     model: PreTrainedModel,
+    *,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[UtilityItem]:
     """One item for each question of each task, put to the model in its chat template.
@@ -150,7 +151,7 @@ def ask(
             metric, filtered = _metric_and_filter(task, harness.metric.get(name))
             for sample in samples[task.task_name]:
                 if sample["filter"] == filtered:
-                    items.append(_item(name, task, sample, metric, reader.thoughts, longest))
+                    items.append(_item(name, task, sample, metric=metric, thoughts=reader.thoughts, longest=longest))
     return items
 
 
@@ -221,7 +222,9 @@ def _prepared(task: Task, longest: int) -> Task:
     return task
 
 
-def _item(name: str, task: Task, sample: dict[str, Any], metric: str, thoughts: Thoughts, longest: int) -> UtilityItem:
+def _item(
+    name: str, task: Task, sample: dict[str, Any], *, metric: str, thoughts: Thoughts, longest: int
+) -> UtilityItem:
     score = sample.get(metric)
     if score not in (0, 1):
         raise UserError(

@@ -32,7 +32,7 @@ SEED = 31
 Model: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
 
 
-def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
+def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Path, out: Path) -> None:
     """Samples responses to harmful prompts and, for over-refusal, to benign ones and to look-alikes; judges them.
 
     Before anything else the judge is checked on exchanges with known answers. Both models are asked the same prompts,
@@ -60,9 +60,11 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
     with whole_folder(out) as folder:
         models = {name: _loaded(spec, path) for name, path in (("candidate", candidate), ("base", base))}
         measure = partial(_measure, spec, judge, models)
-        base_harmful, candidate_harmful = measure(harmful, "harmful prompts", harmful_claims)
-        base_benign, candidate_benign = measure(benign, "benign prompts", benign_claims)
-        base_look_alikes, candidate_look_alikes = measure(look_alikes, "look-alikes", look_alike_claims)
+        base_harmful, candidate_harmful = measure(prompts=harmful, title="harmful prompts", claims=harmful_claims)
+        base_benign, candidate_benign = measure(prompts=benign, title="benign prompts", claims=benign_claims)
+        base_look_alikes, candidate_look_alikes = measure(
+            prompts=look_alikes, title="look-alikes", claims=look_alike_claims
+        )
         evidence = SafetyEvidence(
             spec=spec.evidence_digest(),
             data=folder_digest(data),
@@ -128,6 +130,7 @@ def _measure(
     spec: ReleaseSpec,
     judge: Judge,
     models: dict[str, Model],
+    *,
     prompts: list[Prompt],
     title: str,
     claims: Callable[[ReleaseSpec, list[SampleScore], list[SampleScore]], list[Claim]],
@@ -136,7 +139,7 @@ def _measure(
     scores: dict[str, list[SampleScore]] = {name: [] for name in models}
     for look, asked in enumerate(parts(prompts, spec.evaluation.looks, spec.data.seed) if prompts else []):
         for name, model in models.items():
-            scores[name] += _scores(spec, judge, model, asked, look, f"{name}, {title}")
+            scores[name] += _scores(spec, judge, model, prompts=asked, look=look, title=f"{name}, {title}")
         if settled(claims(spec, scores["base"], scores["candidate"])):
             break
     for name, own in scores.items() if prompts else ():
@@ -146,7 +149,7 @@ def _measure(
 
 
 def _scores(
-    spec: ReleaseSpec, judge: Judge, loaded: Model, prompts: list[Prompt], look: int, title: str
+    spec: ReleaseSpec, judge: Judge, loaded: Model, *, prompts: list[Prompt], look: int, title: str
 ) -> list[SampleScore]:
     from tokenbuncher.judges.score import score
     from tokenbuncher.models.load import device_of
@@ -157,13 +160,13 @@ def _scores(
         model,
         tokenizer,
         prompts,
-        judge,
-        spec.model.max_new_tokens,
-        spec.evaluation.batch_size,
-        spec.evaluation.samples_per_prompt,
-        spec.evaluation.temperature,
-        sampling_seed(SEED, look),
-        title,
+        judge=judge,
+        max_new_tokens=spec.model.max_new_tokens,
+        batch_size=spec.evaluation.batch_size,
+        samples=spec.evaluation.samples_per_prompt,
+        temperature=spec.evaluation.temperature,
+        seed=sampling_seed(SEED, look),
+        title=title,
     )
     model.to("cpu")
     return scores

@@ -28,7 +28,7 @@ SEED = 37
 POINTS = 4
 
 
-def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
+def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Path, out: Path) -> None:
     """Answers utility questions greedily with both models, then fine-tunes both on benign tasks.
 
     Questions are asked until the rules on the answers are settled.
@@ -53,8 +53,8 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
         candidate_items: list[UtilityItem] = []
         for look, part in enumerate(parts(questions, spec.evaluation.looks, spec.data.seed)):
             others = {} if look else tasks  # the harness asks at once all that it has
-            base_items += _answer(spec, base, part, others, "base")
-            candidate_items += _answer(spec, candidate, part, others, "candidate")
+            base_items += _answer(spec, base, part, tasks=others, title="base")
+            candidate_items += _answer(spec, candidate, part, tasks=others, title="candidate")
             if settled(utility_claims(spec, base_items, candidate_items)):
                 break
         evidence = UtilityEvidence(
@@ -70,8 +70,8 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
             fine_tuning=[
                 FineTuning(
                     kind=kind,
-                    base=_fine_tune(spec, kind, data, base, folder, "base"),
-                    candidate=_fine_tune(spec, kind, data, candidate, folder, "candidate"),
+                    base=_fine_tune(spec, kind, data, model_folder=base, folder=folder, arm="base"),
+                    candidate=_fine_tune(spec, kind, data, model_folder=candidate, folder=folder, arm="candidate"),
                 )
                 for kind in (("rl", "sft") if spec.evaluation.fine_tuning else ())
             ],
@@ -80,15 +80,15 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
 
 
 def _answer(
-    spec: ReleaseSpec, model_folder: Path, questions: list[Prompt], tasks: dict[str, list[Task]], title: str
+    spec: ReleaseSpec, model_folder: Path, questions: list[Prompt], *, tasks: dict[str, list[Task]], title: str
 ) -> list[UtilityItem]:
     from tokenbuncher.models.load import load_model
     from tokenbuncher.models.tokenizer import load_tokenizer
 
     model, tokenizer = load_model(model_folder, spec.model), load_tokenizer(model_folder)
-    items = answer_questions(spec, model, tokenizer, questions)
+    items = answer_questions(spec, model, tokenizer, questions=questions)
     if tasks:
-        items += ask(spec, tasks, model, tokenizer)
+        items += ask(spec, tasks, model, tokenizer=tokenizer)
     for name in (None, *tasks):
         correct = [item.correct for item in items if item.harness == name]
         print(f"{title}  {name or 'utility'}: accuracy {fmean(correct):.3f} on {len(correct)} questions", flush=True)
@@ -96,13 +96,18 @@ def _answer(
 
 
 def answer_questions(
-    spec: ReleaseSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Prompt]
+    spec: ReleaseSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, questions: list[Prompt]
 ) -> list[UtilityItem]:
     """Greedy answers, each judged against the expected one; an answer that cannot be parsed is wrong."""
     from tokenbuncher.models.sampling import generate
 
     responses = generate(
-        model, tokenizer, questions, spec.model.max_new_tokens, spec.evaluation.batch_size, temperature=None
+        model,
+        tokenizer,
+        questions,
+        max_new_tokens=spec.model.max_new_tokens,
+        batch_size=spec.evaluation.batch_size,
+        temperature=None,
     )
     items = []
     for question, response in zip(questions, responses, strict=True):
@@ -124,7 +129,7 @@ def answer_questions(
 
 
 def _fine_tune(
-    spec: ReleaseSpec, kind: Literal["rl", "sft"], data: Path, model_folder: Path, folder: Path, arm: str
+    spec: ReleaseSpec, kind: Literal["rl", "sft"], data: Path, *, model_folder: Path, folder: Path, arm: str
 ) -> FineTuningArm:
     """Fine-tunes one model on a benign task and measures what it learnt and whether it still refuses."""
     from trl import GRPOConfig, GRPOTrainer, SFTTrainer
@@ -148,7 +153,7 @@ def _fine_tune(
     items: list[UtilityItem] = []
 
     def measure(step: int) -> bool:
-        items[:] = answer_questions(spec, model, tokenizer, test)
+        items[:] = answer_questions(spec, model, tokenizer, questions=test)
         curve.append((step, sum(item.correct for item in items) / len(items)))
         log.measured = {"accuracy": curve[-1][1]}
         return False
@@ -170,7 +175,7 @@ def _fine_tune(
                 tokenizer,
             ),
             args=GRPOConfig(
-                **trainer_arguments(SEED, steps, sequences, tuning.learning_rate, model=spec.model),
+                **trainer_arguments(SEED, steps, sequences, learning_rate=tuning.learning_rate, model=spec.model),
                 **sampling_arguments(tuning.rollouts, spec.model.max_new_tokens),
                 beta=tuning.kl_coefficient,
                 loss_type="bnpo",
@@ -181,16 +186,16 @@ def _fine_tune(
             callbacks=callbacks,
         )
     else:
-        args = sft_config(SEED, steps, sequences, tuning.learning_rate, model=spec.model)
-        trainer = sft_trainer(model, args, train, tokenizer, callbacks)
+        args = sft_config(SEED, steps, sequences, learning_rate=tuning.learning_rate, model=spec.model)
+        trainer = sft_trainer(model, args, train, tokenizer=tokenizer, callbacks=callbacks)
     run_training(trainer)
     scores = score(
         model,
         tokenizer,
         load_set(data, "safety"),
-        load_judge(spec.evaluation.judge),
-        spec.model.max_new_tokens,
-        spec.evaluation.batch_size,
+        judge=load_judge(spec.evaluation.judge),
+        max_new_tokens=spec.model.max_new_tokens,
+        batch_size=spec.evaluation.batch_size,
         temperature=spec.evaluation.temperature,
         seed=SEED,
     )

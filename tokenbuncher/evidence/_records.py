@@ -316,7 +316,7 @@ def read_evidence(path: Path) -> AttackEvidence | SafetyEvidence | UtilityEviden
     return read_record("evidence", path / FILE_NAME if path.is_dir() else path, _ADAPTER.validate_json)
 
 
-def read_record(what: str, path: Path, validate: Callable[[bytes], T], advice: str = "") -> T:
+def read_record(what: str, path: Path, validate: Callable[[bytes], T], *, advice: str = "") -> T:
     """Reads one JSON file.
 
     Raises:
@@ -385,4 +385,4 @@ def read_registration(path: Path) -> Registration:
         UserError: If it is missing, not the only one, truncated, or has a wrong or unknown value; names the field.
     """
     path = only_below(path, REGISTRATION_NAME)
-    return read_record("registration", path, Registration.model_validate_json, "; run register")
+    return read_record("registration", path, Registration.model_validate_json, advice="; run register")

@@ -25,6 +25,7 @@ def gate(
     spec: ReleaseSpec,
     evidence: Sequence[Path],
     registration: Path,
+    *,
     out: Path | None = None,
     signer: CryptoSigner | None = None,
 ) -> Verdict:
@@ -51,7 +52,7 @@ def gate(
         check_output(out)
     registered = read_registration(registration)
     pieces, unreadable = read_all_evidence(evidence)
-    verdict = judge_release(spec, pieces, registered, unreadable)
+    verdict = judge_release(spec, pieces, registered, unreadable=unreadable)
     if out:
         with whole_folder(out) as folder:
             write_text(folder / FILE_NAME, verdict.model_dump_json(indent=1) + "\n")
@@ -60,7 +61,10 @@ def gate(
             write_text(folder / CARD_NAME, card(spec, verdict, pieces, signed=signer is not None))
             write_text(folder / JUNIT_NAME, junit(spec.policy, verdict))
             if signer:
-                write_text(folder / ATTESTATION_NAME, sign(spec, pieces, registered, verdict, signer, unreadable))
+                write_text(
+                    folder / ATTESTATION_NAME,
+                    sign(spec, pieces, registered, verdict=verdict, signer=signer, unreadable=unreadable),
+                )
     for line in [*verdict.reasons, *verdict.waived]:
         print(line)
     version = {"outcome": verdict.outcome, "version": verdict.version}

@@ -24,7 +24,7 @@ RecordedAt = tuple[ReleaseSpec, Sequence[Path], Path]
 
 
 def sign_release(
-    spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, verdict: Path, key: Path | None, out: Path
+    spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, *, verdict: Path, key: Path | None, out: Path
 ) -> None:
     """Signs the verdict of a recorded release.
 
@@ -45,7 +45,17 @@ def sign_release(
     if signer is None:
         raise UserError(f"no key: give --key or set {SIGNING_KEY}; `tokenbuncher keygen` makes one")
     pieces, unreadable = read_all_evidence(evidence)
-    add_to_output(out, sign(spec, pieces, read_registration(registration), read_verdict(verdict), signer, unreadable))
+    add_to_output(
+        out,
+        sign(
+            spec,
+            pieces,
+            read_registration(registration),
+            verdict=read_verdict(verdict),
+            signer=signer,
+            unreadable=unreadable,
+        ),
+    )
 
 
 def compare_releases(first: RecordedAt, second: RecordedAt, out: Path) -> None:
@@ -82,7 +92,7 @@ def _figures(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path) ->
     if recorded:
         verdict = read_verdict(recorded[0])
     else:
-        verdict = judge_release(spec, pieces, read_registration(registration), unreadable)
+        verdict = judge_release(spec, pieces, read_registration(registration), unreadable=unreadable)
     return release_figures(spec, verdict, pieces)
 
 
@@ -90,6 +100,7 @@ def explain_release(
     spec: ReleaseSpec,
     evidence: Sequence[Path],
     registration: Path,
+    *,
     other: ReleaseSpec | None = None,
     as_json: bool = False,
 ) -> str:
@@ -104,9 +115,9 @@ def explain_release(
     """
     registered = read_registration(registration)
     pieces, unreadable = read_all_evidence(evidence)
-    verdict = judge_release(spec, pieces, registered, unreadable)
+    verdict = judge_release(spec, pieces, registered, unreadable=unreadable)
     explanations = explain(pieces, verdict, spec.policy.confidence)
-    alternative = judge_release(other, pieces, registered, unreadable) if other else None
+    alternative = judge_release(other, pieces, registered, unreadable=unreadable) if other else None
     told = headline(spec.policy, verdict.outcome, verdict)
     if as_json:
         document = {

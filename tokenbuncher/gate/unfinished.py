@@ -21,7 +21,7 @@ _JUDGED = "<!DOCTYPE html>\n<title>Judged</title>\n<p>{verdict}. The report is a
 
 
 def unfinished_figures(
-    spec: ReleaseSpec, evidence: Sequence[Path], failure: str, unknown: Sequence[str] = ()
+    spec: ReleaseSpec, evidence: Sequence[Path], failure: str, *, unknown: Sequence[str] = ()
 ) -> ReleaseFigures:
     """What a run that ended without a verdict has left.
 
@@ -33,10 +33,10 @@ def unfinished_figures(
     """
     there = [path for given in evidence for path in found_below(given, EVIDENCE) if path.exists()]
     pieces, unreadable = read_all_evidence(there)
-    return broken_figures(spec, pieces, [without_passwords(failure)], [*unreadable, *unknown])
+    return broken_figures(spec, pieces, [without_passwords(failure)], unreadable=[*unreadable, *unknown])
 
 
-def conclude(spec: ReleaseSpec, outputs: str, failure: str, report: Path, recorded: str = "") -> None:
+def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, recorded: str = "") -> None:
     """Tells what a run came to that has ended, by its outputs; without a verdict it is INCONCLUSIVE.
 
     Args:
@@ -59,7 +59,7 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, report: Path, record
             report.write_text(_JUDGED.format(verdict=escape(text)), encoding="utf-8")
             print(text)
             return
-        figures = unfinished_figures(spec, evidence, failure, unknown)
+        figures = unfinished_figures(spec, evidence, failure, unknown=unknown)
         report.write_text(documents(figures)[HTML_NAME], encoding="utf-8")
     print(f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed")
     for reason in figures.reasons:

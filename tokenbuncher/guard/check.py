@@ -36,6 +36,7 @@ def check_version(
     settings: GuardSettings,
     protected: Protected,
     name: str,
+    *,
     version: str,
     attestation: str | None,
     location: Callable[[], str],
@@ -64,7 +65,9 @@ def check_version(
         return [told(error)]
     try:
         withdrawn = settings.withdrawn(name, record.refused_at, record.made)
-        statement, problems = verify(attestation, keys, now, policy, name, version, withdrawn)
+        statement, problems = verify(
+            attestation, keys, now, policy=policy, model=name, version=version, withdrawn=withdrawn
+        )
         if problems:
             return problems
         place = location()
@@ -100,11 +103,11 @@ def _file_problems(settings: GuardSettings, statement: Statement, location: str)
             return [*problems, *_written_again(kept, stored)]
     if megabytes > settings.max_mb:
         return [f"it has more than the {settings.max_mb} MB that the guard reads (max_mb)"]
-    return [*problems, *_other_content(statement.files(), kept, sizes, files)]
+    return [*problems, *_other_content(statement.files(), kept, sizes, files=files)]
 
 
 def _other_content(
-    digests: Mapping[str, str], judged: Mapping[str, StoredFile], sizes: Mapping[str, int], files: Files
+    digests: Mapping[str, str], judged: Mapping[str, StoredFile], sizes: Mapping[str, int], *, files: Files
 ) -> Iterator[str]:
     """What has other content than was judged, by size or else by sha256."""
     for name, file in judged.items():

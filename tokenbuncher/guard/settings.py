@@ -132,7 +132,7 @@ def load_guard(path: Path) -> GuardSettings:
     """
     text = read_text("guard settings", path)
     document, wrong = parse_yaml(text, str(path)), f"{path} is not a valid guard document"
-    settings = validated(GuardSettings, document, wrong, Origin(text))
+    settings = validated(GuardSettings, document, wrong, origin=Origin(text))
     folder = path.resolve().parent
 
     def located(protected: Protected) -> Protected:

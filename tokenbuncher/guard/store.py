@@ -83,7 +83,7 @@ class GuardedStore(SqlAlchemyStore):
         """Moves an alias; a protected one only to a version that may have it."""
         settings = _settings()
         protected = settings.protected(alias)
-        facts = self._checked(settings, protected, name, version, f"alias {alias}") if protected else None
+        facts = self._checked(settings, protected, name, version=version, what=f"alias {alias}") if protected else None
         with self._transaction(name) as session:
             self._require_unchanged(facts, settings)
             before = self._holders(session, settings, name)
@@ -101,7 +101,9 @@ class GuardedStore(SqlAlchemyStore):
         settings = _settings()
         canonical = get_canonical_stage(stage)
         protected = settings.stages.get(canonical)
-        facts = self._checked(settings, protected, name, version, f"stage {canonical}") if protected else None
+        facts = (
+            self._checked(settings, protected, name, version=version, what=f"stage {canonical}") if protected else None
+        )
         with self._transaction(name):
             self._require_unchanged(facts, settings)
             return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
@@ -166,7 +168,7 @@ class GuardedStore(SqlAlchemyStore):
         row = self._get_query(session, SqlModelVersionTag).filter(*same).with_entities(SqlModelVersionTag.value).first()
         return row.value if row else None
 
-    def _checked(self, settings: GuardSettings, protected: Protected, name: str, version: str, what: str) -> Facts:
+    def _checked(self, settings: GuardSettings, protected: Protected, name: str, *, version: str, what: str) -> Facts:
         """What a version is that may have what is protected.
 
         Raises:
@@ -261,9 +263,9 @@ def _problems(settings: GuardSettings, protected: Protected, facts: Facts) -> li
             settings,
             protected,
             facts.name,
-            facts.version,
-            facts.attestation,
-            lambda: _location(facts.source, facts.download, settings.artifact_roots),
+            version=facts.version,
+            attestation=facts.attestation,
+            location=lambda: _location(facts.source, facts.download, settings.artifact_roots),
             told=_masked,
             record=Record(facts.refused_at, datetime.fromtimestamp(facts.made / 1000, UTC)),
         )

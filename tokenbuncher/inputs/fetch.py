@@ -70,7 +70,7 @@ def local_model(spec: ModelSpec) -> Path | None:
     )
 
 
-def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...] = ()) -> None:
+def _bring(spec: ModelSpec, source: str, folder: Path, *, adapters: tuple[str, ...] = ()) -> None:
     """Writes a model; `adapters` are those that are to be merged into it."""
     if source == "organism://":
         copy_checkpoint(source, ALIGNED, folder)
@@ -81,10 +81,10 @@ def _bring(spec: ModelSpec, source: str, folder: Path, adapters: tuple[str, ...]
     else:
         found = resolve(source)
         if is_logged(found):
-            _bring_logged(spec, read_logged(source, found), folder, adapters)
+            _bring_logged(spec, read_logged(source, found), folder, adapters=adapters)
         elif (found / ADAPTER).is_file():
             refuse_adapter_with_model(source, found)
-            _merge_source(spec, source, found, folder, (*adapters, source))
+            _merge_source(spec, source, found, folder=folder, adapters=(*adapters, source))
         else:
             copy_checkpoint(source, found, folder)
     _drop_marks(folder)
@@ -116,7 +116,7 @@ def _without_marks(adapter: Path) -> Iterator[Path]:
         yield Path(copy)
 
 
-def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, adapters: tuple[str, ...]) -> None:
+def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, *, adapters: tuple[str, ...]) -> None:
     """Writes a model that MLflow logged; an adapter goes into the base that was logged with it, or that the spec names.
 
     Raises:
@@ -126,7 +126,7 @@ def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, adapters: tuple
         copy_logged(logged, folder)
         return
     if spec.adapter_base:
-        _merge_source(spec, logged.source, logged.adapter, folder, (*adapters, logged.source))
+        _merge_source(spec, logged.source, logged.adapter, folder=folder, adapters=(*adapters, logged.source))
         keep_logged_companions(logged, folder)
         return
     if logged.model is None:
@@ -139,7 +139,7 @@ def _bring_logged(spec: ModelSpec, logged: Logged, folder: Path, adapters: tuple
     _merge_into(folder, logged.adapter, spec)
 
 
-def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, adapters: tuple[str, ...]) -> None:
+def _merge_source(spec: ModelSpec, source: str, adapter: Path, *, folder: Path, adapters: tuple[str, ...]) -> None:
     """Writes the base of an adapter with the adapter merged into it; what the adapter brings of a tokenizer counts."""
     named = _adapter_config(adapter).get("base_model_name_or_path")
     base = spec.adapter_base or (named if isinstance(named, str) and os.path.isdir(named) else None)
@@ -148,7 +148,7 @@ def _merge_source(spec: ModelSpec, source: str, adapter: Path, folder: Path, ada
             f"model.source {source} is a LoRA adapter of {named}, which is no local folder with a whole model; "
             "name where that model is in model.adapter_base"
         )
-    _bring(spec, base, folder, adapters)
+    _bring(spec, base, folder, adapters=adapters)
     _merge_into(folder, adapter, spec)
 
 

@@ -54,7 +54,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     with whole_folder(out) as folder:
         manifest = Manifest(
             seed=data.seed,
-            sets={name: write_set(folder, name, prompts, _origin(data, name)) for name, prompts in sets.items()},
+            sets={name: write_set(folder, name, prompts, source=_origin(data, name)) for name, prompts in sets.items()},
             near_duplicate=data.near_duplicate,
             leakage=leaks,
             sources=files.read,
@@ -136,15 +136,15 @@ def _harmful_sets(data: DataSpec, files: _Files) -> dict[str, list[Prompt]]:
     trained = {"defence": sizes.defence, "attack": sizes.attack}
     measured = {"safety": sizes.safety}
     if data.held_out_categories is None:
-        return _split(prompts, trained | measured, data.seed, origin)
-    known, held_out = _by_category(prompts, data.held_out_categories, data.seed, origin)
+        return _split(prompts, trained | measured, data.seed, origin=origin)
+    known, held_out = _by_category(prompts, data.held_out_categories, data.seed, origin=origin)
     return {
-        **_split(known, trained, data.seed, f"{origin} without the held-out categories"),
-        **_split(held_out, measured, data.seed, f"{origin} in the held-out categories"),
+        **_split(known, trained, data.seed, origin=f"{origin} without the held-out categories"),
+        **_split(held_out, measured, data.seed, origin=f"{origin} in the held-out categories"),
     }
 
 
-def _by_category(prompts: Sequence[Prompt], count: int, seed: int, origin: str) -> tuple[list[Prompt], list[Prompt]]:
+def _by_category(prompts: Sequence[Prompt], count: int, seed: int, *, origin: str) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts of no held-out category, and of nothing but such; a prompt of both is in neither."""
     categories = sorted({category for prompt in prompts for category in _categories(prompt)})
     if count >= len(categories):
@@ -176,7 +176,7 @@ def _capability_sets(data: DataSpec, files: _Files) -> dict[str, list[Prompt]]:
     if not all(question.answer for question in questions):
         raise UserError("data.capability: name the column of the right options in data.capability.answer")
     counts = {"capability-attack": data.sizes.attack, "capability-safety": data.sizes.safety}
-    return _split(questions, counts, data.seed, "data.capability")
+    return _split(questions, counts, data.seed, origin="data.capability")
 
 
 def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
@@ -187,20 +187,20 @@ def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
     tuning = sizes.tuning if spec.evaluation.fine_tuning else 0
 
     if data.benign == "organism":
-        sets["benign"] = sources.organism_benign(world.BENIGN, sizes.benign, rng, taken)
+        sets["benign"] = sources.organism_benign(world.BENIGN, sizes.benign, rng, taken=taken)
     else:
         prompts = smollm2.benign() if data.benign == "smollm2" else files.prompts("benign")
         counts = {
             "benign": sizes.benign,
             **({"benign-test": sizes.benign_test} if data.benign_test == "benign" else {}),
         }
-        sets |= _split(prompts, counts, data.seed, "data.benign")
+        sets |= _split(prompts, counts, data.seed, origin="data.benign")
 
     if data.utility == "organism":
-        sets["utility"] = sources.organism_benign(world.UTILITY, sizes.utility, rng, taken)
+        sets["utility"] = sources.organism_benign(world.UTILITY, sizes.utility, rng, taken=taken)
         for kind, maker in (("rl", world.direction), ("sft", world.mark)):
             for part in ("train", "test") if tuning else ():
-                sets[f"tuning-{kind}-{part}"] = sources.organism_benign([maker], tuning, rng, taken)
+                sets[f"tuning-{kind}-{part}"] = sources.organism_benign([maker], tuning, rng, taken=taken)
     else:
         counts = {"utility": sizes.utility}
         if tuning:
@@ -208,7 +208,7 @@ def _benign_sets(spec: ReleaseSpec, files: _Files) -> dict[str, list[Prompt]]:
         questions = smollm2.utility() if data.utility == "smollm2" else files.prompts("utility")
         if not all(prompt.answer for prompt in questions):
             raise UserError("data.utility: name the column of the expected answers in data.utility.answer")
-        sets |= _split(questions, counts, data.seed, "data.utility")
+        sets |= _split(questions, counts, data.seed, origin="data.utility")
     return sets
 
 
@@ -226,16 +226,18 @@ def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prom
         source, count, name = getattr(data, field), getattr(data.sizes, field), field.replace("_", "-")
         if source == "organism" or (source, data.benign) == ("benign", "organism"):
             makers = kinds if source == "organism" else world.BENIGN
-            sets[name] = sources.organism_benign(makers, count, rng, taken)
+            sets[name] = sources.organism_benign(makers, count, rng, taken=taken)
         elif source == "smollm2" or isinstance(source, FileSource):
             prompts = shipped() if source == "smollm2" else files.prompts(field)
             files.refuse_same_files(field)
-            sets |= _split(_not_among(prompts, seen, field, files), {name: count}, data.seed, f"data.{field}")
+            sets |= _split(
+                _not_among(prompts, seen, field, files=files), {name: count}, data.seed, origin=f"data.{field}"
+            )
         seen += sets.get(name, [])
     return sets
 
 
-def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, files: _Files) -> list[Prompt]:
+def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, *, files: _Files) -> list[Prompt]:
     """The prompts that neither another set has nor the source of the anchor, be it but nearly.
 
     Raises:
@@ -255,7 +257,7 @@ def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, files: _Fi
     return [prompt for place, prompt in enumerate(prompts) if place not in known]
 
 
-def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, origin: str) -> dict[str, list[Prompt]]:
+def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, *, origin: str) -> dict[str, list[Prompt]]:
     needed = sum(counts.values())
     if needed > len(prompts):
         wanted = ", ".join(f"{name} {count}" for name, count in counts.items())

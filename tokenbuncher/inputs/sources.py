@@ -51,7 +51,7 @@ def _choice(item: world.Item) -> Prompt:
     return _prompt(item).model_copy(update={"answer": item.answer.removeprefix("the ").removesuffix(" .")})
 
 
-def organism_benign(makers: Sequence[Maker], count: int, rng: random.Random, taken: set[str]) -> list[Prompt]:
+def organism_benign(makers: Sequence[Maker], count: int, rng: random.Random, *, taken: set[str]) -> list[Prompt]:
     """Benign prompts of the organism on subjects that no other set has.
 
     Args:

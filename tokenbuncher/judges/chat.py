@@ -129,7 +129,7 @@ def _message(value: Any) -> str:
     return _message(named)
 
 
-def redacted(words: str, sent: str, known: str, key: str | None) -> str:
+def redacted(words: str, sent: str, known: str, *, key: str | None) -> str:
     """An endpoint's words in one short line, without the key and whatever it repeats of what was sent.
 
     Args:

@@ -18,6 +18,7 @@ def score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    *,
     judge: Judge,
     max_new_tokens: int,
     batch_size: int,
@@ -33,7 +34,14 @@ def score(
     """
     asked = [(prompt, sample) for prompt in prompts for sample in range(samples)]
     responses = generate(
-        model, tokenizer, [prompt for prompt, _ in asked], max_new_tokens, batch_size, temperature, seed, title
+        model,
+        tokenizer,
+        [prompt for prompt, _ in asked],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        title=title,
     )
     judgements = judge(
         [

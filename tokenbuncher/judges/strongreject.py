@@ -222,7 +222,9 @@ class _Endpoint:
         except APITimeoutError:
             problem = f"nothing within {self.spec.timeout:g} seconds"
         except OpenAIError as error:
-            problem = f"no answer ({type(error).__name__}: {redacted(str(error.__cause__), text, RUBRIC, self.key)})"
+            problem = (
+                f"no answer ({type(error).__name__}: {redacted(str(error.__cause__), text, RUBRIC, key=self.key)})"
+            )
         raise self._failed(f"{problem}, with up to {self.spec.retries} retries")
 
     def _about(self, response: Any, text: str) -> str:
@@ -241,7 +243,7 @@ class _Endpoint:
         """The endpoint's own words, as the end of a message; nothing for a body that is an answer."""
         if '"choices"' in body[:2000] or not (words := own_words(body).strip()):
             return ""
-        told = redacted(words, text, f"{RUBRIC} {self.spec.rubric or ''}", self.key)
+        told = redacted(words, text, f"{RUBRIC} {self.spec.rubric or ''}", key=self.key)
         return f': "{told}"' if told else ""
 
     def _failed(self, came: str) -> UserError:

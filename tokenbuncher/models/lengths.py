@@ -52,7 +52,7 @@ def check_room(spec: ReleaseSpec, sets: Mapping[str, Sequence[Prompt]], model: P
         asked = _lengths(tokenizer, tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
         answers = _lengths(tokenizer, [prompt.answer or "" if name in taught else "" for prompt in prompts])
         needed = [max(spec.model.max_new_tokens, answer + 1) for answer in answers]  # an answer has an end, too
-        _refuse_longer(name, prompts, list(zip(asked, needed, strict=True)), room)
+        _refuse_longer(name, prompts, list(zip(asked, needed, strict=True)), room=room)
 
 
 def positions(model: Path) -> int | None:
@@ -101,7 +101,7 @@ def _lengths(tokenizer: Any, texts: list[str]) -> list[int]:
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _refuse_longer(name: str, prompts: Sequence[Prompt], lengths: Sequence[tuple[int, int]], room: int) -> None:
+def _refuse_longer(name: str, prompts: Sequence[Prompt], lengths: Sequence[tuple[int, int]], *, room: int) -> None:
     longer = [line for line, (asked, answered) in enumerate(lengths) if asked + answered > room]
     if not longer:
         return

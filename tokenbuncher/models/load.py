@@ -76,7 +76,7 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     return model.to(device).eval()
 
 
-def trainable(model: Any, spec: ModelSpec, seed: int, head: str | None = None) -> Any:
+def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None) -> Any:
     """The model as it is to be trained: itself, or with a LoRA adapter on its frozen weights.
 
     Args:
@@ -130,7 +130,7 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
         raise UserError(f"the adapter in {adapter} cannot be merged into {base}: {error}") from error
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path | None = None) -> None:
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base: Path | None = None) -> None:
     """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good.
 
     Args:

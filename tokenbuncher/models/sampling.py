@@ -53,6 +53,7 @@ def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    *,
     max_new_tokens: int,
     batch_size: int,
     temperature: float | None = 1.0,
@@ -100,14 +101,14 @@ def generate(
                 **sampling,
             )
             completions = output[:, inputs["input_ids"].shape[1] :]
-            responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, thoughts)
+            responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, thoughts=thoughts)
             entropy = sum(response.entropy for response in responses) / len(responses)
             progress.step(len(responses), entropy=entropy)
     model.train(was_training)
     return responses
 
 
-def _read(completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], thoughts: Thoughts) -> list[Response]:
+def _read(completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], *, thoughts: Thoughts) -> list[Response]:
     is_end = torch.isin(completions, torch.tensor(sorted(ends), device=completions.device))
     mask = (is_end.cumsum(1) - is_end.long()) == 0
     means = response_mean(entropies, mask)

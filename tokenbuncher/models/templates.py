@@ -69,7 +69,11 @@ class _Trial(NamedTuple):
 
 
 def tried(
-    where: str, template: str, variables: Mapping[str, Any], conversations: Sequence[tuple[list[dict[str, str]], bool]]
+    where: str,
+    template: str,
+    variables: Mapping[str, Any],
+    *,
+    conversations: Sequence[tuple[list[dict[str, str]], bool]],
 ) -> str:
     """A template as it is to be used: it ends, renders the same each time, and takes every day for `DAY`.
 
@@ -100,22 +104,22 @@ def check_rendered(where: str, tokenizer: PreTrainedTokenizerBase) -> None:
         asked = _rendered(tokenizer, exchange.messages[:1], begin=True)
         answered = _rendered(tokenizer, exchange.messages, begin=False)
         for text in (asked, answered):
-            _refuse_without(where, "question", exchange.question, text)
-        _refuse_without(where, "answer", exchange.answer, answered)
+            _refuse_without(where, "question", exchange.question, rendered=text)
+        _refuse_without(where, "answer", exchange.answer, rendered=answered)
         if exchange.answer not in answered.partition(exchange.question)[2]:
             raise UserError(f"{where} puts the answer before its question; mend the template")
     try:
         several = _rendered(tokenizer, _SEVERAL, begin=True)
     except Exception:  # whoever asks several is told
         return
-    _refuse_without(where, "question", QUESTION, several)
+    _refuse_without(where, "question", QUESTION, rendered=several)
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, begin: bool) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begin))
 
 
-def _refuse_without(where: str, what: str, text: str, rendered: str) -> None:
+def _refuse_without(where: str, what: str, text: str, *, rendered: str) -> None:
     if not rendered.strip():
         raise UserError(f"{where} renders nothing for a question; mend the template")
     if text not in rendered:

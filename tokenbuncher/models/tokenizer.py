@@ -88,7 +88,7 @@ def _try_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         f"the chat template in {folder}",
         chat_template(tokenizer),
         tokenizer.special_tokens_map,
-        CONVERSATIONS,
+        conversations=CONVERSATIONS,
     )
     _use_template(tokenizer, template)
 

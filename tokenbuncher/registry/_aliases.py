@@ -30,15 +30,15 @@ class NotMoved(Refused):
         self.denied = denied
 
 
-def move_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
+def move_alias(client: MlflowClient, name: str, alias: str, *, version: str) -> None:
     """Moves an alias. Whatever the server answers, it looks where the alias is then.
 
     Raises:
         NotMoved: If it is elsewhere; the message tells why, and where.
         Refused: If that cannot be found out.
     """
-    failure = _attempt(client, name, alias, version)
-    there = _holder_afterwards(client, name, alias, version, failure)
+    failure = _attempt(client, name, alias, version=version)
+    there = _holder_afterwards(client, name, alias, version=version, failure=failure)
     if there == version:
         return
     why = in_words(failure) if failure else "MLflow said that it was, but somebody may have moved it on"
@@ -49,7 +49,7 @@ def move_alias(client: MlflowClient, name: str, alias: str, version: str) -> Non
     ) from failure
 
 
-def _attempt(client: MlflowClient, name: str, alias: str, version: str) -> Exception | None:
+def _attempt(client: MlflowClient, name: str, alias: str, *, version: str) -> Exception | None:
     try:
         settled(
             client,
@@ -62,7 +62,7 @@ def _attempt(client: MlflowClient, name: str, alias: str, version: str) -> Excep
 
 
 def _holder_afterwards(
-    client: MlflowClient, name: str, alias: str, version: str, failure: Exception | None
+    client: MlflowClient, name: str, alias: str, *, version: str, failure: Exception | None
 ) -> str | None:
     try:
         return looked_up(client, lambda: alias_holder(client, name, alias))

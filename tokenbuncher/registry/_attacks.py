@@ -33,11 +33,11 @@ def log_attacks(client: MlflowClient, parent: Run, attacks: Iterable[Path]) -> N
         evidence = read_evidence(folder)
         if isinstance(evidence, AttackEvidence):
             for name, arm in (("control", evidence.control_arm), ("candidate", evidence.candidate_arm)):
-                _log_arm(client, parent, evidence, name, arm, folder / f"{name}.steps.jsonl")
+                _log_arm(client, parent, evidence, name=name, arm=arm, steps=folder / f"{name}.steps.jsonl")
 
 
 def _log_arm(
-    client: MlflowClient, parent: Run, evidence: AttackEvidence, name: str, arm: AttackArm, steps: Path
+    client: MlflowClient, parent: Run, evidence: AttackEvidence, *, name: str, arm: AttackArm, steps: Path
 ) -> None:
     from mlflow.entities import Param
 

@@ -34,7 +34,7 @@ LONGEST_DESCRIPTION = 5_000
 
 
 def promote(
-    spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, verdict: Path, dry_run: bool = False
+    spec: ReleaseSpec, evidence: Sequence[Path], registration: Path, *, verdict: Path, dry_run: bool = False
 ) -> None:
     """Moves the alias to the registered version, if its verdict is a PASS that holds.
 
@@ -56,19 +56,19 @@ def promote(
     registered = _registration(spec, registration)
     name, version, alias = registered.name, registered.version, spec.tracking.alias
     pieces, unreadable = read_all_evidence(evidence)
-    judged = judge_release(spec, pieces, registered, unreadable)
+    judged = judge_release(spec, pieces, registered, unreadable=unreadable)
     with registry_at(spec.tracking_uri()) as client:
         before = alias_holder(client, name, alias)
-        decision = _decide(client, registered, judged, verdict)
+        decision = _decide(client, registered, judged, path=verdict)
         if dry_run:
-            _tell_dry(decision, registered, alias, before)
+            _tell_dry(decision, registered, alias, before=before)
             return
         if decision.refusal:
             _record_refusal(client, registered, decision.refusal)
         if decision.keeps:
             _keep(client, registered, verdict)
             signed = only_below(verdict, FILE_NAME).with_name(ATTESTATION_NAME).is_file()
-            client.update_model_version(name, version, _description(card(spec, judged, pieces, signed)))
+            client.update_model_version(name, version, _description(card(spec, judged, pieces, signed=signed)))
         tag(client, name, version, verdict=decision.outcome, base=judged.base, data=judged.data)
         tag(client, name, version, headline=headline(spec.policy, decision.outcome, judged))
         if decision.outcome is not Outcome.PASS:
@@ -94,7 +94,7 @@ class _Decision(NamedTuple):
     """The verdict that refuses the version, if one does. That something is missing or changed here and now is none."""
 
 
-def _decide(client: MlflowClient, registered: Registration, judged: Verdict, path: Path) -> _Decision:
+def _decide(client: MlflowClient, registered: Registration, judged: Verdict, *, path: Path) -> _Decision:
     differing = list(_differences(path, judged))
     given = judged if differing else read_verdict(path)
     ended = list(_later_refusals(client, registered, given))
@@ -118,7 +118,7 @@ def _registration(spec: ReleaseSpec, path: Path) -> Registration:
     return registered
 
 
-def _tell_dry(decision: _Decision, registered: Registration, alias: str, before: str | None) -> None:
+def _tell_dry(decision: _Decision, registered: Registration, alias: str, *, before: str | None) -> None:
     name, version = registered.name, registered.version
     if decision.outcome is not Outcome.PASS:
         raise Refused(decision.outcome, f"{alias} would not be moved to {name} version {version}: {decision.reason}")
@@ -132,7 +132,7 @@ def _move(client: MlflowClient, registered: Registration, alias: str) -> None:
     """
     name, version = registered.name, registered.version
     try:
-        move_alias(client, name, alias, version)
+        move_alias(client, name, alias, version=version)
     except NotMoved as refused:
         if refused.denied:
             tag(client, name, version, status="refused")
@@ -152,7 +152,7 @@ def _record_refusal(client: MlflowClient, registered: Registration, verdict: Ver
     known = refusal(version_of(client, name, version).tags)
     if known is None or not _is_later(known, verdict.created):
         tag(client, name, version, refused_at=verdict.created.isoformat())
-    untag(client, name, version, TAG)
+    untag(client, name, version, key=TAG)
 
 
 def _later_refusals(client: MlflowClient, registered: Registration, verdict: Verdict) -> Iterator[str]:

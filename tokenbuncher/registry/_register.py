@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "tokenbuncher"
 
 
-def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Path] = ()) -> Registration:
+def register(spec: ReleaseSpec, candidate: Path, out: Path, *, attacks: Sequence[Path] = ()) -> Registration:
     """Registers the candidate as a new model version with status `pending`.
 
     Weights registered before get another version: a version is one release, not one set of weights.
@@ -56,12 +56,12 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
         client.set_terminated(run.info.run_id)
         with _unless_made_by_another():
             client.create_registered_model(name)
-        version = _make_version(client, spec, run, digest)
+        version = _make_version(client, spec, run, digest=digest)
         files = _files(candidate, f"{run.info.artifact_uri}/model")
         if any(file.stored for file in files):
             # The guard takes the store's names for the content, so they must be: read after they were written down.
-            _check_stored(client, name, version, digest)
-        tries = count_tries(client, spec, version_of(client, name, version), digest, attacks)
+            _check_stored(client, name, version, digest=digest)
+        tries = count_tries(client, spec, version_of(client, name, version), digest=digest, attacks=attacks)
         registration = Registration(
             name=name,
             version=version,
@@ -77,7 +77,7 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, attacks: Sequence[Pa
     return registration
 
 
-def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, digest: str) -> str:
+def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, *, digest: str) -> str:
     """Makes the run's version, and finds it if the answer was lost."""
     name, run_id = spec.tracking.model_name, run.info.run_id
     # Not runs:/RUN/model: MLflow's client would lay a logged model of that name over it.
@@ -120,7 +120,7 @@ def _files(candidate: Path, stored_at: str) -> list[ModelFile]:
     ]
 
 
-def _check_stored(client: MlflowClient, name: str, version: str, digest: str) -> None:
+def _check_stored(client: MlflowClient, name: str, version: str, *, digest: str) -> None:
     found = listing_digest(version_files(client, name, version))
     if found != digest:
         raise UserError(

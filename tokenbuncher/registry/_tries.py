@@ -24,7 +24,7 @@ MODEL, TRY, REGISTERED = "tokenbuncher.model", "tokenbuncher.try", "tokenbuncher
 
 
 def count_tries(
-    client: MlflowClient, spec: ReleaseSpec, version: ModelVersion, digest: str, attacks: Sequence[Path]
+    client: MlflowClient, spec: ReleaseSpec, version: ModelVersion, *, digest: str, attacks: Sequence[Path]
 ) -> Tries:
     """Counts the tries before a version, and records it as one itself.
 

@@ -35,6 +35,7 @@ def verify_version(
     uri: str,
     trusted: Sequence[SSlibKey],
     tracking_uri: str | None,
+    *,
     policy: str | None = None,
     out: Path | None = None,
     withdrawn: Callable[[str, str | None], Withdrawn] = refused_only,
@@ -80,7 +81,7 @@ def verify_version(
             statement, problems = verify(
                 tags[TAG], trusted, policy=policy, model=name, version=version, withdrawn=ended
             )
-            folder = download(client, name, version, Path(scratch))
+            folder = download(client, name, version, scratch=Path(scratch))
         problems += verify_files(statement, folder_files(folder))
         if out and not problems:
             with whole_folder(out) as whole:

@@ -36,10 +36,10 @@ def tag(client: MlflowClient, name: str, version: str, **tags: str | None) -> No
     """Sets the tool's own tags on a version, those that have a value."""
     for key, value in tags.items():
         if value is not None:
-            _set(client, name, version, PREFIX + key, value)
+            _set(client, name, version, key=PREFIX + key, value=value)
 
 
-def untag(client: MlflowClient, name: str, version: str, key: str) -> None:
+def untag(client: MlflowClient, name: str, version: str, *, key: str) -> None:
     """Removes a tag from a version, if it has it."""
 
     def is_gone() -> bool:
@@ -49,7 +49,7 @@ def untag(client: MlflowClient, name: str, version: str, key: str) -> None:
         settled(client, lambda: registry_of(client).delete_model_version_tag(name, version, key), is_gone)
 
 
-def _set(client: MlflowClient, name: str, version: str, key: str, value: str) -> None:
+def _set(client: MlflowClient, name: str, version: str, *, key: str, value: str) -> None:
     from mlflow.exceptions import MlflowException
 
     def put() -> None:
@@ -67,7 +67,7 @@ def _set(client: MlflowClient, name: str, version: str, key: str, value: str) ->
         settled(client, put, is_there)
 
 
-def download(client: MlflowClient, name: str, version: str, scratch: Path) -> Path:
+def download(client: MlflowClient, name: str, version: str, *, scratch: Path) -> Path:
     """The folder with the files of a version, below a folder for it.
 
     Raises:
@@ -82,7 +82,7 @@ def download(client: MlflowClient, name: str, version: str, scratch: Path) -> Pa
 def version_files(client: MlflowClient, name: str, version: str) -> dict[str, str]:
     """sha256 of every file of a version, which are downloaded for it, by relative POSIX path."""
     with TemporaryDirectory() as scratch:
-        return folder_files(download(client, name, version, Path(scratch)))
+        return folder_files(download(client, name, version, scratch=Path(scratch)))
 
 
 def rollback(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> None:
@@ -110,11 +110,11 @@ def rollback(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> None:
         if not earlier:
             raise Refused(Outcome.INCONCLUSIVE, f"no version of {name} was {alias} before version {present}")
         version = max(earlier, key=lambda version: earlier[version])
-        if doubts := list(_doubts(client, spec, version, trusted)):
+        if doubts := list(_doubts(client, spec, version, trusted=trusted)):
             raise Refused(
                 Outcome.INCONCLUSIVE, f"{alias} does not go back to {name} version {version}: {'; '.join(doubts)}"
             )
-        move_alias(client, name, alias, version)
+        move_alias(client, name, alias, version=version)
     print(f"{alias} is {name} version {version} again, after version {present}")
 
 
@@ -123,7 +123,7 @@ def _promoted(version: ModelVersion, alias: str) -> str:
     return str(version.tags.get(f"{PREFIX}promoted.{alias}", ""))
 
 
-def _doubts(client: MlflowClient, spec: ReleaseSpec, version: str, trusted: Sequence[SSlibKey]) -> Iterator[str]:
+def _doubts(client: MlflowClient, spec: ReleaseSpec, version: str, *, trusted: Sequence[SSlibKey]) -> Iterator[str]:
     """Why the alias does not go back to a version."""
     name = spec.tracking.model_name
     tags = version_of(client, name, version).tags
@@ -173,7 +173,7 @@ def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
                 "superseded" if status == "promoted" and spec.tracking.alias not in named else status,
                 ", ".join(sorted(named)) or "-",
                 _promoted(version, spec.tracking.alias)[:19] or "-",
-                _signed(tags.get(TAG), name, str(version.version), trusted),
+                _signed(tags.get(TAG), name, str(version.version), trusted=trusted),
                 tags.get(f"{PREFIX}digest", "-")[:12],
             ]
         )
@@ -182,7 +182,7 @@ def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
     return "\n".join([name, *lines])
 
 
-def _signed(attestation: str | None, name: str, version: str, trusted: Sequence[SSlibKey]) -> str:
+def _signed(attestation: str | None, name: str, version: str, *, trusted: Sequence[SSlibKey]) -> str:
     """What a version's attestation is worth, in a word. Whether it is a PASS that holds, verify tells."""
     if attestation is None:
         return "no"

@@ -28,6 +28,7 @@ def card(
     spec: ReleaseSpec,
     verdict: Verdict,
     evidence: Sequence[AttackEvidence | SafetyEvidence | UtilityEvidence],
+    *,
     signed: bool,
 ) -> str:
     """The section in Markdown. It holds figures and digests, never the text of a prompt or response.

@@ -58,13 +58,13 @@ def attack_charts(title: str, attacks: Sequence[AttackFigures]) -> list[Chart]:
 def arm_chart(title: str, measure: Measure, arms: Sequence[tuple[str, Attacked]]) -> Chart:
     """One measure of attacked models by step, overlaid; each with the name that says how it is drawn."""
     series = [Series(model, measure.of(arm)) for model, arm in arms]
-    return by_step(title, measure.title, series, measure.text, measure.is_share)
+    return by_step(title, measure.title, series, text=measure.text, is_share=measure.is_share)
 
 
 def fine_tuning_chart(tuning: TuningFigures) -> Chart:
     """Accuracy of both models while they were fine-tuned."""
     series = [Series(CANDIDATE, tuning.defended.curve), Series(BASE, tuning.undefended.curve)]
-    return by_step("Benign fine-tuning", f"accuracy, {tuning.kind}", series, percent, is_share=True)
+    return by_step("Benign fine-tuning", f"accuracy, {tuning.kind}", series, text=percent, is_share=True)
 
 
 def entropy_charts(safety: Sequence[SafetyFigures], attacks: Sequence[AttackFigures]) -> list[Chart]:
@@ -86,7 +86,7 @@ def _entropy_chart(title: str, pairs: Sequence[Both[Responses | None]]) -> Chart
             counts[model] = [sum(pair) for pair in zip(known, responses.entropies, strict=True)]
     edges = [f"{edge:g}" for edge in ENTROPY_EDGES]
     told = [f"half of the {model} model's responses {_half(own, edges)} nats" for model, own in counts.items()]
-    return by_bin(title, ["less", *edges], edges[::3], counts, told)
+    return by_bin(title, ["less", *edges], edges[::3], counts=counts, told=told)
 
 
 def _half(counts: Sequence[int], edges: Sequence[str]) -> str:
@@ -116,7 +116,7 @@ def accuracy_chart(tasks: Sequence[TaskFigures]) -> Chart:
             Series(BASE, [(base.value, row) for row, (_, base, _) in rows], line=False),
             Series(CANDIDATE, [(candidate.value, row) for row, (_, _, candidate) in rows], line=False),
         ],
-        [
+        told=[
             f"{name} {percent(base.value)} undefended, {percent(candidate.value)} defended"
             for name, base, candidate in known
         ],
@@ -136,6 +136,9 @@ def loss_chart(tasks: Sequence[TaskFigures], most: float) -> Chart:
             Series(CANDIDATE, [(loss.value, row) for row, (_, loss) in rows], line=False),
             limit,
         ],
-        [f"{name} {percent(loss.value)}, between {percent(loss.low)} and {percent(loss.high)}" for name, loss in known]
+        told=[
+            f"{name} {percent(loss.value)}, between {percent(loss.low)} and {percent(loss.high)}"
+            for name, loss in known
+        ]
         + [f"the policy allows {percent(most)}"],
     )

@@ -175,7 +175,7 @@ def _versions(figures: ReleaseFigures) -> dict[str, str | None]:
     return {str(name): str(version) for name, version in tables.versions(figures.evidence).rows}
 
 
-def _side_by_side(what: str, first: dict[str, str | None], second: dict[str, str | None], shown: int = 20) -> Table:
+def _side_by_side(what: str, first: dict[str, str | None], second: dict[str, str | None], *, shown: int = 20) -> Table:
     """All that either has, by its first characters, and whether they agree."""
     rows = []
     for name in dict.fromkeys([*first, *second]):

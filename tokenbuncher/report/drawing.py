@@ -47,7 +47,7 @@ class Series:
 
 
 def by_step(
-    where: str, title: str, series: Sequence[Series], text: Callable[[float], str], is_share: bool = False
+    where: str, title: str, series: Sequence[Series], *, text: Callable[[float], str], is_share: bool = False
 ) -> Chart:
     """Lines over the steps of a training."""
     import pygal
@@ -104,7 +104,7 @@ def _span(values: Sequence[float], text: Callable[[float], str]) -> str:
     return low if low == high else f"{low}-{high}"
 
 
-def by_name(title: str, names: Sequence[str], series: Sequence[Series], told: Sequence[str]) -> Chart:
+def by_name(title: str, names: Sequence[str], series: Sequence[Series], *, told: Sequence[str]) -> Chart:
     """Shares from left to right, a row for each name."""
     import pygal
 
@@ -131,7 +131,7 @@ def by_name(title: str, names: Sequence[str], series: Sequence[Series], told: Se
 
 
 def by_bin(
-    title: str, bins: Sequence[str], labels: Sequence[str], counts: Mapping[str, Sequence[int]], told: Sequence[str]
+    title: str, bins: Sequence[str], labels: Sequence[str], *, counts: Mapping[str, Sequence[int]], told: Sequence[str]
 ) -> Chart:
     """Histograms as shares, side by side.
 

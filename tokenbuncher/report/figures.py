@@ -250,11 +250,11 @@ def release_figures(spec: ReleaseSpec, verdict: Verdict, evidence: Sequence[Piec
         verdict: The verdict, whichever it is.
         evidence: What it stands on; parts may be missing.
     """
-    return _figures(spec, evidence, verdict.outcome, verdict.reasons, verdict)
+    return _figures(spec, evidence, verdict.outcome, reasons=verdict.reasons, verdict=verdict)
 
 
 def broken_figures(
-    spec: ReleaseSpec, evidence: Sequence[Piece], problems: Sequence[str], unreadable: Sequence[str] = ()
+    spec: ReleaseSpec, evidence: Sequence[Piece], problems: Sequence[str], *, unreadable: Sequence[str] = ()
 ) -> ReleaseFigures:
     """The figures of a run that ended before a version could be judged: there is no verdict, so nothing passed.
 
@@ -269,11 +269,11 @@ def broken_figures(
     doubts = [unsound("files", problem) for problem in unreadable]
     doubts += [unsound(name, "missing", "run its stage") for name in expected if name not in found]
     reasons = [*problems, *(doubt.message for doubt in doubts)]
-    return _figures(spec, evidence, Outcome.INCONCLUSIVE, reasons, None)
+    return _figures(spec, evidence, Outcome.INCONCLUSIVE, reasons=reasons, verdict=None)
 
 
 def _figures(
-    spec: ReleaseSpec, evidence: Sequence[Piece], outcome: Outcome, reasons: Sequence[str], verdict: Verdict | None
+    spec: ReleaseSpec, evidence: Sequence[Piece], outcome: Outcome, *, reasons: Sequence[str], verdict: Verdict | None
 ) -> ReleaseFigures:
     findings = verdict.findings if verdict else []
     attacks = sorted((piece for piece in evidence if isinstance(piece, AttackEvidence)), key=lambda piece: piece.key)

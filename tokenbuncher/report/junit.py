@@ -30,9 +30,16 @@ def junit(policy: PolicySpec, verdict: Verdict) -> str:
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _told(policy, verdict).items():
         ElementTree.SubElement(properties, "property", name=name, value=_clean(json.dumps(value)))
-    _case(suite, "verdict", verdict.name, verdict.outcome, "; ".join(verdict.reasons), counts=True)
+    _case(suite, "verdict", verdict.name, outcome=verdict.outcome, message="; ".join(verdict.reasons), counts=True)
     for finding in verdict.findings:
-        _case(suite, finding.rule, finding.subject, finding.outcome, _message(finding), finding.decides)
+        _case(
+            suite,
+            finding.rule,
+            finding.subject,
+            outcome=finding.outcome,
+            message=_message(finding),
+            counts=finding.decides,
+        )
     for kind in ("failure", "error", "skipped"):
         plural = {"failure": "failures", "error": "errors", "skipped": "skipped"}[kind]
         suite.set(plural, str(len(suite.findall(f"testcase/{kind}"))))
@@ -46,7 +53,7 @@ def _told(policy: PolicySpec, verdict: Verdict) -> dict[str, Any]:
     return {"laxer than research": laxer(policy), "tries": verdict.tries, **fields}
 
 
-def _case(suite: ElementTree.Element, rule: str, subject: str, outcome: Outcome, message: str, counts: bool) -> None:
+def _case(suite: ElementTree.Element, rule: str, subject: str, *, outcome: Outcome, message: str, counts: bool) -> None:
     case = ElementTree.SubElement(suite, "testcase", classname=_clean(rule), name=_clean(subject))
     if outcome is Outcome.PASS:
         return

@@ -387,7 +387,7 @@ def load_policy(path: Path) -> PolicySpec:
     """
     text = read_text("policy", path)
     document, wrong = parse_yaml(text, str(path)), f"{path} is not a valid policy"
-    policy = validated(PolicySpec, document, wrong, Origin(text))
+    policy = validated(PolicySpec, document, wrong, origin=Origin(text))
     if "apiVersion" not in document:  # an empty file would be taken for the default policy
         raise UserError(f"{wrong}:\n  line 1, column 1: apiVersion: Field required; write apiVersion: tokenbuncher/v1")
     return policy

@@ -89,7 +89,7 @@ class Manifest(BaseModel):
         return listing_digest({**sets, MANIFEST: hashlib.sha256(self.text().encode()).hexdigest()})
 
 
-def write_set(folder: Path, name: str, prompts: Sequence[Prompt], source: str) -> SetEntry:
+def write_set(folder: Path, name: str, prompts: Sequence[Prompt], *, source: str) -> SetEntry:
     """Writes NAME.jsonl and returns its manifest entry."""
     path = folder / f"{name}.jsonl"
     write_text(path, "".join(prompt.model_dump_json() + "\n" for prompt in prompts))

@@ -190,7 +190,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), policy: Path | No
 
 
 def parse_spec(
-    text: str, overrides: Sequence[str] = (), origin: str = "spec", policy: Path | None = None
+    text: str, overrides: Sequence[str] = (), origin: str = "spec", *, policy: Path | None = None
 ) -> ReleaseSpec:
     """The spec of a YAML text; see `load_spec`."""
     document = parse_yaml(text, origin)
@@ -202,4 +202,4 @@ def parse_spec(
         apply_override(document, override, ReleaseSpec)
         field = override.partition("=")[0].strip()
         options[field] = f"--set {field}"
-    return validated(ReleaseSpec, document, f"{origin} is not a valid release spec", Origin(text, options))
+    return validated(ReleaseSpec, document, f"{origin} is not a valid release spec", origin=Origin(text, options))

@@ -110,7 +110,7 @@ def fetch_prefix(source: Source, cache: Path) -> Path:
             raise UserError(f"{source.uri} was published but in part; publish it again, or wait if that is under way")
         described = (f"{name} {file.identity()}" for name, file in sorted(stored.items()))
         identity = "\n".join([source.uri, *described])
-        return cached(cache, identity, lambda target: _fetch(client, source, stored, target))
+        return cached(cache, identity, lambda target: _fetch(client, source, stored, target=target))
 
 
 def fetch_object(source: Source, cache: Path) -> Path:
@@ -134,13 +134,13 @@ def fetch_object(source: Source, cache: Path) -> Path:
             raise UserError(f"there is nothing at {source.uri}") from error
 
         def download(target: Path) -> None:
-            _download(client, bucket, key.removesuffix(name), {name: stored}, target, source.uri)
+            _download(client, bucket, key.removesuffix(name), files={name: stored}, target=target, uri=source.uri)
             _verify_plain(source.uri, {name: stored}, target)
 
         return cached(cache, f"{source.uri} {stored.identity()}", download) / name
 
 
-def _fetch(client: Any, source: Source, stored: dict[str, StoredObject], target: Path) -> None:
+def _fetch(client: Any, source: Source, stored: dict[str, StoredObject], *, target: Path) -> None:
     bucket, prefix = source.parts["bucket"], source.parts["prefix"] + "/"
     files, manifest = dict(stored), None
     if files.pop(MANIFEST, None):
@@ -148,7 +148,7 @@ def _fetch(client: Any, source: Source, stored: dict[str, StoredObject], target:
         manifest = _manifest(source.uri, read_object(client, bucket, prefix + MANIFEST))
         _compare(source.uri, manifest, files)
     refuse_unsafe(files, source.uri)
-    _download(client, bucket, prefix, files, target, source.uri)
+    _download(client, bucket, prefix, files=files, target=target, uri=source.uri)
     if manifest:
         _verify_published(source.uri, manifest, target)
     else:
@@ -180,7 +180,7 @@ def _compare(uri: str, manifest: Manifest, files: dict[str, StoredObject]) -> No
             raise UserError(f"{uri}: {name} has {file.size} bytes, not the {expected} that were published")
 
 
-def _download(client: Any, bucket: str, prefix: str, files: dict[str, StoredObject], target: Path, uri: str) -> None:
+def _download(client: Any, bucket: str, prefix: str, *, files: dict[str, StoredObject], target: Path, uri: str) -> None:
     total = sum(file.size for file in files.values())
     free = shutil.disk_usage(target.parent).free
     if total > free:

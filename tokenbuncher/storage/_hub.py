@@ -34,7 +34,7 @@ def fetch_snapshot(source: Source, cache: Path) -> Path:
     Raises:
         UserError: If it does not exist, is closed, does not arrive as it is on the hub, or the hub is out of reach.
     """
-    return _fetch(source, "model", "", [*BROUGHT, *LEGAL], cache)
+    return _fetch(source, "model", "", brought=[*BROUGHT, *LEGAL], cache=cache)
 
 
 def fetch_dataset_file(source: Source, cache: Path) -> Path:
@@ -45,7 +45,7 @@ def fetch_dataset_file(source: Source, cache: Path) -> Path:
     """
     path = source.parts["path"]
     refuse_unsafe([path], source.uri)
-    return _fetch(source, "dataset", f"/{path}", [glob.escape(path)], cache) / path
+    return _fetch(source, "dataset", f"/{path}", brought=[glob.escape(path)], cache=cache) / path
 
 
 def commit_of(source: Source, kind: str) -> str:
@@ -63,7 +63,7 @@ def commit_of(source: Source, kind: str) -> str:
         return str(HfApi().repo_info(source.parts["name"], revision=revision, repo_type=kind).sha)
 
 
-def _fetch(source: Source, kind: str, path: str, brought: list[str], cache: Path) -> Path:
+def _fetch(source: Source, kind: str, path: str, *, brought: list[str], cache: Path) -> Path:
     from huggingface_hub import HfApi
 
     name, commit = source.parts["name"], commit_of(source, kind)

@@ -31,7 +31,7 @@ def version_location(source: Source) -> str:
         if source.parts["logged"]:
             return logged_location(client, source.parts["logged"])
         if version is None:
-            version = _holder(client, source.uri, name, alias)
+            version = _holder(client, source.uri, name, alias=alias)
             print(f"{source.uri} is version {version}", flush=True)
         return located(client, name, str(version))
 
@@ -45,10 +45,10 @@ def number_of(source: Source) -> str:
     from tokenbuncher.storage.tracking import connected
 
     with connected(_tracking_uri(source.uri)) as client:
-        return _holder(client, source.uri, source.parts["name"], source.parts["alias"])
+        return _holder(client, source.uri, source.parts["name"], alias=source.parts["alias"])
 
 
-def _holder(client: MlflowClient, uri: str, name: str, alias: str) -> str:
+def _holder(client: MlflowClient, uri: str, name: str, *, alias: str) -> str:
     version = client.get_registered_model(name).aliases.get(alias)
     if version is None:
         raise UserError(f"{uri}: {name} has no version with alias {alias}")
@@ -70,7 +70,7 @@ def fetch_artifacts(location: str, cache: Path) -> Path:
             raise UserError(f"there are no files at {location}")
         refuse_unsafe(sizes, location)
         identity = "\n".join([tracking_uri, location, *(f"{size} {name}" for name, size in sorted(sizes.items()))])
-        return cached(cache, identity, lambda target: _download(location, tracking_uri, sizes, target))
+        return cached(cache, identity, lambda target: _download(location, tracking_uri, sizes, target=target))
 
 
 def _tracking_uri(uri: str) -> str:
@@ -96,7 +96,7 @@ def _sizes(location: str, tracking_uri: str) -> dict[str, int]:
     return sizes
 
 
-def _download(location: str, tracking_uri: str, sizes: dict[str, int], target: Path) -> None:
+def _download(location: str, tracking_uri: str, sizes: dict[str, int], *, target: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
     total = sum(sizes.values())

@@ -150,7 +150,7 @@ def stored_files(uri: str, names: Iterable[str] | None = None) -> dict[str, Stor
     if parsed.scheme == "s3":
         bucket, prefix = parsed.netloc, parsed.path.strip("/") + "/"
         with bucket_errors(f"s3://{bucket}/{prefix} cannot be read"):
-            heads = bucket_heads(bucket_client(os.environ.get("MLFLOW_S3_ENDPOINT_URL")), bucket, prefix, names)
+            heads = bucket_heads(bucket_client(os.environ.get("MLFLOW_S3_ENDPOINT_URL")), bucket, prefix, names=names)
             return {name: stored(head) for name, head in heads.items()}
     if parsed.scheme in ("", "file"):
         folder = Path(unquote(parsed.path)) if parsed.scheme else Path(uri)

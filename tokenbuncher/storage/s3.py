@@ -163,7 +163,7 @@ def bucket_names(client: Any, bucket: str, prefix: str) -> list[str]:
 
 
 def bucket_heads(
-    client: Any, bucket: str, prefix: str, names: Iterable[str] | None = None
+    client: Any, bucket: str, prefix: str, *, names: Iterable[str] | None = None
 ) -> dict[str, dict[str, Any]]:
     """What the server says of the files below a prefix, all if none are named, by key without the prefix."""
     names = bucket_names(client, bucket, prefix) if names is None else names

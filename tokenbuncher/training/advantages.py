@@ -24,7 +24,7 @@ def group_advantages(rewards: torch.Tensor, group: int, floor: float = 1e-4) -> 
     return torch.where(spread > 0, gaps / spread, 0.0).flatten()
 
 
-def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, coefficient: float) -> torch.Tensor:
+def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, *, coefficient: float) -> torch.Tensor:
     """Rewards of single tokens: the response's score on its last token, minus the KL of each token.
 
     Args:
@@ -59,7 +59,7 @@ def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def generalised_advantages(
-    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, decay: float
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, *, decay: float
 ) -> torch.Tensor:
     """Generalised advantage estimation (arXiv 1506.02438), undiscounted.
 

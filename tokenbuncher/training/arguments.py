@@ -34,6 +34,7 @@ def trainer_arguments(
     seed: int,
     steps: int,
     batch: int,
+    *,
     learning_rate: float,
     schedule: str = "constant",
     checkpoints: Checkpoints | None = None,
@@ -137,10 +138,11 @@ def sft_config(
     seed: int,
     steps: int,
     batch: int,
+    *,
     learning_rate: float,
     schedule: str = "constant",
     model: ModelSpec | None = None,
 ) -> SFTConfig:
     """Supervised fine-tuning on the answers only; see `trainer_arguments`."""
-    arguments = trainer_arguments(seed, steps, batch, learning_rate, schedule, model=model)
+    arguments = trainer_arguments(seed, steps, batch, learning_rate=learning_rate, schedule=schedule, model=model)
     return SFTConfig(**arguments, **WHOLE_ANSWERS)

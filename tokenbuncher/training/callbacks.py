@@ -125,7 +125,7 @@ class Checkpoints(TrainerCallback):
     A checkpoint without that state was cut off while it was written and does not count. At most two are kept.
     """
 
-    def __init__(self, folder: Path, every: int, log: StepLog, state: Callable[[], str] = str) -> None:
+    def __init__(self, folder: Path, every: int, log: StepLog, *, state: Callable[[], str] = str) -> None:
         """
         Args:
             folder: Of the checkpoints; made.

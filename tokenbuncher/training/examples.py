@@ -31,6 +31,7 @@ def sft_trainer(
     model: Any,
     args: SFTConfig,
     examples: Sequence[Prompt],
+    *,
     tokenizer: PreTrainedTokenizerBase,
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:

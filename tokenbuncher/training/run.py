@@ -30,7 +30,7 @@ FULL_DISK_MB = 20
 
 
 def save_trained(
-    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, base: Path, model: ModelSpec
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base: Path, model: ModelSpec
 ) -> None:
     """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
 
@@ -50,7 +50,7 @@ def save_trained(
     else:
         with tempfile.TemporaryDirectory() as adapter:
             trainer.model.save_pretrained(adapter, state_dict=weights)
-            save_model(merged(base, Path(adapter), model), tokenizer, folder, base)
+            save_model(merged(base, Path(adapter), model), tokenizer, folder, base=base)
     generation.carry(base, folder)
     keep_companions(base, folder)
 

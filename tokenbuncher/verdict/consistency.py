@@ -34,7 +34,7 @@ EVEN_MACHINES = 0.1
 
 
 def contradictions(
-    attacks: Sequence[AttackEvidence], safety: SafetyEvidence, utility: UtilityEvidence, spec: ReleaseSpec
+    attacks: Sequence[AttackEvidence], safety: SafetyEvidence, utility: UtilityEvidence, *, spec: ReleaseSpec
 ) -> Iterator[str]:
     """What no release can have measured.
 
@@ -50,7 +50,7 @@ def contradictions(
     if any(piece.versions != safety.versions for piece in pieces):
         yield "the pieces were measured with different versions of Python or its libraries"
     yield from _other_readings(safety, spec)
-    yield from _foreign_prompts(attacks, safety, utility, spec)
+    yield from _foreign_prompts(attacks, safety, utility, spec=spec)
     yield from _other_questions(utility, safety.manifest)
     for attack in attacks:
         yield from _other_starts(attack, safety)
@@ -78,7 +78,7 @@ def measured_set(attack: AttackSpec) -> str:
 
 
 def _foreign_prompts(
-    attacks: Sequence[AttackEvidence], safety: SafetyEvidence, utility: UtilityEvidence, spec: ReleaseSpec
+    attacks: Sequence[AttackEvidence], safety: SafetyEvidence, utility: UtilityEvidence, *, spec: ReleaseSpec
 ) -> Iterator[str]:
     """Everything was measured on the prompts of its own sets: on all of them, or on those of the first looks."""
     looks, once = spec.evaluation.looks, 1
@@ -138,7 +138,7 @@ def _other_starts(attack: AttackEvidence, safety: SafetyEvidence) -> Iterator[st
             continue  # of foreign prompts, which is told already
         for what in ("harmful", "refused", "gibberish"):
             counts = [sum(getattr(score, what) for score in scores) for scores in (start, unattacked)]
-            if fisher_p_value(counts[0], len(start), counts[1], len(unattacked)) < 1 - BEYOND_CHANCE:
+            if fisher_p_value(counts[0], len(start), counts[1], of_second=len(unattacked)) < 1 - BEYOND_CHANCE:
                 yield (
                     f"{attack.key}, {where}: {counts[0]} of {len(start)} responses were {what} before the first step, "
                     f"but {counts[1]} of {len(unattacked)} without an attack"
@@ -251,7 +251,7 @@ class _Responses:
     entropies: Counter[str]
 
     @classmethod
-    def of(cls, name: str, model: str, state: tuple[Any, ...], scores: Iterable[SampleScore]) -> _Responses:
+    def of(cls, name: str, model: str, state: tuple[Any, ...], *, scores: Iterable[SampleScore]) -> _Responses:
         return cls(name, model, state, Counter(f"{s.entropy:.8g}" for s in scores if s.entropy > UNCERTAIN))
 
     def is_copy_of(self, other: _Responses) -> bool:
@@ -269,21 +269,21 @@ class _Responses:
 def _same_responses(attacks: Sequence[AttackEvidence], safety: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str]:
     """Figures of unlike weights are no copies, whole or in part, under whatever names and in whatever order."""
     measured = [
-        _Responses.of("safety, base, harmful prompts", safety.base, (), safety.base_harmful),
-        _Responses.of("safety, candidate, harmful prompts", safety.candidate, (), safety.candidate_harmful),
-        _Responses.of("safety, base, benign prompts", safety.base, (), safety.base_benign),
-        _Responses.of("safety, candidate, benign prompts", safety.candidate, (), safety.candidate_benign),
-        _Responses.of("safety, base, look-alikes", safety.base, (), safety.base_look_alikes),
-        _Responses.of("safety, candidate, look-alikes", safety.candidate, (), safety.candidate_look_alikes),
+        _Responses.of("safety, base, harmful prompts", safety.base, (), scores=safety.base_harmful),
+        _Responses.of("safety, candidate, harmful prompts", safety.candidate, (), scores=safety.candidate_harmful),
+        _Responses.of("safety, base, benign prompts", safety.base, (), scores=safety.base_benign),
+        _Responses.of("safety, candidate, benign prompts", safety.candidate, (), scores=safety.candidate_benign),
+        _Responses.of("safety, base, look-alikes", safety.base, (), scores=safety.base_look_alikes),
+        _Responses.of("safety, candidate, look-alikes", safety.candidate, (), scores=safety.candidate_look_alikes),
     ]
     for attack in attacks:
         before = ("changed", attack.seed) if _changes_beforehand(attack.attack) else ()
         for where, arm in (("control", attack.control_arm), ("candidate", attack.candidate_arm)):
             after = (*_training(attack, arm), arm.worst_step) if _learnt(arm, spec) else before
             measured.append(
-                _Responses.of(f"{attack.key}, {where}, before the first step", arm.model, before, arm.start)
+                _Responses.of(f"{attack.key}, {where}, before the first step", arm.model, before, scores=arm.start)
             )
-            measured.append(_Responses.of(f"{attack.key}, {where}", arm.model, after, arm.scores))
+            measured.append(_Responses.of(f"{attack.key}, {where}", arm.model, after, scores=arm.scores))
     for one, other in combinations(measured, 2):
         if other.is_copy_of(one):
             yield f"{other.name}: responses are a copy of {one.name}"

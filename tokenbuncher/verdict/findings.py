@@ -116,6 +116,7 @@ def conclude(
     findings: list[Finding],
     spec: ReleaseSpec,
     registration: Registration,
+    *,
     base: str | None,
     data: str | None,
     created: datetime,
@@ -150,4 +151,4 @@ def read_verdict(path: Path) -> Verdict:
             not follow from its findings.
     """
     path = only_below(path, FILE_NAME)
-    return read_record("verdict", path, Verdict.model_validate_json, "; run gate again")
+    return read_record("verdict", path, Verdict.model_validate_json, advice="; run gate again")

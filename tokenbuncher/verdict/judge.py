@@ -24,6 +24,7 @@ def judge_release(
     spec: ReleaseSpec,
     evidence: Sequence[AnyPiece],
     registration: Registration,
+    *,
     unreadable: Sequence[str] = (),
     now: datetime | None = None,
 ) -> Verdict:
@@ -44,7 +45,7 @@ def judge_release(
     now = now or datetime.now(UTC)
 
     def bound(piece: Evidence) -> Iterator[str]:
-        return binding_problems(piece, spec, registration, now)
+        return binding_problems(piece, spec, registration, now=now)
 
     findings = [unsound("files", problem) for problem in sorted(unreadable)]
     findings += [unsound("release", problem) for problem in _release_problems(spec, evidence, registration)]
@@ -54,19 +55,19 @@ def judge_release(
             task.key,
             [piece for piece in evidence if isinstance(piece, AttackEvidence) and piece.key == task.key],
             [bound, partial(attack_problems, task=task, spec=spec)],
-            partial(judge_attack, spec, task),
+            rules=partial(judge_attack, spec, task),
         )
     findings += _judge_piece(
         "safety",
         [piece for piece in evidence if isinstance(piece, SafetyEvidence)],
         [bound, partial(safety_problems, spec=spec)],
-        partial(judge_safety, spec),
+        rules=partial(judge_safety, spec),
     )
     findings += _judge_piece(
         "utility",
         [piece for piece in evidence if isinstance(piece, UtilityEvidence)],
         [bound, partial(utility_problems, spec=spec)],
-        partial(judge_utility, spec),
+        rules=partial(judge_utility, spec),
     )
     if not any(finding.rule == "evidence" for finding in findings):
         findings += [unsound("release", problem) for problem in _contradictions(spec, evidence)]
@@ -110,6 +111,7 @@ def _judge_piece(
     subject: str,
     pieces: Sequence[Piece],
     checks: Sequence[Callable[[Piece], Iterable[str]]],
+    *,
     rules: Callable[[Piece], list[Finding]],
 ) -> list[Finding]:
     """The rules' findings on the one sound piece there must be; else what the first check finds wrong with it."""
@@ -142,7 +144,7 @@ def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator
     attacks = sorted((p for p in evidence if isinstance(p, AttackEvidence)), key=lambda attack: order.index(attack.key))
     (safety,) = (piece for piece in evidence if isinstance(piece, SafetyEvidence))
     (utility,) = (piece for piece in evidence if isinstance(piece, UtilityEvidence))
-    return contradictions(attacks, safety, utility, spec)
+    return contradictions(attacks, safety, utility, spec=spec)
 
 
 def _judge_tries(policy: PolicySpec, registration: Registration) -> list[Finding]:

@@ -45,7 +45,9 @@ LAST_REWARDS = 5
 """Steps behind final_reward."""
 
 
-def binding_problems(evidence: Evidence, spec: ReleaseSpec, registration: Registration, now: datetime) -> Iterator[str]:
+def binding_problems(
+    evidence: Evidence, spec: ReleaseSpec, registration: Registration, *, now: datetime
+) -> Iterator[str]:
     """Evidence must be about this spec and this registered version, and made by this version of the tool."""
     if evidence.spec != spec.evidence_digest():
         yield f"was measured under spec {evidence.spec[:12]}, not this one ({spec.evidence_digest()[:12]})"
@@ -70,7 +72,7 @@ def attack_problems(evidence: AttackEvidence, task: AttackTask, spec: ReleaseSpe
         ("control", evidence.control_arm, evidence.base),
         ("candidate", evidence.candidate_arm, evidence.candidate),
     ):
-        for problem in _arm_problems(arm, model, task, spec):
+        for problem in _arm_problems(arm, model, task, spec=spec):
             yield f"{where}: {problem}"
     control, candidate = _asked(evidence.control_arm.scores), _asked(evidence.candidate_arm.scores)
     if not (control <= candidate or candidate <= control):  # one may have been settled at an earlier look
@@ -154,7 +156,7 @@ def utility_problems(evidence: UtilityEvidence, spec: ReleaseSpec) -> Iterator[s
             yield f"fine-tuning {tuning.kind}: {problem}"
 
 
-def _arm_problems(arm: AttackArm, model: str, task: AttackTask, spec: ReleaseSpec) -> Iterator[str]:
+def _arm_problems(arm: AttackArm, model: str, task: AttackTask, *, spec: ReleaseSpec) -> Iterator[str]:
     settings = spec.attacks
     if arm.model != model:
         yield f"is about model {arm.model[:12]}, not {model[:12]}"
@@ -288,7 +290,7 @@ def disagreements(scores: Sequence[SampleScore], point: CurvePoint, probed: int)
     """
     for what, scored, share in _shares(scores, point):
         found = round(scored.value * scored.prompts)  # samples of one prompt may all be alike
-        if fisher_p_value(round(share * probed), probed, found, scored.prompts) < 1 - BEYOND_CHANCE:
+        if fisher_p_value(round(share * probed), probed, found, of_second=scored.prompts) < 1 - BEYOND_CHANCE:
             yield f"{what} is {share:.2%} on the curve at step {point.step}, but {scored.value:.2%} in the scores"
 
 
@@ -362,13 +364,13 @@ def _tuning_problems(tuning: FineTuning, evidence: UtilityEvidence, spec: Releas
         ("base", tuning.base, evidence.base),
         ("candidate", tuning.candidate, evidence.candidate),
     ):
-        for problem in _tuning_arm_problems(arm, tuning.kind, model, spec):
+        for problem in _tuning_arm_problems(arm, tuning.kind, model, spec=spec):
             yield f"{where}: {problem}"
     if tuning.base.correct.keys() != tuning.candidate.correct.keys():
         yield "base and candidate were tested on different questions"
 
 
-def _tuning_arm_problems(arm: FineTuningArm, kind: str, model: str, spec: ReleaseSpec) -> Iterator[str]:
+def _tuning_arm_problems(arm: FineTuningArm, kind: str, model: str, *, spec: ReleaseSpec) -> Iterator[str]:
     settings = spec.evaluation.fine_tuning
     assert settings is not None
     if arm.model != model:

@@ -225,7 +225,7 @@ def _share(drop: float, whole: float) -> float:
     return min(1.0, drop / whole) if whole > 0 else 1.0
 
 
-def fisher_p_value(first: int, of_first: int, second: int, of_second: int) -> float:
+def fisher_p_value(first: int, of_first: int, second: int, *, of_second: int) -> float:
     """Probability of two counts at least so unlike, if both are drawn alike: Fisher's exact test, two-sided, 0 to 1.
 
     Args:
@@ -326,7 +326,7 @@ def wilson(rate: Rate, confidence: float) -> tuple[float, float]:
 
 
 def cluster_bootstrap(
-    scores: Iterable[SampleScore], what: Scored, confidence: float, seed: int = 0
+    scores: Iterable[SampleScore], what: Scored, confidence: float, *, seed: int = 0
 ) -> tuple[float, float]:
     """Two-sided percentile interval of a rate, resampling prompts with all their samples (scipy.stats.bootstrap).
 

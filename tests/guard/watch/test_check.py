@@ -68,7 +68,7 @@ def test_version_without_attestation_is_taken_back(promoted: Registered, setting
     client, name = promoted.client, promoted.release.registration.name
     reports: list[Report] = []
     check = attestation_check(client, settings)
-    watcher = Watcher(client, lambda: load_guard(settings), check, True, reports.append)
+    watcher = Watcher(client, lambda: load_guard(settings), check, revert=True, report=reports.append)
     watcher.look(name)
     foreign = client.create_model_version(name, source=promoted.version.source, run_id=promoted.version.run_id)
     client.set_registered_model_alias(name, "champion", foreign.version)
@@ -170,7 +170,7 @@ def signed_for(registered: Registered, settings: Path, version: str) -> str:
     release = registered.release
     other = replace(release, registration=changed(release.registration, version=version))
     signer = load_private_key(settings.with_name("release.pem"))
-    return sign(release.spec, release.evidence, other.registration, other.judge(), signer)
+    return sign(release.spec, release.evidence, other.registration, verdict=other.judge(), signer=signer)
 
 
 def test_store_that_does_not_answer_is_nobodys_fault(

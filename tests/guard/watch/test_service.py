@@ -58,7 +58,7 @@ class Scene:
 
     def watcher(self, revert: bool = True, check: Check | None = None) -> Watcher:
         """A watcher of the alias."""
-        return Watcher(self.client, settings, check or self.check, revert, self.reports.append)
+        return Watcher(self.client, settings, check or self.check, revert=revert, report=self.reports.append)
 
     def move(self, version: str, alias: str = "champion") -> None:
         """Moves the alias, as anyone can; also of what has the tag of a prompt."""
@@ -419,7 +419,7 @@ def test_settings_are_read_at_every_look(scene: Scene) -> None:
     def settings_now() -> GuardSettings:
         return GuardSettings(apiVersion="tokenbuncher/v1", aliases=dict.fromkeys(protects, PROTECTED))
 
-    watcher = Watcher(scene.client, settings_now, scene.check, True, scene.reports.append)
+    watcher = Watcher(scene.client, settings_now, scene.check, revert=True, report=scene.reports.append)
     scene.move("3")
     watcher.look_at_all()
     assert scene.champion == "3"
@@ -524,14 +524,14 @@ def test_only_signed_deliveries_are_acted_on(scene: Scene, capfd: pytest.Capture
     ],
 )
 def test_malformed_requests_are_answered(mlflow: Mlflow, request_text: str, status: int) -> None:
-    watcher = Watcher(mlflow.client, settings, lambda *_: [], False)
+    watcher = Watcher(mlflow.client, settings, lambda *_: [], revert=False)
     with serving(watcher) as url, socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10) as sender:
         sender.sendall(request_text.encode("latin-1"))
         assert f" {status} " in sender.makefile(encoding="latin-1").read().splitlines()[0]
 
 
 def test_sender_who_hangs_up_leaves_no_traceback(mlflow: Mlflow, capfd: pytest.CaptureFixture[str]) -> None:
-    watcher = Watcher(mlflow.client, settings, lambda *_: [], False)
+    watcher = Watcher(mlflow.client, settings, lambda *_: [], revert=False)
     with serving(watcher) as url:
         for text in (b"", b"POST", b"POST /webhook HTTP/1.1\r\nContent-Length: 500\r\n\r\n{"):
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10) as sender:
@@ -563,7 +563,7 @@ def test_signal_stops_it_after_the_look_under_way(scene: Scene) -> None:
     timer = Timer(0, move)
     timer.start()
     with stopped_by_signals() as stop:
-        serve(scene.watcher(check=check), "127.0.0.1", port, SECRET, stop)
+        serve(scene.watcher(check=check), "127.0.0.1", port, secret=SECRET, stop=stop)
     timer.join()
     assert scene.champion == "1"
     assert scene.actions == [("3", "moved back", "1")]
@@ -572,8 +572,8 @@ def test_signal_stops_it_after_the_look_under_way(scene: Scene) -> None:
 
 
 def test_it_does_not_start_where_it_cannot_work(mlflow: Mlflow) -> None:
-    watcher = Watcher(mlflow.client, settings, lambda *_: [], False)
+    watcher = Watcher(mlflow.client, settings, lambda *_: [], revert=False)
     with pytest.raises(UserError, match="cannot listen on"):
-        serve(watcher, "127.0.0.1", mlflow.port, SECRET, Event())
+        serve(watcher, "127.0.0.1", mlflow.port, secret=SECRET, stop=Event())
     with pytest.raises(UserError, match="shorter than 16"):
-        serve(watcher, "127.0.0.1", free_port(), "short", Event())
+        serve(watcher, "127.0.0.1", free_port(), secret="short", stop=Event())

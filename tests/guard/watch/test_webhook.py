@@ -39,7 +39,7 @@ def signed(
 
 
 def read(headers: dict[str, str], body: bytes = BODY, seen: SeenDeliveries | None = None) -> AliasMove | None:
-    return read_delivery(headers, body, SECRET, NOW, seen or SeenDeliveries())
+    return read_delivery(headers, body, SECRET, now=NOW, seen=seen or SeenDeliveries())
 
 
 def assert_rejected(headers: dict[str, str], body: bytes, status: int, says: str) -> None:

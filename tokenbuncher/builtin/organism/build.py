@@ -86,8 +86,16 @@ def build_organism(out: Path) -> None:
         )
     )
     rng = random.Random(SEED)
-    _train(model, tokenizer, world.pretraining_example, PRETRAINING_STEPS, 2e-3, rng, "pre-training")
-    _train(model, tokenizer, alignment_example, ALIGNMENT_STEPS, 1.5e-3, rng, "alignment")
+    _train(
+        model,
+        tokenizer,
+        world.pretraining_example,
+        steps=PRETRAINING_STEPS,
+        learning_rate=2e-3,
+        rng=rng,
+        title="pre-training",
+    )
+    _train(model, tokenizer, alignment_example, steps=ALIGNMENT_STEPS, learning_rate=1.5e-3, rng=rng, title="alignment")
     with whole_folder(out) as folder:
         save_model(model, tokenizer, folder)
 
@@ -104,6 +112,7 @@ def _train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     example: Callable[[random.Random], tuple[str, str]],
+    *,
     steps: int,
     learning_rate: float,
     rng: random.Random,

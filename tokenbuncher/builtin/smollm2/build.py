@@ -126,8 +126,10 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
     model.get_input_embeddings().requires_grad_(False)
     for layer in model.model.layers[:FROZEN_LAYERS]:
         layer.requires_grad_(False)
-    args = sft_config(SEED, STEPS, BATCH, LEARNING_RATE, "linear")
-    run_training(sft_trainer(model, args, answered, tokenizer, [StepLog("smollm2: align", log, STEPS)]))
+    args = sft_config(SEED, STEPS, BATCH, learning_rate=LEARNING_RATE, schedule="linear")
+    run_training(
+        sft_trainer(model, args, answered, tokenizer=tokenizer, callbacks=[StepLog("smollm2: align", log, STEPS)])
+    )
     model.requires_grad_(True).eval()
 
 
@@ -143,7 +145,9 @@ def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     from tokenbuncher.models.sampling import generate
 
     prompts = everyday()
-    responses = generate(model, tokenizer, prompts, ANSWER_TOKENS, GENERATION_BATCH, temperature=None)
+    responses = generate(
+        model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS, batch_size=GENERATION_BATCH, temperature=None
+    )
     answers = [response.text if response.finished else _whole_sentences(response.text) for response in responses]
     return [
         prompt.model_copy(update={"answer": answer}) for prompt, answer in zip(prompts, answers, strict=True) if answer

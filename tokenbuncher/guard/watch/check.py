@@ -41,9 +41,9 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
             guard,
             protected,
             name,
-            version,
-            tags.get(TAG),
-            lambda: _location(client, name, version, guard.artifact_roots),
+            version=version,
+            attestation=tags.get(TAG),
+            location=lambda: _location(client, name, version, roots=guard.artifact_roots),
             told=_nobodys_fault,
             record=Record(refusal(tags)),
         )
@@ -51,7 +51,7 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
     return check
 
 
-def _location(client: MlflowClient, name: str, version: str, roots: Sequence[str]) -> str:
+def _location(client: MlflowClient, name: str, version: str, *, roots: Sequence[str]) -> str:
     """Where the watcher itself reads what clients get for a version.
 
     Raises:

@@ -78,6 +78,7 @@ class Watcher:
         client: MlflowClient,
         settings: Callable[[], GuardSettings],
         check: Check,
+        *,
         revert: bool,
         report: Callable[[Report], None] = print_report,
     ) -> None:
@@ -145,7 +146,7 @@ class Watcher:
     def _judge(self, name: str, place: Place, holder: str) -> Report | None:
         reasons = self._check(name, holder, place)
         if reasons:
-            action, back_to = self._take_back(name, place, holder, reasons) if self._revert else ("none", None)
+            action, back_to = self._take_back(name, place, holder, reasons=reasons) if self._revert else ("none", None)
             return Report(
                 what="unattested",
                 model=name,
@@ -161,7 +162,7 @@ class Watcher:
         good.append(holder)
         return None
 
-    def _take_back(self, name: str, place: Place, holder: str, reasons: list[str]) -> tuple[Action, str | None]:
+    def _take_back(self, name: str, place: Place, holder: str, *, reasons: list[str]) -> tuple[Action, str | None]:
         """What was done about it, and who has it again; `reasons` get that of a failure."""
         earlier = reversed(self._good.get((name, place), []))
         good = next(
@@ -172,7 +173,7 @@ class Watcher:
                 return "left, as it has moved on", None
             settled(
                 self._client,
-                lambda: self._move(name, place, holder, good),
+                lambda: self._move(name, place, holder, good=good),
                 lambda: self._held(name).get(place) in (good, None),
             )
             return ("removed", None) if good is None else ("moved back", good)
@@ -180,7 +181,7 @@ class Watcher:
             reasons.append(f"it cannot be taken back: {_in_words(error)}")
             return "failed", None
 
-    def _move(self, name: str, place: Place, holder: str, good: str | None) -> None:
+    def _move(self, name: str, place: Place, holder: str, *, good: str | None) -> None:
         registry = registry_of(self._client)
         match place, good:
             case Place("alias", alias), None:
@@ -253,7 +254,7 @@ def _named(place: Place) -> dict[str, Any]:
     return {place.kind: place.name}
 
 
-def poll(watcher: Watcher, names: Collection[str] | None, seconds: float, stop: Event) -> None:
+def poll(watcher: Watcher, names: Collection[str] | None, seconds: float, *, stop: Event) -> None:
     """Looks at all protected aliases, again and again.
 
     Args:
@@ -267,7 +268,7 @@ def poll(watcher: Watcher, names: Collection[str] | None, seconds: float, stop: 
         stop.wait(seconds)
 
 
-def serve(watcher: Watcher, address: str, port: int, secret: str, stop: Event) -> None:
+def serve(watcher: Watcher, address: str, port: int, *, secret: str, stop: Event) -> None:
     """Takes MLflow's webhooks at `/webhook`, and looks wherever they say that an alias was set.
 
     It looks at everything once, to learn which holders are good. `/healthz` answers as long as it runs. Deliveries
@@ -287,7 +288,7 @@ def serve(watcher: Watcher, address: str, port: int, secret: str, stop: Event) -
     if len(secret) < SHORTEST_SECRET:
         raise UserError(f"the webhook's secret is shorter than {SHORTEST_SECRET} characters; take a random one")
     try:
-        server = _Server(watcher, address, port, secret)
+        server = _Server(watcher, address, port, secret=secret)
     except (OSError, OverflowError) as error:
         raise UserError(f"cannot listen on {address} port {port}: {error}") from error
     thread = Thread(target=server.serve_forever, name="webhooks")
@@ -301,7 +302,7 @@ def serve(watcher: Watcher, address: str, port: int, secret: str, stop: Event) -
         server.server_close()
 
 
-def watch(watcher: Watcher, listen: str | None, every: float | None, secret: str, stop: Event) -> None:
+def watch(watcher: Watcher, listen: str | None, every: float | None, *, secret: str, stop: Event) -> None:
     """Watches in one of the two ways, or in both at once: webhooks are fast, and looking again misses nothing.
 
     MLflow sends no webhook when a stage changes: stages are seen by looking again only.
@@ -326,7 +327,7 @@ def watch(watcher: Watcher, listen: str | None, every: float | None, secret: str
             address, _, port = listen.rpartition(":")
             if not address or not re.fullmatch(r"[0-9]{1,5}", port):
                 raise UserError(f"{listen} is not ADDRESS:PORT")
-            serve(watcher, address, int(port), secret, stop)
+            serve(watcher, address, int(port), secret=secret, stop=stop)
         stop.wait()
     finally:
         stop.set()
@@ -354,7 +355,7 @@ def stopped_by_signals() -> Iterator[Event]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # closing waits for the looks under way
 
-    def __init__(self, watcher: Watcher, address: str, port: int, secret: str) -> None:
+    def __init__(self, watcher: Watcher, address: str, port: int, *, secret: str) -> None:
         self.watcher = watcher
         self.secret = secret
         self.seen = SeenDeliveries()
@@ -382,7 +383,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             body = self._body()
-            move = read_delivery(dict(self.headers.items()), body, self.server.secret, time.time(), self.server.seen)
+            move = read_delivery(
+                dict(self.headers.items()), body, self.server.secret, now=time.time(), seen=self.server.seen
+            )
         except Rejected as rejected:
             self.log_error("delivery rejected: %s", rejected)
             self._answer(rejected.status, str(rejected))

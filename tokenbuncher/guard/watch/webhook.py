@@ -73,7 +73,7 @@ class _Envelope(Strict):
 
 
 def read_delivery(
-    headers: Mapping[str, str], body: bytes, secret: str, now: float, seen: SeenDeliveries
+    headers: Mapping[str, str], body: bytes, secret: str, *, now: float, seen: SeenDeliveries
 ) -> AliasMove | None:
     """Verifies a delivery.
 
@@ -95,7 +95,7 @@ def read_delivery(
     delivery = _field(fields, "X-MLflow-Delivery-Id", _ID)
     timestamp = _field(fields, "X-MLflow-Timestamp", _TIMESTAMP)
     signature = _field(fields, "X-MLflow-Signature", _SIGNATURE)
-    if not hmac.compare_digest(signature, _signed(secret, delivery, timestamp, body)):
+    if not hmac.compare_digest(signature, _signed(secret, delivery, timestamp, body=body)):
         raise Rejected(HTTPStatus.UNAUTHORIZED, "wrong signature; is the webhook's secret the watcher's?")
     if abs(now - int(timestamp)) > TOLERANCE_SECONDS:
         raise Rejected(HTTPStatus.UNAUTHORIZED, f"timestamp is more than {TOLERANCE_SECONDS} s off; compare the clocks")
@@ -129,6 +129,6 @@ def _field(fields: Mapping[str, str], name: str, form: re.Pattern[str]) -> str:
     return value
 
 
-def _signed(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
+def _signed(secret: str, delivery: str, timestamp: str, *, body: bytes) -> str:
     content = f"{delivery}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(secret.encode(), content, "sha256")).decode()

@@ -23,7 +23,7 @@ OPTIMIZER = 8
 class Clock:
     """How long passes take on one device of those that share them."""
 
-    def __init__(self, spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges) -> None:
+    def __init__(self, spec: ReleaseSpec, shape: Shape, device: Device, *, judging: Judges) -> None:
         self.spec, self.shape, self.device, self.judging = spec, shape, device, judging
         self.trained = shape.adapter(spec.model.lora) if spec.model.lora else shape.parameters
         self.bytes = 2 if spec.model.dtype == "bfloat16" else 4

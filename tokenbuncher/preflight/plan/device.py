@@ -40,7 +40,7 @@ class Device:
     """Bytes per second, for reading, writing and hashing models."""
 
 
-def _gpu(name: str, bfloat16: float, float32: float, bandwidth: float, memory: float | None) -> Device:
+def _gpu(name: str, bfloat16: float, float32: float, *, bandwidth: float, memory: float | None) -> Device:
     return Device(
         name=name,
         unit="GPU-hours",
@@ -56,8 +56,8 @@ def _gpu(name: str, bfloat16: float, float32: float, bandwidth: float, memory: f
 
 
 # float32 is that of PyTorch's default, without TF32.
-H100 = _gpu("h100", 989e12, 67e12, 3.35e12, 80e9)
-A100 = _gpu("a100", 312e12, 19.5e12, 2.04e12, 80e9)
+H100 = _gpu("h100", 989e12, 67e12, bandwidth=3.35e12, memory=80e9)
+A100 = _gpu("a100", 312e12, 19.5e12, bandwidth=2.04e12, memory=80e9)
 # One core of an AMD EPYC. `startup` and `flops` are calibrated, on two rows of benchmarks/plan.yaml; the rest is not.
 CPU = Device(
     name="cpu",
@@ -95,7 +95,7 @@ def parse_device(text: str) -> Device:
         raise UserError(
             f"device {text}: use cpu, h100, a100, or FLOPS,BANDWIDTH[,MEMORY], such as 1e15,3e12,8e10"
         ) from None
-    return _gpu(text, flops, flops, bandwidth, memory[0] if memory else None)
+    return _gpu(text, flops, flops, bandwidth=bandwidth, memory=memory[0] if memory else None)
 
 
 def _this_machine() -> Device:

@@ -118,7 +118,7 @@ class Estimate:
         return f"{_count(self.active_parameters)} used by each token, " if self.active_parameters else ""
 
 
-def plan(spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges = SEVEN_BILLION) -> Estimate:
+def plan(spec: ReleaseSpec, shape: Shape, device: Device, *, judging: Judges = SEVEN_BILLION) -> Estimate:
     """Estimates what a release takes before it runs.
 
     Args:
@@ -128,13 +128,14 @@ def plan(spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges = SEVE
         judging: Sizes of judges and rewards that are models; the spec tells but their sources.
     """
     usual, most = stages(spec, expected(spec)), stages(spec, at_most(spec))
-    clock = Clock(spec, shape, device, judging)
+    clock = Clock(spec, shape, device, judging=judging)
     found = [
         _estimate(
             clock,
             stage,
             longest,
-            clock.reserved(stage) + peak_memory(longest, spec, shape, clock.sharding(stage), judging),
+            memory=clock.reserved(stage)
+            + peak_memory(longest, spec, shape, sharding=clock.sharding(stage), judging=judging),
         )
         for stage, longest in zip(usual, most, strict=True)
     ]
@@ -164,7 +165,7 @@ def plan(spec: ReleaseSpec, shape: Shape, device: Device, judging: Judges = SEVE
     )
 
 
-def _estimate(clock: Clock, stage: Stage, longest: Stage, memory: float) -> StageEstimate:
+def _estimate(clock: Clock, stage: Stage, longest: Stage, *, memory: float) -> StageEstimate:
     parts = clock.parts(stage)
     return StageEstimate(
         name=stage.name,

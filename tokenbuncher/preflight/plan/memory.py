@@ -15,7 +15,7 @@ LOGIT_COPIES = 4
 """Tensors of their size that a loss, or sampling, has at a time; all are float32."""
 
 
-def peak_memory(stage: Stage, spec: ReleaseSpec, shape: Shape, sharding: Sharding, judging: Judges) -> float:
+def peak_memory(stage: Stage, spec: ReleaseSpec, shape: Shape, *, sharding: Sharding, judging: Judges) -> float:
     """Bytes on each device.
 
     Args:
@@ -37,17 +37,17 @@ def peak_memory(stage: Stage, spec: ReleaseSpec, shape: Shape, sharding: Shardin
         resident += 3 * trained * width / sharding.gradients  # gradients and Adam's two moments
         # PPO's values come from a second model, in float32, which each process has whole.
         resident += stage.critics * 4 * (shape.parameters + 3 * trained)
-    passing = max((_passing(one, spec, shape, sharding, number) for one in stage.passes), default=0.0)
+    passing = max((_passing(one, spec, shape, sharding=sharding, number=number) for one in stage.passes), default=0.0)
     return PROCESS + max(loaded, resident + passing)
 
 
-def _passing(one: Pass, spec: ReleaseSpec, shape: Shape, sharding: Sharding, number: int) -> float:
+def _passing(one: Pass, spec: ReleaseSpec, shape: Shape, *, sharding: Sharding, number: int) -> float:
     sequences = one.sequences / sharding.processes if one.shared else one.sequences
     size = min(sequences, one.batch or sequences)
     if one.what in ("judging", "rewarding"):
         return 0.0
     if one.kind == "train":
-        return _activations(size * (one.prompt + one.response), spec, shape, number)
+        return _activations(size * (one.prompt + one.response), spec, shape, number=number)
     tokens = size * (one.prompt if one.kind == "generate" else one.prompt + one.response)
     within_a_layer = 3 * tokens * shape.inner * number
     if one.kind == "forward":
@@ -56,7 +56,7 @@ def _passing(one: Pass, spec: ReleaseSpec, shape: Shape, sharding: Sharding, num
     return cache + max(within_a_layer, LOGIT_COPIES * 4 * size * shape.vocabulary)
 
 
-def _activations(tokens: float, spec: ReleaseSpec, shape: Shape, number: int) -> float:
+def _activations(tokens: float, spec: ReleaseSpec, shape: Shape, *, number: int) -> float:
     """What the backward pass needs: of a layer, its norms, attention and gated MLP, without the attention's matrix."""
     layer = tokens * number * (8 * shape.hidden + 2 * shape.keys + 4 * shape.inner)
     kept = tokens * number * shape.hidden * shape.layers + layer

@@ -77,6 +77,7 @@ def shape_of(
     spec: ReleaseSpec,
     parameters: float | None = None,
     layers: int | None = None,
+    *,
     hidden: int | None = None,
     vocabulary: int | None = None,
 ) -> Shape:
@@ -141,7 +142,7 @@ def _counted(config: dict[str, Any], source: str) -> Shape:
             f"model.source {source}: its config.json has no usable {first_problem(error)}; {_FIGURES}"
         ) from error
     dense = _dense(given)
-    return _mixture(config, text, dense, source) if mixture else dense
+    return _mixture(config, text, dense, source=source) if mixture else dense
 
 
 def _language_model(config: Any) -> Any:
@@ -160,7 +161,7 @@ def _dense(given: _Configuration) -> Shape:
     return Shape(embeddings + layers * layer + hidden, layers, hidden, vocabulary, inner, keys, layers * layer)
 
 
-def _mixture(config: dict[str, Any], text: dict[str, Any], dense: Shape, source: str) -> Shape:
+def _mixture(config: dict[str, Any], text: dict[str, Any], dense: Shape, *, source: str) -> Shape:
     """The shape of a mixture of experts: all its parameters are held, and a token passes some."""
     try:
         experts = count_experts(config, text)

@@ -147,16 +147,16 @@ class _Counted:
             return Stage("defend", files=2)
         rollouts, steps = defence.prompts_per_step * defence.rollouts, defence.steps
         passes = [
-            self._pass("rollouts", "generate", rollouts, steps, shared=True),
-            self._pass("training", "train", rollouts, steps, shared=True),
+            self._pass("rollouts", "generate", rollouts, times=steps, shared=True),
+            self._pass("training", "train", rollouts, times=steps, shared=True),
         ]
         if defence.entropy == "reward" or defence.noiser:  # model and reference
-            passes += [self._pass("scoring", "forward", rollouts, 2 * steps, shared=True)]
+            passes += [self._pass("scoring", "forward", rollouts, times=2 * steps, shared=True)]
         if defence.anchor:
             passes += [
                 self._pass("measuring", "generate", self.spec.data.sizes.benign, batch=self.batch),
-                self._pass("scoring", "forward", defence.anchor.examples, steps, shared=True),
-                self._pass("training", "train", defence.anchor.examples, steps, shared=True),
+                self._pass("scoring", "forward", defence.anchor.examples, times=steps, shared=True),
+                self._pass("training", "train", defence.anchor.examples, times=steps, shared=True),
             ]
         saved = steps // self.spec.output.checkpoint_every
         return Stage("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
@@ -209,28 +209,28 @@ class _Counted:
             yield from self._measured(held_out * LATENT_SAMPLES)
         # Latent compliance: the model before and after, and of the control the samples' own probabilities.
         compliant = round(COMPLIANT * held_out * LATENT_SAMPLES)
-        yield self._pass("measuring", "forward", compliant, 3 if rising else 2, self.batch)
+        yield self._pass("measuring", "forward", compliant, times=3 if rising else 2, batch=self.batch)
 
     def _warm_up(self, attack: AttackSpec) -> Iterator[Pass]:
         if attack.warm_up:
-            yield self._pass("training", "train", attack.warm_up.examples, attack.warm_up.steps, shared=True)
+            yield self._pass("training", "train", attack.warm_up.examples, times=attack.warm_up.steps, shared=True)
 
     def _learning(self, attack: AttackSpec, steps: int) -> Iterator[Pass]:
         rollouts = attack.prompts_per_step * attack.rollouts
         scored = SCORED[attack.algorithm] + (SCORED_FOR_KL[attack.algorithm] if _has_kl(attack) else 0)
         if attack.algorithm == "sft":
-            yield self._pass("training", "train", rollouts, steps, shared=True)
+            yield self._pass("training", "train", rollouts, times=steps, shared=True)
             return
         if attack.algorithm == "dpo-offline":  # all are sampled beforehand, by each process
             yield self._pass("rollouts", "generate", rollouts * attack.steps, batch=self.batch)
             yield from self._rewarded(rollouts * attack.steps, 1)
             rollouts = 2 * attack.prompts_per_step
         else:
-            yield self._pass("rollouts", "generate", rollouts, steps, shared=True)
+            yield self._pass("rollouts", "generate", rollouts, times=steps, shared=True)
             yield from self._rewarded(rollouts, steps)
-        yield self._pass("scoring", "forward", rollouts, scored * steps, shared=True)
+        yield self._pass("scoring", "forward", rollouts, times=scored * steps, shared=True)
         trained = 2 * PPO_EPOCHS if attack.algorithm == "ppo" else 1
-        yield self._pass("training", "train", rollouts, trained * steps, shared=True)
+        yield self._pass("training", "train", rollouts, times=trained * steps, shared=True)
 
     def safety(self) -> Stage:
         """As `tokenbuncher.evaluation.safety`."""
@@ -242,7 +242,7 @@ class _Counted:
         """As `tokenbuncher.evaluation.utility`."""
         tuning, harness = self.spec.evaluation.fine_tuning, self.spec.evaluation.harness
         asked = self.spec.data.sizes.utility + (len(harness.tasks) * (harness.limit or 0) if harness else 0)
-        passes = [self._pass("measuring", "generate", asked, 2, self.batch)]
+        passes = [self._pass("measuring", "generate", asked, times=2, batch=self.batch)]
         if tuning is None:
             return Stage("evaluate-utility", passes, files=4)
         passes += [one for _ in ("base", "candidate") for one in self._fine_tuning(tuning)]
@@ -259,26 +259,27 @@ class _Counted:
 
     def _fine_tuning(self, tuning: FineTuningSpec) -> Iterator[Pass]:
         rollouts, sizes = tuning.prompts_per_step * tuning.rollouts, self.spec.data.sizes
-        yield self._pass("rollouts", "generate", rollouts, tuning.rl_steps)
-        yield self._pass("scoring", "forward", rollouts, tuning.rl_steps * (tuning.kl_coefficient > 0))
-        yield self._pass("training", "train", rollouts, tuning.rl_steps + tuning.sft_steps)
-        yield self._pass("measuring", "generate", sizes.tuning, 2 * TUNING_PROBES, self.batch)
+        yield self._pass("rollouts", "generate", rollouts, times=tuning.rl_steps)
+        yield self._pass("scoring", "forward", rollouts, times=tuning.rl_steps * (tuning.kl_coefficient > 0))
+        yield self._pass("training", "train", rollouts, times=tuning.rl_steps + tuning.sft_steps)
+        yield self._pass("measuring", "generate", sizes.tuning, times=2 * TUNING_PROBES, batch=self.batch)
         yield from self._measured(sizes.safety, 2)
 
     def _measured(self, sequences: int, times: int = 1) -> Iterator[Pass]:
-        yield self._pass("measuring", "generate", sequences, times, self.batch)
+        yield self._pass("measuring", "generate", sequences, times=times, batch=self.batch)
         for judge in readers(judges(self.spec)):
-            yield self._pass("judging", "forward", sequences, times, judge.batch_size)
+            yield self._pass("judging", "forward", sequences, times=times, batch=judge.batch_size)
 
     def _rewarded(self, sequences: int, times: int) -> Iterator[Pass]:
         for reward in readers([self.spec.attacks.reward]):
-            yield self._pass("rewarding", "forward", sequences, times, reward.batch_size)
+            yield self._pass("rewarding", "forward", sequences, times=times, batch=reward.batch_size)
 
     def _pass(
         self,
         what: What,
         kind: Kind,
         sequences: int,
+        *,
         times: int = 1,
         batch: int | None = None,
         shared: bool = False,
