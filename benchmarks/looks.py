@@ -70,8 +70,8 @@ def counted() -> Iterator[Cost]:
 def run_seed(seed: int, looks: int, overrides: Sequence[str]) -> dict[str, Cost]:
     """Runs the stages of one seed that are not done yet; returns what each took, or had taken."""
     spec, folder = seed_spec(seed, looks, overrides), seed_folder(seed, overrides)
-    models = folder / "data", folder / "base", folder / "candidate"
-    prepare(seed_spec(seed, 1, overrides), *models)
+    models = {name: folder / name for name in ("data", "base", "candidate")}
+    prepare(seed_spec(seed, 1, overrides), *models.values())
     stages = [
         partial(attack, spec, spec.attacks.tasks()[0].key),
         partial(evaluate_safety, spec),
@@ -84,7 +84,7 @@ def run_seed(seed: int, looks: int, overrides: Sequence[str]) -> dict[str, Cost]
         if not known.exists():
             print(f"seed {seed}, {looks} looks: {name}", flush=True)
             with counted() as cost:
-                stage(*models, out)
+                stage(**models, out=out)
             write_text(known, f"{cost.seconds} {cost.measured}")
         seconds, measured = known.read_text(encoding="utf-8").split()
         costs[name] = Cost(float(seconds), int(measured))
