@@ -13,7 +13,7 @@ import shutil
 import stat
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -108,7 +108,9 @@ class Controls:
         if not self._is_private():
             return None
         key = self._key(task)
-        return self._found(key) or cached(self.store, key, partial(self._measure, task, key, data, base=base))
+        return self._found(key) or cached(
+            self.store, key, lambda folder: self._measure(task, key, data, base=base, folder=folder)
+        )
 
     def find(self, task: AttackTask) -> Path | None:
         """The folder of a control, if it is there whole, of this base, not stale, and no other's work."""

@@ -99,7 +99,7 @@ def event(name: str) -> bytes:
 def serving(watcher: Watcher) -> Iterator[str]:
     """The watcher's service; gives its address."""
     port, stop = free_port(), Event()
-    thread = Thread(target=serve, args=(watcher, "127.0.0.1", port, SECRET, stop))
+    thread = Thread(target=serve, args=(watcher, "127.0.0.1", port), kwargs={"secret": SECRET, "stop": stop})
     thread.start()
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"))
@@ -124,7 +124,7 @@ def hooked(scene: Scene, watcher: Watcher) -> Iterator[str]:
 def polling(watcher: Watcher) -> Iterator[None]:
     """The watcher polling all models, fast."""
     stop = Event()
-    thread = Thread(target=poll, args=(watcher, None, 0.05, stop))
+    thread = Thread(target=poll, args=(watcher, None, 0.05), kwargs={"stop": stop})
     thread.start()
     try:
         yield

@@ -319,7 +319,11 @@ def watch(watcher: Watcher, listen: str | None, every: float | None, *, secret: 
     """
     if listen is None and every is None:
         raise UserError("say how to watch: by webhooks, every so many seconds, or both")
-    polling = Thread(target=poll, args=(watcher, None, every, stop), name="poll") if every is not None else None
+    polling = (
+        Thread(target=poll, args=(watcher, None, every), kwargs={"stop": stop}, name="poll")
+        if every is not None
+        else None
+    )
     if polling:
         polling.start()
     try:
