@@ -13,9 +13,10 @@ import time
 import types
 from pathlib import Path
 
+LIBRARY = Path(__file__).parents[2] / "tokenbuncher"
 STAGES = {
-    "models": ["fetch_model"],
-    "data": ["prepare_data"],
+    "inputs": ["prepare_data"],
+    "inputs.fetch": ["fetch_model"],
     "defence": ["defend"],
     "attacks": ["attack", "controls"],
     "evaluation": ["evaluate_safety", "evaluate_utility"],
@@ -112,6 +113,7 @@ def _train(stuck):
 
 for module, names in STAGES.items():
     stand_in = types.ModuleType(f"tokenbuncher.{module}")
+    stand_in.__path__ = [str(LIBRARY.joinpath(*module.split(".")))]  # for what lies beside the stage
     for name in names:
         setattr(stand_in, name, globals()[name])
     sys.modules[f"tokenbuncher.{module}"] = stand_in
