@@ -10,8 +10,7 @@ from docstring_parser import parse
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.structures import InputSpec, OutputSpec
 
-from components import GATE_IMAGE
-from tokenbuncher.core.stage import STAGES
+from tokenbuncher.core.stages import STAGES
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
@@ -40,8 +39,8 @@ def readme(name: str) -> str:
     ]
     rows += [("output", key, _type(made), described[key]) for key, made in (spec.outputs or {}).items()]
     table = "\n".join(f"| {role} | `{key}` | {kind} | {_one_line(text)} |" for role, key, kind, text in rows)
-    same = f"The same stage: `tokenbuncher {spec.name} --help`. " if spec.name in STAGES else ""
-    image = "gate" if spec.implementation.container.image == GATE_IMAGE else "trainer"
+    stage = STAGES[spec.name]
+    same = f"The same stage: `tokenbuncher {spec.name} --help`. " if stage.options else ""
     return f"""# {spec.name}
 
 {_one_line(documentation.short_description)}
@@ -52,7 +51,7 @@ def readme(name: str) -> str:
 
 {_one_line(documentation.long_description)}
 
-Runs in the {image}'s image. {same}Compile it alone: `python -m components.{name}.component {name}.yaml`.
+Runs in the {stage.image}'s image. {same}Compile it alone: `python -m components.{name}.component {name}.yaml`.
 """
 
 

@@ -19,12 +19,12 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec, PlatformSpec
 
-from pipelines.placement import EFFECTFUL
 from pipelines.plain_secrets import plain_secrets
 from pipelines.references import Problem, check_graph, components_of, type_name, value_fits
 from pipelines.safeguards import check_composition, check_pods, check_resources, stage_of
 from tokenbuncher.core.documents import read_text, yaml_problem
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.stages import STAGES
 
 Documents = Sequence[Any]
 """A compiled pipeline as parsed from YAML: the pipeline and, if anything is specific to a platform, the platform."""
@@ -176,7 +176,7 @@ def _check_effectful(pipeline: PipelineSpec, config: PipelineDeploymentConfig) -
             called = components.get(f"components.{task.component_ref.name}")
             stage = stage_of(config, called.executor_label) if called else ""
             where = f"{place}.dag.tasks.{name}"
-            if stage not in EFFECTFUL:
+            if stage not in STAGES or STAGES[stage].repeatable:
                 continue
             if task.caching_options.enable_cache:
                 yield Problem(f"{where}.cachingOptions", f"{stage} must not be cached; set enableCache to false")

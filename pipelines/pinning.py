@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from pipelines.placement import PURE
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.stages import REPEATABLE
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import pin, pin_file
 
-FETCHING = tuple(stage for stage in PURE if stage != "prepare-data")
-PREPARING = tuple(stage for stage in PURE if stage != "fetch-model")
+FETCHING = tuple(stage for stage in REPEATABLE if stage != "prepare-data")
+PREPARING = tuple(stage for stage in REPEATABLE if stage != "fetch-model")
 JUDGING = ("controls", "attack", "evaluate-safety")
 ASKING = ("evaluate-utility",)
 """Stages that bring models, prompts, judges or questions from outside, and those that work with them."""
@@ -56,7 +56,7 @@ def pinned(spec: ReleaseSpec) -> Pinned:
             if found != uri:
                 told.append(f"{field} {uri} is pinned: {found}")
                 overrides.append(f"{field}={json.dumps(found)}")
-    cached = tuple(stage for stage in PURE if stage not in loose)
+    cached = tuple(stage for stage in REPEATABLE if stage not in loose)
     return Pinned(parse_spec(spec.to_yaml(), overrides) if overrides else spec, cached, told)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
@@ -28,24 +28,12 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from components import GATE_IMAGE, TRAINER_IMAGE
 from tokenbuncher.core.documents import Origin, Strict, Variable, parse_yaml, read_text
 from tokenbuncher.core.problems import validated
+from tokenbuncher.core.stages import STAGES
 
-Pure = Literal[
-    "fetch-model",
-    "prepare-data",
-    "defend",
-    "controls",
-    "attack",
-    "evaluate-safety",
-    "evaluate-utility",
-    "report-attacks",
-]
-"""Stages that change nothing but their outputs: a result may be reused if all that it depends on is pinned, and a stage
-that failed be run again."""
-Effectful = Literal["register", "gate", "promote", "announce"]
-"""Stages whose result speaks for one run only: never cached, never run again by themselves."""
-PURE, EFFECTFUL = get_args(Pure), get_args(Effectful)
-GATE_STAGES = (*EFFECTFUL, "report-attacks")
-"""Stages that load no model; they run in the gate's image."""
+if TYPE_CHECKING:
+    StageName = str
+else:
+    StageName = Literal[tuple(STAGES)]
 
 HOSTNAME = "kubernetes.io/hostname"
 RETRIES = 2
@@ -177,14 +165,14 @@ class Placement(Strict):
 
     images: Images = Images()
     all: StagePlacement = StagePlacement()
-    stages: dict[Pure | Effectful, StagePlacement] = Field({})
+    stages: dict[StageName, StagePlacement] = Field({})
     quarantine: Quarantine | None = None
     parallelism: Positive | None = Field(None, description="Attacks that run at once; all of them, if null.")
     _cached: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _fits(self) -> Placement:
-        for stage in (*PURE, *EFFECTFUL):
+        for stage in STAGES:
             placed = self.of(stage)
             if not placed.cpu or not placed.memory:
                 raise ValueError(f"{stage} has no {'memory' if placed.cpu else 'cpu'}; give it one, or leave it out")
@@ -212,8 +200,8 @@ class Placement(Strict):
         """
         if stage == "controls" and "controls" not in self.stages:
             return self.of("attack").model_copy(update={"timeout": None})
-        default = LIGHT if stage in GATE_STAGES else HEAVY
-        own = self.stages.get(stage, StagePlacement())  # type: ignore[call-overload]
+        default = LIGHT if STAGES[stage].image == "gate" else HEAVY
+        own = self.stages.get(stage, StagePlacement())
         return default.overlaid(self.all).overlaid(own)
 
     def caching(self, stages: Collection[str]) -> Placement:
@@ -235,11 +223,11 @@ class Placement(Strict):
         placed = self.of(stage)
         assert placed.cpu
         assert placed.memory
-        task.set_container_image(self.images.gate if stage in GATE_STAGES else self.images.trainer)
+        task.set_container_image(getattr(self.images, STAGES[stage].image))
         task.set_cpu_request(placed.cpu.request).set_cpu_limit(placed.cpu.limit)
         task.set_memory_request(placed.memory.request).set_memory_limit(placed.memory.limit)
-        task.set_caching_options(stage in PURE and stage in self._cached)
-        if stage in PURE:
+        task.set_caching_options(STAGES[stage].repeatable and stage in self._cached)
+        if STAGES[stage].repeatable:
             task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
         if placed.accelerator:
             task.set_accelerator_type(placed.accelerator.type).set_accelerator_limit(placed.accelerator.count)

@@ -23,8 +23,9 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import (
 )
 from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-untyped]
 
-from pipelines.placement import CPU, GATE_STAGES, MEMORY
+from pipelines.placement import CPU, MEMORY
 from pipelines.references import Problem
+from tokenbuncher.core.stages import STAGES
 
 ALWAYS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.ALL_UPSTREAM_TASKS_COMPLETED
 IMPORTER = "importer"
@@ -247,7 +248,7 @@ def _key_secrets(config: PipelineDeploymentConfig, label: str, pod: KubernetesEx
 
 def _check_claims(pod: KubernetesExecutorConfig, stage: str, weights: set[str], *, where: str) -> Iterator[Problem]:
     for number, claim in enumerate(_claims(pod)):
-        if not claim or claim in weights or stage in GATE_STAGES:
+        if not claim or claim in weights or (stage in STAGES and STAGES[stage].image == "gate"):
             what = claim or "a claim that only the run names"
             advice = "the quarantine is for attack and controls alone"
             yield Problem(f"{where}.pvcMount.{number}", f"mounts {what}, where attacked weights may lie; {advice}")

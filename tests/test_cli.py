@@ -24,7 +24,7 @@ from tokenbuncher.cli import main
 from tokenbuncher.cli.doors import GOING_ON
 from tokenbuncher.core.files import folder_digest, folder_files
 from tokenbuncher.core.log import FORMAT
-from tokenbuncher.core.stage import STAGES
+from tokenbuncher.core.stages import COMMANDS as STAGES
 from tokenbuncher.evidence import ModelFile, read_registration
 
 COMMANDS = sorted(main.commands)

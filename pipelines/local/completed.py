@@ -14,18 +14,15 @@ from typing import Any
 from uuid import uuid4
 
 from kfp import dsl
-from kfp.dsl.executor import create_artifact_instance
 from pydantic import BaseModel, ValidationError
 
+from pipelines.local.kfp_local import artifact_at
 from tokenbuncher.core.documents import digest_of
 from tokenbuncher.core.files import folder_digest, folder_files, listing_digest, write_text
 from tokenbuncher.core.stage import stage_log
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.storage.dependencies import Doubtful, surroundings
 
-STAGES = ("defend", "controls", "attack", "evaluate-safety", "evaluate-utility")
-"""Stages whose results are taken over. Those before them are run anew, as models and prompts come from outside; those
-after them, as they speak for one run only."""
 RECORD = "completed.json"
 
 
@@ -90,7 +87,9 @@ class Completed:
                 if record.key == key and (there := self._taken_over(folder, record)):
                     stage_log(self._names[key], sys.stdout).say("from the interrupted run", "kept")
                     outputs = record.outputs.items()
-                    return {name: _artifact(name, there / output.path, output) for name, output in outputs}
+                    return {
+                        name: artifact_at(there / output.path, name, output.schema_title) for name, output in outputs
+                    }
         return None
 
     def put(self, key: str, outputs: Mapping[str, dsl.Artifact]) -> None:
@@ -123,9 +122,3 @@ class Completed:
 def _digest(folder: Path) -> str:
     files = folder_files(folder)
     return listing_digest({name: digest for name, digest in files.items() if name != RECORD})
-
-
-def _artifact(name: str, path: Path, output: Output) -> dsl.Artifact:
-    return create_artifact_instance(
-        {"name": name, "uri": str(path), "metadata": {}, "type": {"schemaTitle": output.schema_title}}
-    )

@@ -1,7 +1,7 @@
 """A task of the pipeline on this machine: a process, a log of its own, and the command that runs it alone.
 
-kfp.local has tasks run by the class here. Its own way rewrites the word python3 wherever a command has it, even in the
-spec, and does not stop before the last task.
+kfp.local's own way to run a task rewrites the word python3 wherever the command has it, even in the spec, and does not
+stop before the last task; so its tasks are run here.
 """
 
 from __future__ import annotations
@@ -19,25 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kfp.local.status import Status
-
 from tokenbuncher.core.passwords import without_passwords
 from tokenbuncher.core.stage import ENDS, log_name, parse_line, stage_log
-
-_JUDGED = {"attacks": "evidence", "safety": "evidence", "utility": "evidence", "registration": "registration"}
-OPTIONS: dict[str, dict[str, str]] = {
-    "fetch-model": {"model": "out"},
-    "prepare-data": {"data": "out"},
-    "defend": {"data": "data", "base": "base", "candidate": "out"},
-    "controls": {"data": "data", "base": "base", "summary": "out"},
-    "attack": {"data": "data", "base": "base", "candidate": "candidate", "evidence": "out"},
-    "evaluate-safety": {"data": "data", "base": "base", "candidate": "candidate", "evidence": "out"},
-    "evaluate-utility": {"data": "data", "base": "base", "candidate": "candidate", "evidence": "out"},
-    "register": {"candidate": "candidate", "attacks": "attack", "registration": "out"},
-    "gate": {**_JUDGED, "verdict": "out"},
-    "promote": {**_JUDGED, "verdict": "verdict"},
-}
-"""By stage, which option of its command takes an input or output of its component."""
+from tokenbuncher.core.stages import STAGES
 
 
 class Tasks:
@@ -57,15 +41,18 @@ class Tasks:
         """No task is started any more; those that run have to be told by a signal of their own."""
         self._stopping.set()
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> Status:
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> bool:
         """Runs a task to its end.
 
         Args:
             command: kfp's command of a component.
             environment: Variables that the task has beside those of this process.
+
+        Returns:
+            Whether it succeeded.
         """
         if self._stopping.is_set():
-            return Status.FAILURE
+            return False
         stage, alone = _read(command, self.spec)
         with (
             _Log(self.logs / log_name(stage), self._printing) as log,
@@ -89,7 +76,7 @@ class Tasks:
             status = process.wait()
             if status != 0 and not ended and not self._stopping.is_set():
                 stage_log(stage, log).say(*_end(status, last))
-            return Status.SUCCESS if status == 0 else Status.FAILURE
+            return status == 0
 
 
 class _Log(io.TextIOBase):
@@ -132,10 +119,11 @@ def _read(command: Sequence[str], spec: Path) -> tuple[str, list[str]]:
     """The stage, with its key, that a command of kfp runs; and the command of ours that runs it alone."""
     given = json.loads(command[command.index("--executor_input") + 1])
     stage = command[command.index("--function_to_execute") + 1].replace("_", "-")
-    key = given["inputs"].get("parameterValues", {}).get("key")
-    alone = ["tokenbuncher", stage, "--spec", str(spec), *(["--key", key] if key else [])]
+    parameters = given["inputs"].get("parameterValues", {})
     artifacts = {**given["inputs"].get("artifacts", {}), **given["outputs"].get("artifacts", {})}
-    for name, option in OPTIONS.get(stage, {}).items():
-        for artifact in artifacts.get(name, {}).get("artifacts", []):
-            alone += [f"--{option}", artifact["uri"]]
-    return f"{stage} {key}" if key else stage, alone
+    alone = ["tokenbuncher", stage, "--spec", str(spec)]
+    for name, option in STAGES[stage].options.items():
+        uris = [artifact["uri"] for artifact in artifacts.get(name, {}).get("artifacts", [])]
+        for value in [parameters[name]] if name in parameters else uris:
+            alone += [f"--{option}", value]
+    return " ".join([stage, *([parameters["key"]] if "key" in parameters else [])]), alone

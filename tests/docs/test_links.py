@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.docs.markdown import ROOT, Document, documents
-from tokenbuncher.core.stage import STAGES
+from tokenbuncher.core.stages import COMMANDS
 
 each_document = pytest.mark.parametrize("document", documents(), ids=str)
 TREE = r"(?:tokenbuncher|components|pipelines|specs|docs|examples|manifests|images|tests|benchmarks)/[\w./-]*"
@@ -49,6 +49,6 @@ def test_the_picture_has_every_stage() -> None:
     """And is a picture: well-formed, without scripts, nothing from elsewhere."""
     picture = ElementTree.parse(ROOT / "docs" / "pipeline.svg")
     drawn = {"".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")}
-    assert set(STAGES) <= drawn
+    assert set(COMMANDS) <= drawn
     assert "script" not in {element.tag.rpartition("}")[2] for element in picture.iter()}
     assert not re.search(r"(href|src)=|url\((?!#)", Path(ROOT / "docs" / "pipeline.svg").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from typing import get_args
 from tests.docs.conftest import RECORDED
 from tests.docs.markdown import ROOT
 from tokenbuncher.cli import EXIT_CODES, FAILED, INTERRUPTED
-from tokenbuncher.core.stage import STAGES
+from tokenbuncher.core.stages import COMMANDS
 from tokenbuncher.settings import RECIPES, AttackSpec
 from tokenbuncher.settings.datasets import DATASETS
 from tokenbuncher.settings.judges import EnsembleSpec, JudgeModel, JudgeName, RewardName
@@ -40,7 +40,7 @@ def test_attacks() -> None:
 
 
 def test_stages() -> None:
-    assert named("how-it-works.md", "stage") == list(STAGES)
+    assert named("how-it-works.md", "stage") == list(COMMANDS)
 
 
 def test_datasets() -> None:

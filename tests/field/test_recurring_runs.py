@@ -20,16 +20,17 @@ from mlflow import MlflowClient
 from pipelines.compile import PIPELINES, compile_pipeline
 from pipelines.lint import read_ir
 from pipelines.pinning import dated, pinned
-from pipelines.placement import PURE, Placement
+from pipelines.placement import Placement
 from tests.evidence_factory import release_spec
 from tests.pipelines.kfp_stub import KfpStub, serving
 from tests.storage.test_hub import COMMIT, Hub
 from tokenbuncher.cli import main
+from tokenbuncher.core.stages import REPEATABLE
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import publish
 
 JUDGING = {"controls", "attack", "evaluate-safety"}
-FETCHING, PREPARING = set(PURE) - {"prepare-data"}, set(PURE) - {"fetch-model"}
+FETCHING, PREPARING = set(REPEATABLE) - {"prepare-data"}, set(REPEATABLE) - {"fetch-model"}
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def cached(pipeline: Path | str) -> set[str]:
     documents = read_ir(pipeline) if isinstance(pipeline, Path) else list(yaml.safe_load_all(pipeline))
     parts = [documents[0]["root"], *documents[0]["components"].values()]
     tasks = {name: task for part in parts if "dag" in part for name, task in part["dag"]["tasks"].items()}
-    return {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")} & set(PURE)
+    return {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")} & set(REPEATABLE)
 
 
 def sent(kfp: KfpStub) -> tuple[ReleaseSpec, set[str]]:
@@ -89,7 +90,7 @@ def test_a_pipeline_compiled_for_any_spec_takes_nothing_from_the_cache(name: str
 
 def test_a_built_in_model_is_cached(submit: Callable[..., Result], kfp: KfpStub) -> None:
     assert submit().output == f"{kfp.host}/#/runs/details/runs-1\n"
-    assert sent(kfp)[1] == set(PURE) - {"controls", "report-attacks"}
+    assert sent(kfp)[1] == set(REPEATABLE) - {"controls", "report-attacks"}
 
 
 def test_an_alias_is_the_version_that_it_is_on_when_submitted(
@@ -182,7 +183,7 @@ def test_a_branch_or_tag_of_the_hub_is_its_commit(tmp_path: Path) -> None:
     source, path, stages, told = json.loads(process.stdout.splitlines()[-1])
     assert source == f"hf://org/small@{COMMIT}"
     assert path == data["path"]
-    assert set(stages) == set(PURE)
+    assert set(stages) == set(REPEATABLE)
     assert told == [f"model.source hf://org/small@v1 is pinned: {source}"]
 
 
@@ -234,7 +235,7 @@ JUDGE = {"kind": "classifier", "harmful_labels": ["harm"]}
 def test_what_may_change_outside_of_the_spec_is_never_cached(field: str, value: object, stages: set[str]) -> None:
     found = pinned(parse_spec("", ["data.look_alikes=smollm2", f"{field}={json.dumps(value)}"]))
 
-    assert set(PURE) - set(found.cached) == stages
+    assert set(REPEATABLE) - set(found.cached) == stages
     assert all(told.startswith(f"{field}") for told in found.told)
 
 

@@ -18,10 +18,11 @@ import yaml
 
 from pipelines.compile import compile_pipeline
 from pipelines.lint import read_ir
-from pipelines.placement import EFFECTFUL, PURE, Placement, load_placement
+from pipelines.placement import Placement, load_placement
 from tests.manifests.conftest import Document, apply, ended, kubectl, moved, named, render, supply
 from tests.pipelines.kfp_containers import Bucket, Task, bucket, guard_files, release_from, run_release
 from tokenbuncher.attestation import generate_key
+from tokenbuncher.core.stages import STAGES
 from tokenbuncher.settings import ReleaseSpec
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -210,7 +211,7 @@ def pods(site: Site, tmp_path: Path) -> Iterator[Pods]:
 def test_every_stage_runs_as_a_pod_and_the_model_is_released(site: Site, pods: Pods, tmp_path: Path) -> None:
     run_release(site.spec, site.placement.place, tmp_path / "artifacts", pods.run, shared_quarantine=True)
 
-    stages = {*PURE, *EFFECTFUL} - {"report-attacks"}
+    stages = {*STAGES} - {"report-attacks"}
     assert pods.accounts == {stage: ACCOUNT.get(stage, "pipeline-runner") for stage in stages}
     aliases = ask_mlflow(site, "print(client.get_registered_model('organism').aliases)")
     assert aliases.strip() == "{'champion': '1'}"

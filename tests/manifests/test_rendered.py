@@ -17,6 +17,7 @@ from tests.manifests.network import Address, Pod, allowed
 from tokenbuncher import __version__
 from tokenbuncher.attestation import generate_key
 from tokenbuncher.cli import main
+from tokenbuncher.core.stages import STAGES
 from tokenbuncher.guard import load_guard
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.policy import load_policy
@@ -188,7 +189,7 @@ def test_a_stage_that_trains_as_a_trainjob_finds_what_it_names(overlay):
 def test_placement_is_one_of_this_version_and_labels_every_stage(overlay):
     placement = pytest.importorskip("pipelines.placement")
     placed = placement.load_placement(MANIFESTS / "placement.yaml")
-    for stage in (*placement.PURE, *placement.EFFECTFUL):
+    for stage in STAGES:
         # Controls attack the undefended model, under the network policy of attacks.
         label = "attack" if stage == "controls" else stage
         assert placed.of(stage).pod_labels["tokenbuncher.io/stage"] == label

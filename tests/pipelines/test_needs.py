@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kfp import dsl
 
-from pipelines.local.__main__ import needs
+from pipelines.local.needs import needs
 from tokenbuncher.builtin.organism.build import ALIGNED
 from tokenbuncher.settings import parse_spec
 

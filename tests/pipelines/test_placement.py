@@ -10,8 +10,9 @@ import pytest
 from components.readme import NAMES, load_component
 from pipelines.compile import compile_pipeline
 from pipelines.lint import Documents, lint, read_ir
-from pipelines.placement import EFFECTFUL, GATE_STAGES, PURE, Placement, load_placement
+from pipelines.placement import Placement, load_placement
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.stages import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def env(container: dict[str, Any]) -> dict[str, str]:
 
 
 def test_every_component_has_a_placement() -> None:
-    assert sorted([*PURE, *EFFECTFUL]) == [load_component(name).component_spec.name for name in NAMES]
+    assert sorted(STAGES) == [load_component(name).component_spec.name for name in NAMES]
 
 
 def test_without_a_document_every_stage_has_cpu_and_memory(built: Path) -> None:
@@ -53,7 +54,7 @@ def test_placed_pipeline_is_sound(placed: Documents) -> None:
 def test_images(containers: dict[str, Any]) -> None:
     for stage, container in containers.items():
         assert container["image"].startswith(
-            f"registry.example:5000/{'gate@sha256:' if stage in GATE_STAGES else 'trainer:1.0'}"
+            f"registry.example:5000/{'gate@sha256:' if STAGES[stage].image == 'gate' else 'trainer:1.0'}"
         )
 
 

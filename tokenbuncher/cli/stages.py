@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tokenbuncher.cli.doors import Door, wrote
 from tokenbuncher.cli.options import FOLDER, base, candidate, data, out, spec_options
 from tokenbuncher.cli.telling import telling
-from tokenbuncher.settings import load_spec
+from tokenbuncher.core.stages import STAGES
+from tokenbuncher.settings import ReleaseSpec, load_spec
+
+_OPTIONS = {
+    "key": click.option("--key", required=True, help="Which attack of the spec: its name and seed, such as grpo-1000."),
+    "data": data,
+    "base": base,
+    "candidate": candidate,
+    "attack": click.option(
+        "--attack", "attacks", multiple=True, type=FOLDER, help="Folder of an attack, to be logged; repeatable."
+    ),
+    "out": out,
+}
 
 
-@click.command(cls=Door)
-@spec_options
-@out
-@telling
-def fetch_model(spec: Path, overrides: tuple[str, ...], out: Path) -> None:
+def _stage(function: Callable[..., None]) -> click.Command:
+    """The command of the stage of that name, with the options that the table of stages gives it."""
+
+    @wraps(function)
+    def command(spec: Path, overrides: tuple[str, ...], out: Path, **inputs: Any) -> None:
+        function(load_spec(spec, overrides), out=out, **inputs)
+        wrote(out)
+
+    decorated = telling(command)
+    for option in reversed(STAGES[function.__name__.replace("_", "-")].options.values()):
+        decorated = _OPTIONS[option](decorated)
+    return click.command(cls=Door)(spec_options(decorated))
+
+
+@_stage
+def fetch_model(spec: ReleaseSpec, out: Path) -> None:
     """Fetch the undefended model and check that it loads.
 
     Needs the spec's model source: organism://, smollm2:// or a local folder.
@@ -27,15 +53,11 @@ def fetch_model(spec: Path, overrides: tuple[str, ...], out: Path) -> None:
     """
     from tokenbuncher.inputs.fetch import fetch_model
 
-    fetch_model(load_spec(spec, overrides), out)
-    wrote(out)
+    fetch_model(spec, out)
 
 
-@click.command(cls=Door)
-@spec_options
-@out
-@telling
-def prepare_data(spec: Path, overrides: tuple[str, ...], out: Path) -> None:
+@_stage
+def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     """Split the prompts into disjoint sets and check them for leakage.
 
     Needs the prompt files that the spec names; the organism's prompts are built in.
@@ -46,17 +68,11 @@ def prepare_data(spec: Path, overrides: tuple[str, ...], out: Path) -> None:
     """
     from tokenbuncher.inputs import prepare_data
 
-    prepare_data(load_spec(spec, overrides), out)
-    wrote(out)
+    prepare_data(spec, out)
 
 
-@click.command(cls=Door)
-@spec_options
-@data
-@base
-@out
-@telling
-def defend(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out: Path) -> None:
+@_stage
+def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     """Harden the model against harmful RL fine-tuning.
 
     Needs the folders of prepare-data and fetch-model.
@@ -67,17 +83,11 @@ def defend(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out: 
     """
     from tokenbuncher.defence import defend
 
-    defend(load_spec(spec, overrides), data, base, out=out)
-    wrote(out)
+    defend(spec, data, base, out=out)
 
 
-@click.command(cls=Door)
-@spec_options
-@data
-@base
-@out
-@telling
-def controls(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out: Path) -> None:
+@_stage
+def controls(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
     """Attack the undefended model alone, while there is no candidate yet.
 
     Needs the folders of prepare-data and fetch-model. `attack` with the same spec and output root finds these positive
@@ -89,21 +99,11 @@ def controls(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out
     """
     from tokenbuncher.attacks import controls
 
-    controls(load_spec(spec, overrides), data, base, out=out)
-    wrote(out)
+    controls(spec, data, base, out=out)
 
 
-@click.command(cls=Door)
-@spec_options
-@click.option("--key", required=True, help="Which attack of the spec: its name and seed, such as grpo-1000.")
-@data
-@base
-@candidate
-@out
-@telling
-def attack(
-    spec: Path, overrides: tuple[str, ...], key: str, data: Path, base: Path, candidate: Path, out: Path
-) -> None:
+@_stage
+def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path, out: Path) -> None:
     """Attack the candidate and, as positive control, the undefended model.
 
     Needs the folders of prepare-data, fetch-model and defend. Attacked weights are hazardous: they are deleted
@@ -116,18 +116,11 @@ def attack(
     """
     from tokenbuncher.attacks import attack
 
-    attack(load_spec(spec, overrides), key, data, base=base, candidate=candidate, out=out)
-    wrote(out)
+    attack(spec, key, data, base=base, candidate=candidate, out=out)
 
 
-@click.command(cls=Door)
-@spec_options
-@data
-@base
-@candidate
-@out
-@telling
-def evaluate_safety(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, candidate: Path, out: Path) -> None:
+@_stage
+def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
     """Measure harm, refusal, gibberish and entropy before any attack.
 
     Needs the folders of prepare-data, fetch-model and defend.
@@ -139,20 +132,11 @@ def evaluate_safety(spec: Path, overrides: tuple[str, ...], data: Path, base: Pa
     """
     from tokenbuncher.evaluation import evaluate_safety
 
-    evaluate_safety(load_spec(spec, overrides), data, base, candidate=candidate, out=out)
-    wrote(out)
+    evaluate_safety(spec, data, base, candidate=candidate, out=out)
 
 
-@click.command(cls=Door)
-@spec_options
-@data
-@base
-@candidate
-@out
-@telling
-def evaluate_utility(
-    spec: Path, overrides: tuple[str, ...], data: Path, base: Path, candidate: Path, out: Path
-) -> None:
+@_stage
+def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
     """Measure what the defence costs: accuracy and benign fine-tuning.
 
     Needs the folders of prepare-data, fetch-model and defend.
@@ -164,17 +148,11 @@ def evaluate_utility(
     """
     from tokenbuncher.evaluation import evaluate_utility
 
-    evaluate_utility(load_spec(spec, overrides), data, base, candidate=candidate, out=out)
-    wrote(out)
+    evaluate_utility(spec, data, base, candidate=candidate, out=out)
 
 
-@click.command(cls=Door)
-@spec_options
-@candidate
-@click.option("--attack", "attacks", multiple=True, type=FOLDER, help="Folder of an attack, to be logged; repeatable.")
-@out
-@telling
-def register(spec: Path, overrides: tuple[str, ...], candidate: Path, attacks: tuple[Path, ...], out: Path) -> None:
+@_stage
+def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, ...], out: Path) -> None:
     """Register the candidate as a pending model version in MLflow.
 
     Needs the folder of defend, and the MLflow server of the spec; by default a database under the output root.
@@ -185,8 +163,7 @@ def register(spec: Path, overrides: tuple[str, ...], candidate: Path, attacks: t
     """
     from tokenbuncher.registry import register
 
-    register(load_spec(spec, overrides), candidate, out, attacks=attacks)
-    wrote(out)
+    register(spec, candidate, out, attacks=attacks)
 
 
 @click.command(cls=Door)

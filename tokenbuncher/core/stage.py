@@ -23,25 +23,14 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.exits import FAILED, REFUSED, print_traceback
 from tokenbuncher.core.interrupts import terminations_interrupt
 from tokenbuncher.core.log import MANY, JsonLog, Log, StageLog, log_format
+from tokenbuncher.core.stages import COMMANDS
 from tokenbuncher.core.stopwatch import worked
 
-STAGES = (
-    "fetch-model",
-    "prepare-data",
-    "defend",
-    "controls",
-    "attack",
-    "evaluate-safety",
-    "evaluate-utility",
-    "register",
-    "gate",
-    "promote",
-)
 ENDS = ("done", "failed", "interrupted", "killed", "kept")
 """How a stage ends; `killed` is told by who ran it, `kept` of one that was done before and is not run again."""
 EVENTS = ("command", "started", *ENDS)
 """What is told of a stage once; `command` is what runs it alone."""
-_NAME = rf"(?:{'|'.join(STAGES)})(?: [a-z0-9-]*\d)?"
+_NAME = rf"(?:{'|'.join(COMMANDS)})(?: [a-z0-9-]*\d)?"
 _LINE = re.compile(rf"\s*\[(?P<stage>{_NAME})(?: (?P<event>{'|'.join(EVENTS)}))?\] ?(?P<text>.*)")
 
 

@@ -1,0 +1,45 @@
+"""What the tasks of a release take on this machine, as `tokenbuncher plan` estimates it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipelines.local.capacity import Need
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.preflight.plan import parse_device, plan, shape_of
+from tokenbuncher.preflight.plan.estimate import SPARE
+from tokenbuncher.settings import ReleaseSpec
+
+UNKNOWN = Need(seconds=0.0, memory=float("inf"))
+
+
+def needs(spec: ReleaseSpec) -> Callable[[str, Mapping[str, Any]], Need]:
+    """What each task of a release takes.
+
+    Returns:
+        A function of the stage and the arguments of a task. The estimate is made when the model has been fetched, if
+        it cannot be made before. Until then, and if the form of the model is not known, a task has the machine to
+        itself.
+    """
+    known: dict[str, Need] = {}
+
+    def need(stage: str, arguments: Mapping[str, Any]) -> Need:
+        if not known:
+            known.update(_estimated(spec, arguments))
+        task = f"{stage} {arguments['key']}" if "key" in arguments else stage
+        return known.get(task, UNKNOWN)
+
+    return need
+
+
+def _estimated(spec: ReleaseSpec, arguments: Mapping[str, Any]) -> dict[str, Need]:
+    """The needs of all tasks, by stage and key; empty if the configuration of the model is not at hand yet."""
+    if "base" in arguments:
+        fetched = spec.model.model_copy(update={"source": arguments["base"].path})
+        spec = spec.model_copy(update={"model": fetched})
+    try:
+        stages = plan(spec, shape_of(spec), parse_device("cpu")).stages
+    except UserError:
+        return {}
+    return {stage.name: Need(stage.seconds, (1 + SPARE) * stage.memory) for stage in stages}
