@@ -176,7 +176,10 @@ class Placement(Strict):
             placed = self.of(stage)
             if not placed.cpu or not placed.memory:
                 raise ValueError(f"{stage} has no {'memory' if placed.cpu else 'cpu'}; give it one, or leave it out")
-            if placed.shared_memory and parse_quantity(placed.shared_memory) > parse_quantity(placed.memory.limit):
+            shared = parse_quantity(placed.shared_memory) if placed.shared_memory else None
+            if shared == 0:
+                raise ValueError(f"{stage} has shared_memory {placed.shared_memory}; give it more, or leave it out")
+            if shared and shared > parse_quantity(placed.memory.limit):
                 raise ValueError(
                     f"{stage} has shared_memory {placed.shared_memory}, which is part of its memory of at most "
                     f"{placed.memory.limit}; raise memory.limit"

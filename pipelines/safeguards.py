@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from decimal import Decimal
 from pathlib import PurePosixPath
 from posixpath import normpath
 from typing import Any
@@ -21,10 +20,8 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import (
     PipelineTaskSpec,
     TaskInputsSpec,
 )
-from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-untyped]
 
-from pipelines.placement import CPU, MEMORY
-from pipelines.references import Problem
+from pipelines.references import Problem, components_of
 from tokenbuncher.core.stages import STAGES
 
 ALWAYS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.ALL_UPSTREAM_TASKS_COMPLETED
@@ -133,7 +130,7 @@ class _Parts:
     """The components of a pipeline, by what they do."""
 
     def __init__(self, pipeline: PipelineSpec, config: PipelineDeploymentConfig) -> None:
-        self._named = {"root": pipeline.root, **{f"components.{name}": c for name, c in pipeline.components.items()}}
+        self._named = components_of(pipeline)
         self._config = config
 
     def stage(self, task: PipelineTaskSpec) -> str:
@@ -162,36 +159,8 @@ class _Parts:
         return self.stages(f"components.{dag.dag.tasks[producer].component_ref.name}")
 
 
-def check_resources(container: PipelineDeploymentConfig.PipelineContainerSpec, where: str) -> Iterator[Problem]:
-    """Quantities that Kubernetes cannot read, or of which it would refuse the pod."""
-    resources = container.resources
-    for what, form, request, limit in (
-        ("Cpu", CPU, resources.resource_cpu_request, resources.resource_cpu_limit),
-        ("Memory", MEMORY, resources.resource_memory_request, resources.resource_memory_limit),
-    ):
-        amounts = [_amount(text, form) for text in (request, limit)]
-        for side, text, amount in zip(("Request", "Limit"), (request, limit), amounts, strict=True):
-            if text and not amount:
-                yield Problem(
-                    f"{where}.resources.resource{what}{side}", f"'{text}' is no quantity above zero of {what}"
-                )
-        if amounts[0] and amounts[1] and amounts[0] > amounts[1]:
-            yield Problem(f"{where}.resources.resource{what}Limit", f"{limit} is below the request {request}; raise it")
-    if resources.HasField("accelerator"):
-        count = resources.accelerator.resource_count or str(resources.accelerator.count)
-        if not re.fullmatch(r"[1-9]\d*", count):
-            yield Problem(f"{where}.resources.accelerator", f"'{count}' is no number of devices; give one above zero")
-    if resources.cpu_request > resources.cpu_limit > 0 or resources.memory_request > resources.memory_limit > 0:
-        yield Problem(f"{where}.resources", "has a limit below the request; raise it")
-
-
-def _amount(text: str, form: str) -> Decimal | None:
-    """What a quantity says; None if it is none, or nothing."""
-    return (parse_quantity(text) or None) if re.fullmatch(form, text) else None
-
-
 def check_pods(config: PipelineDeploymentConfig, pods: Pods) -> Iterator[Problem]:
-    """Secrets, volumes and labels that a task must not have, or that Kubernetes cannot read.
+    """Secrets, volumes and labels that a task must not have.
 
     Args:
         config: The executors.
@@ -210,11 +179,6 @@ def check_pods(config: PipelineDeploymentConfig, pods: Pods) -> Iterator[Problem
         pod = pods.get(label, KubernetesExecutorConfig())
         if stage != "gate":
             yield from _check_key(pod, keys, where)
-        for number, mount in enumerate(pod.empty_dir_mounts):
-            if mount.size_limit and not _amount(mount.size_limit, MEMORY):
-                yield Problem(
-                    f"{where}.emptyDirMounts.{number}.sizeLimit", f"'{mount.size_limit}' is no size above zero"
-                )
         if stage not in ("attack", "controls"):
             yield from _check_claims(pod, stage, weights, where=where)
         yield from _check_labels(pod, stage, labelled, where=where)

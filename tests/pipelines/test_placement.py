@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from components.readme import NAMES, load_component
 from pipelines.compile import compile_pipeline
@@ -162,6 +163,53 @@ def test_refused(document: str, says: str, tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=rf"(?s)placement\.yaml.*{says}"):
         load_placement(path)
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        *(
+            ("memory", text)
+            for text in ["2 Gi", "2GB", "2gi", "2K", "512m", "-2Gi", "0Gi", "lots", "{{$.inputs.parameters['memory']}}"]
+        ),
+        *(("cpu", text) for text in ["2 cores", "1Gi", "0", "0.5m", "NaN", "-1"]),
+    ],
+)
+@pytest.mark.parametrize("side", ["request", "limit"])
+def test_a_quantity_that_kubernetes_cannot_read_is_refused(what: str, text: str, side: str) -> None:
+    others = {"memory": {"request": "512Mi", "limit": "1Gi"}, "cpu": {"request": "250m", "limit": "1"}}
+
+    with pytest.raises(ValidationError, match=what):
+        Placement.model_validate({"stages": {"gate": {what: {**others[what], side: text}}}})
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"memory": {"request": "512Mi", "limit": "500M"}},
+        {"cpu": {"request": "250m", "limit": "0.249"}},
+        {"shared_memory": "8GB"},
+        {"shared_memory": "0Gi"},
+        {"accelerator": {"count": 0.5}},
+        {"accelerator": {"count": "1"}},
+        {"secret_env": [{"secret": "", "key": "k", "env": "A"}]},
+        {"secret_files": [{"secret": "s", "path": ""}]},
+    ],
+)
+def test_what_kubernetes_would_refuse_is_refused(gate: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Placement.model_validate({"stages": {"gate": gate}})
+
+
+def test_what_speaks_for_one_run_is_neither_cached_nor_retried(tmp_path: Path) -> None:
+    compile_pipeline("release", tmp_path / "release.yaml", Placement().caching(STAGES))
+    parts = read_ir(tmp_path / "release.yaml")[0]["components"].values()
+    tasks = {name: task for part in parts for name, task in part.get("dag", {}).get("tasks", {}).items()}
+
+    for name in set(tasks) & set(STAGES):
+        repeatable = STAGES[name].repeatable
+        assert bool(tasks[name].get("cachingOptions", {}).get("enableCache")) is repeatable
+        assert ("retryPolicy" in tasks[name]) is repeatable
 
 
 def test_missing_document(tmp_path: Path) -> None:

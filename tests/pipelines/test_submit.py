@@ -358,22 +358,6 @@ def test_unsound_placement_is_refused_before_any_request(
     assert kfp.requests == []
 
 
-@pytest.mark.parametrize("arguments", [{}, {"spec": 3}, {"spec": "x", "more": "y"}])
-def test_arguments_the_pipeline_does_not_take_are_refused(
-    arguments: dict[str, Any], kfp: KfpStub, spec: ReleaseSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def other(name: str, path: Path, placement: Placement) -> None:
-        kinds = {int: "NUMBER_INTEGER", str: "STRING"}
-        wanted = {key: {"parameterType": kinds[type(value)]} for key, value in arguments.items()}
-        path.write_text(yaml.safe_dump({"root": {"inputDefinitions": {"parameters": wanted}}}), encoding="utf-8")
-
-    monkeypatch.setattr(submitting, "compile_pipeline", other)
-
-    with pytest.raises(UserError, match=r"argument (spec|more): "):
-        submit(spec, Placement(), Server(kfp.host), experiment="e", name="n")
-    assert kfp.requests == []
-
-
 @pytest.mark.parametrize("text", ["", " \n", "two words", "a\nb"])
 def test_token_file_holds_one_word(text: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(text, encoding="utf-8")
