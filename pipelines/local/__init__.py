@@ -3,7 +3,8 @@
 verdict = run_local(load_spec("specs/organism.yaml"))
 """
 
+from pipelines.local.folder import check_run_folder
 from pipelines.local.outline import outline
-from pipelines.local.run import check_run_folder, run_local
+from pipelines.local.run import run_local
 
 __all__ = ["check_run_folder", "outline", "run_local"]

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shlex
 import shutil
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.local.folder import (
+    ARTIFACTS,
+    INTERRUPTED,
+    LOG,
+    LOGS,
+    REPORT,
+    SPEC,
+    check_run_folder,
+    clear,
+    in_use,
+    judged_in,
+    remember_verdict,
+)
 from pipelines.local.process import pipeline
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import write_text
 from tokenbuncher.core.log import MESSAGE, RESULT, tell
 from tokenbuncher.core.passwords import without_passwords
 from tokenbuncher.core.stage import ENDS, Line, log_name, parse_line
-from tokenbuncher.evidence import REGISTRATION_NAME, read_registration
 from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.preflight.doctor import require_files
-from tokenbuncher.registry.history import FILE_NAME as HISTORY
-from tokenbuncher.registry.history import remember
 from tokenbuncher.report import documents
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, read_verdict
+from tokenbuncher.verdict import Outcome, Verdict, headline, read_verdict
 
-LOG = "run.log"
-LOGS = "logs"
-ARTIFACTS = "artifacts"
-INTERRUPTED = ".interrupted"
-"""What an interrupted run has left and this one may still take over; removed with the verdict."""
-SPEC = "spec.yaml"
-REPORT = "report.html"
-VERDICT_FILES = ("report.md", "report.json", "card.md", "junit.xml", "attestation.json")
-LOCK = ".lock"
-LEFT = {LOG, LOGS, ARTIFACTS, INTERRUPTED, SPEC, LOCK, HISTORY, FILE_NAME, REPORT, *VERDICT_FILES}
-"""All that a run leaves in its folder."""
 # What a task that could not speak for itself leaves in the log.
 _ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")
 _TASK_FAILED = re.compile(r"Task .* finished with status .*FAILURE")
@@ -95,17 +92,18 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
         The verdict. A PASS has moved the alias.
 
     Raises:
-        UserError: If the folder holds something else, a file that the spec names is missing, a stage fails, or another
-            run uses the folder; of a stage names its log and the command that repeats it.
+        UserError: If the folder holds something else or was left by another version of the tool, a file that the spec
+            names is missing, a stage fails, or another run uses the folder; of a stage names its log and the command
+            that repeats it.
         OSError: If the folder cannot be written.
         KeyboardInterrupt: If interrupted; no process of the run is left by then.
     """
     require_files(spec)
     folder = spec.output.root / spec.name
-    check_run_folder(folder)
+    check_run_folder(folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
-    with _in_use(folder):
-        _clear(folder, resume)
+    with in_use(folder) as lock:
+        clear(folder, lock, resume)
         write_text(folder / SPEC, spec.to_yaml())
         run = _run_pipeline(folder)
         _tell_table(run)
@@ -118,53 +116,6 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
     told = {"outcome": verdict.outcome, "version": verdict.version, "reasons": verdict.reasons, "report": str(report)}
     tell("\n".join(lines), RESULT, **told)
     return verdict
-
-
-def check_run_folder(folder: Path) -> None:
-    """Checks that a folder is that of an earlier run, or none is there yet.
-
-    Raises:
-        UserError: If it holds something else, so that what is called like a run's files may be the user's.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is there and is no folder; change the spec's name or output.root")
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(there - LEFT)
-    if foreign and not {LOCK, SPEC} <= there:
-        raise UserError(
-            f"{folder} holds {foreign[0]!r} and is no folder of an earlier run, and files in it would be replaced; "
-            "change the spec's name or output.root, or move that folder away"
-        )
-
-
-@contextmanager
-def _in_use(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is in use by another run; wait for it, or change the spec's name") from None
-        yield
-
-
-def _clear(folder: Path, resume: bool) -> None:
-    """Removes what an earlier run of the name left, its verdict first; to resume, its artifacts are put aside.
-
-    That there was a verdict stays in the history, even if the run was ended before it could say so.
-    """
-    _remember(folder)
-    for name in (FILE_NAME, REPORT, *VERDICT_FILES):
-        (folder / name).unlink(missing_ok=True)
-    artifacts, interrupted = folder / ARTIFACTS, folder / INTERRUPTED
-    if resume:
-        interrupted.mkdir(exist_ok=True)
-        for path in artifacts.iterdir() if artifacts.exists() else ():
-            path.rename(interrupted / path.name)
-        return
-    (folder / LOG).unlink(missing_ok=True)
-    for path in (artifacts, folder / LOGS, interrupted):
-        if path.exists():
-            shutil.rmtree(path)
 
 
 def _run_pipeline(folder: Path) -> PipelineRun:
@@ -229,10 +180,10 @@ def _tell_table(run: PipelineRun) -> None:
 
 def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
     """Brings verdict and report up to the run's folder, or tells which stage failed, and reports what there is."""
-    judged = _judged(folder)
+    judged = judged_in(folder)
     verdict = read_verdict(judged) if judged else None
     if judged:
-        _remember(folder)
+        remember_verdict(folder)
         for path in judged.parent.iterdir():
             write_text(folder / path.name, path.read_text(encoding="utf-8"))
     promoted = run.stages.get("promote")
@@ -244,20 +195,6 @@ def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:
         with suppress(OSError):  # that the disk is full must not hide why
             _report_broken(folder, spec, failure.splitlines()[0])
     raise UserError(failure)
-
-
-def _judged(folder: Path) -> Path | None:
-    """The verdict among the artifacts of a run."""
-    return next((folder / ARTIFACTS).glob(f"*/gate/verdict/{FILE_NAME}"), None)
-
-
-def _remember(folder: Path) -> None:
-    """Appends the verdict among the artifacts to the history of the name, unless it stands there already."""
-    judged = _judged(folder)
-    registered = next((folder / ARTIFACTS).glob(f"*/register/registration/{REGISTRATION_NAME}"), None)
-    if judged and registered:
-        with suppress(UserError):  # a verdict that cannot be read is none
-            remember(folder, read_verdict(judged), read_registration(registered))
 
 
 def _report_broken(folder: Path, spec: ReleaseSpec, failure: str) -> None:

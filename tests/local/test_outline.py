@@ -13,6 +13,7 @@ from tests.local.test_run import STAGES
 from tokenbuncher.cli import main
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.settings import ReleaseSpec, parse_spec
+from tokenbuncher.storage.dependencies import tool
 
 CLOSED = "http://127.0.0.1:9"
 """Where nothing listens."""
@@ -39,6 +40,7 @@ def test_it_names_every_stage_and_writes_nothing(dry: Callable[..., Result], fol
 
 def test_it_says_what_becomes_of_an_earlier_run(dry: Callable[..., Result], folder: Path) -> None:
     (folder / "artifacts" / "old").mkdir(parents=True)
+    (folder / ".lock").write_text(tool(), encoding="utf-8")
 
     assert "in place of what an earlier run has left there" in dry().output
     assert "take over what fits of the stages that are done there" in dry("--resume").output

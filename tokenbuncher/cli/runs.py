@@ -46,7 +46,7 @@ def run_local(
     if marked := marked_lines(spec):
         print(f"{spec} has lines marked CHANGE, which are taken as they stand: {marked}")
     if dry_run:
-        check_run_folder(release.output.root / release.name)
+        check_run_folder(release.output.root / release.name, resume)
         print("\n".join(outline(release, resume)))
         ctx.exit(_told_obstacles(release))
     ctx.exit(EXIT_CODES[run_local(release, resume).outcome])

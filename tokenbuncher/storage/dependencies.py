@@ -32,6 +32,11 @@ def surroundings(spec: ReleaseSpec, for_later_runs: bool = False) -> str:
     return digest_of([sources(), installed_versions(), dict(named_files(spec, for_later_runs))])
 
 
+def tool() -> str:
+    """A digest of the tool and of the libraries: of two runs with the same one, one may reuse the other's results."""
+    return digest_of([sources(), installed_versions()])
+
+
 def sources() -> str:
     """sha256 of this package: of a working copy the version alone says little."""
     package = Path(tokenbuncher.__file__).parent
