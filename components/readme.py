@@ -1,11 +1,13 @@
-"""Writes every component's README.md from its docstring and signature.
+"""Writes every component's README.md from its docstring, signature and metadata.yaml.
 
 python -m components.readme
 """
 
 import importlib
 from pathlib import Path
+from typing import Any
 
+import yaml
 from docstring_parser import parse
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.structures import InputSpec, OutputSpec
@@ -19,6 +21,12 @@ NAMES = sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
 def load_component(name: str) -> BaseComponent:
     """The component of that folder."""
     return getattr(importlib.import_module(f"components.{name}.component"), name)
+
+
+def load_metadata(name: str) -> dict[str, Any]:
+    """The metadata.yaml of the component of that folder."""
+    metadata: dict[str, Any] = yaml.safe_load((FOLDER / name / "metadata.yaml").read_text(encoding="utf-8"))
+    return metadata
 
 
 def readme(name: str) -> str:
@@ -39,7 +47,7 @@ def readme(name: str) -> str:
     ]
     rows += [("output", key, _type(made), described[key]) for key, made in (spec.outputs or {}).items()]
     table = "\n".join(f"| {role} | `{key}` | {kind} | {_one_line(text)} |" for role, key, kind, text in rows)
-    stage = STAGES[spec.name]
+    stage, metadata = STAGES[spec.name], load_metadata(name)
     same = f"The same stage: `tokenbuncher {spec.name} --help`. " if stage.options else ""
     return f"""# {spec.name}
 
@@ -52,7 +60,17 @@ def readme(name: str) -> str:
 {_one_line(documentation.long_description)}
 
 Runs in the {stage.image}'s image. {same}Compile it alone: `python -m components.{name}.component {name}.yaml`.
+
+{_verified(metadata)}
 """
+
+
+def _verified(metadata: dict[str, Any]) -> str:
+    (pipelines,) = metadata["dependencies"]["kubeflow"]
+    return (
+        f"Stability: {metadata['stability']}. Needs Kubeflow Pipelines {pipelines['version']}. Last verified on "
+        f"{metadata['lastVerified']:%Y-%m-%d} by `{metadata['verifiedBy']}`."
+    )
 
 
 def _type(described: InputSpec | OutputSpec) -> str:

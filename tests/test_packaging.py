@@ -118,13 +118,12 @@ def test_the_command_answers(installed: Environment) -> None:
 
 
 def test_all_files_came_along(installed: Environment) -> None:
-    """Weights, tokenizer, templates and JSON lines too."""
+    """Weights, tokenizer, templates and JSON lines too; READMEs and metadata of components."""
     for room in ("tokenbuncher", "components", "pipelines"):
         files = [path for path in (ROOT / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         for path in files:
-            if room == "tokenbuncher" or path.suffix == ".py":
-                copy = installed.packages / path.relative_to(ROOT)
-                assert _sha256(copy) == _sha256(path), copy
+            copy = installed.packages / path.relative_to(ROOT)
+            assert _sha256(copy) == _sha256(path), copy
 
 
 def _sha256(path: Path) -> str:

@@ -16,27 +16,15 @@ import yaml
 from kfp import compiler, dsl
 
 from components import GATE_IMAGE, TRAINER_IMAGE
-from components.readme import FOLDER, NAMES, load_component, readme
+from components.readme import FOLDER, NAMES, load_component, load_metadata, readme
 from tests.evidence_factory import CANDIDATE, broken_arm, passing_release, release_spec
 from tokenbuncher.core.files import folder_digest
+from tokenbuncher.core.stages import STAGES
 from tokenbuncher.verdict import Outcome, judge_release, read_verdict
 
 
 def test_every_stage_is_a_component() -> None:
-    assert NAMES == [
-        "announce",
-        "attack",
-        "controls",
-        "defend",
-        "evaluate_safety",
-        "evaluate_utility",
-        "fetch_model",
-        "gate",
-        "prepare_data",
-        "promote",
-        "register",
-        "report_attacks",
-    ]
+    assert sorted(STAGES) == sorted(load_component(name).component_spec.name for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,16 +54,55 @@ def test_readme_describes_every_input_and_output(name: str) -> None:
     )
 
 
+def pinned(package: str) -> str:
+    """The version of a package that the project is tested with."""
+    project = (FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = {*re.findall(rf'"{package}==([\d.]+)"', project)}
+    return version
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_metadata_is_that_of_pipelines_components(name: str) -> None:
-    metadata = yaml.safe_load((FOLDER / name / "metadata.yaml").read_text(encoding="utf-8"))
+    """Its fields are those of kubeflow/pipelines-components, with the image and by what it was verified beside them."""
+    metadata = load_metadata(name)
 
-    assert set(metadata) == {"name", "stability", "dependencies", "tags", "lastVerified"}
+    assert set(metadata) == {"name", "stability", "image", "dependencies", "tags", "lastVerified", "verifiedBy"}
     assert metadata["name"] == name
     assert metadata["stability"] in ("alpha", "beta", "stable")
-    assert metadata["dependencies"]["kubeflow"] == [{"name": "Pipelines", "version": ">=2.17.0"}]
     assert metadata["tags"]
-    assert metadata["lastVerified"] > datetime(2026, 1, 1, tzinfo=UTC)
+    assert datetime(2026, 11, 29, tzinfo=UTC) <= metadata["lastVerified"] <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_needs_the_versions_that_are_tested(name: str) -> None:
+    dependencies = load_metadata(name)["dependencies"]
+
+    assert dependencies["kubeflow"] == [{"name": "Pipelines", "version": f">={pinned('kfp')}"}]
+    for service in dependencies.get("external_services", []):
+        assert service == {"name": "MLflow", "version": f">={pinned('mlflow').rpartition('.')[0]}"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_names_a_test_that_runs_the_component(name: str) -> None:
+    how = FOLDER.parent / load_metadata(name)["verifiedBy"]
+    stage = load_component(name).component_spec.name
+
+    pipeline = "red_team" if stage == "report-attacks" else "run_local"
+    assert pipeline in how.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_component_metadata_and_the_table_of_stages_agree(name: str) -> None:
+    spec = load_component(name).component_spec
+    stage = STAGES[spec.name]
+    named = {*(spec.inputs or {}), *(spec.outputs or {})}
+
+    assert load_metadata(name)["image"] == stage.image
+    assert spec.implementation.container.image == {"trainer": TRAINER_IMAGE, "gate": GATE_IMAGE}[stage.image]
+    # A command has no use for the copy that Kubeflow's UI shows, nor for evidence of another run in one folder.
+    assert named - {"spec", "report", "recorded", "status", "Output"} == set(stage.options) | (
+        named & {"attacks", "safety"} if spec.name == "report-attacks" else set()
+    )
 
 
 def test_images_are_those_of_the_environment() -> None:
