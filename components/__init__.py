@@ -5,8 +5,17 @@ model run in the trainer's image, all others in the gate's, which has no torch.
 """
 
 import os
+import sys
+from typing import Any
 
 from tokenbuncher import __version__
 
 TRAINER_IMAGE = os.environ.get("TOKENBUNCHER_TRAINER_IMAGE", f"tokenbuncher/trainer:{__version__}")
 GATE_IMAGE = os.environ.get("TOKENBUNCHER_GATE_IMAGE", f"tokenbuncher/gate:{__version__}")
+
+
+def compile_alone(component: Any) -> None:
+    """Compiles a component to the file that the command line names: `python -m components.gate.component gate.yaml`."""
+    from kfp import compiler
+
+    compiler.Compiler().compile(component, sys.argv[1])

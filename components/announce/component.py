@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import GATE_IMAGE
+from components import GATE_IMAGE, compile_alone
 
 
 @dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
@@ -42,8 +42,4 @@ def announce(spec: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[
 
 
 if __name__ == "__main__":
-    import sys
-
-    from kfp import compiler
-
-    compiler.Compiler().compile(announce, sys.argv[1])
+    compile_alone(announce)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import TRAINER_IMAGE
+from components import TRAINER_IMAGE, compile_alone
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
@@ -36,8 +36,4 @@ def controls(
 
 
 if __name__ == "__main__":
-    import sys
-
-    from kfp import compiler
-
-    compiler.Compiler().compile(controls, sys.argv[1])
+    compile_alone(controls)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import TRAINER_IMAGE
+from components import TRAINER_IMAGE, compile_alone
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
@@ -34,8 +34,4 @@ def defend(
 
 
 if __name__ == "__main__":
-    import sys
-
-    from kfp import compiler
-
-    compiler.Compiler().compile(defend, sys.argv[1])
+    compile_alone(defend)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import TRAINER_IMAGE
+from components import TRAINER_IMAGE, compile_alone
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
@@ -27,8 +27,4 @@ def fetch_model(spec: str, model: dsl.Output[dsl.Model]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    from kfp import compiler
-
-    compiler.Compiler().compile(fetch_model, sys.argv[1])
+    compile_alone(fetch_model)

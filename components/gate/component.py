@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import GATE_IMAGE
+from components import GATE_IMAGE, compile_alone
 
 
 @dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
@@ -48,8 +48,4 @@ def gate(
 
 
 if __name__ == "__main__":
-    import sys
-
-    from kfp import compiler
-
-    compiler.Compiler().compile(gate, sys.argv[1])
+    compile_alone(gate)

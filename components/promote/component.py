@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import GATE_IMAGE
+from components import GATE_IMAGE, compile_alone
 
 
 @dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
@@ -43,8 +43,4 @@ def promote(
 
 
 if __name__ == "__main__":
-    import sys
-
-    from kfp import compiler
-
-    compiler.Compiler().compile(promote, sys.argv[1])
+    compile_alone(promote)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import GATE_IMAGE
+from components import GATE_IMAGE, compile_alone
 
 
 @dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
@@ -33,8 +33,4 @@ def report_attacks(
 
 
 if __name__ == "__main__":
-    import sys
-
-    from kfp import compiler
-
-    compiler.Compiler().compile(report_attacks, sys.argv[1])
+    compile_alone(report_attacks)
