@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp.pipeline_spec.pipeline_spec_pb2 import (
     ComponentOutputsSpec,
     ComponentSpec,
     PipelineSpec,
     PipelineTaskSpec,
-    TaskInputsSpec,
 )
-
-Source = TaskInputsSpec.InputParameterSpec | TaskInputsSpec.InputArtifactSpec
 
 
 class Problem(NamedTuple):
@@ -94,7 +91,7 @@ def _check_task(pipeline: PipelineSpec, dag: ComponentSpec, task: PipelineTaskSp
                 yield Problem(f"{where}.inputs.{side}", f"lacks {key}, which {name} needs; give it")
 
 
-def _missing(pipeline: PipelineSpec, dag: ComponentSpec, source: Source) -> str:
+def _missing(pipeline: PipelineSpec, dag: ComponentSpec, source: Any) -> str:
     """What an input of a task is to be taken from, if there is no such thing; else nothing."""
     match source.WhichOneof("kind"):
         case "task_output_parameter":

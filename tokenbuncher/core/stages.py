@@ -22,11 +22,12 @@ class Stage:
     for one run only."""
     resumable: bool = False
     """Whether a resumed run reuses its result. Models and prompts come from outside, so they are fetched anew."""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
     """By input or output of its component, the option of its command that takes it; empty if it has no command."""
 
 
-_MODELS = {"data": "data", "base": "base", "candidate": "candidate", "evidence": "out"}
+_BASE = {"data": "data", "base": "base"}
+_MODELS = {**_BASE, "candidate": "candidate", "evidence": "out"}
 _JUDGED = {"attacks": "evidence", "safety": "evidence", "utility": "evidence", "registration": "registration"}
 
 STAGES: Mapping[str, Stage] = {
@@ -34,20 +35,8 @@ STAGES: Mapping[str, Stage] = {
     for stage in (
         Stage("fetch-model", "trainer", repeatable=True, options={"model": "out"}),
         Stage("prepare-data", "trainer", repeatable=True, options={"data": "out"}),
-        Stage(
-            "defend",
-            "trainer",
-            repeatable=True,
-            resumable=True,
-            options={"data": "data", "base": "base", "candidate": "out"},
-        ),
-        Stage(
-            "controls",
-            "trainer",
-            repeatable=True,
-            resumable=True,
-            options={"data": "data", "base": "base", "summary": "out"},
-        ),
+        Stage("defend", "trainer", repeatable=True, resumable=True, options={**_BASE, "candidate": "out"}),
+        Stage("controls", "trainer", repeatable=True, resumable=True, options={**_BASE, "summary": "out"}),
         Stage("attack", "trainer", repeatable=True, resumable=True, options={"key": "key", **_MODELS}),
         Stage("evaluate-safety", "trainer", repeatable=True, resumable=True, options=_MODELS),
         Stage("evaluate-utility", "trainer", repeatable=True, resumable=True, options=_MODELS),
