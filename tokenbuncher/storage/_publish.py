@@ -99,13 +99,10 @@ class _Prefix:
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         present = set(bucket_names(self.client, self.bucket, self.prefix))
-        if present and CLAIM not in present:
-            raise UserError(f"{self.uri} holds files already ({min(present)}); publish under a new prefix")
-        if CLAIM not in present:
-            self._write_new(CLAIM, manifest.digest)
-            if self._write_new(CLAIM, manifest.digest):
-                raise UserError(f"{self.uri} cannot be written: the server ignores If-None-Match; {UNCONDITIONAL}")
-        self._check_claim(manifest)
+        if CLAIM in present:
+            self._check_mine(CLAIM, manifest.digest)
+        else:
+            self._claim(present, manifest.digest)
         if MANIFEST not in present:
             if strange := present - manifest.files.keys() - {CLAIM}:
                 raise UserError(f"{self.uri} holds other files too ({min(strange)}); publish under a new prefix")
@@ -113,9 +110,18 @@ class _Prefix:
                 self._abort_leftovers()
             self._upload(folder, manifest)
             # A server that heeds If-None-Match but one at a time lets two claim: the one who was overwritten stops.
-            self._check_claim(manifest)
+            self._check_mine(CLAIM, manifest.digest)
             self._write_new(MANIFEST, manifest.model_dump_json())
-        self._check_manifest(manifest)
+        self._check_mine(MANIFEST, manifest.model_dump_json())
+
+    def _claim(self, present: set[str], digest: str) -> None:
+        """Takes the prefix, if it is empty and no other publisher does."""
+        if present:
+            raise UserError(f"{self.uri} holds files already ({min(present)}); publish under a new prefix")
+        self._write_new(CLAIM, digest)
+        if self._write_new(CLAIM, digest):
+            raise UserError(f"{self.uri} cannot be written: the server ignores If-None-Match; {UNCONDITIONAL}")
+        self._check_mine(CLAIM, digest)
 
     def _write_new(self, name: str, content: str) -> bool:
         """Writes a small object unless there is one; the caller reads whose it is. Returns whether it wrote."""
@@ -140,18 +146,11 @@ class _Prefix:
             raise UserError(f"{self.uri} cannot be written: {error}: {lacks}") from error
         return True
 
-    def _check_claim(self, manifest: Manifest) -> None:
-        if self._read(CLAIM) != manifest.digest.encode():
+    def _check_mine(self, name: str, content: str) -> None:
+        if read_object(self.client, self.bucket, self.prefix + name) != content.encode():
             raise UserError(
                 f"{self.uri} is taken by another content, published or being published; publish under a new prefix"
             )
-
-    def _check_manifest(self, manifest: Manifest) -> None:
-        if self._read(MANIFEST) != manifest.model_dump_json().encode():
-            raise UserError(f"{self.uri} has another manifest than this folder's; publish under a new prefix")
-
-    def _read(self, name: str) -> bytes | None:
-        return read_object(self.client, self.bucket, self.prefix + name)
 
     def _abort_leftovers(self) -> None:
         """Parts of uploads that were killed are invisible, but stored and paid for until they are aborted."""
