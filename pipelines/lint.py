@@ -18,12 +18,11 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec, PlatformSpec
 
+from pipelines.graph import Problem, check_cycles
 from pipelines.plain_secrets import plain_secrets
-from pipelines.references import Problem, check_graph, components_of
-from pipelines.safeguards import check_composition, check_pods, stage_of
+from pipelines.safeguards import check_composition, check_pods
 from tokenbuncher.core.documents import read_text, yaml_problem
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.core.stages import STAGES
 
 Documents = Sequence[Any]
 """A compiled pipeline as parsed from YAML: the pipeline and, if anything is specific to a platform, the platform."""
@@ -57,9 +56,9 @@ def refuse(problems: Iterable[Problem], what: str) -> None:
 def lint(documents: Documents) -> list[Problem]:
     """What is wrong with a compiled pipeline.
 
-    References that lead nowhere, cycles, images without tag or digest, containers without cpu and memory, caching and
-    retries where they do harm, secrets in plain text, unknown fields; and what `pipelines.safeguards` finds: gate,
-    promotion, exit task, who has the signing key and the attacked weights.
+    Cycles, images without tag or digest, containers without cpu and memory, secrets in plain text, unknown fields; and
+    what `pipelines.safeguards` finds: gate, promotion, exit task, caching and retries where they do harm, who has the
+    signing key and the attacked weights.
 
     Args:
         documents: The pipeline and, if there is one, its platform.
@@ -69,9 +68,8 @@ def lint(documents: Documents) -> list[Problem]:
     unknown = list(_parsed_all(documents, pipeline, platform, config=config))
     if unknown:
         return sorted([*problems, *unknown])
-    problems += check_graph(pipeline, {*config.executors})
+    problems += check_cycles(pipeline)
     problems += _check_executors(config)
-    problems += _check_effectful(pipeline, config)
     problems += check_composition(pipeline, config)
     pods = _pods(platform, problems)
     problems += check_pods(config, pods)
@@ -117,22 +115,6 @@ def _check_executors(config: PipelineDeploymentConfig) -> Iterator[Problem]:
             if field not in json_format.MessageToDict(container.resources):
                 what = "is missing; the placement gives every stage cpu and memory"
                 yield Problem(f"{where}.resources.{field}", what)
-
-
-def _check_effectful(pipeline: PipelineSpec, config: PipelineDeploymentConfig) -> Iterator[Problem]:
-    """A cached or repeated registration, verdict or promotion would speak for another run."""
-    components = components_of(pipeline)
-    for place, component in components.items():
-        for name, task in component.dag.tasks.items():
-            called = components.get(f"components.{task.component_ref.name}")
-            stage = stage_of(config, called.executor_label) if called else ""
-            where = f"{place}.dag.tasks.{name}"
-            if stage not in STAGES or STAGES[stage].repeatable:
-                continue
-            if task.caching_options.enable_cache:
-                yield Problem(f"{where}.cachingOptions", f"{stage} must not be cached; set enableCache to false")
-            if task.retry_policy.max_retry_count:
-                yield Problem(f"{where}.retryPolicy", f"{stage} must not be run again by itself; remove it")
 
 
 def _pods(platform: PlatformSpec, problems: list[Problem]) -> dict[str, KubernetesExecutorConfig]:

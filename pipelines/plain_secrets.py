@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.references import Problem
+from pipelines.graph import Problem
 
 ADVICE = "name a Secret and its key in the placement (secret_env, secret_files), and have what is written here replaced"
 

@@ -1,6 +1,7 @@
 """What a compiled pipeline must have so that nothing passes that should not, and what its tasks must not have.
 
-A pipeline that releases has a gate with all evidence, a promotion of what that gate judged, and an exit task. The
+A pipeline that releases has a gate with all evidence, a promotion of what that gate judged, and an exit task; what
+speaks for one run is neither cached nor retried, or it would speak for another. The
 signing key is the gate's alone, attacked weights are the attacks', and no task has the network of another.
 """
 
@@ -21,7 +22,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import (
     TaskInputsSpec,
 )
 
-from pipelines.references import Problem, components_of
+from pipelines.graph import Problem, components_of
 from tokenbuncher.core.stages import STAGES
 
 ALWAYS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.ALL_UPSTREAM_TASKS_COMPLETED
@@ -79,6 +80,11 @@ def check_composition(pipeline: PipelineSpec, config: PipelineDeploymentConfig) 
 
 def _check_task(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, *, where: str) -> Iterator[Problem]:
     stage = parts.stage(task)
+    if stage in STAGES and not STAGES[stage].repeatable:
+        if task.caching_options.enable_cache:
+            yield Problem(f"{where}.cachingOptions", f"{stage} must not be cached; set enableCache to false")
+        if task.retry_policy.max_retry_count:
+            yield Problem(f"{where}.retryPolicy", f"{stage} must not be run again by itself; remove it")
     if task.trigger_policy.strategy == ALWAYS and stage != "announce":
         yield Problem(f"{where}.triggerPolicy", "goes on after a failure; only the exit task announce may")
     if task.trigger_policy.condition and stage in ("register", *ENDING):

@@ -71,55 +71,6 @@ def env(name: str, value: str) -> Callable[[Documents], None]:
 
 
 BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
-    "no-component": (drop("components.comp-gate"), rf"{INNER}\.gate\.componentRef\.name: 'comp-gate' is no component"),
-    "other-component": (put(f"{INNER}.gate.componentRef.name", "comp-x"), r"gate\.componentRef\.name: 'comp-x'"),
-    "no-executor": (
-        drop(f"{EXECUTORS}.exec-gate"),
-        r"components\.comp-gate\.executorLabel: 'exec-gate' is no executor",
-    ),
-    "no-implementation": (drop("components.comp-gate.executorLabel"), r"comp-gate\.executorLabel: '' is no executor"),
-    "no-producer": (
-        put(f"{INNER}.promote.inputs.artifacts.verdict.taskOutputArtifact.producerTask", "judge"),
-        r"tasks\.promote: waits for 'judge', which is no task beside it",
-    ),
-    "no-output": (
-        put(f"{INNER}.promote.inputs.artifacts.verdict.taskOutputArtifact.outputArtifactKey", "opinion"),
-        r"promote\.inputs\.artifacts\.verdict: takes output 'opinion' of a task, which is not there",
-    ),
-    "no-output-parameter": (
-        put(f"{INNER}.attacks.inputs.parameters.keys.taskOutputParameter.outputParameterKey", "names"),
-        r"attacks\.inputs\.parameters\.keys: takes output 'names' of a task, which is not there",
-    ),
-    "no-input-of-the-pipeline": (
-        drop("root.inputDefinitions.parameters.spec"),
-        r"root\.dag\.tasks\.announce\.inputs\.parameters\.spec: takes input 'spec' of its pipeline, which is not",
-    ),
-    "no-input-artifact": (
-        put(f"{LOOP}.inputs.artifacts.pipelinechannel--base.componentInputArtifact", "bass"),
-        r"pipelinechannel--base: takes input 'bass' of its pipeline, which is not there",
-    ),
-    "input-missing": (drop(f"{INNER}.gate.inputs.parameters.spec"), r"gate\.inputs\.parameters: lacks spec, which"),
-    "artifact-missing": (
-        drop(f"{INNER}.gate.inputs.artifacts.registration"),
-        r"gate\.inputs\.artifacts: lacks registration, which comp-gate needs",
-    ),
-    "input-unknown": (
-        put(f"{INNER}.gate.inputs.parameters.spek", {"runtimeValue": {"constant": "x"}}),
-        r"gate\.inputs\.parameters\.spek: is no input of the component",
-    ),
-    "input-without-source": (
-        put(f"{INNER}.gate.inputs.parameters.spec", {}),
-        r"parameters\.spec: takes a value, an input or",
-    ),
-    "no-final-status": (
-        put("root.dag.tasks.announce.inputs.parameters.status.taskFinalStatus.producerTask", "x"),
-        r"root\.dag\.tasks\.announce: waits for 'x', which is no task beside it",
-    ),
-    "no-dependency": (
-        put(f"{INNER}.gate.dependentTasks", ["attacks", "evaluate-safety", "evaluate-utility"]),
-        r"gate\.dependentTasks: lacks register, whose output it takes",
-    ),
-    "unknown-dependency": (add(f"{INNER}.gate.dependentTasks", "x"), r"gate: waits for 'x', which is no task"),
     "cycle": (
         add(f"{INNER}.fetch-model.dependentTasks", "promote"),
         rf"{INNER}: .*promote.* is a cycle",
@@ -419,9 +370,9 @@ def test_no_yaml(text: str, told: str, tmp_path: Path) -> None:
 
 
 def test_refuse_lists_every_problem(documents: Any) -> None:
-    drop("components.comp-gate")(documents)
-    drop("components.comp-promote")(documents)
+    drop(f"{INNER}.gate")(documents)
+    drop(f"{INNER}.promote")(documents)
 
-    with pytest.raises(UserError, match=r"(?s)not sound:\n  .*comp-gate.*\n  .*comp-promote"):
+    with pytest.raises(UserError, match=r"(?s)not sound:\n  .*no task gate.*\n  .*no task promote"):
         refuse(lint(documents), "not sound")
     refuse([], "not sound")
