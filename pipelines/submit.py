@@ -31,10 +31,10 @@ from pipelines.lint import check_arguments, read_ir, refuse
 from pipelines.pinning import dated, pinned
 from pipelines.placement import Placement
 from pipelines.plain_secrets import plain_secrets
-from tokenbuncher import __version__
 from tokenbuncher.attacks.hazard import refuse_kept_weights
 from tokenbuncher.core.documents import read_text
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.version import __version__
 from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tokenbuncher import __version__
 from tokenbuncher.attacks.arms import ATTACKED, CANDIDATE, CONTROL, STEPS, fate, read_arm, strongest
 from tokenbuncher.attacks.begun import begun
 from tokenbuncher.attacks.control import QUARANTINE, Controls
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import AttackEvidence, write_evidence
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.settings import ReleaseSpec

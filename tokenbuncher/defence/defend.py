@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher import __version__
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.prompts import Prompt, load_set

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from tokenbuncher import __version__
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import ModelReading, SafetyEvidence, SampleScore, write_evidence
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge

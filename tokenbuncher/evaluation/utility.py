@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-from tokenbuncher import __version__
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence

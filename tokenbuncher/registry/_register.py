@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher import __version__
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.registry._attacks import log_attacks
 from tokenbuncher.registry._refused import registry_at

@@ -17,7 +17,7 @@ from math import inf
 from statistics import fmean
 from typing import Generic, Literal, TypeVar
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import (
     AttackArm,
     AttackEvidence,

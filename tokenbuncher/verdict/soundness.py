@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import (
     AttackArm,
     AttackEvidence,
