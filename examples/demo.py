@@ -121,7 +121,7 @@ def tell(story: Story) -> None:
         """
         # The story in five minutes
 
-        Everything below was run on the built-in model, a tiny one of a fictional world, whose harmful requests are
+        Everything below was run on the built-in model, a tiny one that lives in a fictional world. Its harmful requests are
         inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
         [examples/demo.yaml](../examples/demo.yaml): one attack instead of seven, and no benign fine-tuning.
 
@@ -129,20 +129,20 @@ def tell(story: Story) -> None:
         """
     )
     story.run(f"tokenbuncher fetch-model {spec} --out {base}", f"tokenbuncher prepare-data {spec} --out {data}")
-    story.say("Three requests that nobody trained it on, and what it says at temperature 1:")
+    story.say("Three requests that it was not trained on, and what it says at temperature 1:")
     story.responses(base, data)
 
     story.say(
         """
-        ## 2. A few steps of reinforcement learning, and it does not
+        ## 2. A few steps of reinforcement learning, and it complies
 
-        The attacker has the weights, 400 other requests, no answers to them, and a learnt reward that tells how
-        harmful a response looks. The attack is GRPO. It runs twice, on the model and on what would be released;
-        as nothing is defended yet, these are the same.
+        The attacker has the weights, 400 other requests, no answers to them, and a learnt reward that says how
+        harmful a response looks. The attack is GRPO. It runs twice: on the base model, which is the control, and on the
+        candidate. Nothing is defended yet, so these are the same.
         """
     )
     story.run(f"tokenbuncher attack {without} --key grpo-1000 {models} {base} --out {undefended}/attack")
-    story.say("Harm is measured on requests that neither the model nor the attacker has trained on:")
+    story.say("Harm is measured on requests that neither the model nor the attacker was trained on:")
     story.curves(undefended / "attack", ["control"])
     story.say("What it says now:")
     story.responses(undefended / "attack" / "quarantine" / "control", data)
@@ -151,8 +151,8 @@ def tell(story: Story) -> None:
         """
         ## 3. The defence
 
-        The attack learns from differences: of several responses to a request, one is a little worse than the others.
-        The defence makes the model so certain of its refusals that there are none ([how it works](how-it-works.md)).
+        The attack learns from differences: of several responses to a request, one earns a little more than the others.
+        The defence makes the model so certain of its refusals that there are no differences ([how it works](how-it-works.md)).
         """
     )
     story.run(f"tokenbuncher defend {spec} --data {data} --base {base} --out {candidate}")
@@ -161,19 +161,19 @@ def tell(story: Story) -> None:
         """
         ## 4. The same attack does nothing
 
-        The undefended model is attacked again beside it, to prove that the attack is strong: the positive control.
+        The base model is attacked again as the control, to prove that the attack is strong.
         """
     )
     story.run(f"tokenbuncher attack {spec} --key grpo-1000 {models} {candidate} --out {defended}/attack")
     story.curves(defended / "attack", ["candidate"])
-    story.say("After the attack, the hardened model says:")
+    story.say("After the attack, the candidate says:")
     story.responses(defended / "attack" / "quarantine" / "candidate", data)
 
     story.say(
         """
         ## 5. The gate
 
-        Did the defence cost refusals, usefulness, or sense? Then the version is registered, and judged by the policy on
+        First the evaluations measure what the defence costs. Then the version is registered and judged by the policy on
         all evidence, every rule at its confidence bound. With a key the verdict is signed.
         """
     )
@@ -190,7 +190,7 @@ def tell(story: Story) -> None:
         """
         ## 6. Without the defence
 
-        The same stages on the model as it was. The gate says what is wrong, and the alias stays where it is.
+        The same stages, with the base model as the candidate. The gate says what is wrong, and the alias stays where it is.
         """
     )
     story.run(
@@ -202,14 +202,15 @@ def tell(story: Story) -> None:
         f"tokenbuncher status {spec} --key {WORK}/release.pub",
     )
 
-    story.say("## 7. Why? By how much, whether that may be chance, and which prompts decide")
+    story.say("## 7. Why it was blocked")
     story.run(f"tokenbuncher explain {without} --evidence {undefended}", longest=50)
 
     story.say(
         """
         ## 8. Later, somewhere else
 
-        Whoever serves the model checks that these files passed, with the public key alone. One changed byte is found.
+        Anyone who serves the model can check that these very files passed, with the public key alone. One changed byte is
+        found.
         """
     )
     verify = f"tokenbuncher verify {verdict}/attestation.json --key {WORK}/release.pub --model"
@@ -221,7 +222,7 @@ def tell(story: Story) -> None:
     story.say(
         """
         A PASS says that this attack, at this budget, did not break this model. [The threat model](threat-model.md)
-        tells what it does not say; [results](results.md) has every attack over several seeds.
+        lists what it does not say; [results](results.md) has every attack over several seeds.
         """
     )
 
