@@ -7,16 +7,16 @@ from components import GATE_IMAGE
 
 @dsl.component(base_image=GATE_IMAGE, install_kfp_package=False)
 def announce(spec: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[dsl.HTML], recorded: str = "") -> None:
-    """Tells how the run ended, what failed and where the verdict is; without one it is INCONCLUSIVE.
+    """Reports how the run ended, what failed and where the verdict is. Without a verdict it reports INCONCLUSIVE.
 
-    The exit task of a pipeline: it runs whether the pipeline succeeds or fails. After a task that failed or was killed
-    the gate cannot run; this one then reports what evidence there is and what is missing. Never cached.
+    This is the exit task of a pipeline: it runs whether the pipeline succeeds or fails. The gate cannot run after a task
+    that failed or was killed. This task then reports which evidence there is and which is missing. Never cached.
 
     Args:
         spec: The release spec, as YAML text.
         status: How the pipeline ended; given by Kubeflow Pipelines.
         report: What is missing, if there is no verdict, where Kubeflow's UI shows it.
-        recorded: Where the evidence lies, if not among the outputs of this run.
+        recorded: Where the evidence is, if not among the outputs of this run.
     """
     from tokenbuncher.core.stage import running
 
