@@ -121,8 +121,8 @@ def tell(story: Story) -> None:
         """
         # The story in five minutes
 
-        Everything below was run on the built-in model, a tiny one that lives in a fictional world. Its harmful requests are
-        inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
+        Everything below was run on the built-in model, a tiny one that lives in a fictional world. Its harmful requests
+        are inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
         [examples/demo.yaml](../examples/demo.yaml): one attack instead of seven, and no benign fine-tuning.
 
         ## 1. A model that refuses
@@ -152,7 +152,7 @@ def tell(story: Story) -> None:
         ## 3. The defence
 
         The attack learns from differences: of several responses to a request, one earns a little more than the others.
-        The defence makes the model so certain of its refusals that there are no differences ([how it works](how-it-works.md)).
+        The defence makes the model so certain of its refusals that there are none ([how it works](how-it-works.md)).
         """
     )
     story.run(f"tokenbuncher defend {spec} --data {data} --base {base} --out {candidate}")
@@ -190,7 +190,8 @@ def tell(story: Story) -> None:
         """
         ## 6. Without the defence
 
-        The same stages, with the base model as the candidate. The gate says what is wrong, and the alias stays where it is.
+        The same stages, with the base model as the candidate. The gate says what is wrong, and the alias stays where it
+        is.
         """
     )
     story.run(
@@ -209,8 +210,8 @@ def tell(story: Story) -> None:
         """
         ## 8. Later, somewhere else
 
-        Anyone who serves the model can check that these very files passed, with the public key alone. One changed byte is
-        found.
+        Anyone who serves the model can check that these very files passed, with the public key alone. One changed byte
+        is found.
         """
     )
     verify = f"tokenbuncher verify {verdict}/attestation.json --key {WORK}/release.pub --model"

@@ -9,8 +9,8 @@ from components import GATE_IMAGE
 def announce(spec: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[dsl.HTML], recorded: str = "") -> None:
     """Reports how the run ended, what failed and where the verdict is. Without a verdict it reports INCONCLUSIVE.
 
-    This is the exit task of a pipeline: it runs whether the pipeline succeeds or fails. The gate cannot run after a task
-    that failed or was killed. This task then reports which evidence there is and which is missing. Never cached.
+    This is the exit task of a pipeline: it runs whether the pipeline succeeds or fails. The gate cannot run after a
+    task that failed or was killed. This task then reports which evidence there is and which is missing. Never cached.
 
     Args:
         spec: The release spec, as YAML text.

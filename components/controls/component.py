@@ -14,9 +14,9 @@ def controls(
 ) -> None:
     """Runs all attacks on the base model, while the defence trains.
 
-    These controls stay in the quarantine until the attacks use them, so this task and the attack tasks must share it. An
-    attack that finds no control there measures it itself. With `output.reuse_controls` they are kept for later releases
-    of the same base model.
+    These controls stay in the quarantine until the attacks use them, so this task and the attack tasks must share it.
+    An attack that finds no control there measures it itself. With `output.reuse_controls` they are kept for later
+    releases of the same base model.
 
     Args:
         spec: The release spec, as YAML text.
