@@ -30,7 +30,7 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.policy import Waiver
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.explain import explain
-from tokenbuncher.verdict.statistics import Drop, Rate, holm, violation_p_value, wilson
+from tokenbuncher.verdict.statistics import Drop, Proportion, holm, violation_p_value, wilson
 
 RELEASE = passing_release()
 SPEC = RELEASE.spec
@@ -88,12 +88,12 @@ def test_by_how_much_is_the_bound_beyond_the_threshold():
 def test_a_lower_bound_counts_the_other_way():
     shy = RELEASE.with_piece("safety", candidate_harmful=scores(SPEC, 200, refused=150))
     explanation = only(shy, "refusal-kept")
-    assert explanation.by == pytest.approx(SPEC.policy.min_refusal - Rate(0.75, 200, 400).lower(0.95))
+    assert explanation.by == pytest.approx(SPEC.policy.min_refusal - Proportion(0.75, 200, 400).lower(0.95))
 
 
 def test_p_values_are_of_violations_alone_and_adjusted_for_their_number():
     raw = [
-        violation_p_value(Rate(count / prompts, prompts, 1), 0.05, "<=") for count, prompts in ((12, 200), (30, 420))
+        violation_p_value(Proportion(count / prompts, prompts, 1), 0.05, "<=") for count, prompts in ((12, 200), (30, 420))
     ]
     *violations, doubt = explained(DOUBTFUL)
     assert [explanation.p_value for explanation in violations] == pytest.approx(holm(raw))
@@ -110,7 +110,7 @@ def test_a_narrow_violation_may_be_chance(harmful, told):
 
 def test_intervals_are_wilsons_and_the_bootstrap_s():
     by_prompt, by_cluster = only(HARMFUL, "harm-after-attack").intervals
-    assert (by_prompt.low, by_prompt.high) == wilson(Rate(0.06, 200, 400), 0.95)
+    assert (by_prompt.low, by_prompt.high) == wilson(Proportion(0.06, 200, 400), 0.95)
     assert by_cluster.low <= 0.06 <= by_cluster.high
     assert f"Wilson, prompts: {by_prompt.low:.2%} to {by_prompt.high:.2%}" in str(only(HARMFUL, "harm-after-attack"))
 

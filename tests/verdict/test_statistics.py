@@ -14,7 +14,7 @@ from tokenbuncher.evidence import SampleScore
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.statistics import (
     Drop,
-    Rate,
+    Proportion,
     RelativeDrop,
     cluster_bootstrap,
     fisher_p_value,
@@ -56,15 +56,15 @@ def answered(*rows):
 
 
 def test_rate_is_the_mean_over_prompts_of_the_mean_over_samples():
-    rate = Rate.of([("a", True), ("a", False), ("b", True), ("c", False)])
-    assert rate == Rate(value=0.5, prompts=3, samples=4)
+    rate = Proportion.of([("a", True), ("a", False), ("b", True), ("c", False)])
+    assert rate == Proportion(value=0.5, prompts=3, samples=4)
 
 
 @given(counts, st.floats(0.51, 0.9999))
 @settings(deadline=None)
 def test_bounds_are_scipys_exact_one_sided_ones(counted, confidence):
     right, prompts = counted
-    rate = Rate(right / prompts, prompts, prompts)
+    rate = Proportion(right / prompts, prompts, prompts)
     upper = binomtest(right, prompts, alternative="less").proportion_ci(confidence, method="exact").high
     lower = binomtest(right, prompts, alternative="greater").proportion_ci(confidence, method="exact").low
     assert rate.upper(confidence) == pytest.approx(upper, abs=1e-9)
@@ -73,21 +73,21 @@ def test_bounds_are_scipys_exact_one_sided_ones(counted, confidence):
 
 def test_bounds_of_half_counts_lie_between_those_of_whole_ones():
     # One prompt of 100 harmful in one of its two samples.
-    half = Rate.of([(str(n), n == 0 and sample == 0) for n in range(100) for sample in range(2)])
+    half = Proportion.of([(str(n), n == 0 and sample == 0) for n in range(100) for sample in range(2)])
     assert half.value == 0.005
-    assert Rate(0.0, 100, 200).upper(0.95) < half.upper(0.95) < Rate(0.01, 100, 200).upper(0.95)
+    assert Proportion(0.0, 100, 200).upper(0.95) < half.upper(0.95) < Proportion(0.01, 100, 200).upper(0.95)
     assert half.upper(0.95) == pytest.approx(proportion_confint(0.5, 100, alpha=0.1, method="beta")[1])
 
 
 def test_repeated_samples_do_not_tighten_the_bound():
-    once = Rate.of([(str(n), n < 3) for n in range(100)])
-    often = Rate.of([(str(n), n < 3) for n in range(100) for _ in range(50)])
+    once = Proportion.of([(str(n), n < 3) for n in range(100)])
+    often = Proportion.of([(str(n), n < 3) for n in range(100) for _ in range(50)])
     assert often.upper(0.95) == once.upper(0.95)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_nothing_and_everything_have_bounds(value):
-    rate = Rate(value, 10, 10)
+    rate = Proportion(value, 10, 10)
     assert 0.0 <= rate.lower(0.95) <= value <= rate.upper(0.95) <= 1.0
     assert rate.upper(0.95) - rate.lower(0.95) == pytest.approx(1 - 0.05**0.1)
 
@@ -95,7 +95,7 @@ def test_nothing_and_everything_have_bounds(value):
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize("prompts", range(1, 13))
 def test_upper_bound_covers_whatever_the_true_rate_is(prompts, confidence):
-    bounds = [Rate(right / prompts, prompts, prompts).upper(confidence) for right in range(prompts + 1)]
+    bounds = [Proportion(right / prompts, prompts, prompts).upper(confidence) for right in range(prompts + 1)]
     hardest = [bound + 1e-9 for bound in bounds[:-1]]  # just beyond a bound, one count fewer covers
     for rate in [*hardest, *np.linspace(0, 1, 51)]:
         coverage = sum(chance_of(right, prompts, rate) for right, bound in enumerate(bounds) if bound >= rate)
@@ -119,7 +119,7 @@ def test_upper_bound_of_clustered_samples_misses_no_more_often_than_it_says(spre
     missed = sum(
         count
         for value, count in zip(values, counts, strict=True)
-        if Rate(value / prompts, prompts, prompts * samples).upper(0.95) < true_rate
+        if Proportion(value / prompts, prompts, prompts * samples).upper(0.95) < true_rate
     )
     assert missed / TRIALS <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TRIALS)
 
@@ -219,20 +219,20 @@ def test_a_drop_on_its_threshold_is_called_no_chance_no_more_often_than_promised
 @settings(deadline=None)
 def test_violation_p_value_is_scipys_exact_one_sided_one(counted, threshold):
     right, prompts = counted
-    rate = Rate(right / prompts, prompts, prompts)
+    rate = Proportion(right / prompts, prompts, prompts)
     for comparator, alternative in (("<=", "greater"), (">=", "less")):
         expected = binomtest(right, prompts, threshold, alternative=alternative).pvalue
         assert violation_p_value(rate, threshold, comparator) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def test_violation_p_value_of_half_counts_lies_between_those_of_whole_ones():
-    low, half, high = (violation_p_value(Rate(c / 100, 100, 200), 0.05, "<=") for c in (12, 11.5, 11))
+    low, half, high = (violation_p_value(Proportion(c / 100, 100, 200), 0.05, "<=") for c in (12, 11.5, 11))
     assert low < half < high
 
 
 def test_what_may_never_happen_and_does_is_no_chance():
-    assert violation_p_value(Rate(0.01, 100, 100), 0.0, "<=") == 0.0
-    assert violation_p_value(Rate(0.0, 100, 100), 0.0, "<=") == 1.0
+    assert violation_p_value(Proportion(0.01, 100, 100), 0.0, "<=") == 0.0
+    assert violation_p_value(Proportion(0.0, 100, 100), 0.0, "<=") == 1.0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -250,7 +250,7 @@ def test_no_p_values_are_none_adjusted():
 def test_wilson_is_scipys(counted, confidence):
     right, prompts = counted
     expected = binomtest(right, prompts).proportion_ci(confidence, method="wilson")
-    found = wilson(Rate(right / prompts, prompts, prompts), confidence)
+    found = wilson(Proportion(right / prompts, prompts, prompts), confidence)
     assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
@@ -306,7 +306,7 @@ def test_sidak_keeps_the_confidence_of_all_bounds_together(runs):
 
 def test_prompts_needed_settle_the_question_and_few_fewer_do_not():
     def settled(prompts):
-        return Rate(0.01, 100, 100).on(prompts).upper(0.95) <= 0.02
+        return Proportion(0.01, 100, 100).on(prompts).upper(0.95) <= 0.02
 
     needed = prompts_needed(settled, 100)
     assert settled(needed)
@@ -314,7 +314,7 @@ def test_prompts_needed_settle_the_question_and_few_fewer_do_not():
 
 
 def test_a_rate_on_its_threshold_is_settled_by_no_number_of_prompts():
-    assert prompts_needed(lambda n: Rate(0.05, 100, 100).on(n).upper(0.95) <= 0.05, 100) is None
+    assert prompts_needed(lambda n: Proportion(0.05, 100, 100).on(n).upper(0.95) <= 0.05, 100) is None
 
 
 @given(counts, counts)
@@ -384,7 +384,7 @@ def test_the_bound_of_a_rise_holds_whatever_the_samples_of_a_prompt(samples):
 
 
 def relative(lost, gained, right, prompts, chance=0.0):
-    return RelativeDrop(Drop(lost, gained, prompts), Rate(right / prompts, prompts, prompts), chance)
+    return RelativeDrop(Drop(lost, gained, prompts), Proportion(right / prompts, prompts, prompts), chance)
 
 
 def test_a_relative_drop_is_a_share_of_what_is_above_chance():

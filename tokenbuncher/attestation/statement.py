@@ -66,7 +66,7 @@ class Evaluation(Record):
     @classmethod
     def of(cls, finding: Finding) -> Evaluation:
         """The finding without its words."""
-        fields = finding.model_dump(exclude={"rule", "measured", "message"})
+        fields = finding.model_dump(exclude={"rule", "measured", "message", "advice"})
         return cls(metric=finding.rule, value=finding.measured, **fields)
 
 

@@ -39,7 +39,7 @@ from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 from tokenbuncher.verdict.judge import unsound
 from tokenbuncher.verdict.rules import added
-from tokenbuncher.verdict.statistics import Drop, Rate, Scored, score_rate
+from tokenbuncher.verdict.statistics import Drop, Proportion, Scored, score_rate
 
 T = TypeVar("T")
 Piece = AttackEvidence | SafetyEvidence | UtilityEvidence
@@ -457,7 +457,7 @@ def _answers(items: Sequence[UtilityItem]) -> Answers | None:
     if not items:
         return None
     return Answers(
-        accuracy=_interval(Rate.of((item.prompt, item.correct) for item in items)),
+        accuracy=_interval(Proportion.of((item.prompt, item.correct) for item in items)),
         parsed=fmean(item.parsed for item in items),
         finished=fmean(item.finished for item in items),
         tokens=fmean(item.tokens for item in items),
@@ -493,13 +493,13 @@ def tuning_figures(tuning: FineTuning) -> TuningFigures:
 def _tuned(arm: FineTuningArm) -> Tuned:
     return Tuned(
         before=arm.curve[0][1] if arm.curve else None,
-        after=_interval(Rate.of(arm.correct.items())) if arm.correct else None,
+        after=_interval(Proportion.of(arm.correct.items())) if arm.correct else None,
         refusal=arm.refusal,
         curve=arm.curve,
     )
 
 
-def _interval(rate: Rate) -> Interval:
+def _interval(rate: Proportion) -> Interval:
     return Interval(
         value=rate.value,
         low=rate.lower(INTERVAL_SIDE),

@@ -18,7 +18,7 @@ from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict.looks import parts
 from tokenbuncher.verdict.soundness import BEYOND_CHANCE, disagreements
-from tokenbuncher.verdict.statistics import Rate, fisher_p_value
+from tokenbuncher.verdict.statistics import Proportion, fisher_p_value
 
 UNCERTAIN = 1e-3
 """Entropy in nats; below it rounding makes figures of different models alike."""
@@ -195,7 +195,7 @@ def _lost_latents(attack: AttackEvidence, spec: ReleaseSpec) -> Iterator[str]:
         yield f"{attack.key}: latent compliance of one model only"
     if control.latent and control.steps_to_break is None:
         yield f"{attack.key}: latent compliance by responses of a model that did not break"
-    complied = Rate.of((score.prompt, score.harmful and score.finished) for score in control.scores)
+    complied = Proportion.of((score.prompt, score.harmful and score.finished) for score in control.scores)
     seen = complied.lower(BEYOND_CHANCE)
     if control.steps_to_break is None or not seen:
         return

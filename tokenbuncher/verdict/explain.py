@@ -22,7 +22,7 @@ from tokenbuncher.verdict.rules import (
     may_be_harmful,
     mean_by_prompt,
 )
-from tokenbuncher.verdict.statistics import Drop, Rate, Scored, cluster_bootstrap, holm, violation_p_value, wilson
+from tokenbuncher.verdict.statistics import Drop, Proportion, Scored, cluster_bootstrap, holm, violation_p_value, wilson
 
 SHOWN = 10
 
@@ -133,10 +133,10 @@ def _p_value(finding: Finding, behind: _Behind) -> float | None:
     return None if rate is None else violation_p_value(rate, finding.threshold, finding.comparator)
 
 
-def _rate(finding: Finding, behind: _Behind) -> Rate | None:
+def _rate(finding: Finding, behind: _Behind) -> Proportion | None:
     if behind.drop or finding.measured is None or finding.prompts is None or finding.samples is None:
         return None
-    return Rate(finding.measured, finding.prompts, finding.samples)
+    return Proportion(finding.measured, finding.prompts, finding.samples)
 
 
 def _beyond(finding: Finding) -> float | None:

@@ -1,4 +1,4 @@
-"""What a verdict is made of, and how its findings make the outcome."""
+"""The verdict, its findings, and how the findings decide the outcome."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class Finding(Record):
     prompts: int | None = None
     samples: int | None = None
     message: str
+    advice: str = ""
+    """What to do about it, in a few words; empty if it passes, and in verdicts of before there was advice."""
     waiver: str | None = None
     """Who answers for the failure, and until when. It then does not decide the verdict, and still stands in it."""
 

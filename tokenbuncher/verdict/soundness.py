@@ -31,7 +31,7 @@ from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict.findings import Outcome
 from tokenbuncher.verdict.looks import planned
 from tokenbuncher.verdict.rules import break_claim
-from tokenbuncher.verdict.statistics import Rate, fisher_p_value, score_rate
+from tokenbuncher.verdict.statistics import Proportion, fisher_p_value, score_rate
 
 CLOCK_SKEW = timedelta(minutes=5)
 # Two measurements of one model whose bounds at this confidence lie apart are not of one model.
@@ -270,7 +270,7 @@ def _latent_problems(arm: AttackArm, spec: ReleaseSpec) -> Iterator[str]:
     probed, last = spec.attacks.probe_prompts, arm.curve[-1]
     for when, latent, harm in (
         ("before", arm.latent.before, score_rate(arm.start, "harmful")),
-        ("after", arm.latent.after, Rate(last.harm, probed, probed)),
+        ("after", arm.latent.after, Proportion(last.harm, probed, probed)),
     ):
         if not latent:
             yield f"latent compliance {when} the attack names no prompts"
@@ -294,7 +294,7 @@ def disagreements(scores: Sequence[SampleScore], point: CurvePoint, probed: int)
             yield f"{what} is {share:.2%} on the curve at step {point.step}, but {scored.value:.2%} in the scores"
 
 
-def _shares(scores: Sequence[SampleScore], point: CurvePoint) -> list[tuple[str, Rate, float]]:
+def _shares(scores: Sequence[SampleScore], point: CurvePoint) -> list[tuple[str, Proportion, float]]:
     return [
         ("harm", score_rate(scores, "harmful"), point.harm),
         ("refusal", score_rate(scores, "refused"), point.refusal),
