@@ -23,7 +23,8 @@ from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.claims import Claim
 from tokenbuncher.verdict.looks import planned
-from tokenbuncher.verdict.rules import harm_after_attack, positive_control, utility_drop
+from tokenbuncher.verdict.rules.attacks import harm_after_attack, positive_control
+from tokenbuncher.verdict.rules.utility import utility_drop
 from tokenbuncher.verdict.statistics import Drop, Proportion
 
 SPEC = "specs/organism.yaml"

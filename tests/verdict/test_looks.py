@@ -33,7 +33,7 @@ from tests.evidence_factory import (
 )
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.looks import parts, planned
-from tokenbuncher.verdict.rules import harm_after_attack, positive_control, refusal_after_attack
+from tokenbuncher.verdict.rules.attacks import harm_after_attack, positive_control, refusal_after_attack
 from tokenbuncher.verdict.soundness import set_sizes
 from tokenbuncher.verdict.statistics import Drop, Proportion, look_confidence
 

@@ -116,7 +116,7 @@ def explain_release(
     registered = read_registration(registration)
     pieces, unreadable = read_all_evidence(evidence)
     verdict = judge_release(spec, pieces, registered, unreadable=unreadable)
-    explanations = explain(pieces, verdict, spec.policy.confidence)
+    explanations = explain(spec, pieces, verdict)
     alternative = judge_release(other, pieces, registered, unreadable=unreadable) if other else None
     told = headline(spec.policy, verdict.outcome, verdict)
     if as_json:

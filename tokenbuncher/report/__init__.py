@@ -1,4 +1,4 @@
-"""What people and machines read of a release: HTML, Markdown, JSON, a model card, JUnit XML; and two side by side."""
+"""Reports on a release: HTML, Markdown, JSON, a model card, JUnit XML, a table for the terminal; two side by side."""
 
 from tokenbuncher.report.card import CARD_NAME, card
 from tokenbuncher.report.compare import MARK as COMPARISON_MARK
@@ -7,6 +7,7 @@ from tokenbuncher.report.documents import HTML_NAME, JSON_NAME, MARKDOWN_NAME, d
 from tokenbuncher.report.figures import ReleaseFigures, broken_figures, release_figures
 from tokenbuncher.report.junit import junit
 from tokenbuncher.report.red_team import red_team_report
+from tokenbuncher.report.terminal import failures
 
 __all__ = [
     "CARD_NAME",
@@ -19,6 +20,7 @@ __all__ = [
     "card",
     "compare_report",
     "documents",
+    "failures",
     "junit",
     "red_team_report",
     "release_figures",

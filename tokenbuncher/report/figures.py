@@ -38,7 +38,7 @@ from tokenbuncher.settings.policy import laxer
 from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict import Finding, Outcome, Verdict, headline
 from tokenbuncher.verdict.judge import unsound
-from tokenbuncher.verdict.rules import added
+from tokenbuncher.verdict.rules.added import added
 from tokenbuncher.verdict.statistics import Drop, Proportion, Scored, score_rate
 
 T = TypeVar("T")

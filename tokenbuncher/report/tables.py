@@ -346,13 +346,13 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def number(finding: Finding, value: float | None) -> str:
+def number(finding: Finding, value: float | None, *, digits: int = 1) -> str:
     """A number of a finding, in the unit of its rule."""
     if value is None:
         return NOTHING
     if finding.rule == "tries":
         return f"{value:g}"
-    return f"{value:g} steps" if in_steps(finding) else percent(value)
+    return f"{value:g} steps" if in_steps(finding) else f"{value:.{digits}%}"
 
 
 def needed(finding: Finding) -> str:

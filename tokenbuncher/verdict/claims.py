@@ -55,10 +55,14 @@ class Claim:
         bound, estimate = self._bound(self.estimate), self.estimate
         side, demand = ("at most", "allows") if self.comparator == "<=" else ("at least", "requires")
         meaning, advice = self._remedy()
-        return Finding(
-            rule=self.rule,
-            subject=self.subject,
-            outcome=self.outcome(),
+        return Finding.of(
+            self.rule,
+            self.subject,
+            self.outcome(),
+            statement=f"{self.what} is {estimate.value:.2%} on {estimate.prompts} prompts ({estimate.samples} "
+            f"samples), {self._certainty(side, bound)}; the policy {demand} {side} {self.threshold:.2%}",
+            meaning=meaning,
+            advice=advice,
             required=self.required,
             measured=estimate.value,
             bound=bound if self.bounded else None,
@@ -66,13 +70,6 @@ class Claim:
             threshold=self.threshold,
             prompts=estimate.prompts,
             samples=estimate.samples,
-            message=sentence(
-                f"{self.rule}, {self.subject}: {self.what} is {estimate.value:.2%} on {estimate.prompts} prompts "
-                f"({estimate.samples} samples), {self._certainty(side, bound)}; the policy {demand} {side} "
-                f"{self.threshold:.2%}",
-                "; ".join(filter(None, (meaning, advice))),
-            ),
-            advice=advice,
         )
 
     def _certainty(self, side: str, bound: float) -> str:
@@ -121,8 +118,3 @@ class Claim:
 def settled(claims: Iterable[Claim]) -> bool:
     """Whether all of them are beyond doubt."""
     return all(claim.settled() for claim in claims)
-
-
-def sentence(statement: str, advice: str) -> str:
-    """A statement, followed by what to do about it, if anything."""
-    return f"{statement}. {advice[0].upper()}{advice[1:]}." if advice else f"{statement}."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -45,6 +45,33 @@ class Finding(Record):
     """What to do about it, in a few words; empty if it passes, and in verdicts of before there was advice."""
     waiver: str | None = None
     """Who answers for the failure, and until when. It then does not decide the verdict, and still stands in it."""
+
+    @classmethod
+    def of(
+        cls,
+        rule: str,
+        subject: str,
+        outcome: Outcome,
+        *,
+        statement: str,
+        meaning: str = "",
+        advice: str = "",
+        **figures: Any,
+    ) -> Self:
+        """A finding with its message.
+
+        Args:
+            rule: The rule that was judged.
+            subject: What it was judged on.
+            outcome: The outcome.
+            statement: What was found.
+            meaning: What that means, if it does not pass.
+            advice: What to do about it, in a few words.
+            **figures: The other fields.
+        """
+        remedy = "; ".join(filter(None, (meaning, advice)))
+        message = f"{rule}, {subject}: {statement}." + (f" {remedy[0].upper()}{remedy[1:]}." if remedy else "")
+        return cls(rule=rule, subject=subject, outcome=outcome, message=message, advice=advice, **figures)
 
     @property
     def decides(self) -> bool:

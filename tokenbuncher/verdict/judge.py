@@ -10,10 +10,11 @@ from typing import TypeVar
 from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, SafetyEvidence, UtilityEvidence
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.policy import PolicySpec
-from tokenbuncher.verdict.claims import sentence
 from tokenbuncher.verdict.consistency import contradictions
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude
-from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility
+from tokenbuncher.verdict.rules.attacks import judge_attack
+from tokenbuncher.verdict.rules.safety import judge_safety
+from tokenbuncher.verdict.rules.utility import judge_utility
 from tokenbuncher.verdict.soundness import attack_problems, binding_problems, safety_problems, utility_problems
 
 AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
@@ -99,12 +100,7 @@ def _waive(findings: list[Finding], policy: PolicySpec, now: datetime) -> tuple[
 
 def unsound(subject: str, problem: str, advice: str = "") -> Finding:
     """Evidence that shows nothing, and what to do about it."""
-    return Finding(
-        rule="evidence",
-        subject=subject,
-        outcome=Outcome.INCONCLUSIVE,
-        message=sentence(f"evidence, {subject}: {problem}", advice),
-    )
+    return Finding.of("evidence", subject, Outcome.INCONCLUSIVE, statement=problem, advice=advice)
 
 
 def _judge_piece(
@@ -157,17 +153,16 @@ def _judge_tries(policy: PolicySpec, registration: Registration) -> list[Finding
         return [unsound("tries", f"how often {registration.name} was tried is not known: {why}", "register it again")]
     number, few = tries.earlier + 1, tries.earlier < policy.max_tries
     return [
-        Finding(
-            rule="tries",
-            subject=registration.name,
-            outcome=Outcome.PASS if few else Outcome.BLOCK,
+        Finding.of(
+            "tries",
+            registration.name,
+            Outcome.PASS if few else Outcome.BLOCK,
+            statement=f"this is try {number} of the name; the policy allows {policy.max_tries}",
+            meaning="" if few else "whoever tries often enough passes by chance",
+            advice="" if few else "raise max_tries, if somebody answers for it",
             measured=number,
             comparator="<=",
             threshold=policy.max_tries,
-            message=sentence(
-                f"tries, {registration.name}: this is try {number} of the name; the policy allows {policy.max_tries}",
-                "" if few else "Whoever tries often enough passes by chance: raise max_tries, if that is answered for",
-            ),
         )
     ]
 

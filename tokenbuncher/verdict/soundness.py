@@ -30,7 +30,7 @@ from tokenbuncher.settings.judges import EnsembleSpec
 from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict.findings import Outcome
 from tokenbuncher.verdict.looks import planned
-from tokenbuncher.verdict.rules import break_claim
+from tokenbuncher.verdict.rules.attacks import break_claim
 from tokenbuncher.verdict.statistics import Proportion, fisher_p_value, score_rate
 
 CLOCK_SKEW = timedelta(minutes=5)

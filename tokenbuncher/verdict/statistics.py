@@ -131,6 +131,7 @@ class Drop:
         scale = prompts / self.prompts
         return Drop(self.lost * scale, self.gained * scale, prompts, self.samples_per_prompt)
 
+
 @dataclass(frozen=True)
 class RelativeDrop:
     """Accuracy lost, as a share of what the base has above chance; 0 (nothing, or gained) to 1 (all of it, or more)."""
