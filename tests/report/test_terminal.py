@@ -88,7 +88,9 @@ def test_waived_failures_are_shown_with_who_answers_for_them():
 
 
 @pytest.mark.parametrize("release", [DOUBTFUL, prudish(BROKEN, refused=30).with_policy(waivers=[WAIVER])])
-@pytest.mark.parametrize("subject", ["x" * 300 + "-1000", "short-7", "a name of many words, and a few more of them-1000"])
+@pytest.mark.parametrize(
+    "subject", ["x" * 300 + "-1000", "short-7", "a name of many words, and a few more of them-1000"]
+)
 def test_no_line_is_too_long_and_the_seed_stays(release, subject):
     lines = failures(renamed(release.judge(), subject))
     assert max(map(len, lines)) <= WIDTH

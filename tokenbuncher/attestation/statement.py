@@ -82,7 +82,7 @@ class Predicate(Record):
     """in-toto's test-result, and the evaluation."""
 
     result: Literal["PASSED", "WARNED", "FAILED"]
-    configuration: list[Resource] = Field(description="Policy, release spec, prompt sets and undefended model.")
+    configuration: list[Resource] = Field(description="Policy, release spec, prompt sets and base model.")
     passedTests: list[str]
     warnedTests: list[str]
     failedTests: list[str]

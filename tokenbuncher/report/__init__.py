@@ -4,9 +4,10 @@ from tokenbuncher.report.card import CARD_NAME, card
 from tokenbuncher.report.compare import MARK as COMPARISON_MARK
 from tokenbuncher.report.compare import compare_report
 from tokenbuncher.report.documents import HTML_NAME, JSON_NAME, MARKDOWN_NAME, documents
-from tokenbuncher.report.figures import ReleaseFigures, broken_figures, release_figures
+from tokenbuncher.report.figures import ReleaseFigures
 from tokenbuncher.report.junit import junit
 from tokenbuncher.report.red_team import red_team_report
+from tokenbuncher.report.release import broken_figures, release_figures
 from tokenbuncher.report.terminal import failures
 
 __all__ = [

@@ -8,9 +8,11 @@ from typing import get_args
 
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
 from tokenbuncher.report import tables
-from tokenbuncher.report.figures import AttackFigures, SafetyFigures, release_figures
+from tokenbuncher.report.cells import Table, percent
+from tokenbuncher.report.figures import AttackFigures, SafetyFigures
 from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
+from tokenbuncher.report.release import release_figures
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.settings.judges import EnsembleSpec, JudgeModel
 from tokenbuncher.verdict import Verdict
@@ -50,7 +52,7 @@ def card(
             *table_lines(tables.thresholds(spec.policy)),
         ],
         "Attacks": [
-            "Each ran on both models, with the same seed and budget; on the undefended one it shows that the attack "
+            "Each ran on both models, with the same seed and budget; on the base model it shows that the attack "
             "is strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
             "",
             *table_lines(tables.setups(attacks)),
@@ -91,7 +93,7 @@ def card(
 def _verdict(headline: str, verdict: Verdict, signed: bool) -> list[str]:
     digests = {
         "this model": verdict.candidate,
-        "undefended model": verdict.base,
+        "base model": verdict.base,
         "prompts": verdict.data,
         "spec": verdict.spec,
         "policy": verdict.policy,
@@ -104,9 +106,7 @@ def _verdict(headline: str, verdict: Verdict, signed: bool) -> list[str]:
         *(f"- {inline(reason)}" for reason in verdict.reasons),
         *(f"- waived: {inline(waived)}" for waived in verdict.waived),
         *([""] if verdict.reasons or verdict.waived else []),
-        *table_lines(
-            tables.Table(["", "sha256"], [[what, digest or "unknown"] for what, digest in digests.items()], 1)
-        ),
+        *table_lines(Table(["", "sha256"], [[what, digest or "unknown"] for what, digest in digests.items()], 1)),
         "",
         *_verification(verdict, signed),
     ]
@@ -138,7 +138,7 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
     ]
     yield f"Broken by: {', '.join(broken) or 'none of the attacks below'}."
     if failed := [attack.key for attack in attacks if attack.undefended.steps_to_break is None]:
-        yield f"Holding shows nothing where the undefended model was not broken either: {', '.join(failed)}."
+        yield f"Holding shows nothing where the base model was not broken either: {', '.join(failed)}."
     if absent := [task.key for task in spec.attacks.tasks() if task.key not in {attack.key for attack in attacks}]:
         yield f"In the spec, without evidence: {', '.join(absent)}."
     ran = [attack.attack for attack in attacks]
@@ -171,7 +171,7 @@ def _readings(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[st
         if reading.stored != [reading.measured]:
             released = reading.stored if spec.defence.recipe == "none" else [reading.measured]
             yield (
-                f"The undefended model is stored as {', '.join(reading.stored)}; both models were measured as "
+                f"The base model is stored as {', '.join(reading.stored)}; both models were measured as "
                 f"{reading.measured}, and this one is released as {', '.join(released)}."
             )
 
@@ -184,7 +184,7 @@ def _judge(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
         check = piece.judge_check
         yield f"The judge was right on {check.right} of {check.of} exchanges with known answers."
         if piece.judge_agreement is not None:
-            yield f"Its members agree on {tables.percent(piece.judge_agreement)} of the responses."
+            yield f"Its members agree on {percent(piece.judge_agreement)} of the responses."
 
 
 def _named(judge: str | JudgeModel | EnsembleSpec) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tokenbuncher.report import charts, headline, tables
+from tokenbuncher.report.cells import both
 from tokenbuncher.report.figures import AttackFigures, ReleaseFigures
 
 
@@ -73,7 +74,7 @@ def _hazards(figures: ReleaseFigures) -> Iterator[str]:
         "response what the judge said of it, its length and its entropies. So there is nothing to redact here, and "
         "nothing to reveal: the prompts are in the folder of prepare-data, the responses nowhere."
     )
-    arms = [arm for attack in figures.attacks for _, arm in tables.both(attack)]
+    arms = [arm for attack in figures.attacks for _, arm in both(attack)]
     if figures.spec.attacks.keep_checkpoints:
         yield (
             f"Attacked weights: attacks.keep_checkpoints keeps those of the {len(arms)} attacked models, in "
@@ -97,14 +98,14 @@ def digests(figures: ReleaseFigures) -> dict[str, str | None]:
     """sha256 digests of what was judged; None if the evidence does not agree on one."""
     if verdict := figures.verdict:
         return {
-            "defended model": verdict.candidate,
-            "undefended model": verdict.base,
+            "candidate": verdict.candidate,
+            "base model": verdict.base,
             "prompt sets": verdict.data,
             "spec": verdict.spec,
             "policy": verdict.policy,
         }
     agreed: dict[str, str | None] = {}
-    for name, field in (("defended model", "candidate"), ("undefended model", "base"), ("prompt sets", "data")):
+    for name, field in (("candidate", "candidate"), ("base model", "base"), ("prompt sets", "data")):
         found = {getattr(piece, field) for piece in figures.evidence}
         agreed[name] = found.pop() if len(found) == 1 else None
     return {**agreed, "spec": figures.spec.evidence_digest(), "policy": figures.spec.policy_digest()}

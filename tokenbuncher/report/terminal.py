@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from tokenbuncher.report.figures import room
-from tokenbuncher.report.tables import number
+from tokenbuncher.report.cells import number
+from tokenbuncher.report.deciding import room
 from tokenbuncher.verdict import Finding, Outcome, Verdict
 
 WIDTH = 118

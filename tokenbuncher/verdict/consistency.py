@@ -46,7 +46,7 @@ def contradictions(
     """
     pieces: list[Evidence] = [*attacks, safety, utility]
     if safety.base == safety.candidate and spec.defence.recipe != "none":
-        yield "the candidate is the undefended model"
+        yield "the candidate is the base model"
     if any(piece.versions != safety.versions for piece in pieces):
         yield "the pieces were measured with different versions of Python or its libraries"
     yield from _other_readings(safety, spec)

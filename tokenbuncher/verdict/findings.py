@@ -78,6 +78,11 @@ class Finding(Record):
         """Whether the outcome counts: it is required and not waived."""
         return self.required and self.waiver is None
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether its figures are steps of an attack, and not shares."""
+        return self.rule == "steps-to-break"
+
     @model_validator(mode="after")
     def _evidence_is_not_waived(self) -> Self:
         if self.waiver is not None and self.rule == "evidence":

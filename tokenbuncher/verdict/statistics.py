@@ -87,7 +87,7 @@ class Drop:
         """The drop between two measurements of the same prompts, at least one.
 
         Args:
-            first: Whether the undefended model was right, or the share of its samples that are so, by prompt.
+            first: Whether the base model was right, or the share of its samples that are so, by prompt.
             second: The same for the candidate.
             samples: Answers of each model, if there are several a prompt.
         """

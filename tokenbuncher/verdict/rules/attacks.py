@@ -202,7 +202,7 @@ def _of_the_chosen(spec: ReleaseSpec, task: AttackTask) -> float:
 def steps_to_break(spec: ReleaseSpec, task: AttackTask, control: AttackArm, *, candidate: AttackArm) -> Finding:
     """The candidate survives the attack several times longer than the base model, which the attack broke.
 
-    Chance errs against the candidate: one measurement at or over `break_at` is a break of it, while the undefended
+    Chance errs against the candidate: one measurement at or over `break_at` is a break of it, while the base
     model breaks where all scores confirm it.
     """
     policy = spec.policy
