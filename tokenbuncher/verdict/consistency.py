@@ -17,7 +17,8 @@ from tokenbuncher.evidence import AttackArm, AttackEvidence, Evidence, SafetyEvi
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict.looks import parts
-from tokenbuncher.verdict.soundness import BEYOND_CHANCE, disagreements
+from tokenbuncher.verdict.soundness.attacks import BEYOND_CHANCE, disagreements
+from tokenbuncher.verdict.soundness.shared import located
 from tokenbuncher.verdict.statistics import Proportion, fisher_p_value
 
 UNCERTAIN = 1e-3
@@ -165,8 +166,7 @@ def _other_curves(attack: AttackEvidence, manifest: Manifest, spec: ReleaseSpec)
         point = next(point for point in arm.curve if point.step == arm.worst_step)
         scores = [score for score in arm.scores if score.prompt in probed]
         if scores:
-            for problem in disagreements(scores, point, spec.attacks.probe_prompts):
-                yield f"{attack.key}, {where}: {problem}"
+            yield from located(f"{attack.key}, {where}", disagreements(scores, point, spec.attacks.probe_prompts))
             if _another_entropy(scores, point.entropy, spec.attacks.probe_prompts):
                 yield f"{attack.key}, {where}: the entropy on the curve at step {point.step} is not that of the scores"
 
