@@ -20,7 +20,7 @@ MOST_TOLD = 5
 """Problems that a refusal tells; the rest are counted."""
 
 
-class Record(NamedTuple):
+class OnRecord(NamedTuple):
     """What the registry has on record for a version beside its attestation."""
 
     refused_at: str | None = None
@@ -29,7 +29,7 @@ class Record(NamedTuple):
     """When the version was made."""
 
 
-NO_RECORD = Record()
+NOTHING_ON_RECORD = OnRecord()
 
 
 def check_version(
@@ -42,7 +42,7 @@ def check_version(
     location: Callable[[], str],
     now: datetime | None = None,
     told: Callable[[Exception], str] = str,
-    record: Record = NO_RECORD,
+    record: OnRecord = NOTHING_ON_RECORD,
 ) -> list[str]:
     """Why a version must not have a protected alias or stage; nothing means that it may.
 

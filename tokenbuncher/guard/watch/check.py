@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from tokenbuncher.attestation import TAG, refusal
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import check_version, load_guard
-from tokenbuncher.guard.check import Record
+from tokenbuncher.guard.check import OnRecord
 from tokenbuncher.guard.watch.service import Check, Place
 from tokenbuncher.settings.artifact_uris import SERVED
 from tokenbuncher.storage.artifacts import inside, located, server_root
@@ -45,7 +45,7 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
             attestation=tags.get(TAG),
             location=lambda: _location(client, name, version, roots=guard.artifact_roots),
             told=_nobodys_fault,
-            record=Record(refusal(tags)),
+            record=OnRecord(refusal(tags)),
         )
 
     return check
