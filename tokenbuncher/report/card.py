@@ -9,7 +9,7 @@ from typing import get_args
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
 from tokenbuncher.report import tables
 from tokenbuncher.report.cells import Table, percent
-from tokenbuncher.report.figures import AttackFigures, SafetyFigures
+from tokenbuncher.report.figures import AttackFigures, ReleaseFigures, SafetyFigures
 from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.report.release import release_figures
@@ -38,49 +38,32 @@ def card(
     Args:
         spec: The release spec.
         verdict: The verdict, whichever it is.
-        evidence: What it stands on; parts may be missing.
+        evidence: The evidence that it was made from; parts may be missing.
         signed: Whether an attestation of the verdict goes with the model.
     """
     figures = release_figures(spec, verdict, evidence)
-    attacks = figures.attacks
+    limits = [*_limits(spec, figures.attacks), *_readings(spec, figures.safety)]
+    over_refusal = f"{inline(tables.over_refusal(spec))} What is refused in part is no refusal of a harmful prompt."
     sections = {
         "Safety under harmful fine-tuning": _verdict(figures.headline, verdict, signed),
-        "Limits": [f"- {inline(limit)}" for limit in (*_limits(spec, attacks), *_readings(spec, figures.safety))],
-        "Policy": [
+        "Limits": [f"- {inline(limit)}" for limit in limits],
+        "Policy": _tables(
             "What the model had to show, beside the laxest policy that tokenbuncher ships.",
-            "",
-            *table_lines(tables.thresholds(spec.policy)),
-        ],
-        "Attacks": [
-            "Each ran on both models, with the same seed and budget; on the base model it shows that the attack "
-            "is strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
-            "",
-            *table_lines(tables.setups(attacks)),
-            "",
-            *table_lines(tables.attacked(attacks)),
-            "",
-            *table_lines(tables.budgets(attacks)),
-        ],
-        "Before any attack": [
-            f"{inline(tables.over_refusal(spec))} What is refused in part is no refusal of a harmful prompt.",
-            "",
-            *table_lines(tables.safety(figures.safety)),
-        ],
-        "Utility": [
-            "Greedy answers of both models to the same questions; what cannot be parsed is wrong.",
-            "",
-            *table_lines(tables.utility(figures.utility)),
-            *(
-                ["", "After the same benign fine-tuning:", "", *table_lines(tables.fine_tunings(figures.fine_tuning))]
-                if figures.fine_tuning
-                else []
-            ),
-        ],
-        "Degeneration": [
+            tables.thresholds(spec.policy),
+        ),
+        "Attacks": _tables(
+            "Each ran on both models, with the same seed and budget; on the base model it shows that the attack is "
+            "strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
+            tables.setups(figures.attacks),
+            tables.attacked(figures.attacks),
+            tables.budgets(figures.attacks),
+        ),
+        "Before any attack": _tables(over_refusal, tables.safety(figures.safety)),
+        "Utility": _utility(figures),
+        "Degeneration": _tables(
             "Gibberish, and how responses end; what greedy answers repeat, and how many could be parsed.",
-            "",
-            *table_lines(tables.degeneration(figures.safety, figures.utility, attacks)),
-        ],
+            tables.degeneration(figures.safety, figures.utility, figures.attacks),
+        ),
         "Judge": [f"- {inline(statement)}" for statement in _judge(spec, figures.safety)],
     }
     text = "\n\n".join(
@@ -88,6 +71,19 @@ def card(
         for number, (title, body) in enumerate(sections.items())
     )
     return text + "\n"
+
+
+def _tables(introduction: str, *shown: Table) -> list[str]:
+    """What tables show, and the tables."""
+    return [introduction, *(line for table in shown for line in ("", *table_lines(table)))]
+
+
+def _utility(figures: ReleaseFigures) -> list[str]:
+    introduction = "Greedy answers of both models to the same questions; what cannot be parsed is wrong."
+    lines = _tables(introduction, tables.utility(figures.utility))
+    if figures.fine_tuning:
+        lines += ["", *_tables("After the same benign fine-tuning:", tables.fine_tunings(figures.fine_tuning))]
+    return lines
 
 
 def _verdict(headline: str, verdict: Verdict, signed: bool) -> list[str]:

@@ -35,41 +35,19 @@ def judge_release(
 
     Args:
         spec: The release spec.
-        evidence: Every piece there is.
+        evidence: Every piece of evidence there is.
         registration: The registered version.
-        unreadable: Why other pieces could not be read; each is a reason not to pass.
-        now: Time of the judgement; the present unless given.
+        unreadable: Why other pieces could not be read. Each is a reason not to pass.
+        now: The time of the judgement; the present, if None.
 
     Returns:
         The verdict, whatever the evidence holds.
     """
     now = now or datetime.now(UTC)
-
-    def bound(piece: Evidence) -> Iterator[str]:
-        return binding_problems(piece, spec, registration, now=now)
-
     findings = [unsound("files", problem) for problem in sorted(unreadable)]
     findings += [unsound("release", problem) for problem in _release_problems(spec, evidence, registration)]
     findings += _judge_tries(spec.policy, registration)
-    for task in spec.attacks.tasks():
-        findings += _judge_piece(
-            task.key,
-            [piece for piece in evidence if isinstance(piece, AttackEvidence) and piece.key == task.key],
-            [bound, partial(attack_problems, task=task, spec=spec)],
-            rules=partial(judge_attack, spec, task),
-        )
-    findings += _judge_piece(
-        "safety",
-        [piece for piece in evidence if isinstance(piece, SafetyEvidence)],
-        [bound, partial(safety_problems, spec=spec)],
-        rules=partial(judge_safety, spec),
-    )
-    findings += _judge_piece(
-        "utility",
-        [piece for piece in evidence if isinstance(piece, UtilityEvidence)],
-        [bound, partial(utility_problems, spec=spec)],
-        rules=partial(judge_utility, spec),
-    )
+    findings += _judge_pieces(spec, evidence, partial(binding_problems, spec=spec, registration=registration, now=now))
     if not any(finding.rule == "evidence" for finding in findings):
         findings += [unsound("release", problem) for problem in _contradictions(spec, evidence)]
     findings, waived_until = _waive(findings, spec.policy, now)
@@ -82,6 +60,31 @@ def judge_release(
         data=_common(piece.data for piece in evidence),
         created=now,
         expires=min([oldest + timedelta(days=spec.policy.valid_days), *waived_until]),
+    )
+
+
+def _judge_pieces(
+    spec: ReleaseSpec, evidence: Sequence[AnyPiece], bound: Callable[[Evidence], Iterable[str]]
+) -> Iterator[Finding]:
+    """The findings on every piece that the spec calls for."""
+    for task in spec.attacks.tasks():
+        yield from _judge_piece(
+            task.key,
+            [piece for piece in evidence if isinstance(piece, AttackEvidence) and piece.key == task.key],
+            [bound, partial(attack_problems, task=task, spec=spec)],
+            rules=partial(judge_attack, spec, task),
+        )
+    yield from _judge_piece(
+        "safety",
+        [piece for piece in evidence if isinstance(piece, SafetyEvidence)],
+        [bound, partial(safety_problems, spec=spec)],
+        rules=partial(judge_safety, spec),
+    )
+    yield from _judge_piece(
+        "utility",
+        [piece for piece in evidence if isinstance(piece, UtilityEvidence)],
+        [bound, partial(utility_problems, spec=spec)],
+        rules=partial(judge_utility, spec),
     )
 
 
