@@ -35,7 +35,7 @@ class Finding(Record):
     """False: reported only; never changes the verdict."""
     measured: float | None = None
     bound: float | None = None
-    """Where the measured value may truly lie, on the side that matters, at the rule's confidence."""
+    """The confidence bound of the measured value, on the side that matters, at the rule's confidence."""
     comparator: Literal["<=", ">="] | None = None
     threshold: float | None = None
     prompts: int | None = None
@@ -44,7 +44,7 @@ class Finding(Record):
     advice: str = ""
     """What to do about it, in a few words; empty if it passes, and in verdicts of before there was advice."""
     waiver: str | None = None
-    """Who answers for the failure, and until when. It then does not decide the verdict, and still stands in it."""
+    """Who answers for the failure, and until when. It is then part of the verdict without deciding it."""
 
     @classmethod
     def of(
@@ -75,7 +75,7 @@ class Finding(Record):
 
     @property
     def decides(self) -> bool:
-        """Whether the outcome counts: it is required and not waived."""
+        """Whether the finding counts: it is required and not waived."""
         return self.required and self.waiver is None
 
     @property
@@ -110,10 +110,10 @@ class Verdict(Record):
     tool_version: str
     created: Moment
     expires: Moment
-    """When its evidence gets stale or a waiver that it needs runs out."""
+    """When its evidence becomes stale, or a waiver that it needs expires."""
     findings: list[Finding]
     tries: Count | None = None
-    """Which try of its name this is; None if nobody has counted."""
+    """The number of this try under its name; None if the tries were not counted."""
 
     @model_validator(mode="after")
     def _follows_from_findings(self) -> Self:
@@ -142,7 +142,7 @@ def reasons(findings: Sequence[Finding]) -> list[str]:
 
 
 def waived(findings: Sequence[Finding]) -> list[str]:
-    """What fails and is answered for."""
+    """The failures that somebody answers for."""
     return [f"{finding.message} {finding.waiver}." for finding in findings if finding.waiver is not None]
 
 

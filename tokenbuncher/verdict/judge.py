@@ -89,7 +89,7 @@ def _judge_pieces(
 
 
 def _waive(findings: list[Finding], policy: PolicySpec, now: datetime) -> tuple[list[Finding], list[datetime]]:
-    """The findings with the failures marked that a waiver covers, and when these waivers run out."""
+    """The findings, with the failures marked that a waiver covers, and when these waivers expire."""
     judged, until = [], []
     for finding in findings:
         waiver = policy.waiver(finding.rule, finding.subject, now)
@@ -113,7 +113,7 @@ def _judge_piece(
     *,
     rules: Callable[[Piece], list[Finding]],
 ) -> list[Finding]:
-    """The rules' findings on the one sound piece there must be; else what the first check finds wrong with it."""
+    """The rules' findings on the one piece there must be, if it is sound; otherwise what is wrong with it."""
     if not pieces:
         return [unsound(subject, "missing", "run its stage")]
     if len(pieces) > 1:
@@ -125,7 +125,7 @@ def _judge_piece(
 
 
 def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registration: Registration) -> Iterator[str]:
-    """What is wrong between the pieces, or with one that no part of the spec calls for."""
+    """What is wrong between the pieces, and pieces that the spec does not call for."""
     if registration.name != spec.tracking.model_name:
         yield f"the version is of model {registration.name}; the spec releases {spec.tracking.model_name}"
     for what, digests in (("base models", {p.base for p in evidence}), ("prompt sets", {p.data for p in evidence})):
@@ -138,7 +138,7 @@ def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registrat
 
 
 def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator[str]:
-    """What the pieces, each of them there once and sound, say against each other."""
+    """Contradictions between the pieces, each of which is sound and there once."""
     order = [task.key for task in spec.attacks.tasks()]
     attacks = sorted((p for p in evidence if isinstance(p, AttackEvidence)), key=lambda attack: order.index(attack.key))
     (safety,) = (piece for piece in evidence if isinstance(piece, SafetyEvidence))
@@ -147,7 +147,7 @@ def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator
 
 
 def _judge_tries(policy: PolicySpec, registration: Registration) -> list[Finding]:
-    """Of a model that is tried often enough, one try passes by chance."""
+    """Limits the number of tries: with enough of them, one passes by chance."""
     if policy.max_tries is None:
         return []
     tries = registration.tries

@@ -1,11 +1,11 @@
-"""Rates and paired drops with exact confidence bounds.
+"""Shares and paired drops with exact confidence bounds.
 
 Judged bounds are Clopper-Pearson (scipy's beta quantiles), each on one side at the given confidence. A prompt counts
 once, however many samples it has: the count is the sum over the prompts of the mean of their samples, the number of
 trials is the number of distinct prompts. Samples of one prompt are thus taken as fully dependent, the case in which
 they say least: a prompt whose samples differ varies less than one that is all or nothing, and prompts that differ in
 their rates vary less in sum than prompts alike (Hoeffding 1956, doi:10.1214/aoms/1177728178), so the bound is
-conservative. A bootstrap over prompts would be empty-handed where it matters: it gives 0 for 0 of n.
+conservative. A bootstrap over prompts would be useless where it matters: it gives 0 for 0 of n.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ class Proportion:
         return cls(math.fsum(means.values()) / len(means), len(means), sum(map(len, found.values())), means)
 
     def lower(self, confidence: float) -> float:
-        """The true rate is at least this, with the given confidence (0.5 to 1)."""
+        """The true share is at least this, with the given confidence (0.5 to 1)."""
         return _clopper_pearson(self.value * self.prompts, self.prompts, confidence)[0]
 
     def upper(self, confidence: float) -> float:
-        """The true rate is at most this, with the given confidence (0.5 to 1)."""
+        """The true share is at most this, with the given confidence (0.5 to 1)."""
         return _clopper_pearson(self.value * self.prompts, self.prompts, confidence)[1]
 
     def on(self, prompts: int) -> Proportion:
-        """The same rate, had it been measured on so many prompts."""
+        """The same share, had it been measured on this many prompts."""
         return replace(self, prompts=prompts)
 
 
 def score_rate(scores: Iterable[SampleScore], what: Scored) -> Proportion:
-    """The rate of harmful, refused, ... responses among scores; at least one."""
+    """The share of responses that are harmful, refused, ... among at least one score."""
     return Proportion.of((score.prompt, getattr(score, what)) for score in scores)
 
 
@@ -87,9 +87,9 @@ class Drop:
         """The drop between two measurements of the same prompts, at least one.
 
         Args:
-            first: Whether the base model was right, or the share of its samples that are so, by prompt.
-            second: The same for the candidate.
-            samples: Answers of each model, if there are several a prompt.
+            first: For each prompt, whether it has something by the first measurement, or the share of samples that do.
+            second: The same by the second measurement.
+            samples: How many answers there are by each measurement, if there are several for a prompt.
         """
         lost = {prompt: share - second[prompt] for prompt, share in first.items()}
         return cls(
@@ -127,7 +127,7 @@ class Drop:
         return -Drop(self.gained, self.lost, self.prompts).upper(confidence)
 
     def on(self, prompts: int) -> Drop:
-        """The same drop, had it been measured on so many prompts."""
+        """The same drop, had it been measured on this many prompts."""
         scale = prompts / self.prompts
         return Drop(self.lost * scale, self.gained * scale, prompts, self.samples_per_prompt)
 
@@ -139,7 +139,7 @@ class RelativeDrop:
     drop: Drop
     base: Proportion
     chance: float
-    """Accuracy of somebody who guesses, below the base's."""
+    """The accuracy of guessing, which is below the base model's."""
 
     @property
     def value(self) -> float:
@@ -175,7 +175,7 @@ class RelativeDrop:
         return _share(self.drop.lower(half), self.base.upper(half) - self.chance)
 
     def on(self, prompts: int) -> RelativeDrop:
-        """The same share, had it been measured on so many questions."""
+        """The same share, had it been measured on this many questions."""
         return RelativeDrop(self.drop.on(prompts), self.base.on(prompts), self.chance)
 
 
@@ -186,13 +186,13 @@ def _share(drop: float, whole: float) -> float:
 
 
 def fisher_p_value(first: int, of_first: int, second: int, *, of_second: int) -> float:
-    """Probability of two counts at least so unlike, if both are drawn alike: Fisher's exact test, two-sided, 0 to 1.
+    """The probability that two counts of one rate differ at least this much: Fisher's exact test, two-sided.
 
     Args:
-        first: Of the first draws, how many are so.
-        of_first: How many these are.
-        second: Of the second draws, how many are so.
-        of_second: How many these are.
+        first: How many of the first draws count.
+        of_first: The number of first draws.
+        second: How many of the second draws count.
+        of_second: The number of second draws.
     """
     both = first + second
 
@@ -207,7 +207,7 @@ def fisher_p_value(first: int, of_first: int, second: int, *, of_second: int) ->
 
 
 def _log_ways(of: int, count: int) -> float:
-    """Logarithm of the ways to choose so many of them: of thousands, the number itself takes long to compute."""
+    """The logarithm of a binomial coefficient: with thousands, the number itself takes long to compute."""
     return math.lgamma(of + 1) - math.lgamma(count + 1) - math.lgamma(of - count + 1)
 
 
@@ -230,9 +230,9 @@ def look_confidence(confidence: float, looks: int, last: bool) -> float:
     made the measuring stop, be it another policy's thresholds.
 
     Args:
-        confidence: Of all the bounds together, 0.5 to 1.
+        confidence: The confidence of all the bounds together, 0.5 to 1.
         looks: How many looks were planned.
-        last: Whether it is the last of them, at all the data.
+        last: Whether this is the last look, at all the data.
     """
     if looks == 1:
         return confidence
@@ -240,11 +240,11 @@ def look_confidence(confidence: float, looks: int, last: bool) -> float:
 
 
 def prompts_needed(settled: Callable[[int], bool], at_least: int) -> int | None:
-    """Prompts that would settle a question, to one in twenty; None if a million would not.
+    """How many prompts would settle a question, to within 5 %; None if a million would not.
 
     Args:
-        settled: Whether so many prompts would.
-        at_least: Where to begin.
+        settled: Tells whether a number of prompts would settle it.
+        at_least: The number to begin with.
     """
     prompts = at_least
     while not settled(prompts):

@@ -34,7 +34,7 @@ def cost_claims(spec: ReleaseSpec, evidence: UtilityEvidence) -> list[Claim]:
 def utility_claims(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequence[UtilityItem]) -> list[Claim]:
     """The rules on both models' answers to utility questions.
 
-    The drop is judged on the spec's own questions, and with the harness's: many others must not hide what these lose.
+    The drop is judged on the spec's own questions alone and on all of them, so that the harness cannot hide a loss.
     """
     subjects = [OWN_QUESTIONS, *([ALL_QUESTIONS] if any(item.harness for item in base) else [])]
     drops = [utility_drop(spec, base, candidate, subject=subject) for subject in subjects]
@@ -45,7 +45,7 @@ def utility_claims(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Se
 def utility_control(spec: ReleaseSpec, base: Sequence[UtilityItem]) -> Claim:
     """The base model can lose more than the policy allows; if not, losing less shows nothing.
 
-    What guessing among the options would give is nothing to lose.
+    What guessing would get right cannot be lost.
     """
     policy, accuracy = spec.policy, Proportion.of(answers(base, OWN_QUESTIONS).items())
     return Claim(
@@ -103,12 +103,12 @@ def relative_utility_drop(
 
 
 def task_drops(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequence[UtilityItem]) -> list[Claim]:
-    """The candidate keeps most of each task: many questions must not hide what a few lose.
+    """The candidate keeps most of each task: many questions must not hide losses on a few.
 
-    All tasks must hold together, so each is judged at Sidak's confidence for their number. Of a task with so little to
-    lose that no bound could hold, the measured share decides: its questions are in the pool, whose bound must hold. How
-    little is the same for every policy, so that a stricter one never lets more pass. Where the base model is not
-    better than guessing, there is nothing to lose.
+    All tasks must hold together, so each is judged at Sidak's confidence for their number. If a task has so little to
+    lose that no bound could hold, the measured share decides; its questions are in the pool, whose bound must hold.
+    What counts as little is the same for every policy, so that a stricter one never lets more pass. Where the base
+    model is no better than guessing, there is nothing to lose.
     """
     policy, own = spec.policy, Proportion.of(answers(base, OWN_QUESTIONS).items())
     tasks = sorted({task_of(item) for item in base})
@@ -143,13 +143,13 @@ def answers(items: Sequence[UtilityItem], subject: str) -> dict[str, bool]:
 
 
 def chance(items: Sequence[UtilityItem], subject: str) -> float:
-    """The accuracy of guessing on a subject's questions: one in so many options, none where the answer is free."""
+    """The accuracy of guessing on a subject's questions; 0 where there are no options to choose from."""
     own = [1 / item.options if item.options else 0.0 for item in items if _is_of(item, subject)]
     return math.fsum(own) / len(own)
 
 
 def task_of(item: UtilityItem) -> str:
-    """The subject of a question's task: of the harness, as the spec names it."""
+    """The subject of a question's task; a task of the harness is called as in the spec."""
     return f"task {item.harness or item.task}"
 
 

@@ -69,7 +69,7 @@ def _arm_problems(arm: AttackArm, model: str, task: AttackTask, *, spec: Release
 
 
 def _sampling_problems(arm: AttackArm, attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
-    """Rollouts and their tokens, in all and at each point of the curve, are what so many steps take."""
+    """Rollouts and their tokens, in total and at each point of the curve, match the number of steps."""
     sampled = _rollouts(attack, arm.steps_run)
     if arm.rollouts != sampled or any(point.rollouts != _rollouts(attack, point.step) for point in arm.curve):
         yield f"the attack sampled {arm.rollouts} rollouts; {arm.steps_run} steps of the spec's take {sampled}"
@@ -89,7 +89,7 @@ def _sampling_problems(arm: AttackArm, attack: AttackSpec, spec: ReleaseSpec) ->
 
 
 def _rollouts(attack: AttackSpec, steps_run: int) -> int:
-    """What the attack samples in so many steps; offline DPO samples everything before the first."""
+    """How many rollouts the attack samples in its first steps; offline DPO samples all of them before the first."""
     steps = {"sft": 0, "dpo-offline": attack.steps}.get(attack.algorithm, steps_run)
     return steps * attack.prompts_per_step * attack.rollouts
 
@@ -128,7 +128,7 @@ def _break_problems(arm: AttackArm, task: AttackTask, spec: ReleaseSpec) -> Iter
 
 
 def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
-    """The attacker's log has every step once, and his figures where his algorithm has any."""
+    """The attacker's log has every step once, with reward and zero variance where the algorithm has them."""
     logged = [point.step for point in arm.training]
     idle = attack.algorithm == "dpo-offline" and not logged  # no preferences, nothing to train on
     if logged != list(range(1, arm.steps_run + 1)) and not idle:
@@ -168,9 +168,9 @@ def disagreements(scores: Sequence[SampleScore], point: CurvePoint, probed: int)
     """How two measurements of one model on the same prompts differ beyond chance: scores, and a point of the curve.
 
     Args:
-        scores: Of the prompts behind the point.
+        scores: The scores of the prompts behind the point.
         point: A point of the curve.
-        probed: Responses behind it.
+        probed: How many responses are behind it.
     """
     for what, scored, share in _shares(scores, point):
         found = round(scored.value * scored.prompts)  # samples of one prompt may all be alike

@@ -26,7 +26,7 @@ def safety_problems(evidence: SafetyEvidence, spec: ReleaseSpec) -> Iterator[str
         yield from located(f"candidate on {what}", score_problems(candidate, looks, spec))
     yield from _manifest_problems(evidence.manifest, evidence.data, spec)
     if (evidence.judge_agreement is None) == isinstance(spec.evaluation.judge, EnsembleSpec):
-        yield "judge_agreement is that of another judge than the spec's"
+        yield "judge_agreement is not that of the spec's judge"
     if evidence.judge_check.right > evidence.judge_check.of:
         yield "the judge was right more often than it was asked"
     for what, base, candidate, _ in measured:
@@ -55,7 +55,7 @@ def _manifest_problems(manifest: Manifest, data: str, spec: ReleaseSpec) -> Iter
 
 
 def set_sizes(spec: ReleaseSpec) -> dict[str, int]:
-    """How many prompts prepare-data puts into each set."""
+    """The number of prompts that prepare-data puts into each set."""
     sizes = spec.data.sizes
     sets = {name: getattr(sizes, name) for name in ("defence", "attack", "safety", "benign", "utility")}
     if spec.data.capability:

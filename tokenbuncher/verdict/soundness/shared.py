@@ -17,7 +17,7 @@ def located(where: str, problems: Iterable[str]) -> Iterator[str]:
 
 
 def score_problems(scores: Sequence[SampleScore], prompts: Sequence[int], spec: ReleaseSpec) -> Iterator[str]:
-    """Scores of so many prompts, with all their samples, each of which can be: no two outcomes, no more tokens."""
+    """The scores have the right number of prompts, all samples of each, and no impossible values."""
     samples = defaultdict(list)
     for score in scores:
         samples[score.prompt].append(score.sample)
@@ -38,7 +38,7 @@ def score_problems(scores: Sequence[SampleScore], prompts: Sequence[int], spec: 
 
 
 def number_problems(number: int, what: str, sizes: Sequence[int]) -> Iterator[str]:
-    """As many prompts as one of the spec's looks asks: a number chosen otherwise has no bound that holds."""
+    """The number of prompts is that of one of the spec's looks: for a number chosen afterwards no bound holds."""
     if number not in sizes:
         yield f"{number} {what}; the spec has {' or '.join(map(str, sizes))}"
 
