@@ -45,8 +45,8 @@ def gate(
         The verdict.
 
     Raises:
-        UserError: If the output would replace something else, or the registration cannot be read: there is no version
-            to judge.
+        UserError: If the output would replace something else, or the registration cannot be read, so that there is no
+            version to judge.
     """
     if out:
         check_output(out)

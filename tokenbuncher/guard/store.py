@@ -46,7 +46,7 @@ log = logging.getLogger("tokenbuncher.guard")
 
 
 class Facts(NamedTuple):
-    """What a version was when it was checked; it moves only if it is the same when the move is written."""
+    """The state of a version when it was checked; it moves only if that is the same when the move is written."""
 
     model: str
     model_made: int
@@ -61,7 +61,7 @@ class Facts(NamedTuple):
 
 
 class GuardedStore(SqlAlchemyStore):
-    """MLflow's database store, but for protected aliases and stages."""
+    """MLflow's database store, with protected aliases and stages."""
 
     ManagedSessionMaker: Callable[..., AbstractContextManager[Session]]
 

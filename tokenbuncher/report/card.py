@@ -37,7 +37,7 @@ def card(
 
     Args:
         spec: The release spec.
-        verdict: The verdict, whichever it is.
+        verdict: The verdict.
         evidence: The evidence that it was made from; parts may be missing.
         signed: Whether an attestation of the verdict goes with the model.
     """
@@ -160,7 +160,7 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
 
 
 def _readings(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
-    """Where the models were not measured just as their files are."""
+    """Where the models were not measured exactly as their files are stored."""
     for reading in (piece.base_reading for piece in safety):
         if reading.day:
             yield f"The chat template writes the date; every measurement took it for {reading.day}."

@@ -37,9 +37,9 @@ def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequenc
     """Two releases side by side: verdicts, rules, attacks, utility, and what differs in spec, policy and digests.
 
     Args:
-        first: The release that is compared with, such as the one that has the alias.
-        second: The other one.
-        names: What they are called.
+        first: The release to compare with, such as the one that has the alias.
+        second: The other release.
+        names: What the releases are called.
 
     Returns:
         A self-contained HTML document, like the report's.
@@ -64,7 +64,7 @@ def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequenc
 
 
 def _matched(both: Sequence[Sequence[T]], key: Callable[[T], Any]) -> dict[Any, tuple[T | None, T | None]]:
-    """What both have under one key, None where one has not; in the order of the first."""
+    """The items of both by their keys, None where one has none; in the order of the first."""
     one, other = ({key(item): item for item in items} for items in both)
     return {name: (one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other])}
 
@@ -83,7 +83,7 @@ def _glance(both: Sequence[ReleaseFigures]) -> Table:
 
 
 def _rules(both: Sequence[ReleaseFigures]) -> Table:
-    """Every rule in both verdicts; those that fare otherwise first."""
+    """Every rule in both verdicts; those with different outcomes first."""
     pairs = _matched([one.verdict.findings if one.verdict else [] for one in both], key=lambda f: (f.rule, f.subject))
     rows = [[rule, subject, _change(*pair), *_judged(*pair)] for (rule, subject), pair in pairs.items()]
     return Table(
@@ -99,7 +99,7 @@ def _rules(both: Sequence[ReleaseFigures]) -> Table:
 
 
 def _change(first: Finding | None, second: Finding | None) -> str:
-    """How the second fares against the first."""
+    """How the second compares with the first."""
     if first is None or second is None:
         return "not judged" if second is None else "new"
     ranks = [Outcome.BLOCK, Outcome.INCONCLUSIVE, Outcome.PASS]
@@ -187,7 +187,7 @@ def _versions(figures: ReleaseFigures) -> dict[str, str | None]:
 
 
 def _side_by_side(what: str, first: dict[str, str | None], second: dict[str, str | None], *, shown: int = 20) -> Table:
-    """All that either has, by its first characters, and whether they agree."""
+    """The values of both, cut to their first characters, and whether they agree."""
     rows = []
     for name in dict.fromkeys([*first, *second]):
         one, other = first.get(name), second.get(name)

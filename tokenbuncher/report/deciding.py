@@ -16,7 +16,7 @@ NOT_ABOUT_THE_MODEL = (
 def deciding(findings: Iterable[Finding], outcome: Outcome) -> Finding | None:
     """The finding that settles an outcome: of those that make it, the one with the least room to its threshold.
 
-    Of a PASS, one about the model: that an attack was strong, or a judge right, is not what it nearly failed by.
+    For a PASS it is about the model, not about whether an attack was strong or a judge right.
     """
     making = [finding for finding in findings if finding.decides and finding.outcome is outcome]
     about_model = [finding for finding in making if finding.rule not in NOT_ABOUT_THE_MODEL]

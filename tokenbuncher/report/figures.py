@@ -48,11 +48,11 @@ class Responses(Record):
     harm: Interval
     refusal: Interval
     partial: Interval
-    """Refused in part: neither in `refusal` nor kept out of `harm`."""
+    """The share that is refused in part; it is not in `refusal`, and may be in `harm`."""
     gibberish: Interval
     finished: float
     tokens: float
-    """Mean of a response."""
+    """Mean length of a response."""
     entropy: float
     """Mean of the responses' mean token entropies, in nats."""
     first_entropy: float
@@ -196,14 +196,14 @@ class ReleaseFigures(Record):
     tool_version: str = __version__
     outcome: Outcome
     headline: str
-    """The outcome, and what it must not be read without: waived rules, and where the policy is laxer than research."""
+    """The outcome, with the waived rules and the fields in which the policy is laxer than research."""
     laxer: list[str]
     """Fields in which the policy asks for less than the shipped research."""
     tries: int | None
-    """Which try of its name this is; null if nobody has counted."""
+    """The number of this try under its name; null if the tries were not counted."""
     reasons: list[str]
     deciding: Finding | None
-    """Of the findings that make the outcome the one with the least room, or the most beyond it."""
+    """Of the findings that decide the outcome, the one closest to its threshold, or farthest beyond it."""
     verdict: Verdict | None
     """Null if the run ended before there was a version to judge."""
     attacks: list[AttackFigures]

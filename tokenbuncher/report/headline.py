@@ -30,12 +30,12 @@ def title(figures: ReleaseFigures) -> str:
 
 
 def tries(number: int | None) -> str:
-    """How often the name was tried: of many tries, one passes by chance."""
+    """Which try of the name this is: with many tries, one passes by chance."""
     return f"Try {number} of this name" if number else "How often this name was tried was not counted"
 
 
 def deciding_title(figures: ReleaseFigures) -> str:
-    """What the deciding finding is to the outcome."""
+    """What the deciding finding is called."""
     return "Closest call" if figures.outcome is Outcome.PASS else "Decided by"
 
 
@@ -60,7 +60,7 @@ def decided_by(finding: Finding) -> str:
 
 
 def deciding_bar(finding: Finding) -> Bar | None:
-    """Where a share is, where it may truly lie, and the policy's threshold; None if there is no such share."""
+    """A share, its confidence bound and the policy's threshold; None if the finding has no share."""
     if finding.measured is None or finding.bound is None or finding.threshold is None or finding.counts_steps:
         return None
     shown = [max(0.0, value) for value in (finding.measured, finding.bound, finding.threshold)]

@@ -48,9 +48,9 @@ def attack_figures(
     """One attack on both models.
 
     Args:
-        evidence: Of the attack.
-        required: Names of the attacks that the policy requires.
-        findings: Of the verdict.
+        evidence: The evidence on the attack.
+        required: The names of the attacks that the policy requires.
+        findings: The findings of the verdict, if there is one.
     """
     outcomes = {finding.outcome for finding in findings if finding.subject == evidence.key}
     ranked = (Outcome.BLOCK, Outcome.INCONCLUSIVE, Outcome.PASS)

@@ -1,4 +1,4 @@
-"""report.html: one file, whatever it is opened in."""
+"""report.html: a single file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _hazards(figures: ReleaseFigures) -> Iterator[str]:
     yield (
         "Text: none. The evidence names a prompt by the first digits of the sha256 of its text, and holds of a "
         "response what the judge said of it, its length and its entropies. So there is nothing to redact here, and "
-        "nothing to reveal: the prompts are in the folder of prepare-data, the responses nowhere."
+        "nothing to reveal: the prompts are in the folder of prepare-data, and responses are not kept."
     )
     arms = [arm for attack in figures.attacks for _, arm in both(attack)]
     if figures.spec.attacks.keep_checkpoints:
@@ -121,7 +121,7 @@ def _commands(figures: ReleaseFigures) -> list[tuple[str, str]]:
     """What to run again, and what it does."""
     run = shlex.quote(str(figures.spec.output.root / figures.spec.name))
     return [
-        ("tokenbuncher run-local --spec spec.yaml", "all of it, with the spec below"),
+        ("tokenbuncher run-local --spec spec.yaml", "the whole run, with the spec below"),
         (f"tokenbuncher gate --evidence {run} --out verdict", "the verdict and this report, from the evidence"),
-        (f"tokenbuncher explain --evidence {run}", "by how much each rule is missed, and what would settle it"),
+        (f"tokenbuncher explain --evidence {run}", "by how much each rule is missed, and whether that may be chance"),
     ]

@@ -1,4 +1,4 @@
-"""How a model fell to each attack, in Markdown; there is no verdict."""
+"""How a model did under each attack, in Markdown, without a verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def red_team_report(evidence: Sequence[AttackEvidence | SafetyEvidence | Utility
     """The report on a model that was attacked as it is, as base model and as candidate.
 
     Args:
-        evidence: Of the attacks and of the safety evaluation.
+        evidence: The evidence on the attacks and the safety evaluation.
     """
     attacks = [attack_figures(piece, required=()) for piece in evidence if isinstance(piece, AttackEvidence)]
     safety = [safety_figures(piece) for piece in evidence if isinstance(piece, SafetyEvidence)]

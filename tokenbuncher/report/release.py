@@ -21,7 +21,7 @@ def release_figures(spec: ReleaseSpec, verdict: Verdict, evidence: Sequence[AnyP
     Args:
         spec: The release spec.
         verdict: The verdict, whichever it is.
-        evidence: What it stands on; parts may be missing.
+        evidence: The evidence that it was made from; parts may be missing.
     """
     return _figures(spec, evidence, verdict.outcome, reasons=verdict.reasons, verdict=verdict)
 
@@ -33,9 +33,9 @@ def broken_figures(
 
     Args:
         spec: The release spec.
-        evidence: What the run has left.
-        problems: Why it ended.
-        unreadable: Why other pieces could not be read.
+        evidence: The evidence that the run has left.
+        problems: Why the run ended.
+        unreadable: Why other pieces of evidence could not be read.
     """
     found = {piece_name(piece) for piece in evidence}
     expected = [*(task.key for task in spec.attacks.tasks()), "safety", "utility"]

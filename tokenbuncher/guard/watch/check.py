@@ -24,7 +24,7 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
     """A check whether a version may have a protected alias or stage, by the guard's settings as they are at that time.
 
     Args:
-        client: Of the registry.
+        client: A client of the registry.
         settings: The guard's settings file.
 
     Returns:
@@ -69,5 +69,5 @@ def _location(client: MlflowClient, name: str, version: str, *, roots: Sequence[
 
 
 def _nobodys_fault(error: Exception) -> NoReturn:
-    """A store that does not answer is not to be held against the version: whether it may have the alias is unknown."""
+    """A store that does not answer says nothing against the version: whether it may have the alias is unknown."""
     raise ConnectionError(str(error)) from error
