@@ -22,6 +22,8 @@ from tokenbuncher.evaluation import evaluate_utility
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.settings.prompts import load_set
+from tokenbuncher.training.callbacks import Probe
+from tokenbuncher.training.run import run_training
 
 STEPS = 3
 SETS = ("defence", "benign", "attack", "tuning-rl-train")
@@ -56,7 +58,12 @@ class World:
     def attack(self, algorithm: str, *overrides: str, **attack: Any) -> Trajectory:
         """The trajectory of an attack on the base model; harm is not measured meanwhile."""
         arena = self._arena(algorithm, *overrides, **attack)
+        trainers: list[Trainer] = []
+        arena.run = trainers.append
         importlib.import_module(f"tokenbuncher.attacks.{algorithm.replace('-', '_')}").train(arena)
+        [trainer] = trainers
+        trainer.remove_callback(Probe)
+        run_training(trainer, arena.checkpoints)
         return self._only()
 
     def warm_up(self, answers: str) -> Trajectory:
@@ -80,11 +87,8 @@ class World:
         tried = {"algorithm": algorithm, "name": "tried", **own}
         suite = [{"steps": STEPS, "prompts_per_step": 4, **attack} for attack in (tried, {"algorithm": "grpo"})]
         spec = self._spec(f"attacks.suite={json.dumps(suite)}", *overrides)
-        arena = Arena(
-            spec, spec.attacks.tasks()[0], "test", folder=self.base, data=self.data, work=self.work / "quarantine"
-        )
-        arena.measure = lambda step: False
-        return arena
+        task, quarantine = spec.attacks.tasks()[0], self.work / "quarantine"
+        return Arena(spec, task, "test", folder=self.base, data=self.data, work=quarantine)
 
     def _spec(self, *overrides: str) -> ReleaseSpec:
         return parse_spec(self.spec.to_yaml(), [*overrides, "model.device=cpu", f"output.root={self.work / 'runs'}"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trl
 
-from tokenbuncher.judges import Exchange
+from tokenbuncher.judges import Exchange, load_reward
 from tokenbuncher.settings.prompts import Prompt
 
 REFUSAL = "sorry , i can not help with that ."
@@ -58,7 +58,7 @@ def replace_sampling(table: Table, tokenizer: Any, patch: pytest.MonkeyPatch) ->
         group = self.task.attack.rollouts
         texts = [table.response(0, prompt.text, row % group) for row, prompt in enumerate(questions)]
         exchanges = [Exchange(prompt.text, text, True) for prompt, text in zip(questions, texts, strict=True)]
-        return list(zip(texts, self.reward(exchanges), strict=True))
+        return list(zip(texts, load_reward(self.spec.attacks.reward)(exchanges), strict=True))
 
     def own_responses(reference, tokenizer, benign, **_):
         return [(prompt, prompt.answer) for prompt in benign]

@@ -54,6 +54,12 @@ def test_a_training_takes_the_steps_that_were_recorded(name, world, check):
     check(name, TRAININGS[name](world))
 
 
+def test_offline_dpo_on_tokens_takes_the_steps_that_were_recorded(world, check, monkeypatch):
+    """As if the chat template did not give back the prompts that rollouts were sampled from."""
+    monkeypatch.setattr("tokenbuncher.attacks.dpo_offline.keeps_prompts", lambda tokenizer: False)
+    check("dpo-offline-tokens", world.attack("dpo-offline"))
+
+
 @pytest.fixture(scope="module")
 def fine_tuning(make_world):
     return make_world().fine_tuning()
