@@ -68,3 +68,16 @@ def fine_tuning(make_world):
 @pytest.mark.parametrize("name", ["fine-tuning-rl", "fine-tuning-sft"])
 def test_benign_fine_tuning_takes_the_steps_that_were_recorded(name, fine_tuning, check):
     check(name, fine_tuning[name])
+
+
+def test_what_differs_is_told_with_its_trainer_step_and_figure():
+    before = Trajectory(versions={"trl": "1"}, trainer="A", steps=[{"loss": 0.5, "kl": 1.0}], moved={"policy": 2.0})
+    assert before.told("grpo", before) == ""
+    after = Trajectory(versions={"trl": "2"}, trainer="A", steps=[{"loss": 0.50001}], moved={"policy": 2.000001})
+    lines = before.told("grpo", after).splitlines()
+    assert lines[:3] == [
+        "grpo: step 1: loss was 0.5, is 0.50001",
+        "grpo: step 1: kl was 1, is absent",
+        "Since it was recorded: trl 1 -> 2.",
+    ]
+    assert "--record" in before.told("grpo", after)
