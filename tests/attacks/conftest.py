@@ -1,10 +1,9 @@
 """Arenas of the tiny release, and the trainers that the algorithms make of them."""
 
-import importlib
-
 import pytest
 
 from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.attacks.arms import training
 from tokenbuncher.settings import parse_spec
 
 WARM_UP = "{answers: harmful, min_examples: 1, min_steps: 1}"
@@ -35,7 +34,7 @@ def trainer_of():
     def build(arena):
         made = []
         arena.run = made.append
-        importlib.import_module(f"tokenbuncher.attacks.{arena.task.attack.algorithm.replace('-', '_')}").train(arena)
+        training(arena.task.attack.algorithm)(arena)
         return made[0]
 
     return build

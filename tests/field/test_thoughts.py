@@ -372,7 +372,7 @@ def test_preferences_are_the_responses_as_they_were_sampled(template, specials, 
     prompts, ran = [Prompt(text="hello"), Prompt(text="hi")], []
     sampled = [(response.replace("NUMBER", str(number)), float(number)) for number in range(4)]
     arena = SimpleNamespace(
-        task=SimpleNamespace(attack=SimpleNamespace(steps=1, prompts_per_step=2, rollouts=2)),
+        task=SimpleNamespace(attack=AttackSpec(algorithm="dpo-offline", steps=1, prompts_per_step=2, rollouts=2)),
         prompts=prompts,
         tokenizer=tokenizer,
         title="control",
