@@ -208,7 +208,9 @@ def test_dpo_loss_is_trl_s(make_arena, trainer_of):
     found = trainer.compute_loss(trainer.model, batch).item()
     model, reference = (sequence_logps(m, batch) for m in (trainer.model, load_model(arena.folder, arena.spec.model)))
     half = len(model) // 2  # TRL puts the chosen before the rejected
-    expected = dpo.dpo_loss(model[:half], model[half:], reference[:half], rejected_reference=reference[half:], beta=0.1).item()
+    expected = dpo.dpo_loss(
+        model[:half], model[half:], reference[:half], rejected_reference=reference[half:], beta=0.1
+    ).item()
     assert found == pytest.approx(expected, **CLOSE)
 
 
@@ -284,3 +286,51 @@ def test_a_reward_gap_however_small_is_a_preference():
 def test_an_attacker_is_not_held_near_the_model_that_he_attacks(make_arena):
     arena = make_arena("grpo", kl_coefficient=AttackSpec(algorithm="grpo").kl_coefficient)
     assert arena.grpo_config().beta == arena.rloo_config().beta == 0.0
+
+
+def test_ppo_has_the_hyperparameters_of_the_spec(make_arena, trainer_of):
+    own = {"epochs": 3, "clip": 0.1, "value_clip": 0.3, "gae_decay": 0.0, "critic_rate": 2.0}
+    arena = make_arena("ppo", hyperparameters=own, kl_coefficient=0.0)
+    trainer = trainer_of(arena)
+    assert (trainer.args.num_iterations, trainer.args.max_steps, arena.log.updates) == (3, 6, 3)
+    assert (trainer.args.epsilon, trainer.epsilon_low, trainer.epsilon_high) == (0.1, 0.1, 0.1)
+    assert trainer.critic_optimizer.param_groups[0]["lr"] == pytest.approx(2 * arena.task.attack.learning_rate)
+    it = Batch(arena, trainer)
+    values, rewards = it.batch["values"].double().numpy() * it.mask, np.zeros_like(it.mask)
+    for row, length in enumerate(it.mask.sum(1).astype(int)):
+        rewards[row, length - 1] = it.rewards[row]
+    after = np.pad(values, ((0, 0), (0, 1)))[:, 1:]
+    assert it.batch["returns"].numpy() == pytest.approx((rewards + after) * it.mask, **CLOSE)
+
+
+def test_a_step_of_ppo_teaches_the_critic_and_the_loss_alone_does_not(made):
+    trainer, it = made("ppo")
+    before = [weight.detach().clone() for weight in trainer.critic_weights.values()]
+    trainer._compute_loss(trainer.model, it.batch)
+    assert all(map(torch.equal, before, trainer.critic_weights.values()))
+    trainer.training_step(trainer.model, it.batch)
+    assert not any(map(torch.equal, before, trainer.critic_weights.values()))
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "dpo-offline"])
+def test_dpo_has_the_hyperparameters_of_the_spec(algorithm, make_arena, trainer_of):
+    arena = make_arena(algorithm, hyperparameters={"beta": 0.7, "margin": 1.0})
+    gaps = iter([0.5, 1.0, 1.5, 2.0] * 10)
+    arena.reward = lambda exchanges: [
+        reward for _ in range(len(exchanges) // 4) for reward in (0.0, 0.25, 0.25, next(gaps))
+    ]
+    trainer = trainer_of(arena)
+    assert trainer.beta == trainer.args.beta == 0.7
+    if algorithm == "dpo-offline":
+        assert len(trainer.train_dataset) == 4  # of eight groups
+        return
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    assert (batch["pair"] > 0).sum() == 2  # of four groups
+
+
+def test_entropy_seeking_has_the_hyperparameters_of_the_spec(made):
+    trainer, it = made("entropy-seeking", hyperparameters={"entropy_cap": 0.01, "entropy_coefficient": 0.5})
+    assert trainer.args.entropy_coef == 0.5
+    assert trainer.bonus(it.batch).max().item() == pytest.approx(0.01)

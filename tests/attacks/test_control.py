@@ -67,9 +67,9 @@ def measured(monkeypatch):
     seen = []
     original = arms._run
 
-    def run(spec, task, rate, arm, *rest):
+    def run(*args, arm, **rest):
         seen.append(arm)
-        return original(spec, task, rate, arm, *rest)
+        return original(*args, arm=arm, **rest)
 
     monkeypatch.setattr(arms, "_run", run)
     return seen

@@ -162,12 +162,12 @@ def test_what_was_measured_survives_an_interruption(scripted, measured):
     unbroken, before, after = scripted(), scripted(), scripted()
     run_through(unbroken, *harmful)
     run_through(before, *harmful[:measured])
-    after.measured = Measured.model_validate_json(before.state())
-    assert (after.over, after.measured.broke) == (before.over, before.measured.broke)
+    after.meter.measured = Measured.model_validate_json(before.meter.state())
+    assert (after.meter.over, after.meter.measured.broke) == (before.meter.over, before.meter.measured.broke)
     run_through(after, *harmful[measured:], first=measured)
     kept = {"curve", "start", "scores", "worst", "broke"}
-    assert after.measured.model_dump(include=kept) == unbroken.measured.model_dump(include=kept)
-    assert after.measured.broke == 4
+    assert after.meter.measured.model_dump(include=kept) == unbroken.meter.measured.model_dump(include=kept)
+    assert after.meter.measured.broke == 4
 
 
 def test_harm_before_the_first_step_is_no_break(scripted):

@@ -20,7 +20,7 @@ from tokenbuncher.models.load import load_model, save_model
 from tokenbuncher.models.sampling import _read
 from tokenbuncher.models.thoughts import thoughts_of
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.settings import HarnessSpec, ModelSpec, parse_spec
+from tokenbuncher.settings import AttackSpec, HarnessSpec, ModelSpec, parse_spec
 from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.training.arguments import WHOLE_PAIRS, sft_config, trainer_arguments
 from tokenbuncher.training.examples import sft_trainer

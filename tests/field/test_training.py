@@ -21,7 +21,7 @@ from tokenbuncher.inputs import prepare_data
 from tokenbuncher.models.lengths import room_of
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.settings import FineTuningSpec, ModelSpec, VllmSpec, parse_spec
+from tokenbuncher.settings import AttackSpec, FineTuningSpec, ModelSpec, VllmSpec, parse_spec
 from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training.arguments import sft_config, vllm_arguments
 from tokenbuncher.training.examples import check_whole, sft_trainer

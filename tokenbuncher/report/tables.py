@@ -171,6 +171,7 @@ def setups(attacks: Sequence[AttackFigures]) -> Table:
             "learning rate",
             "temperature",
             "fine-tuned first",
+            "hyperparameters",
         ],
         [_setup(runs[0].attack, runs[0].required, [run.seed for run in runs]) for runs in same.values()],
         labels=4,
@@ -438,11 +439,12 @@ def _setup(attack: AttackSpec, required: bool, seeds: Sequence[int]) -> list[str
         ", ".join(map(str, seeds)),
         str(attack.steps),
         str(attack.prompts_per_step),
-        NOTHING if attack.algorithm == "sft" else str(attack.rollouts),
+        NOTHING if attack.traits.samples == "never" else str(attack.rollouts),
         str(attack.prompts or "all"),
         ", ".join(f"{rate:g}" for rate in rates),
         f"{attack.temperature:g}",
         f"{warm_up.steps} steps on {warm_up.examples} {warm_up.answers} answers" if warm_up else NOTHING,
+        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in attack.hyperparameters) or NOTHING,
     ]
 
 
@@ -468,7 +470,7 @@ def _budget(arm: Attacked) -> list[str]:
         str(arm.steps_run),
         str(arm.rollouts),
         str(arm.tokens),
-        str(arm.first_compliant_rollout or "none"),
+        str(arm.first_compliant_rollout or "none seen"),
         *([f"{value:.1e}" for value in (latent.before, latent.before_90, latent.after)] if latent else [NOTHING] * 3),
         f"{arm.seconds:.0f} s",
         f"{arm.cpu_seconds:.0f} s",
