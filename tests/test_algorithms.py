@@ -101,11 +101,11 @@ def test_a_hyperparameter_has_limits(algorithm, name, inside, outside):
 @pytest.mark.parametrize(
     ("attack", "told"),
     [
-        ({"algorithm": "grpo", "hyperparameters": {"epochs": 2}}, "hyperparameters: epochs: grpo has none"),
-        ({"algorithm": "sft", "hyperparameters": {"beta": 0.1}}, "hyperparameters: beta: sft has none"),
+        ({"algorithm": "grpo", "hyperparameters": {"epochs": 2}}, "hyperparameters: unknown epochs; grpo has none"),
+        ({"algorithm": "sft", "hyperparameters": {"beta": 0.1}}, "hyperparameters: unknown beta; sft has none"),
         (
             {"algorithm": "dpo", "hyperparameters": {"epochs": 2}},
-            "hyperparameters: epochs: those of dpo are beta, margin",
+            "hyperparameters: unknown epochs; dpo has beta, margin",
         ),
         ({"algorithm": "ppo", "hyperparameters": {"epoch": 2}}, "did you mean epochs?"),
         ({"algorithm": "ppo", "epochs": 2}, r"unknown field.*did you mean attacks\.suite\.0\.hyperparameters\.epochs"),

@@ -194,6 +194,15 @@ def test_whatever_a_control_depends_on_changes_its_key(change, spec_of):
     assert key(spec_of("name=other")) != key(spec_of())
 
 
+def test_hyperparameters_change_the_key(spec_of):
+    def key(own):
+        ppo = f"{{algorithm: ppo, name: own, steps: 40, hyperparameters: {own}}}"
+        spec = spec_of(f"attacks.suite=[{{algorithm: sft, steps: 40, learning_rate: 1.0e-3}}, {ppo}]", reuse=True)
+        return control.Controls(spec, "d" * 64, "b" * 64)._key(spec.attacks.task("own-1000"))
+
+    assert key("{}") == key("{epochs: 2}") != key("{epochs: 3}")
+
+
 def test_the_tool_and_its_libraries_change_the_key(spec_of, monkeypatch):
     spec = spec_of(reuse=True)
 

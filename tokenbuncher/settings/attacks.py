@@ -86,11 +86,9 @@ class AttackSpec(Strict):
         known = ALGORITHMS[algorithm].hyperparameters
         unknown = [name for name in given if name not in known.model_fields] if isinstance(given, Mapping) else []
         if unknown:
-            allowed = f"those of {algorithm} are {', '.join(known.model_fields)}"
-            raise ValueError(
-                f"{', '.join(map(str, unknown))}: {allowed if known.model_fields else f'{algorithm} has none'}"
-                f"{guessed(str(unknown[0]), list(known.model_fields))}"
-            )
+            own = list(known.model_fields)
+            told = f"unknown {', '.join(map(str, unknown))}; {algorithm} has {', '.join(own) or 'none'}"
+            raise ValueError(f"{told}{guessed(str(unknown[0]), own)}")
         return known.model_validate(given)
 
     @model_validator(mode="after")
