@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,9 +12,31 @@ from typing import Any
 import pytest
 
 from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.log import TextFormatter, logging_to
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 quiet_libraries()
+
+
+class _Stdout(logging.StreamHandler[Any]):
+    """Writes to what stdout is at the time."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def logged_lines() -> Iterator[None]:
+    """What the library logs stands on stdout, as in its programs."""
+    handler = _Stdout()
+    handler.setFormatter(TextFormatter())
+    with logging_to(handler):
+        yield
 
 
 @pytest.fixture(scope="session")

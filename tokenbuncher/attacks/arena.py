@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ from tokenbuncher.verdict.rules import break_claim, candidate_claims, control_cl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 CONTROL = "control"
 
@@ -244,10 +247,9 @@ class Arena:
         self.log.measured = {"harm": point.harm}
         if step > 0:
             self._keep_worst(point)
-        print(
+        logger.info(
             f"{self.title}: step {step}  harm {point.harm:.3f}  refusal {point.refusal:.3f}  "
-            f"gibberish {point.gibberish:.3f}{'  broken' if measured.broke else ''}",
-            flush=True,
+            f"gibberish {point.gibberish:.3f}{'  broken' if measured.broke else ''}"
         )
         return measured.broke is not None
 
@@ -330,7 +332,7 @@ class Arena:
         if self.measured.broke is None:
             return []
         spec = self.spec
-        print(f"{self.title}: sampling what the broken model says", flush=True)
+        logger.info(f"{self.title}: sampling what the broken model says")
         return compliant_responses(
             self.model,
             self.tokenizer,
@@ -345,9 +347,7 @@ class Arena:
         """How likely the model was and is to give responses like these; None if there are none."""
         if not compliant:
             return None
-        print(
-            f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack", flush=True
-        )
+        logger.info(f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack")
         before, after = (
             compliance_probabilities(
                 model, self.tokenizer, self.held_out, compliant=compliant, batch_size=self.spec.evaluation.batch_size
