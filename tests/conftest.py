@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,13 +11,13 @@ from typing import Any
 import pytest
 
 from tokenbuncher.core.environment import quiet_libraries
-from tokenbuncher.core.log import TextFormatter, logging_to
+from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 quiet_libraries()
 
 
-class _Stdout(logging.StreamHandler[Any]):
+class _Stdout(LineHandler):
     """Writes to what stdout is at the time."""
 
     @property
@@ -33,9 +32,7 @@ class _Stdout(logging.StreamHandler[Any]):
 @pytest.fixture(autouse=True)
 def logged_lines() -> Iterator[None]:
     """What the library logs stands on stdout, as in its programs."""
-    handler = _Stdout()
-    handler.setFormatter(TextFormatter())
-    with logging_to(handler):
+    with logging_to(_Stdout(sys.stdout, TextFormatter())):
         yield
 
 

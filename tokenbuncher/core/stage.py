@@ -68,9 +68,8 @@ def read_event(message: bytes) -> Event | None:
         stage, kind, text = (fields[name] for name in ("stage", "event", "text"))
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    if not isinstance(stage, str) or not isinstance(text, str) or kind not in (*EVENTS, *MANY):
-        return None
-    return Event(stage, kind, text, fields)
+    known = isinstance(stage, str) and stage.partition(" ")[0] in STAGES and kind in (*EVENTS, *MANY)
+    return Event(stage, kind, text, fields) if known and isinstance(text, str) else None
 
 
 def log_name(stage: str) -> str:
