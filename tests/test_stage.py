@@ -122,7 +122,15 @@ EVENT = {"time": "", "level": "info", "stage": "gate", "event": "done", "text": 
 
 @pytest.mark.parametrize(
     "change",
-    [{"stage": "announce"}, {"stage": ["gate"]}, {"stage": None}, {"event": "promoted"}, {"event": None}, {"event": ["done"]}, {"text": 5}],
+    [
+        {"stage": "announce"},
+        {"stage": ["gate"]},
+        {"stage": None},
+        {"event": "promoted"},
+        {"event": None},
+        {"event": ["done"]},
+        {"text": 5},
+    ],
 )
 def test_events_that_there_are_not(change: dict[str, object]) -> None:
     assert read_event(json.dumps(EVENT).encode()) == Event("gate", "done", "", EVENT)

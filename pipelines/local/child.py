@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import IncrementalNewlineDecoder
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
@@ -29,7 +31,11 @@ class Child:
     """Takes the lines of its output, without the passwords of addresses."""
     last: str = ""
     """The last line that it has put out."""
-    _rest: bytes = b""
+    _rest: str = ""
+
+    def __post_init__(self) -> None:
+        # Carriage returns end lines too: those of progress bars stand below each other in a log.
+        self._decoder = IncrementalNewlineDecoder(getincrementaldecoder("utf-8")("replace"), translate=True)
 
     def events(self) -> Iterator[Event]:
         """Events as they come, until neither the child nor what it has started can send or put out any more."""
@@ -49,11 +55,11 @@ class Child:
 
     def _put_out(self, got: bytes) -> None:
         """Hands on whole lines; nothing means that there are no more."""
-        *lines, self._rest = (self._rest + (got or b"\n" * bool(self._rest))).split(b"\n")
-        for line in lines:
-            text = without_passwords(line.decode(errors="replace"))
-            self.last = text.strip() or self.last
-            self.take(f"{text}\n")
+        text = self._rest + self._decoder.decode(got, final=not got)
+        *lines, self._rest = (text if got or not text else f"{text}\n").split("\n")
+        for line in map(without_passwords, lines):
+            self.last = line.strip() or self.last
+            self.take(f"{line}\n")
 
 
 @contextmanager

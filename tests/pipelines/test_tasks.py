@@ -106,6 +106,13 @@ def test_output_without_an_end_and_between_events(tmp_path: Path) -> None:
     assert "half a line[attack grpo-1000] whole\n and \ufffd the rest[attack grpo-1000 done]\n" in log
 
 
+def test_lines_of_a_progress_bar_stand_below_each_other(tmp_path: Path) -> None:
+    program = "import os; [os.write(1, text) for text in (b'1\\r', b'2\\r', b'\\n3 \\xc3', b'\\xa9\\r\\n4')]"
+    Tasks(tmp_path / "spec.yaml", tmp_path / "logs").run(command(program), {})
+    log = (tmp_path / "logs" / "attack-grpo-1000.log").read_bytes().decode()
+    assert log.split("\n")[1:] == ["1", "2", "3 é", "4", ""]
+
+
 def test_much_output_and_many_events_are_all_taken(tmp_path: Path) -> None:
     received = Received()
     program = f"{STAGE}[(log.info('x' * 5000), print('y' * 5000)) for _ in range(1000)]"

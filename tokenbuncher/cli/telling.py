@@ -35,7 +35,7 @@ def telling(command: Callable[..., Any]) -> Callable[..., Any]:
         default="text",
         show_default=True,
         envvar=FORMAT,
-        help="Lines of text, or a JSON object a line with time, stage, event, text and figures.",
+        help="Lines of text, or a JSON object a line with time, level, stage, event, text and figures.",
     )
     @click.option("--quiet", is_flag=True, help="Tell errors and results only.")
     @wraps(command)
