@@ -28,7 +28,7 @@ from tokenbuncher.core.log import (
 from tokenbuncher.core.passwords import has_password, without_passwords
 from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.guard.settings import load_guard
-from tokenbuncher.preflight.doctor import Finding
+from tokenbuncher.preflight.doctor import Diagnosis
 from tokenbuncher.settings import ComputeSpec, ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.settings.policy import load_policy
 from tokenbuncher.storage import resolve
@@ -232,7 +232,7 @@ def test_it_is_taken_out_of_whatever_is_told(uri: str, capsys: pytest.CaptureFix
         with logging_to(LineHandler(sys.stdout, kind("defend"))), printed_as_messages():
             print(f"going to {uri}")
             logging.getLogger("tokenbuncher.storage").info(f"at {uri}", extra=event("message", where=uri))
-    shown = capsys.readouterr().out + str(UserError(f"no {uri} here")) + str(Finding("ok", f"MLflow at {uri}"))
+    shown = capsys.readouterr().out + str(UserError(f"no {uri} here")) + str(Diagnosis("ok", f"MLflow at {uri}"))
     assert SECRET not in shown
     assert "***" in shown
 
