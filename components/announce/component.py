@@ -20,25 +20,27 @@ def announce(spec: str, status: dsl.PipelineTaskFinalStatus, report: dsl.Output[
     """
     from tokenbuncher.core.stage import running
 
-    with running("announce"):
+    with running("announce") as logger:
         from pathlib import Path
 
         from tokenbuncher.gate import conclude
         from tokenbuncher.settings import parse_spec
 
         release = parse_spec(spec)
-        print(f"{status.pipeline_job_resource_name} ended: {status.state}")
+        logger.info(f"{status.pipeline_job_resource_name} ended: {status.state}")
         failure = f"the run ended as {status.state} before its gate came to a verdict"
         if status.error_message:
-            print(f"{status.pipeline_task_name} failed: {status.error_message}")
+            logger.info(f"{status.pipeline_task_name} failed: {status.error_message}")
             failure += f"; {status.pipeline_task_name}: {status.error_message}"
         if status.state not in ("SUCCEEDED", "COMPLETE"):  # promote has succeeded, so there is a verdict
             conclude(
                 release, report.uri.rpartition("/announce/")[0], failure, report=Path(report.path), recorded=recorded
             )
-        print("verdict, if it came to one: the outputs `verdict` and `report` of the task gate")
+        logger.info("verdict, if it came to one: the outputs `verdict` and `report` of the task gate")
         tracking = release.tracking
-        print(f"versions of {tracking.model_name}, their verdicts and aliases: `tokenbuncher status`, {tracking.uri}")
+        logger.info(
+            f"versions of {tracking.model_name}, their verdicts and aliases: `tokenbuncher status`, {tracking.uri}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tokenbuncher.evidence import AttackEvidence, write_evidence
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.training import ranks
+
+logger = logging.getLogger(__name__)
 
 
 def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Path, out: Path) -> None:
@@ -75,7 +78,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Pa
             _bring(run, arm, folder, weights=spec.attacks.keep_checkpoints)
     if source:
         controls.used(source)
-    print(f"control {fate(evidence.control_arm)}, candidate {fate(evidence.candidate_arm)}", flush=True)
+    logger.info(f"control {fate(evidence.control_arm)}, candidate {fate(evidence.candidate_arm)}")
 
 
 def _bring(run: Path, arm: str, folder: Path, *, weights: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from tokenbuncher.storage.tracking import looked_up, settled, version_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
+
+logger = logging.getLogger(__name__)
 
 EXPERIMENT = "tokenbuncher"
 
@@ -73,7 +76,7 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, *, attacks: Sequence
         if tries.earlier is not None:
             tag(client, name, registration.version, tries=str(tries.earlier + 1))
         write_text(folder / REGISTRATION_NAME, registration.model_dump_json(indent=1) + "\n")
-    print(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
+    logger.info(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
     return registration
 
 
