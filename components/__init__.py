@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 
 TRAINER_IMAGE = os.environ.get("TOKENBUNCHER_TRAINER_IMAGE", f"tokenbuncher/trainer:{__version__}")
 GATE_IMAGE = os.environ.get("TOKENBUNCHER_GATE_IMAGE", f"tokenbuncher/gate:{__version__}")

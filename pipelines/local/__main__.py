@@ -22,6 +22,7 @@ from pipelines.local.tasks import Tasks
 from pipelines.release import release_pipeline
 from tokenbuncher.core.environment import lenient_output
 from tokenbuncher.core.exits import exiting
+from tokenbuncher.core.log import LineHandler, channel_handlers, logging_to, stage_formatter
 from tokenbuncher.core.stages import STAGES
 from tokenbuncher.settings import parse_spec
 
@@ -47,20 +48,22 @@ def main(spec: Path, artifacts: Path, logs: Path, *, interrupted: Path) -> None:
     Raises:
         RuntimeError: If a task fails.
     """
-    tasks = Tasks(spec, logs)
+    channel = channel_handlers()
+    tasks = Tasks(spec, logs, channel)
     signal.signal(signal.SIGTERM, tasks.stop)
     replace_runner(tasks.run, Completed(artifacts, interrupted))
     # The commands of tasks begin with python3, which is to be this one.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
     text = spec.read_text(encoding="utf-8")
-    run_side_by_side(
-        release_pipeline(place=_place, shared_quarantine=True),
-        {"spec": text},
-        str(artifacts),
-        capacity=Capacity(min(TASKS, len(os.sched_getaffinity(0))), free_memory),
-        need=needs(parse_spec(text)),
-    )
+    with logging_to(LineHandler(sys.stdout, stage_formatter("")), *channel):
+        run_side_by_side(
+            release_pipeline(place=_place, shared_quarantine=True),
+            {"spec": text},
+            str(artifacts),
+            capacity=Capacity(min(TASKS, len(os.sched_getaffinity(0))), free_memory),
+            need=needs(parse_spec(text)),
+        )
 
 
 def _place(task: PipelineTask) -> PipelineTask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -17,19 +18,21 @@ from tokenbuncher.storage import bring_records
 from tokenbuncher.verdict import FILE_NAME as VERDICT
 from tokenbuncher.verdict import Verdict, read_verdict
 
+logger = logging.getLogger(__name__)
+
 _JUDGED = "<!DOCTYPE html>\n<title>Judged</title>\n<p>{verdict}. The report is an output of the task gate.</p>\n"
 
 
 def unfinished_figures(
     spec: ReleaseSpec, evidence: Sequence[Path], failure: str, *, unknown: Sequence[str] = ()
 ) -> ReleaseFigures:
-    """What a run that ended without a verdict has left.
+    """The figures of a run that ended without a verdict.
 
     Args:
         spec: The release spec.
         evidence: Evidence files, or folders that hold them at any depth.
-        failure: Why it ended.
-        unknown: Why there may be more.
+        failure: Why the run ended.
+        unknown: Why there may be more evidence than was found.
     """
     there = [path for given in evidence for path in found_below(given, EVIDENCE) if path.exists()]
     pieces, unreadable = read_all_evidence(there)
@@ -37,14 +40,14 @@ def unfinished_figures(
 
 
 def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, recorded: str = "") -> None:
-    """Tells what a run came to that has ended, by its outputs; without a verdict it is INCONCLUSIVE.
+    """Reports the verdict of a run that has ended; if there is none, INCONCLUSIVE and what is missing.
 
     Args:
         spec: The release spec.
-        outputs: Where the outputs of its tasks lie: a local folder or the URI of one.
-        failure: Why it ended, if it has failed.
-        report: The HTML file to be written.
-        recorded: Where its evidence lies, if not among its outputs.
+        outputs: The local folder, or the URI, with the outputs of the run's tasks.
+        failure: Why the run ended, if it failed.
+        report: The HTML file to write.
+        recorded: Where the evidence is, if it is not among the outputs.
     """
     with TemporaryDirectory() as scratch:
         unknown = []
@@ -57,13 +60,15 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, rec
         if verdicts:
             text = _told(read_verdict(verdicts[0]))
             report.write_text(_JUDGED.format(verdict=escape(text)), encoding="utf-8")
-            print(text)
+            logger.info(text)
             return
         figures = unfinished_figures(spec, evidence, failure, unknown=unknown)
         report.write_text(documents(figures)[HTML_NAME], encoding="utf-8")
-    print(f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed")
+    logger.info(
+        f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed"
+    )
     for reason in figures.reasons:
-        print(reason)
+        logger.info(reason)
 
 
 def _found(uri: str, name: str, folder: Path) -> list[Path]:

@@ -8,13 +8,28 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tokenbuncher.report import charts, headline, tables
+from tokenbuncher.report.cells import (
+    NOTHING,
+    Bar,
+    Column,
+    Table,
+    broke,
+    interval,
+    interval_bar,
+    judged,
+    known,
+    needed,
+    number,
+    table,
+)
 from tokenbuncher.report.drawing import Chart
 from tokenbuncher.report.figures import Attacked, AttackFigures, ReleaseFigures, Responses, TaskFigures
 from tokenbuncher.report.page import digests, filled
-from tokenbuncher.report.tables import NOTHING, Bar, Table
 from tokenbuncher.verdict import Finding, Outcome
 
 T = TypeVar("T")
+Row = tuple[Any, tuple[Any, Any]]
+"""What a row is about, and what each release has on it."""
 
 MARK = "<!-- two releases, by tokenbuncher compare -->"
 """Stands in every such page."""
@@ -26,9 +41,9 @@ def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequenc
     """Two releases side by side: verdicts, rules, attacks, utility, and what differs in spec, policy and digests.
 
     Args:
-        first: The release that is compared with, such as the one that has the alias.
-        second: The other one.
-        names: What they are called.
+        first: The release to compare with, such as the one that has the alias.
+        second: The other release.
+        names: What the releases are called.
 
     Returns:
         A self-contained HTML document, like the report's.
@@ -53,42 +68,43 @@ def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequenc
 
 
 def _matched(both: Sequence[Sequence[T]], key: Callable[[T], Any]) -> dict[Any, tuple[T | None, T | None]]:
-    """What both have under one key, None where one has not; in the order of the first."""
+    """The items of both by their keys, None where one has none; in the order of the first."""
     one, other = ({key(item): item for item in items} for items in both)
     return {name: (one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other])}
+
+
+def _sides(title: str, text: Callable[[Any], str]) -> list[Column[Row]]:
+    """A column for each release."""
+
+    def shown(number: int) -> Callable[[Row], str]:
+        return lambda row: known(row[1][number], text)
+
+    return [Column(title.format(side=side), shown(number)) for number, side in enumerate(SIDES)]
 
 
 def _glance(both: Sequence[ReleaseFigures]) -> Table:
     """The figures that each report begins with."""
     tiles = _matched([list(headline.glance(one)) for one in both], key=lambda tile: tile.title)
-    return Table(
-        ["figure", *SIDES],
-        [
-            [title, *(f"{tile.value} ({tile.note})" if tile else NOTHING for tile in pair)]
-            for title, pair in tiles.items()
-        ],
-        labels=3,
-    )
+    columns = [Column[Row]("figure", lambda row: row[0]), *_sides("{side}", lambda tile: f"{tile.value} ({tile.note})")]
+    return table(tiles.items(), columns, labels=3)
 
 
 def _rules(both: Sequence[ReleaseFigures]) -> Table:
-    """Every rule in both verdicts; those that fare otherwise first."""
+    """Every rule in both verdicts; those with different outcomes first."""
     pairs = _matched([one.verdict.findings if one.verdict else [] for one in both], key=lambda f: (f.rule, f.subject))
-    rows = [[rule, subject, _change(*pair), *_judged(*pair)] for (rule, subject), pair in pairs.items()]
-    return Table(
-        [
-            "rule",
-            "subject",
-            "second is",
-            *(f"{what}, {side}" for what in ("outcome", "bound", "needed") for side in SIDES),
-        ],
-        sorted(rows, key=lambda row: row[2] == "alike"),
-        labels=5,
-    )
+    columns = [
+        Column[Row]("rule", lambda row: row[0][0]),
+        Column[Row]("subject", lambda row: row[0][1]),
+        Column[Row]("second is", lambda row: _change(*row[1])),
+        *_sides("outcome, {side}", judged),
+        *_sides("bound, {side}", _bound),
+        *_sides("needed, {side}", needed),
+    ]
+    return table(sorted(pairs.items(), key=lambda row: _change(*row[1]) == "alike"), columns, labels=5)
 
 
 def _change(first: Finding | None, second: Finding | None) -> str:
-    """How the second fares against the first."""
+    """How the second compares with the first."""
     if first is None or second is None:
         return "not judged" if second is None else "new"
     ranks = [Outcome.BLOCK, Outcome.INCONCLUSIVE, Outcome.PASS]
@@ -96,37 +112,26 @@ def _change(first: Finding | None, second: Finding | None) -> str:
     return "alike" if before == after else "better" if after > before else "worse"
 
 
-def _judged(*pair: Finding | None) -> Iterator[str]:
-    yield from (tables.judged(finding) if finding else NOTHING for finding in pair)
-    yield from (tables.number(finding, _bound(finding)) if finding else NOTHING for finding in pair)
-    yield from (tables.needed(finding) if finding else NOTHING for finding in pair)
-
-
-def _bound(finding: Finding) -> float | None:
-    return finding.measured if finding.bound is None else finding.bound
+def _bound(finding: Finding) -> str:
+    return number(finding, finding.measured if finding.bound is None else finding.bound)
 
 
 def _attacks(attacks: dict[str, tuple[AttackFigures | None, AttackFigures | None]]) -> Table:
-    """Both defended models under each attack, and how strong it was on the undefended ones."""
-    return Table(
-        ["attack", *(f"{what}, {side}" for what in ("harm", "broke", "undefended broke") for side in SIDES)],
-        [
-            [
-                key,
-                *(_harm(side, attack) for side, attack in zip(SIDES, pair, strict=True)),
-                *(tables.broke(attack.defended) if attack else NOTHING for attack in pair),
-                *(tables.broke(attack.undefended) if attack else NOTHING for attack in pair),
-            ]
-            for key, pair in attacks.items()
-        ],
-        labels=1,
-    )
+    """Both candidates under each attack, and how strong it was on the base model."""
+    columns = [
+        Column[Row]("attack", lambda row: row[0]),
+        Column[Row]("harm, first", lambda row: _harm("first", row[1][0])),
+        Column[Row]("harm, second", lambda row: _harm("second", row[1][1])),
+        *_sides("broke, {side}", lambda attack: broke(attack.defended)),
+        *_sides("base broke, {side}", lambda attack: broke(attack.undefended)),
+    ]
+    return table(attacks.items(), columns)
 
 
 def _harm(side: str, attack: AttackFigures | None) -> str | Bar:
     if attack is None or attack.defended.responses is None:
         return NOTHING
-    return tables.interval_bar(side, attack.defended.responses.harm)
+    return interval_bar(side, attack.defended.responses.harm)
 
 
 def _curves(
@@ -139,7 +144,7 @@ def _curves(
 
 
 def _safety(both: Sequence[ReleaseFigures]) -> Table:
-    """Both defended models before any attack."""
+    """Both candidates before any attack."""
     figures = [next(iter(one.safety), None) for one in both]
     rows = []
     for prompts in ("harmful", "benign", "look_alikes"):
@@ -150,25 +155,19 @@ def _safety(both: Sequence[ReleaseFigures]) -> Table:
         prompts = prompts.replace("_", "-")
         for what in ("harm", "refusal", "partial", "gibberish"):
             title = "refused in part" if what == "partial" else what
-            rows.append([prompts, title, *(tables.interval(getattr(own, what)) if own else NOTHING for own in sampled)])
+            rows.append([prompts, title, *(interval(getattr(own, what)) if own else NOTHING for own in sampled)])
         rows.append([prompts, "entropy, nats", *(f"{own.entropy:.3g}" if own else NOTHING for own in sampled)])
     return Table(["prompts", "figure", *SIDES], rows, labels=2)
 
 
 def _utility(tasks: dict[str, tuple[TaskFigures | None, TaskFigures | None]]) -> Table:
-    """Accuracy of both defended models, and what each lost against its own undefended model."""
-    return Table(
-        ["task", *(f"{what}, {side}" for what in ("accuracy", "lost") for side in SIDES)],
-        [
-            [
-                name,
-                *(tables.interval(task.defended.accuracy) if task and task.defended else NOTHING for task in pair),
-                *(tables.loss(task.loss) if task else NOTHING for task in pair),
-            ]
-            for name, pair in tasks.items()
-        ],
-        labels=1,
-    )
+    """Accuracy of both candidates, and what each lost against its own base model."""
+    columns = [
+        Column[Row]("task", lambda row: row[0]),
+        *_sides("accuracy, {side}", lambda task: known(task.defended, lambda answers: interval(answers.accuracy))),
+        *_sides("lost, {side}", lambda task: known(task.loss, interval)),
+    ]
+    return table(tasks.items(), columns)
 
 
 def _versions(figures: ReleaseFigures) -> dict[str, str | None]:
@@ -176,7 +175,7 @@ def _versions(figures: ReleaseFigures) -> dict[str, str | None]:
 
 
 def _side_by_side(what: str, first: dict[str, str | None], second: dict[str, str | None], *, shown: int = 20) -> Table:
-    """All that either has, by its first characters, and whether they agree."""
+    """The values of both, cut to their first characters, and whether they agree."""
     rows = []
     for name in dict.fromkeys([*first, *second]):
         one, other = first.get(name), second.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import sys
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import RegisteredModel
 
+logger = logging.getLogger(__name__)
+
 SHORTEST_SECRET = 16
 REQUEST_SECONDS = 10
 MODELS_PER_PAGE = 100
@@ -48,7 +51,7 @@ Action = Literal["none", "moved back", "removed", "left, as it has moved on", "f
 
 
 class Report(Strict):
-    """What the watcher has to say."""
+    """A report of the watcher."""
 
     what: Literal["unattested", "unknown"] = Field(
         description="Whether a version has an alias or stage that it must not have, or it could not be found out who "
@@ -84,9 +87,9 @@ class Watcher:
     ) -> None:
         """
         Args:
-            client: Of the registry.
-            settings: Gives the guard's settings as they are now: they say what is protected.
-            check: Tells why a version must not be in a place.
+            client: A client of the registry.
+            settings: Gives the guard's settings as they are now. They say what is protected.
+            check: Gives the reasons why a version must not be in a place.
             revert: Whether to move an alias back to the last version known to be good, or remove it if there is none;
                 stages alike.
             report: Gets each finding once, until it changes.
@@ -367,7 +370,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says which error it was; the traceback of a sender who hangs up is of no use."""
-        print(f"webhook request from {client_address[0]}: {_in_words(sys.exception())}", file=sys.stderr)
+        logger.warning(f"webhook request from {client_address[0]}: {_in_words(sys.exception())}")
 
 
 class _Handler(BaseHTTPRequestHandler):
