@@ -145,14 +145,14 @@ def test_verdict_on_another_version_is_refused(enter: Enter, spec: ReleaseSpec) 
     first, second = enter(spec), enter(spec)
     second.verdict = first.verdict
 
-    assert_refused(second, Outcome.INCONCLUSIVE, "other version")
+    assert_refused(second, Outcome.INCONCLUSIVE, "differs in version")
 
 
 def test_verdict_by_another_policy_is_refused(enter: Enter, spec: ReleaseSpec) -> None:
     registered = enter(spec)
     laxer = registered.release.with_policy(max_harm_after_attack=0.5).spec
 
-    with pytest.raises(Refused, match="other policy"):
+    with pytest.raises(Refused, match="differs in policy"):
         registered.promote(laxer)
     assert registered.champion is None
 
