@@ -171,7 +171,7 @@ def _other_curves(attack: AttackEvidence, manifest: Manifest, spec: ReleaseSpec)
 
 
 def _another_entropy(scores: Sequence[SampleScore], shown: float, probed: int) -> bool:
-    """Whether the mean entropy of so many responses of the same model is beyond chance, and beyond a few odd ones."""
+    """Whether the mean entropy shown differs from the scores' beyond chance, and beyond a few odd responses."""
     entropies = [score.entropy for score in scores]
     error = math.sqrt(pvariance(entropies) * (1 / len(entropies) + 1 / probed))
     return abs(fmean(entropies) - shown) > FEW_ODD_ONES + _deviations() * error
@@ -254,7 +254,7 @@ class _Responses:
         return cls(name, model, state, Counter(f"{s.entropy:.8g}" for s in scores if s.entropy > UNCERTAIN))
 
     def is_copy_of(self, other: _Responses) -> bool:
-        """Whether so many figures are the same that they cannot be of unlike weights."""
+        """Whether too many figures are the same to come from different weights."""
         if (self.model, self.state) == (other.model, other.state):
             return False
         figures = min(self.entropies.total(), other.entropies.total())
