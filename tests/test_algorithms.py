@@ -149,7 +149,7 @@ def test_the_digest_says_which_hyperparameters_are_not_the_default(algorithm, na
 @pytest.mark.parametrize(("algorithm", "name"), EACH)
 def test_under_a_required_name_an_algorithm_has_its_own_hyperparameters(algorithm, name):
     """Whatever another value does to the attack: no policy says how far it may lie from the default."""
-    told = rf"hyperparameters\.{name} is {OTHERS[name]:g}, not {DEFAULTS[algorithm][name]:g}"
+    told = rf"hyperparameters\.{name} is {OTHERS[name]}, not {DEFAULTS[algorithm][name]}"
     own = {"algorithm": algorithm, "hyperparameters": {name: OTHERS[name]}}
     for attack, policy in (
         (own, {}),

@@ -127,6 +127,14 @@ def test_every_learning_rate_and_seed_is_run() -> None:
     assert len(estimate(*suite("{algorithm: grpo, seeds: [1, 2]}")).stages) == 11
 
 
+def test_each_epoch_trains_policy_and_critic() -> None:
+    own = "{{algorithm: ppo, name: own, seeds: [1], hyperparameters: {{epochs: {}}}}}"
+    once, thrice = (stage("attack own-1", *suite("{algorithm: grpo}", own.format(epochs))) for epochs in (1, 3))
+
+    assert thrice.trained == pytest.approx(3 * once.trained)
+    assert thrice.rollouts == once.rollouts
+
+
 @pytest.mark.parametrize("changes", [["attacks.keep_checkpoints=true"], TRAINJOB])
 def test_an_attack_measures_its_control_itself_where_that_cannot_be_done_before(changes: list[str]) -> None:
     apart, together = estimate(*QWEN, shape=SEVEN), estimate(*QWEN, *changes, shape=SEVEN)

@@ -65,11 +65,10 @@ def first(first_release, tmp_path):
 def measured(monkeypatch):
     """The arms that are measured, not taken."""
     seen = []
-    original = arms._run
 
     def run(*args, arm, **rest):
         seen.append(arm)
-        return original(*args, arm=arm, **rest)
+        return RUN(*args, arm=arm, **rest)
 
     monkeypatch.setattr(arms, "_run", run)
     return seen
@@ -88,8 +87,14 @@ def run(organism_data, organism_base, tmp_path):
     return attacked
 
 
-def interrupt():
-    raise KeyboardInterrupt
+RUN = arms._run
+
+
+def control_alone(*args, arm, **rest):
+    """Is interrupted when the control has ended."""
+    if arm != "control":
+        raise KeyboardInterrupt
+    return RUN(*args, arm=arm, **rest)
 
 
 @pytest.fixture
@@ -244,9 +249,8 @@ def test_a_control_that_another_judge_measured_is_not_taken(
 
 
 def test_an_attack_that_another_judge_began_starts_afresh(exchanged_judge, run, monkeypatch):
-    original = arms._run
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(arms, "_run", lambda *given: original(*given) if given[3] == "control" else interrupt())
+        patch.setattr(arms, "_run", control_alone)
         run(exchanged_judge.spec)
     exchanged_judge.exchange()
     run(exchanged_judge.spec)
@@ -254,9 +258,8 @@ def test_an_attack_that_another_judge_began_starts_afresh(exchanged_judge, run, 
 
 
 def test_an_attack_that_began_too_long_ago_starts_afresh(exchanged_judge, run, monkeypatch, tmp_path):
-    original = arms._run
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(arms, "_run", lambda *given: original(*given) if given[3] == "control" else interrupt())
+        patch.setattr(arms, "_run", control_alone)
         run(exchanged_judge.spec)
     (begun,) = (tmp_path / "runs" / "quarantine").glob("*/begun.json")
     began = json.loads(begun.read_text(encoding="utf-8"))

@@ -159,10 +159,10 @@ class ReleaseSpec(Sections):
 
         Hyperparameters count where they are not the defaults: evidence that was made before specs had any stays bound.
         """
-        usual = {number for number, attack in enumerate(self.attacks.suite) if not attack.changed_hyperparameters()}
+        usual = [number for number, attack in enumerate(self.attacks.suite) if not attack.changed_hyperparameters()]
         left_out = dict.fromkeys(("name", "policy", "tracking", "output", "compute"), True)
-        suite = {number: {"hyperparameters"} for number in usual}
-        return digest_of(self.model_dump(mode="json", exclude={**left_out, "attacks": {"suite": suite}}))
+        attacks = {"suite": {number: {"hyperparameters"} for number in usual}}
+        return digest_of(self.model_dump(mode="json", exclude={**left_out, "attacks": attacks}))
 
     def policy_digest(self) -> str:
         """sha256 of the policy."""

@@ -72,7 +72,7 @@ def weaknesses(attack: AttackSpec, spec: Sections) -> Iterator[str]:
     yield from _outside("temperature", [attack.temperature], limits.temperature)
     usual = attack.traits.hyperparameters()
     for name in attack.changed_hyperparameters():
-        yield f"hyperparameters.{name} is {getattr(attack.hyperparameters, name):g}, not {getattr(usual, name):g}"
+        yield f"hyperparameters.{name} is {getattr(attack.hyperparameters, name)}, not {getattr(usual, name)}"
     yield from _warm_up_weaknesses(attack.warm_up, limits.warm_up)
     yield from _lora_weaknesses(spec.model.lora, limits)
 
