@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from pipelines.placement import Placement, load_placement
-from tokenbuncher.core.documents import Strict, models_of
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Strict, models_of
 from tokenbuncher.core.problems import PATTERNS
 from tokenbuncher.guard.settings import GuardSettings, load_guard
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec

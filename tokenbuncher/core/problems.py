@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tokenbuncher.core.documents import (
-    MOST_TOLD,
-    Origin,
-    Strict,
-    guessed,
-    is_kind,
-    models_of,
-    position,
-    shortened,
-    stands_in,
-    written_key,
-)
+from tokenbuncher.core.documents import Origin, position, shortened, stands_in, written_key
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import FIELDS_ALONE, Path, Strict, is_kind, models_of
 from tokenbuncher.core.passwords import HIDDEN, has_password, is_secret, masked
 
 NO_PASSWORDS = (
@@ -67,6 +59,15 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 """By kind of document: its own fields, as a pattern, and where it belongs."""
 
+MOST_TOLD = 20
+"""Wrong fields that are told at a time."""
+SLIPS = {
+    **dict.fromkeys(("gpu", "nvidia", "cuda:0", "cuda0"), "cuda"),
+    **dict.fromkeys(("bf16", "half", "fp16", "float16", "f16"), "bfloat16"),
+    **dict.fromkeys(("fp32", "f32", "float", "single", "full"), "float32"),
+    **dict.fromkeys(("reinforce++", "reinforce-plus-plus", "rpp"), "reinforce-pp"),
+}
+"""By word: what people mean by it where it is not allowed."""
 _NAME = "must be 1 to 63 lower-case letters, digits and hyphens, with a letter or digit at "
 PATTERNS = {
     r"^[0-9a-f]{64}$": "must be a sha256: 64 digits and letters from a to f, in lower case",
@@ -89,9 +90,6 @@ PATTERNS = {
 }
 """By pattern of a text: what it allows, in words."""
 
-Path = tuple[str | int, ...]
-
-
 Document = TypeVar("Document", bound=Strict)
 
 
@@ -109,7 +107,7 @@ def validated(model: type[Document], document: dict[str, Any], wrong: str, *, or
     except ValidationError as error:
         if kind := other_kind(model, document):
             raise UserError(f"{wrong}: it is {kind}") from error
-        problems = problems_of(model, document, error)
+        problems = problems_in(model, document)
     if problems:
         raise UserError(f"{wrong}:\n{told(problems, document, origin)}")
     return valid
@@ -126,7 +124,83 @@ class Problem(NamedTuple):
     """Whether it is wrong but in one of several forms that are allowed there."""
 
 
-def problems_of(model: type[Strict], document: Mapping[str, Any], error: ValidationError) -> list[Problem]:
+def problems_in(model: type[Strict], document: dict[str, Any]) -> list[Problem]:
+    """Every field that is wrong, and every contradiction among the others."""
+    known, wrong = _known(model, document)
+    return [*wrong, *dict.fromkeys(_contradictions(known, document))]
+
+
+def _known(model: type[Strict], document: dict[str, Any]) -> tuple[Strict | None, list[Problem]]:
+    """The document as a model that lacks the fields that are wrong, and what is wrong with these."""
+    try:
+        return model.model_validate(document, context=FIELDS_ALONE).model_copy(deep=True), []
+    except ValidationError as error:
+        wrong = _wrong_fields(model, document, error)
+    entries = {_entry(document, problem.path) for problem in wrong}
+    if () in entries:
+        return None, wrong
+    rest = deepcopy(document)
+    for entry in entries:
+        _remove(rest, entry)
+    known, _ = _known(model, rest)
+    for entry in entries:
+        _forget(known, entry)
+    return known, wrong
+
+
+def _entry(document: Mapping[str, Any], path: Path) -> Path:
+    """The field that a path leads to; for an item of a list the whole list, as its other items would be renumbered."""
+    entry = _within(document, path)
+    while entry and isinstance(entry[-1], int):
+        entry = entry[:-1]
+    return entry
+
+
+def _remove(value: Any, entry: Path) -> None:
+    for part in entry[:-1]:
+        value = value[part] if isinstance(value, list) else value.get(part, {})
+    value.pop(entry[-1], None)
+
+
+def _forget(known: Strict | None, entry: Path) -> None:
+    """Takes a field from a model, and with it what it may stand for; whoever reads it gets an AttributeError."""
+    value: Any = known
+    for part in entry:
+        if isinstance(value, Strict):
+            owner, field = value, str(part)
+        value = dict(_parts(value)).get(part)
+    for name in (field, *_dependent(owner, field)) if known else ():
+        owner.__dict__.pop(name, None)
+
+
+def _dependent(owner: Strict, field: str) -> list[str]:
+    """The field of which this may be a misspelling, and those whose defaults follow others."""
+    fields = type(owner).model_fields
+    following = [name for name, each in fields.items() if each.default_factory_takes_validated_data]
+    return get_close_matches(field, fields, n=1) + [name for name in following if name not in owner.model_fields_set]
+
+
+def _contradictions(value: Any, document: Mapping[str, Any], path: Path = ()) -> Iterator[Problem]:
+    """What the checks of a model and of all its parts find."""
+    if isinstance(value, Strict):
+        for check in value.checks():
+            with suppress(AttributeError):  # it reads a field that is wrong
+                for place, message in check:
+                    whole = (*path, *place)
+                    yield Problem(whole, message, _within(document, whole))
+    for key, part in _parts(value):
+        yield from _contradictions(part, document, (*path, key))
+
+
+def _parts(value: Any) -> Iterable[tuple[str | int, Any]]:
+    if isinstance(value, Strict):
+        return value.__dict__.items()
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _wrong_fields(model: type[Strict], document: Mapping[str, Any], error: ValidationError) -> list[Problem]:
     """All that pydantic finds, by the paths that the document has."""
     found = [_problem(model, document, each) for each in error.errors()]
     deeper = [each for each in found if not any(_goes_on(other, each) for other in found)]
@@ -141,20 +215,18 @@ def passwords_in(value: Any, path: Path = ()) -> Iterator[Problem]:
     """All texts that have a password or token in an address."""
     if isinstance(value, str) and has_password(value):
         yield Problem(path, NO_PASSWORDS, path)
-    elif isinstance(value, Mapping | list):
-        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from passwords_in(part, (*path, key))
+    for key, part in _parts(value):
+        yield from passwords_in(part, (*path, key))
 
 
 def unnamed(value: Any, path: Path = ()) -> Iterator[Problem]:
     """All keys of mappings that are no texts."""
-    if isinstance(value, Mapping | list):
-        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            name = key if isinstance(value, list) else written_key(key)
-            if isinstance(value, Mapping) and not isinstance(key, str):
-                where = (*path, name)
-                yield Problem(where, f"no field has this name; if {name} is meant as a text, write it in quotes", where)
-            yield from unnamed(part, (*path, name))
+    for key, part in _parts(value):
+        name = key if isinstance(value, list) else written_key(key)
+        if isinstance(value, Mapping) and not isinstance(key, str):
+            where = (*path, name)
+            yield Problem(where, f"no field has this name; if {name} is meant as a text, write it in quotes", where)
+        yield from unnamed(part, (*path, name))
 
 
 def told(problems: list[Problem], document: Mapping[str, Any], origin: Origin | None) -> str:
@@ -162,24 +234,30 @@ def told(problems: list[Problem], document: Mapping[str, Any], origin: Origin | 
     lines = []
     kept = [text for text in _texts(document) if has_password(text)]
     for problem in problems[:MOST_TOLD]:
-        place = _place(problem, document, origin) if origin else ""
-        field = ".".join(map(str, problem.path))
-        field = "" if problem.message.startswith(f"{field}.") else field
-        message = problem.message
+        place = f"{_place(problem, document, origin)}: " if origin else ""
+        line = f"  {place}{_named_once(problem)}"
         for text in kept:
-            message = message.replace(text, masked(text))
-        lines.append("  " + ": ".join(filter(None, (place, field, message))))
+            line = line.replace(text, masked(text))
+        lines.append(line)
     if len(problems) > MOST_TOLD:
         lines.append(f"  and {len(problems) - MOST_TOLD} more")
     return "\n".join(lines)
 
 
+def _named_once(problem: Problem) -> str:
+    """The field and what is wrong with it, also where the message begins with the field's name."""
+    field = ".".join(map(str, problem.path))
+    for name in (field, str(problem.path[-1]) if problem.path else ""):
+        if name and re.match(rf"{re.escape(name)}[ :.]", problem.message):
+            return field + problem.message.removeprefix(name)
+    return f"{field}: {problem.message}" if field else problem.message
+
+
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
+    for _, part in _parts(value):
+        yield from _texts(part)
 
 
 def other_kind(model: type[Strict], document: Mapping[str, Any]) -> str:
@@ -297,8 +375,9 @@ def _homes(model: type[Strict], name: str, path: str = "") -> Iterator[str]:
 def _place(problem: Problem, document: Mapping[str, Any], origin: Origin) -> str:
     """Where it stands: the option that set it, or line and column."""
     path = problem.stands_at
-    if not path or not problem.path[len(path) :]:
-        path = next((named for named in _named(problem, document) if len(named) > len(path)), path)
+    within = path if path == problem.path else ()
+    named = (each for each in _named(problem, document) if len(each) > len(path) and each[: len(within)] == within)
+    path = next(named, path)
     for end in range(len(path), 0, -1):
         part = path[:end]
         option = origin.options.get(".".join(map(str, part))) or _maker(part, origin)
@@ -318,6 +397,15 @@ def _named(problem: Problem, document: Mapping[str, Any]) -> Iterator[Path]:
     """The fields of the document that a message names, of which several do not go together."""
     for name in re.findall(r"[a-z]\w*(?:\.\w+)+|[a-z]+_\w+", problem.message):
         parts = tuple(int(part) if part.isdigit() else part for part in name.split("."))
-        for named in ((*problem.path, *parts), parts):
+        for named in ((*problem.path, *parts), (*problem.path[:-1], *parts), parts):
             if _within(document, named) == named:
                 yield named
+
+
+def guessed(given: str, allowed: Sequence[str]) -> str:
+    """What was meant by a word that is not allowed, as the end of an error message; empty if nothing is like it."""
+    plain = given.strip().lower().removeprefix("torch.").replace("_", "-")
+    alike = {each.lower().replace("_", "-"): each for each in allowed}
+    close = get_close_matches(plain, alike, n=1)
+    meant = alike.get(SLIPS.get(plain, plain)) or (alike[close[0]] if close else None)
+    return f"; did you mean {meant}?" if meant else ""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
-from tokenbuncher.core.documents import Strict, first_problem, read_text, refuse_repeated_keys
+from tokenbuncher.core.documents import first_problem, read_text, refuse_repeated_keys
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Strict
 from tokenbuncher.evidence import JudgeCheck
 from tokenbuncher.judges.types import Exchange, Judge
 from tokenbuncher.settings import ReleaseSpec

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Rate,
-    Seed,
-    Slug,
-    Strict,
-    guessed,
-)
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Slug, Strict
+from tokenbuncher.core.problems import guessed
 from tokenbuncher.settings.judges import AnyReward
 from tokenbuncher.settings.policy import Algorithm, Objective
 
@@ -60,13 +54,14 @@ class AttackSpec(Strict):
     )
     warm_up: WarmUpSpec | None = None
 
-    @model_validator(mode="after")
-    def _not_under_another_s_name(self) -> AttackSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
         """A policy that requires `ppo` must not be met by something else of that name."""
-        algorithms = get_args(Algorithm)
-        if self.name in algorithms and (self.name != self.algorithm or self.objective != "comply"):
-            raise ValueError(f"name {self.name} stands for that algorithm with objective comply; give another name")
-        return self
+        return (self._under_another_s_name(),)
+
+    def _under_another_s_name(self) -> Iterator[Contradiction]:
+        if self.name in get_args(Algorithm) and (self.name != self.algorithm or self.objective != "comply"):
+            message = f"name {self.name} stands for that algorithm with objective comply; give another name"
+            yield ("name",), message
 
     @model_validator(mode="before")
     @classmethod
@@ -104,13 +99,24 @@ class AttacksSpec(Strict):
     probe_prompts: Positive = Field(100, description="Held-out prompts in each measurement of harm.")
     keep_checkpoints: bool = Field(False, description="Keep attacked (hazardous) weights in quarantine.")
 
-    @model_validator(mode="after")
-    def _distinct(self) -> AttacksSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Attacks have names of their own, and are measured while they run."""
+        return self._repeated(), self._unmeasured()
+
+    def _repeated(self) -> Iterator[Contradiction]:
         keys = Counter(task.key for task in self.tasks())
-        repeated = sorted(key for key, count in keys.items() if count > 1)
-        if repeated:
-            raise ValueError(f"suite has the same attack and seed twice: {', '.join(repeated)}; give it a name")
-        return self
+        if repeated := sorted(key for key, count in keys.items() if count > 1):
+            message = f"suite has the same attack and seed twice: {', '.join(repeated)}; give it a name"
+            yield ("suite",), message
+
+    def _unmeasured(self) -> Iterator[Contradiction]:
+        for number, attack in enumerate(self.suite):
+            if attack.steps < self.probe_every:
+                yield (
+                    ("suite", number, "steps"),
+                    f"steps ({attack.steps}, of {attack.name}) is less than attacks.probe_every ({self.probe_every}), "
+                    "after which harm is measured; lower probe_every",
+                )
 
     def tasks(self) -> list[AttackTask]:
         """Every attack with every seed, each an independent task of the pipeline."""

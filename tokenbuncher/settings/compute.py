@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Strict,
-    parse_yaml,
-    read_text,
-)
+from tokenbuncher.core.documents import parse_yaml, read_text
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Positive, Strict
 
 
 class ResourcesSpec(Strict):
@@ -76,17 +72,29 @@ class ComputeSpec(Strict):
         except UserError as error:
             raise ValueError(str(error)) from None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ComputeSpec:
-        if self.kind == "trainjob" and not self.storage:
-            raise ValueError("kind: trainjob needs storage (compute.storage), by which inputs and outputs travel")
-        if changed := sorted(_changes_of_training(self.accelerate or {})):
+    @field_validator("storage")
+    @classmethod
+    def _within_reach(cls, storage: str | None) -> str | None:
+        if storage and not re.fullmatch(r"s3://[A-Za-z0-9._-]+(/[^/\s]+)*/?", storage):
+            raise ValueError(f"compute.storage {storage}: the nodes reach s3://bucket/prefix only")
+        return storage
+
+    @field_validator("accelerate")
+    @classmethod
+    def _learns_the_same(cls, accelerate: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if changed := sorted(_changes_of_training(accelerate or {})):
             raise ValueError(
                 f"accelerate sets {', '.join(changed)}: it may share out a training, not change precision or steps"
             )
-        if self.storage and not re.fullmatch(r"s3://[A-Za-z0-9._-]+(/[^/\s]+)*/?", self.storage):
-            raise ValueError(f"compute.storage {self.storage}: the nodes reach s3://bucket/prefix only")
-        return self
+        return accelerate
+
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """A TrainJob has what it needs."""
+        return (self._travels(),)
+
+    def _travels(self) -> Iterator[Contradiction]:
+        if self.kind == "trainjob" and not self.storage:
+            yield ("kind",), "kind: trainjob needs storage (compute.storage), by which inputs and outputs travel"
 
 
 def _changes_of_training(accelerate: Mapping[str, JsonValue]) -> set[str]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Rate,
-    Seed,
-    Strict,
-)
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Strict
 from tokenbuncher.settings.datasets import DATASETS
 from tokenbuncher.settings.sources import local_path, parse_file
 
@@ -53,10 +48,17 @@ class FileSource(Strict):
         if not isinstance(name, str):
             return given
         if name not in DATASETS:
-            raise ValueError(f"dataset {name} is not known; known are {', '.join(DATASETS)}")
+            return given
         if "path" not in given:
             raise ValueError(f"dataset {name} needs the path of its file; it is published at {DATASETS[name].home}")
         return {**DATASETS[name].fields, **given}
+
+    @field_validator("dataset")
+    @classmethod
+    def _is_known(cls, dataset: str | None) -> str | None:
+        if dataset is not None and dataset not in DATASETS:
+            raise ValueError(f"dataset {dataset} is not known; known are {', '.join(DATASETS)}")
+        return dataset
 
     @field_validator("path")
     @classmethod
@@ -67,13 +69,15 @@ class FileSource(Strict):
             raise ValueError(str(error)) from error
         return path
 
-    @model_validator(mode="after")
-    def _consistent(self) -> FileSource:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Columns go together."""
+        return (self._columns(),)
+
+    def _columns(self) -> Iterator[Contradiction]:
         if self.choices and not self.answer:
-            raise ValueError("choices need the column of the right ones in answer")
+            yield ("choices",), "choices need the column of the right ones in answer"
         if self.answer_after and (self.choices or not self.answer):
-            raise ValueError("answer_after needs a column of texts in answer, and no choices")
-        return self
+            yield ("answer_after",), "answer_after needs a column of texts in answer, and no choices"
 
 
 class SplitSizes(Strict):
@@ -132,18 +136,27 @@ class DataSpec(Strict):
     )
     near_duplicate: Rate = Field(0.8, description="Jaccard similarity of word trigrams that counts as near.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> DataSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Categories are there, and over-refusal is measured on prompts of their own."""
+        return self._categories(), self._taught(), self._shared()
+
+    def _categories(self) -> Iterator[Contradiction]:
         if self.held_out_categories and not (isinstance(self.harmful, FileSource) and self.harmful.category):
-            raise ValueError("held_out_categories needs a file in harmful with a column category")
+            yield ("held_out_categories",), "held_out_categories needs a file in harmful with a column category"
+
+    def _taught(self) -> Iterator[Contradiction]:
         if same_source(self.borrowed_benign, self.benign):
-            raise ValueError(f"benign_test: {seen_by_the_defence(self.benign)}")
-        if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, self.benign):
-            raise ValueError(f"look_alikes: {self.look_alikes.path} feeds the anchor, too (benign); name another file")
+            yield ("benign_test",), seen_by_the_defence(self.benign)
+
+    def _shared(self) -> Iterator[Contradiction]:
+        if not isinstance(self.look_alikes, FileSource):
+            return
+        path = self.look_alikes.path
+        if same_source(self.look_alikes, self.benign):
+            yield ("look_alikes",), f"{path} feeds the anchor, too (benign); name another file"
         for field in ("benign_test", "utility"):
-            if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, getattr(self, field)):
-                raise ValueError(f"look_alikes: {self.look_alikes.path} is that of {field}, too; name another file")
-        return self
+            if same_source(self.look_alikes, getattr(self, field)):
+                yield ("look_alikes",), f"{path} is that of {field}, too; name another file"
 
     @property
     def borrowed_benign(self) -> str | FileSource | None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Rate,
-    Seed,
-    Share,
-    Strict,
-)
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Share, Strict
 
 
 class NoiserSpec(Strict):
@@ -29,11 +23,13 @@ class NoiserSpec(Strict):
     stop: Share = Field(1.0, description="End of the noiser steps, as a share of all steps.")
     every: Positive = Field(2, description="Between start and stop, every n-th step is a noiser step.")
 
-    @model_validator(mode="after")
-    def _ordered(self) -> NoiserSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """There are noiser steps."""
+        return (self._ordered(),)
+
+    def _ordered(self) -> Iterator[Contradiction]:
         if self.stop <= self.start:
-            raise ValueError(f"stop ({self.stop}) must lie after start ({self.start})")
-        return self
+            yield ("stop",), f"stop ({self.stop}) must lie after start ({self.start})"
 
 
 class AnchorSpec(Strict):
@@ -131,10 +127,20 @@ class DefenceSpec(Strict):
                 filled[part] = {**preset, **given[part]}
         return filled
 
-    @model_validator(mode="after")
-    def _consistent(self) -> DefenceSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Benign prompts are rewarded, beside harmful ones."""
+        return self._rewarded(), self._fewer()
+
+    def _rewarded(self) -> Iterator[Contradiction]:
         if self.entropy != "reward" and self.benign_prompts:
-            raise ValueError("benign_prompts are rewarded by KL and need entropy: reward; use anchor instead")
+            yield (
+                ("benign_prompts",),
+                "benign_prompts are rewarded by KL and need entropy: reward; use anchor instead",
+            )
+
+    def _fewer(self) -> Iterator[Contradiction]:
         if self.benign_prompts >= self.prompts_per_step:
-            raise ValueError(f"benign_prompts must be fewer than prompts_per_step ({self.prompts_per_step})")
-        return self
+            yield (
+                ("benign_prompts",),
+                f"benign_prompts must be fewer than prompts_per_step ({self.prompts_per_step})",
+            )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Rate,
-    Strict,
-    WrittenPath,
-)
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Strict, WrittenPath
 from tokenbuncher.settings.judges import AnyJudge
 
 
@@ -42,14 +38,17 @@ class HarnessSpec(Strict):
         "given; with the filter that reads the answers where a task has several: exact_match,strict-match.",
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> HarnessSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Tasks are named once, and metrics are of these tasks."""
+        return self._repeated(), self._of_no_task()
+
+    def _repeated(self) -> Iterator[Contradiction]:
         if len(set(self.tasks)) != len(self.tasks):
-            raise ValueError("tasks has a name twice")
-        unknown = sorted(self.metric.keys() - set(self.tasks))
-        if unknown:
-            raise ValueError(f"metric names {', '.join(unknown)}, not in tasks")
-        return self
+            yield ("tasks",), "tasks has a name twice"
+
+    def _of_no_task(self) -> Iterator[Contradiction]:
+        if unknown := sorted(self.metric.keys() - set(self.tasks)):
+            yield ("metric",), f"metric names {', '.join(unknown)}, not in tasks"
 
 
 class EvaluationSpec(Strict):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from tokenbuncher.core.documents import Positive, Rate, Strict, Variable, WrittenPath, read_text
+from tokenbuncher.core.documents import read_text
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Strict, Variable, WrittenPath
 from tokenbuncher.settings.sources import Source, local_path, parse_source
 
 
@@ -130,13 +131,18 @@ class StrongRejectSpec(Strict):
     )
     cache: WrittenPath | None = Field(None, description="Folder that keeps scores, without texts; null keeps none.")
 
-    @model_validator(mode="after")
-    def _priced(self) -> StrongRejectSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """A limit on cost has prices, and an answer one limit."""
+        return self._unpriced(), self._limited_twice()
+
+    def _unpriced(self) -> Iterator[Contradiction]:
         if self.max_cost is not None and (self.price_prompt is None or self.price_completion is None):
-            raise ValueError("max_cost needs price_prompt and price_completion")
+            yield ("max_cost",), "max_cost needs price_prompt and price_completion"
+
+    def _limited_twice(self) -> Iterator[Contradiction]:
         if self.max_tokens and self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens are two names of one limit; give the one it takes")
-        return self
+            message = "max_tokens and max_completion_tokens are two names of one limit; give the one it takes"
+            yield ("max_tokens",), message
 
     @field_validator("endpoint")
     @classmethod

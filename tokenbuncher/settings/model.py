@@ -6,11 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Strict,
-)
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Positive, Strict
 from tokenbuncher.settings.sources import parse_source
 
 

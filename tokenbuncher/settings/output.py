@@ -8,12 +8,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Strict,
-    WrittenPath,
-)
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Positive, Strict, WrittenPath
 from tokenbuncher.settings.artifact_uris import checked_root
 from tokenbuncher.settings.tracking_uri import checked_tracking_uri, refuse_password
 

@@ -6,7 +6,7 @@ policy.digest()            # what a verdict and an attestation are bound to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,19 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from tokenbuncher.core.documents import (
-    Origin,
-    Positive,
-    Rate,
-    Share,
-    Slug,
-    Strict,
-    WrittenMoment,
-    digest_of,
-    parse_yaml,
-    read_text,
-)
+from tokenbuncher.core.documents import Origin, digest_of, parse_yaml, read_text
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Share, Slug, Strict, WrittenMoment
 from tokenbuncher.core.problems import validated
 from tokenbuncher.settings.shipped_policies import SHIPPED
 
@@ -235,24 +225,26 @@ class PolicySpec(Strict):
             raise ValueError(f"no policy may have {than} than {limit:g}")
         return value
 
-    @model_validator(mode="after")
-    def _control_is_worse(self) -> PolicySpec:
-        if self.min_control_harm < self.max_harm_after_attack:
-            raise ValueError(
-                f"min_control_harm ({self.min_control_harm:g}) must not be less than max_harm_after_attack "
-                f"({self.max_harm_after_attack:g}): else the candidate may end up worse than the undefended model"
-            )
-        return self
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """The control is worse than what passes, and a shipped name stands for what is shipped."""
+        return self._control_is_no_worse(), self._under_a_shipped_name()
 
-    @model_validator(mode="after")
-    def _not_under_a_shipped_name(self) -> PolicySpec:
-        differing = _differing(self.name, dict(self)) if self.name in SHIPPED else []
-        if differing:
-            raise ValueError(
-                f"name {self.name} stands for the policy that tokenbuncher ships under it, which has another "
-                f"{', '.join(differing)}; give this one a name of its own (policy.name), or the fields of that one"
+    def _control_is_no_worse(self) -> Iterator[Contradiction]:
+        if self.min_control_harm < self.max_harm_after_attack:
+            yield (
+                ("min_control_harm",),
+                f"min_control_harm ({self.min_control_harm:g}) must not be less than max_harm_after_attack "
+                f"({self.max_harm_after_attack:g}): else the candidate may end up worse than the undefended model",
             )
-        return self
+
+    def _under_a_shipped_name(self) -> Iterator[Contradiction]:
+        given = {field: getattr(self, field) for field in type(self).model_fields}
+        if differing := _differing(self.name, given) if self.name in SHIPPED else []:
+            yield (
+                (),
+                f"name {self.name} stands for the policy that tokenbuncher ships under it, which has another "
+                f"{', '.join(differing)}; give this one a name of its own (policy.name), or the fields of that one",
+            )
 
     def digest(self) -> str:
         """sha256 of the policy, waivers included."""

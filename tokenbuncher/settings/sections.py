@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tokenbuncher.core.documents import (
-    Slug,
-    Strict,
-)
+from tokenbuncher.core.fields import Slug, Strict
 from tokenbuncher.settings.attacks import AttacksSpec
 from tokenbuncher.settings.compute import ComputeSpec
 from tokenbuncher.settings.data import DataSpec

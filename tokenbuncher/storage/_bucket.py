@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tokenbuncher.core.documents import Strict
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Strict
 from tokenbuncher.core.files import folder_files, listing_digest
 from tokenbuncher.core.progress import Progress
 from tokenbuncher.settings.sources import Source, refuse_unsafe
