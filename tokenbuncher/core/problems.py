@@ -181,15 +181,14 @@ def _dependent(owner: Strict, field: str) -> list[str]:
 
 
 def _contradictions(value: Any, document: Mapping[str, Any], path: Path = ()) -> Iterator[Problem]:
-    """What the checks of a model and of all its parts find."""
-    if isinstance(value, Strict):
-        for check in value.checks():
-            with suppress(AttributeError):  # it reads a field that is wrong
-                for place, message in check:
-                    whole = (*path, *place)
-                    yield Problem(whole, message, _within(document, whole))
+    """What the checks of all parts of a model find, and its own."""
     for key, part in _parts(value):
         yield from _contradictions(part, document, (*path, key))
+    for check in value.checks() if isinstance(value, Strict) else ():
+        with suppress(AttributeError):  # it reads a field that is wrong
+            for place, message in check:
+                whole = (*path, *place)
+                yield Problem(whole, message, _within(document, whole))
 
 
 def _parts(value: Any) -> Iterable[tuple[str | int, Any]]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tokenbuncher.attestation import Withdrawn, load_public_key
 from tokenbuncher.core.documents import Origin, parse_yaml, read_text, refuse_tilde
@@ -95,8 +95,8 @@ class GuardSettings(Strict):
         return Withdrawn(self.revoked_attestations, self.not_before.get(model), refused_at, made)
 
     def checks(self) -> Iterable[Iterator[Contradiction]]:
-        """Something is protected, under names that can be, and artifact roots are places."""
-        return self._unprotectable(), self._ambiguous(), self._no_places(), self._idle()
+        """Aliases can be protected, and artifact roots are places."""
+        return self._unprotectable(), self._ambiguous(), self._no_places()
 
     def _unprotectable(self) -> Iterator[Contradiction]:
         for alias in self.aliases:
@@ -121,9 +121,11 @@ class GuardSettings(Strict):
             except UserError as error:
                 yield ("artifact_roots", number), str(error)
 
-    def _idle(self) -> Iterator[Contradiction]:
+    @model_validator(mode="after")
+    def _protects_something(self) -> GuardSettings:
         if not self.aliases and not self.stages:
-            yield (), "neither aliases nor stages are protected; name at least one"
+            raise ValueError("neither aliases nor stages are protected; name at least one")
+        return self
 
 
 def load_guard(path: Path) -> GuardSettings:

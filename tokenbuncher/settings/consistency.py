@@ -49,7 +49,7 @@ def required_attacks_run(spec: Sections) -> Iterator[Contradiction]:
     for attack in spec.attacks.suite:
         seeds.setdefault(attack.name, set()).update(attack.seeds)
     if missing := [name for name in spec.policy.required_attacks if name not in seeds]:
-        yield ("policy", "required_attacks"), f"{', '.join(missing)} not in attacks.suite"
+        yield ("policy", "required_attacks"), f"policy.required_attacks: {', '.join(missing)} not in attacks.suite"
     for name in spec.policy.required_attacks:
         if 0 < len(seeds.get(name, ())) < spec.policy.min_attack_seeds:
             yield (
