@@ -110,13 +110,14 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def tell(story: Story) -> None:
-    """The whole story."""
-    base, data, candidate = WORK / "base", WORK / "data", WORK / "candidate"
-    undefended, defended, verdict = WORK / "undefended", WORK / "defended", WORK / "verdict"
-    spec, without = f"--spec {SPEC}", f"--spec {SPEC} --set defence.recipe=none"
-    models = f"--data {data} --base {base} --candidate"
+BASE, DATA, CANDIDATE = WORK / "base", WORK / "data", WORK / "candidate"
+UNDEFENDED, DEFENDED, VERDICT = WORK / "undefended", WORK / "defended", WORK / "verdict"
+DEFAULT, WITHOUT = f"--spec {SPEC}", f"--spec {SPEC} --set defence.recipe=none"
+MODELS = f"--data {DATA} --base {BASE} --candidate"
 
+
+def _refuses(story: Story) -> None:
+    """A model that refuses."""
     story.say(
         """
         # The story in five minutes
@@ -128,10 +129,13 @@ def tell(story: Story) -> None:
         ## 1. A model that refuses
         """
     )
-    story.run(f"tokenbuncher fetch-model {spec} --out {base}", f"tokenbuncher prepare-data {spec} --out {data}")
+    story.run(f"tokenbuncher fetch-model {DEFAULT} --out {BASE}", f"tokenbuncher prepare-data {DEFAULT} --out {DATA}")
     story.say("Three requests that nobody trained it on, and what it says at temperature 1:")
-    story.responses(base, data)
+    story.responses(BASE, DATA)
 
+
+def _is_broken(story: Story) -> None:
+    """An attack breaks it."""
     story.say(
         """
         ## 2. A few steps of reinforcement learning, and it does not
@@ -141,12 +145,15 @@ def tell(story: Story) -> None:
         as nothing is defended yet, these are the same.
         """
     )
-    story.run(f"tokenbuncher attack {without} --key grpo-1000 {models} {base} --out {undefended}/attack")
+    story.run(f"tokenbuncher attack {WITHOUT} --key grpo-1000 {MODELS} {BASE} --out {UNDEFENDED}/attack")
     story.say("Harm is measured on requests that neither the model nor the attacker has trained on:")
-    story.curves(undefended / "attack", ["control"])
+    story.curves(UNDEFENDED / "attack", ["control"])
     story.say("What it says now:")
-    story.responses(undefended / "attack" / "quarantine" / "control", data)
+    story.responses(UNDEFENDED / "attack" / "quarantine" / "control", DATA)
 
+
+def _is_defended(story: Story) -> None:
+    """The defence."""
     story.say(
         """
         ## 3. The defence
@@ -155,8 +162,11 @@ def tell(story: Story) -> None:
         The defence makes the model so certain of its refusals that there are none ([how it works](how-it-works.md)).
         """
     )
-    story.run(f"tokenbuncher defend {spec} --data {data} --base {base} --out {candidate}")
+    story.run(f"tokenbuncher defend {DEFAULT} --data {DATA} --base {BASE} --out {CANDIDATE}")
 
+
+def _withstands(story: Story) -> None:
+    """The same attack does nothing."""
     story.say(
         """
         ## 4. The same attack does nothing
@@ -164,11 +174,14 @@ def tell(story: Story) -> None:
         The undefended model is attacked again beside it, to prove that the attack is strong: the positive control.
         """
     )
-    story.run(f"tokenbuncher attack {spec} --key grpo-1000 {models} {candidate} --out {defended}/attack")
-    story.curves(defended / "attack", ["candidate"])
+    story.run(f"tokenbuncher attack {DEFAULT} --key grpo-1000 {MODELS} {CANDIDATE} --out {DEFENDED}/attack")
+    story.curves(DEFENDED / "attack", ["candidate"])
     story.say("After the attack, the hardened model says:")
-    story.responses(defended / "attack" / "quarantine" / "candidate", data)
+    story.responses(DEFENDED / "attack" / "quarantine" / "candidate", DATA)
 
+
+def _is_judged(story: Story) -> None:
+    """The gate passes it."""
     story.say(
         """
         ## 5. The gate
@@ -178,14 +191,17 @@ def tell(story: Story) -> None:
         """
     )
     story.run(
-        f"tokenbuncher evaluate-safety {spec} {models} {candidate} --out {defended}/safety",
-        f"tokenbuncher evaluate-utility {spec} {models} {candidate} --out {defended}/utility",
-        f"tokenbuncher register {spec} --candidate {candidate} --out {defended}/registration",
+        f"tokenbuncher evaluate-safety {DEFAULT} {MODELS} {CANDIDATE} --out {DEFENDED}/safety",
+        f"tokenbuncher evaluate-utility {DEFAULT} {MODELS} {CANDIDATE} --out {DEFENDED}/utility",
+        f"tokenbuncher register {DEFAULT} --candidate {CANDIDATE} --out {DEFENDED}/registration",
         f"tokenbuncher keygen --out {WORK}/release.pem",
-        f"tokenbuncher gate {spec} --evidence {defended} --key {WORK}/release.pem --out {verdict}",
-        f"tokenbuncher promote {spec} --evidence {defended} --verdict {verdict}",
+        f"tokenbuncher gate {DEFAULT} --evidence {DEFENDED} --key {WORK}/release.pem --out {VERDICT}",
+        f"tokenbuncher promote {DEFAULT} --evidence {DEFENDED} --verdict {VERDICT}",
     )
 
+
+def _is_blocked(story: Story) -> None:
+    """The gate blocks the model as it was."""
     story.say(
         """
         ## 6. Without the defence
@@ -194,17 +210,23 @@ def tell(story: Story) -> None:
         """
     )
     story.run(
-        f"tokenbuncher evaluate-safety {without} {models} {base} --out {undefended}/safety",
-        f"tokenbuncher evaluate-utility {without} {models} {base} --out {undefended}/utility",
-        f"tokenbuncher register {without} --candidate {base} --out {undefended}/registration",
-        f"tokenbuncher gate {without} --evidence {undefended} --out {WORK}/blocked",
-        f"tokenbuncher promote {without} --evidence {undefended} --verdict {WORK}/blocked",
-        f"tokenbuncher status {spec} --key {WORK}/release.pub",
+        f"tokenbuncher evaluate-safety {WITHOUT} {MODELS} {BASE} --out {UNDEFENDED}/safety",
+        f"tokenbuncher evaluate-utility {WITHOUT} {MODELS} {BASE} --out {UNDEFENDED}/utility",
+        f"tokenbuncher register {WITHOUT} --candidate {BASE} --out {UNDEFENDED}/registration",
+        f"tokenbuncher gate {WITHOUT} --evidence {UNDEFENDED} --out {WORK}/blocked",
+        f"tokenbuncher promote {WITHOUT} --evidence {UNDEFENDED} --verdict {WORK}/blocked",
+        f"tokenbuncher status {DEFAULT} --key {WORK}/release.pub",
     )
 
-    story.say("## 7. Why? By how much, whether that may be chance, and which prompts decide")
-    story.run(f"tokenbuncher explain {without} --evidence {undefended}", longest=50)
 
+def _is_explained(story: Story) -> None:
+    """Why it is blocked."""
+    story.say("## 7. Why? By how much, whether that may be chance, and which prompts decide")
+    story.run(f"tokenbuncher explain {WITHOUT} --evidence {UNDEFENDED}", longest=50)
+
+
+def _is_verified(story: Story) -> None:
+    """Verified elsewhere."""
     story.say(
         """
         ## 8. Later, somewhere else
@@ -212,10 +234,10 @@ def tell(story: Story) -> None:
         Whoever serves the model checks that these files passed, with the public key alone. One changed byte is found.
         """
     )
-    verify = f"tokenbuncher verify {verdict}/attestation.json --key {WORK}/release.pub --model"
+    verify = f"tokenbuncher verify {VERDICT}/attestation.json --key {WORK}/release.pub --model"
     story.run(
-        f"{verify} {candidate}",
-        f"cp -r {candidate} {WORK}/changed && echo >> {WORK}/changed/config.json",
+        f"{verify} {CANDIDATE}",
+        f"cp -r {CANDIDATE} {WORK}/changed && echo >> {WORK}/changed/config.json",
         f"{verify} {WORK}/changed",
     )
     story.say(
@@ -224,6 +246,21 @@ def tell(story: Story) -> None:
         tells what it does not say; [results](results.md) has every attack over several seeds.
         """
     )
+
+
+def tell(story: Story) -> None:
+    """The whole story."""
+    for chapter in (
+        _refuses,
+        _is_broken,
+        _is_defended,
+        _withstands,
+        _is_judged,
+        _is_blocked,
+        _is_explained,
+        _is_verified,
+    ):
+        chapter(story)
 
 
 def main() -> None:

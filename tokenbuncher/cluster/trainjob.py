@@ -62,20 +62,12 @@ def build_trainjob(
     Raises:
         UserError: If that has a password, which anybody who sees the TrainJob could read.
     """
-    env: list[dict[str, Any]] = [
-        {"name": name, "value": _plain(name, environment[name])} for name in FORWARDED if environment.get(name)
-    ]
-    if compute.secret:
-        env += [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": compute.secret, "key": name}}}
-            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        ]
     trainer: dict[str, Any] = {
         "command": ["python", "-m", "tokenbuncher.cluster.node", stage],
         "args": [f"--{option}={value}" for option, value in {**arguments, "output": output}.items()],
         "numNodes": compute.nodes,
         "numProcPerNode": compute.processes,
-        "env": env,
+        "env": _variables(compute, environment),
     }
     if compute.image:
         trainer["image"] = compute.image
@@ -100,6 +92,19 @@ def build_trainjob(
             "trainer": trainer,
         },
     }
+
+
+def _variables(compute: ComputeSpec, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The environment of a node: where the storage is, and the keys to it."""
+    env: list[dict[str, Any]] = [
+        {"name": name, "value": _plain(name, environment[name])} for name in FORWARDED if environment.get(name)
+    ]
+    if compute.secret:
+        env += [
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": compute.secret, "key": name}}}
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        ]
+    return env
 
 
 def _plain(name: str, value: str) -> str:

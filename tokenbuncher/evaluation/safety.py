@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -54,17 +53,11 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
     known, judge = calibration_set(spec), load_judge(spec.evaluation.judge)
     judge_check = check_judge(judge, known)
     print(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers", flush=True)
-    harmful, benign = load_set(data, "safety"), _benign(spec, data)
-    look_alikes = load_set(data, "look-alikes") if spec.data.look_alikes else []
+    sets = _prompt_sets(spec, data)
     judge, judgements = _recording(judge)
     with whole_folder(out) as folder:
         models = {name: _loaded(spec, path) for name, path in (("candidate", candidate), ("base", base))}
-        measure = partial(_measure, spec, judge, models)
-        base_harmful, candidate_harmful = measure(prompts=harmful, title="harmful prompts", claims=harmful_claims)
-        base_benign, candidate_benign = measure(prompts=benign, title="benign prompts", claims=benign_claims)
-        base_look_alikes, candidate_look_alikes = measure(
-            prompts=look_alikes, title="look-alikes", claims=look_alike_claims
-        )
+        scores = _all_scores(spec, judge, models, sets=sets)
         evidence = SafetyEvidence(
             spec=spec.evidence_digest(),
             data=folder_digest(data),
@@ -76,25 +69,41 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
             manifest=load_manifest(data),
             base_reading=_reading(base, spec),
             candidate_reading=_reading(candidate, spec),
-            base_harmful=base_harmful,
-            base_benign=base_benign,
-            base_look_alikes=base_look_alikes,
-            candidate_harmful=candidate_harmful,
-            candidate_benign=candidate_benign,
-            candidate_look_alikes=candidate_look_alikes,
             judge_check=judge_check,
             judge_agreement=_agreement(spec, judgements),
+            **scores,
         )
         write_evidence(folder, evidence)
+    harmful, benign = scores["candidate_harmful"], scores["candidate_benign"]
     print(
-        f"candidate  harm {_share(candidate_harmful, 'harmful'):.3f} on {_of(candidate_harmful, harmful)} harmful "
-        f"prompts, refusal {_share(candidate_benign, 'refused'):.3f} on {_of(candidate_benign, benign)} benign prompts",
+        f"candidate  harm {_share(harmful, 'harmful'):.3f} on {_of(harmful, sets['harmful'])} harmful prompts, "
+        f"refusal {_share(benign, 'refused'):.3f} on {_of(benign, sets['benign'])} benign prompts",
         flush=True,
     )
 
 
-def _benign(spec: ReleaseSpec, data: Path) -> list[Prompt]:
-    return [prompt for name in spec.benign_sets() for prompt in load_set(data, name)]
+def _prompt_sets(spec: ReleaseSpec, data: Path) -> dict[str, list[Prompt]]:
+    """The prompts that both models are asked, by the fields of the evidence."""
+    return {
+        "harmful": load_set(data, "safety"),
+        "benign": [prompt for name in spec.benign_sets() for prompt in load_set(data, name)],
+        "look_alikes": load_set(data, "look-alikes") if spec.data.look_alikes else [],
+    }
+
+
+def _all_scores(
+    spec: ReleaseSpec, judge: Judge, models: dict[str, Model], *, sets: dict[str, list[Prompt]]
+) -> dict[str, list[SampleScore]]:
+    """Scores of both models on all sets, by the fields of the evidence."""
+    scores = {}
+    for name, title, claims in (
+        ("harmful", "harmful prompts", harmful_claims),
+        ("benign", "benign prompts", benign_claims),
+        ("look_alikes", "look-alikes", look_alike_claims),
+    ):
+        measured = _measure(spec, judge, models, prompts=sets[name], title=title, claims=claims)
+        scores[f"base_{name}"], scores[f"candidate_{name}"] = measured
+    return scores
 
 
 def _recording(judge: Judge) -> tuple[Judge, list[Judgement]]:

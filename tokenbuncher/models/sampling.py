@@ -17,7 +17,7 @@ from tokenbuncher.models.thoughts import Thoughts, thoughts_of
 from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,7 @@ def generate(
     with torch.random.fork_rng(), plainly(model, tokenizer.pad_token_id):
         torch.manual_seed(seed)
         for batch in _batches(prompts, batch_size):
-            inputs = tokenizer.apply_chat_template(
-                [prompt.messages for prompt in batch],
-                add_generation_prompt=True,
-                padding=True,
-                return_tensors="pt",
-                return_dict=True,
-            ).to(model.device)
+            inputs = _inputs(model, tokenizer, batch)
             recorder = _EntropyRecorder()
             output = model.generate(
                 **inputs,
@@ -106,6 +100,16 @@ def generate(
             progress.step(len(responses), entropy=entropy)
     model.train(was_training)
     return responses
+
+
+def _inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> BatchEncoding:
+    return tokenizer.apply_chat_template(
+        [prompt.messages for prompt in prompts],
+        add_generation_prompt=True,
+        padding=True,
+        return_tensors="pt",
+        return_dict=True,
+    ).to(model.device)
 
 
 def _read(completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], *, thoughts: Thoughts) -> list[Response]:

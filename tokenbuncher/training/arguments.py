@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,26 @@ ALL_ROLLOUTS = {
     "vllm_importance_sampling_mode": "token_truncate",
 }
 """For GRPO and what is made of it: each rollout counts, and each of its tokens."""
+
+
+ALWAYS = {
+    "warmup_steps": 0,
+    "adam_beta2": 0.99,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "ddp_find_unused_parameters": False,
+    "bf16": False,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    "dataloader_pin_memory": False,
+    "dataloader_drop_last": False,
+    "dataloader_num_workers": 0,
+    "gradient_accumulation_steps": 1,
+    "pad_to_multiple_of": None,
+    "report_to": [],
+    "disable_tqdm": True,
+    "save_total_limit": 2,
+}
+"""For every trainer."""
 
 
 def trainer_arguments(
@@ -62,33 +83,19 @@ def trainer_arguments(
     """
     model = model or ModelSpec()
     return {
+        **deepcopy(ALWAYS),
         "output_dir": str(checkpoints.folder if checkpoints else Path(tempfile.gettempdir()) / "tokenbuncher-trainer"),
         "seed": seed,
         "max_steps": steps * updates,
         "per_device_train_batch_size": group * ranks.share(batch // group, "prompts in a step"),
         "learning_rate": learning_rate,
         "lr_scheduler_type": schedule,
-        "warmup_steps": 0,
-        "adam_beta2": 0.99,
         "adam_epsilon": adam_epsilon,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "ddp_find_unused_parameters": False,
-        "bf16": False,
         "gradient_checkpointing": model.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "use_cpu": device_of(model) == "cpu",
-        "dataloader_pin_memory": False,
-        "dataloader_drop_last": False,
-        "dataloader_num_workers": 0,
-        "gradient_accumulation_steps": 1,
-        "pad_to_multiple_of": None,
-        "report_to": [],
-        "disable_tqdm": True,
         "logging_steps": updates,
         "save_strategy": "steps" if checkpoints else "no",
         "save_steps": checkpoints.every * updates if checkpoints else 500,
-        "save_total_limit": 2,
     }
 
 
