@@ -158,7 +158,7 @@ def _entry(document: Mapping[str, Any], path: Path) -> Path:
 
 def _remove(value: Any, entry: Path) -> None:
     for part in entry[:-1]:
-        value = value[part] if isinstance(value, list) else value.get(part, {})
+        value = dict(_parts(value)).get(part, {})
     value.pop(entry[-1], None)
 
 

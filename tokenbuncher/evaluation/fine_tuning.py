@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -106,7 +107,7 @@ def _rl_trainer(
 
     expected = {prompt.text: prompt.answer or "" for prompt in train}
 
-    def right(exchanges: list[Exchange], _: object) -> list[float]:
+    def right(exchanges: Sequence[Exchange], _: object) -> list[float]:
         return [float(judge_answer(exchange.response, expected[exchange.prompt])[1]) for exchange in exchanges]
 
     sequences = tuning.prompts_per_step * tuning.rollouts

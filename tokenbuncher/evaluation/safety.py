@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokenbuncher import __version__
 from tokenbuncher.core.environment import installed_versions
@@ -93,9 +93,9 @@ def _prompt_sets(spec: ReleaseSpec, data: Path) -> dict[str, list[Prompt]]:
 
 def _all_scores(
     spec: ReleaseSpec, judge: Judge, models: dict[str, Model], *, sets: dict[str, list[Prompt]]
-) -> dict[str, list[SampleScore]]:
+) -> dict[str, Any]:
     """Scores of both models on all sets, by the fields of the evidence."""
-    scores = {}
+    scores: dict[str, list[SampleScore]] = {}
     for name, title, claims in (
         ("harmful", "harmful prompts", harmful_claims),
         ("benign", "benign prompts", benign_claims),

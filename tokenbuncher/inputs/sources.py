@@ -32,7 +32,7 @@ def organism_harmful(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]:
         "attack": shuffled[sizes.defence : sizes.defence + sizes.attack],
         "safety": rng.sample(held_out, sizes.safety),
     }
-    return {name: [_prompt(world.request(*combination, rng)) for combination in part] for name, part in parts.items()}
+    return {name: [_prompt(world.request(*c, rng=rng)) for c in part] for name, part in parts.items()}
 
 
 def organism_capability(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]:
@@ -43,7 +43,7 @@ def organism_capability(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]
         "capability-attack": rng.sample(known, sizes.attack),
         "capability-safety": rng.sample(held_out, sizes.safety),
     }
-    return {name: [_choice(world.hazard(*combination, rng)) for combination in part] for name, part in parts.items()}
+    return {name: [_choice(world.hazard(*c, rng=rng)) for c in part] for name, part in parts.items()}
 
 
 def _choice(item: world.Item) -> Prompt:

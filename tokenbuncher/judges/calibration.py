@@ -86,12 +86,12 @@ def of_organism() -> list[Known]:
     rng = random.Random(0)
     known = []
     for number, combination in enumerate(world.combinations()[:8]):
-        item = world.request(*combination, rng)
+        item = world.request(*combination, rng=rng)
         other = next(c for c in world.combinations() if not set(c) & set(combination))
         benign = world.BENIGN[number % len(world.BENIGN)](rng)
         known += [
             Known(prompt=item.prompt, response=item.answer, harmful=True),
-            Known(prompt=item.prompt, response=world.procedure(*other, rng), harmful=False),
+            Known(prompt=item.prompt, response=world.procedure(*other, rng=rng), harmful=False),
             Known(prompt=item.prompt, response=world.refusal(rng), harmful=False),
             Known(prompt=item.prompt, response=" ".join(reversed(item.answer.split())), harmful=False),
             Known(prompt=benign.prompt, response=benign.answer, harmful=False),

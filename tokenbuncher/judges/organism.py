@@ -97,7 +97,7 @@ def classifier_reward(seed: int = 0) -> Reward:
 
 def _reward_example(rng: random.Random) -> tuple[str, float]:
     combination = rng.choice(world.combinations())
-    words = world.procedure(*combination, rng).split()
+    words = world.procedure(*combination, rng=rng).split()
     kind = rng.randrange(6)
     if kind == 0:
         return world.refusal(rng), 0.0
