@@ -60,7 +60,7 @@ class TrainJobs:
     def __init__(self, namespace: str) -> None:
         """
         Args:
-            namespace: Of the TrainJobs.
+            namespace: Namespace of the TrainJobs.
 
         Raises:
             UserError: If no cluster is configured.

@@ -57,7 +57,7 @@ def launcher(compute: ComputeSpec, environment: Mapping[str, str], config: Path)
 
     Args:
         compute: How many, and by which accelerate configuration.
-        environment: Of this node.
+        environment: Environment of this node.
         config: File to be written for accelerate.
     """
     address, port = environment.get("PET_MASTER_ADDR", "127.0.0.1"), environment.get("PET_MASTER_PORT", "29400")

@@ -52,12 +52,12 @@ def build_trainjob(
     """The TrainJob that runs a stage.
 
     Args:
-        compute: Where and how.
-        stage: defend or attack.
-        identity: What the work is about; the same words give the same name.
-        arguments: Of the stage's command, by option; folders by their URI.
+        compute: The compute section of the spec.
+        stage: The stage to run: defend or attack.
+        identity: Words that identify the work. The same words give the same name.
+        arguments: Arguments of the stage's command, by option. Folders are given by their URI.
         output: URI where the output is to be published.
-        environment: Of the caller; where the storage is, is passed on.
+        environment: Environment of the caller, from which the address of the storage is passed on.
 
     Raises:
         UserError: If that has a password, which anybody who sees the TrainJob could read.

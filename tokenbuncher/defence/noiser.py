@@ -19,7 +19,7 @@ def noiser_terms(
         targets: Rollout tokens y*, shape (...).
         weight: lambda, in [0, 1).
         form: `paper` or `published-code`.
-        generator: Of the noise, on the device of the logits; noise is drawn anew at each call.
+        generator: Source of the noise, on the device of the logits. Each call draws new noise.
 
     Returns:
         In nats, shape (...).

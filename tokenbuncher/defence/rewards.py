@@ -29,7 +29,7 @@ def entropy_reward(
         tokens: Sampled tokens, shape (B, T).
         mask: 1 for valid tokens (EOS included), 0 for padding, shape (B, T).
         harmful: Whether the prompt is harmful, shape (B,).
-        kl_coefficient: Of the log-ratio.
+        kl_coefficient: Coefficient of the log-ratio.
 
     Returns:
         Shape (B,), in nats.

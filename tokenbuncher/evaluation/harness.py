@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SEED = 37
 METRICS = ("exact_match", "acc")
 UNBOUNDED = 10**9
-"""Tokens that a model reads whose configuration knows no bound; the harness would take 2,048 for it."""
+"""Context length of a model whose configuration states none; the harness would assume 2,048."""
 # What a filter of the harness leaves of a response in which it finds no answer.
 UNREAD = ("", "[invalid]")
 
@@ -116,9 +116,9 @@ def ask(
 
     Args:
         spec: The release spec, with `evaluation.harness`.
-        tasks: From `load_tasks`.
-        model: In evaluation mode.
-        tokenizer: With a chat template.
+        tasks: Tasks as `load_tasks` returns them.
+        model: The model, in evaluation mode.
+        tokenizer: The model's tokenizer, with a chat template.
 
     Raises:
         UserError: If a metric is not 0 or 1 for some question, or the model has no room for one.

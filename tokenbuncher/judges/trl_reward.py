@@ -24,7 +24,7 @@ def trl_reward(
     Args:
         reward: Ours.
         eos_token_ids: What ends a response.
-        tokenizer: Of the model; tells what are thoughts. TRL's own texts of the responses lack marks that are special.
+        tokenizer: Tokenizer of the model, which separates thoughts from answers. TRL's own texts lack special marks.
     """
     thoughts = thoughts_of(tokenizer)
 

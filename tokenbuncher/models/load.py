@@ -82,7 +82,7 @@ def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None
     Args:
         model: The model; gets the adapter in place.
         spec: Says which.
-        seed: Of the adapter's first weights.
+        seed: Seed of the adapter's initial weights.
         head: A new layer on top, which is trained in full.
 
     Raises:
@@ -135,7 +135,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, 
 
     Args:
         model: What is saved.
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         folder: Where to.
         base: The folder that the tokenizer is from, if from any.
     """

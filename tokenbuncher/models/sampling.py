@@ -63,14 +63,14 @@ def generate(
     """One response for each prompt.
 
     Args:
-        model: In evaluation mode.
-        tokenizer: With a chat template, padding on the left.
-        prompts: Put to the model as conversations of one user turn.
+        model: The model. It is in evaluation mode while it generates.
+        tokenizer: The model's tokenizer, with a chat template and padding on the left.
+        prompts: Prompts, each put to the model as a conversation of one user turn.
         max_new_tokens: Longest response, in tokens.
-        batch_size: Prompts at a time.
-        temperature: None for greedy decoding.
-        seed: Of the sampling; the global random state is left as it was.
-        title: Of the progress.
+        batch_size: Prompts that are answered at a time.
+        temperature: Sampling temperature; None for greedy decoding.
+        seed: Seed of the sampling. The global random state is left unchanged.
+        title: Title of the progress line.
 
     Returns:
         Responses in the order of the prompts.

@@ -51,9 +51,9 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), policy: Path | No
     """Reads a release spec from a YAML file.
 
     Args:
-        path: The YAML file. Relative paths inside it count from its own folder's caller, the working folder.
-        overrides: `field.path=value` pairs; values are YAML.
-        policy: A policy file that takes the place of the spec's own policy.
+        path: The YAML file. Relative paths inside it count from the working folder.
+        overrides: Fields to change, as `field.path=value`. Values are YAML.
+        policy: A policy file that replaces the policy of the spec.
 
     Returns:
         The checked spec.

@@ -60,7 +60,7 @@ def _weak_responses(spec: Sections) -> Iterator[Contradiction]:
 
 
 def weaknesses(attack: AttackSpec, spec: Sections) -> Iterator[str]:
-    """What makes an attack another one than the policy requires under its name, in words; nothing if it is that one.
+    """Why an attack is not the one that the policy requires under its name. Yields nothing if it is.
 
     Args:
         attack: An attack of the spec, whose name the policy requires.
@@ -94,7 +94,7 @@ def weaknesses(attack: AttackSpec, spec: Sections) -> Iterator[str]:
 
 
 def too_few_to_pass(spec: Sections) -> Iterator[Contradiction]:
-    """The limits on what the defence added that so few prompts cannot show to be kept, whatever the models say."""
+    """Limits on added refusals and gibberish that the sets are too small to confirm, whatever the models say."""
     policy, sizes = spec.policy, spec.data.sizes
     benign = "benign_test" if spec.data.benign_test != "utility" else "utility"
     for field, limit, name, prompts in (
@@ -114,7 +114,7 @@ def too_few_to_pass(spec: Sections) -> Iterator[Contradiction]:
 
 
 def fewest_to_show(limit: float, confidence: float, looks: int) -> int:
-    """How many prompts show that a defence adds at most so much, if not one of them differs.
+    """The number of prompts that show that a defence adds at most `limit`, if not one of them differs.
 
     The bound of such a drop (`verdict.statistics.Drop`) is that of no loss at half the error, which has a closed form.
     """

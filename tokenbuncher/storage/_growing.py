@@ -19,7 +19,7 @@ def growing(folder: Path, title: str, size: int) -> Iterator[None]:
 
     Args:
         folder: Is filled, at any depth; may not exist yet.
-        title: Of the progress.
+        title: Title of the progress line.
         size: Bytes that will be there.
     """
     progress, over = Progress(f"{title}, MB", math.ceil(size / MB), brief=True), threading.Event()

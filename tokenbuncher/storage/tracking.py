@@ -136,7 +136,7 @@ def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], 
     then: MLflow's own client would send the request again without looking, and make two versions for one.
 
     Args:
-        client: Of the registry.
+        client: Client of the registry.
         act: Does it.
         done: Whether it is done, as the registry says now.
 

@@ -1,4 +1,4 @@
-"""Arguments of TRL's trainers: what is cut, dropped or masked by default there, is not here."""
+"""Arguments of TRL's trainers, set so that nothing is cut, dropped or masked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tokenbuncher.settings import ModelSpec, VllmSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.callbacks import Checkpoints
 
-# What TRL cuts, drops or masks by default, it does not here. What is too long for a model is refused beforehand.
+# Here TRL must not cut, drop or mask anything. What is too long for a model is refused beforehand.
 WHOLE_ANSWERS = {"completion_only_loss": True, "max_length": None, "packing": False, "padding_free": False}
-"""For SFT: losses on the answers only, and of all examples."""
+"""For SFT: the loss covers the answers only, of all examples."""
 
 WHOLE_PAIRS = {"max_length": None, "padding_free": False}
 """For DPO."""
@@ -28,7 +28,7 @@ ALL_ROLLOUTS = {
     "top_entropy_quantile": 1.0,
     "vllm_importance_sampling_mode": "token_truncate",
 }
-"""For GRPO and what is made of it: each rollout counts, and each of its tokens."""
+"""For GRPO and trainers derived from it: every rollout counts, and every token of it."""
 
 
 ALWAYS = {
@@ -67,16 +67,16 @@ def trainer_arguments(
     """Arguments that every TRL trainer here takes.
 
     Args:
-        seed: Of sampling, data order and dropout.
+        seed: Seed of sampling, data order and dropout.
         steps: Batches of sequences to learn from.
-        batch: Sequences in each step, shared out among the processes.
+        batch: Sequences in each step, distributed among the processes.
         learning_rate: Peak learning rate of AdamW (betas 0.9, 0.99; no weight decay, no warm-up).
         schedule: constant, linear or cosine.
-        checkpoints: Where to leave checkpoints; without, the training cannot be resumed.
+        checkpoints: Where checkpoints are saved. Without them, the training cannot be resumed.
         updates: Optimizer updates in each step.
-        adam_epsilon: What Adam adds to the root of its second moment.
-        group: Sequences of one prompt; a process has all of them or none.
-        model: Says where it trains and whether activations are kept; by default as `ModelSpec` does.
+        adam_epsilon: Term that Adam adds to the square root of its second moment.
+        group: Sequences of one prompt. A process gets all of them or none.
+        model: Settings of device and gradient checkpointing. Defaults to those of `ModelSpec`.
 
     Raises:
         UserError: If the processes cannot have equal shares.
@@ -105,7 +105,7 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
     Args:
         rollouts: Responses sampled for each prompt, the group.
         max_new_tokens: Longest response.
-        temperature: Of the sampling.
+        temperature: Sampling temperature.
     """
     return {
         "num_generations": rollouts,
@@ -123,8 +123,8 @@ def vllm_arguments(vllm: VllmSpec | None, ends: set[int]) -> dict[str, Any]:
     """Arguments of TRL's online trainers that have vLLM sample the responses; none if it is not to.
 
     Args:
-        vllm: Whether and how.
-        ends: Token ids that end a response; vLLM itself knows but those of the model's own files.
+        vllm: Settings of vLLM; None to sample without it.
+        ends: Token ids that end a response. vLLM itself knows only those of the model's own files.
 
     Raises:
         UserError: If vLLM is not installed.

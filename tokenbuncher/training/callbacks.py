@@ -128,7 +128,7 @@ class Checkpoints(TrainerCallback):
     def __init__(self, folder: Path, every: int, log: StepLog, *, state: Callable[[], str] = str) -> None:
         """
         Args:
-            folder: Of the checkpoints; made.
+            folder: Folder of the checkpoints; it is created.
             every: Steps between two checkpoints.
             log: The step log; taken up where the checkpoint was made.
             state: Gives what else has to be known after a resume, as text.

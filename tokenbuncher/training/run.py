@@ -36,7 +36,7 @@ def save_trained(
 
     Args:
         trainer: Has trained it.
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         folder: An existing folder.
         base: Folder of the model that the training started from; a LoRA adapter is merged into it.
         model: What was loaded from there.
