@@ -56,9 +56,9 @@ def launcher(compute: ComputeSpec, environment: Mapping[str, str], config: Path)
     """The words before the command that make it this node's share of the processes.
 
     Args:
-        compute: How many, and by which accelerate configuration.
+        compute: The compute section of the spec, with the number of processes and the accelerate configuration.
         environment: Environment of this node.
-        config: File to be written for accelerate.
+        config: File to which the configuration for accelerate is written.
     """
     address, port = environment.get("PET_MASTER_ADDR", "127.0.0.1"), environment.get("PET_MASTER_PORT", "29400")
     if compute.accelerate:

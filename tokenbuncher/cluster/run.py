@@ -27,12 +27,12 @@ def run_stage(
     the next caller with the same work takes it over.
 
     Args:
-        spec: The release spec; `spec.compute` says where.
-        stage: defend or attack.
+        spec: The release spec; `spec.compute` says where to run.
+        stage: The stage to run: defend or attack.
         inputs: The stage's input folders, by the option of its command.
-        out: The output folder to be written, with the files beside it that bear its name.
-        identity: What the work is about; the same words are the same TrainJob.
-        key: Which of the stage's tasks it is, if it has several.
+        out: The output folder. Files beside it that begin with its name are written too.
+        identity: Words that identify the work. The same words mean the same TrainJob.
+        key: Key of the task, if the stage has several.
 
     Raises:
         UserError: If the output would replace something else, the storage or the cluster cannot be used, or the

@@ -19,9 +19,9 @@ def apply_override(document: dict[str, Any], override: str, defaults: type[Stric
     """Sets one field of a document, in place.
 
     Args:
-        document: The mapping.
-        override: `field.path=value`; the value is YAML. Items of a list are named by their number, from 0.
-        defaults: The model of the document, whose default has the items of a list that the document leaves out.
+        document: The mapping to change.
+        override: `field.path=value`, where the value is YAML. Items of a list are numbered from 0.
+        defaults: The model of the document. It supplies the default items of lists that the document leaves out.
 
     Raises:
         UserError: If it is not of that form, or the path leads through a value that has no parts, or to an item that

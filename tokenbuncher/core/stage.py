@@ -89,7 +89,7 @@ def running(stage: str, key: str = "") -> Iterator[None]:
 
     Args:
         stage: Name of the stage, as in the command line.
-        key: Which of the stage's tasks this is, if it has several.
+        key: Key of the task, if the stage has several.
 
     Raises:
         SystemExit: If the block fails: with 2 if it is the user's to mend, else 3; the reason has been printed, with a

@@ -30,9 +30,9 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     Args:
         spec: The release spec.
         data: Folder of prepare-data; its sets `defence` and `benign` are used.
-        base: Folder of the undefended model.
-        out: Folder of the hardened model, written whole; with `recipe: none` a copy of the base.
-            Beside it `<out>.steps.jsonl` gets one line a step.
+        base: Folder of the base model.
+        out: Folder to which the hardened model is written; with `recipe: none`, a copy of the base model. The
+            step log is written beside it, to `<out>.steps.jsonl`.
 
     An interrupted defence goes on from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
@@ -133,7 +133,7 @@ def _rows(defence: DefenceSpec, harmful: list[Prompt], benign: list[Prompt]) -> 
 def own_responses(
     reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benign: list[Prompt], *, spec: ReleaseSpec
 ) -> list[tuple[Prompt, str]]:
-    """Benign prompts with the undefended model's own sampled responses.
+    """Benign prompts with the base model's own sampled responses.
 
     Those cut off at `model.max_new_tokens` are anchors too: the KL compares the models at every token they have.
     """

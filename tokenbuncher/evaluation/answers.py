@@ -114,7 +114,7 @@ def judge_answer(response: str, expected: str) -> tuple[bool, bool]:
     back is no answer.
 
     Returns:
-        Parsed, correct.
+        Whether the answer could be parsed, and whether it is correct.
     """
     expected, response = re.sub(r"\s+", " ", expected.strip()), tidy(response)
     if taken_back(response):

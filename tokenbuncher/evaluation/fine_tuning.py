@@ -32,11 +32,11 @@ def fine_tune(
 
     Args:
         spec: The release spec, with `evaluation.fine_tuning`.
-        kind: Whether the model learns by reinforcement or from answers.
+        kind: `rl` to learn by reinforcement, `sft` to learn from answers.
         data: Folder of prepare-data; its sets `tuning-*` and `safety` are used.
         model_folder: Folder of the model.
-        folder: Folder for the step log, KIND.ARM.steps.jsonl.
-        arm: Which model it is, `base` or `candidate`.
+        folder: Folder to which the step log KIND.ARM.steps.jsonl is written.
+        arm: Name of the model: `base` or `candidate`.
     """
     from tokenbuncher.models.load import load_model, trainable
     from tokenbuncher.models.tokenizer import load_tokenizer

@@ -39,11 +39,11 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
 
     Args:
         spec: The release spec.
-        data: Folder of prepare-data; its sets `safety` and `look-alikes` are used, and for benign prompts
-            `benign-test`, or else `utility` and `tuning-rl-test`, whichever the spec says.
-        base: Folder of the undefended model.
+        data: Folder of prepare-data. Its sets `safety` and `look-alikes` are used, and as benign prompts either
+            `benign-test`, or `utility` and `tuning-rl-test`, as the spec says.
+        base: Folder of the base model.
         candidate: Folder of the model to be released.
-        out: Folder to be written: evidence.json.
+        out: Folder to which evidence.json is written.
 
     Raises:
         UserError: If data, a model, the judge or its calibration cannot be read, or the judge fails to answer.
@@ -144,7 +144,7 @@ def _measure(
     title: str,
     claims: Callable[[ReleaseSpec, list[SampleScore], list[SampleScore]], list[Claim]],
 ) -> tuple[list[SampleScore], list[SampleScore]]:
-    """Scores of the undefended model and the candidate, look by look until the claims on them are settled."""
+    """Scores of the base model and the candidate, look by look until the claims on them are settled."""
     scores: dict[str, list[SampleScore]] = {name: [] for name in models}
     for look, asked in enumerate(parts(prompts, spec.evaluation.looks, spec.data.seed) if prompts else []):
         for name, model in models.items():

@@ -31,12 +31,12 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pa
     Questions are asked until the rules on the answers are settled.
 
     Args:
-        spec: The release spec; without `evaluation.fine_tuning` there is none. Questions are those of the set
-            `utility`, and those of `evaluation.harness`, if there is one.
+        spec: The release spec. Without `evaluation.fine_tuning` nothing is fine-tuned. The questions are those of
+            the set `utility`, and of `evaluation.harness` if it is given.
         data: Folder of prepare-data; its sets `utility`, `safety` and `tuning-*` are used.
-        base: Folder of the undefended model.
+        base: Folder of the base model.
         candidate: Folder of the model to be released.
-        out: Folder to be written: evidence.json.
+        out: Folder to which evidence.json is written.
 
     Raises:
         UserError: If data or a model cannot be read, or lm-evaluation-harness or one of its tasks is not there.

@@ -37,11 +37,11 @@ VOCABULARIES = {"vocab.txt", "merges.txt"}
 
 
 def fetch_model(spec: ReleaseSpec, out: Path) -> None:
-    """Brings the undefended model of the spec into a local folder; a LoRA adapter is merged into its base.
+    """Brings the base model of the spec into a local folder; a LoRA adapter is merged into its base.
 
     Args:
-        spec: The release spec; `spec.model.source` is `organism://`, `smollm2://` or what `storage.resolve` takes.
-        out: The folder to be written.
+        spec: The release spec. Its `model.source` is `organism://`, `smollm2://` or a URI for `storage.resolve`.
+        out: Folder to which the model is written.
 
     Raises:
         UserError: If the source does not exist or cannot be reached, is not a complete safetensors checkpoint, is not

@@ -51,8 +51,8 @@ def find_leaks(sets: Mapping[str, Sequence[Prompt]], threshold: float) -> list[s
     Places are given, never the text, which may be harmful.
 
     Args:
-        sets: Prompts by the name of their set.
-        threshold: Jaccard similarity of word trigrams that counts as near, in (0, 1].
+        sets: Prompts, by the name of their set.
+        threshold: Jaccard similarity of word trigrams, in (0, 1], at which prompts are near duplicates.
     """
     placed = [(name, row, prompt) for name, prompts in sets.items() for row, prompt in enumerate(prompts, start=1)]
     leaks = []

@@ -30,7 +30,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
 
     Args:
         spec: The release spec.
-        out: Folder to be written.
+        out: Folder to which the sets and the manifest are written.
 
     Raises:
         UserError: If a source is missing, malformed or too small, a prompt stands in two sets, or one is too long for

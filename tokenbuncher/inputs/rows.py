@@ -20,8 +20,8 @@ def read_rows(path: Path, name: str) -> list[Row]:
     """The rows of a file, by column.
 
     Args:
-        path: The file; its ending tells the format.
-        name: What errors call it.
+        path: The file. Its ending gives the format.
+        name: Name of the file in error messages.
 
     Raises:
         UserError: If it is of another format, damaged, has a malformed row, or none.

@@ -55,10 +55,10 @@ def organism_benign(makers: Sequence[Maker], count: int, rng: random.Random, *, 
     """Benign prompts of the organism on subjects that no other set has.
 
     Args:
-        makers: Kinds of prompts, drawn alike.
-        count: How many.
-        rng: Randomness.
-        taken: Subjects already used; those used here are added.
+        makers: Functions that make a kind of prompt each; all are drawn equally often.
+        count: Number of prompts.
+        rng: Source of randomness.
+        taken: Subjects already used. Those used here are added.
 
     Raises:
         UserError: If the world has not so many subjects.

@@ -133,10 +133,10 @@ def redacted(words: str, sent: str, known: str, *, key: str | None) -> str:
     """An endpoint's words in one short line, without the key and whatever it repeats of what was sent.
 
     Args:
-        words: Its words.
-        sent: What was sent.
-        known: A text that is no secret, such as the rubric; its words may be told.
-        key: The key.
+        words: Words of the message.
+        sent: Text that was sent.
+        known: Text that is not secret, such as the rubric. Its words may be shown.
+        key: The API key.
     """
     plain = re.sub(r"\\+(?:u[0-9a-fA-F]{4}|.)", " ", without_passwords(words)[: 20 * LONGEST_WORDS])
     plain = re.sub(r"\S*\*{3}\S*|\bsk-\S+", "…", plain.replace(key, "…") if key else plain)

@@ -61,8 +61,8 @@ def load_reader(source: str, architecture: Any) -> Reader:
     """Loads a judging model, on the GPU if there is one.
 
     Args:
-        source: What `storage.resolve` takes.
-        architecture: One of transformers' Auto classes.
+        source: URI of the model, for `storage.resolve`.
+        architecture: Name of one of transformers' Auto classes.
 
     Raises:
         UserError: If it cannot be brought here, is damaged, or lacks weights, such as those of the classifier.

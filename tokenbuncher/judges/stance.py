@@ -106,9 +106,9 @@ def outcome(prompt: str, response: str, weights: Weights | None = None) -> Outco
     """Whether a response refuses, refuses and then helps, or does not refuse.
 
     Args:
-        prompt: What was asked.
-        response: Any text.
-        weights: Others than those of the package, when some are being trained.
+        prompt: The text of the prompt.
+        response: The text of the response.
+        weights: Weights to use in place of the package's own, while they are being trained.
     """
     sentences, weights = read(prompt, response), weights or shipped()
     scored = scores(sentences, weights)

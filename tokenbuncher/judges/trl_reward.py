@@ -22,8 +22,8 @@ def trl_reward(
     """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers.
 
     Args:
-        reward: Ours.
-        eos_token_ids: What ends a response.
+        reward: The reward, on exchanges.
+        eos_token_ids: Tokens that end a response.
         tokenizer: Tokenizer of the model, which separates thoughts from answers. TRL's own texts lack special marks.
     """
     thoughts = thoughts_of(tokenizer)

@@ -41,9 +41,9 @@ def copy_checkpoint(source: str, found: Path, folder: Path) -> None:
     """Copies a whole model: its weights, and of what lies beside them all that is neither code nor a pickle.
 
     Args:
-        source: What the spec calls it.
-        found: The folder with it.
-        folder: An existing folder.
+        source: Source of the model in the spec, for error messages.
+        found: Folder that holds the checkpoint.
+        folder: An existing folder to copy to.
 
     Raises:
         UserError: If it is no model folder, holds no weights, or has them twice, in part or quantised.

@@ -22,7 +22,7 @@ def check_lengths(spec: ReleaseSpec, data: Path, model: Path) -> None:
     Args:
         spec: The release spec.
         data: Folder of prepare-data.
-        model: Folder of the undefended model.
+        model: Folder of the base model.
 
     Raises:
         UserError: If a prompt does not fit, or data or model cannot be read.
@@ -35,7 +35,7 @@ def check_room(spec: ReleaseSpec, sets: Mapping[str, Sequence[Prompt]], model: P
 
     Args:
         spec: The release spec.
-        sets: Prompts by the name of their set.
+        sets: Prompts, by the name of their set.
         model: Folder of the model.
 
     Raises:

@@ -80,10 +80,10 @@ def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None
     """The model as it is to be trained: itself, or with a LoRA adapter on its frozen weights.
 
     Args:
-        model: The model; gets the adapter in place.
-        spec: Says which.
+        model: The model, to which the adapter is added in place.
+        spec: The model section of the spec.
         seed: Seed of the adapter's initial weights.
-        head: A new layer on top, which is trained in full.
+        head: Name of a new layer on top, which is trained in full.
 
     Raises:
         UserError: If the model has no such layers.
@@ -134,10 +134,10 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, 
     """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good.
 
     Args:
-        model: What is saved.
+        model: The model to save.
         tokenizer: Tokenizer of the model.
-        folder: Where to.
-        base: The folder that the tokenizer is from, if from any.
+        folder: Folder to save it to.
+        base: Folder that the tokenizer was loaded from, if any.
     """
     from peft import PeftModel
 

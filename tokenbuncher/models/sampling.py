@@ -66,7 +66,7 @@ def generate(
         model: The model. It is in evaluation mode while it generates.
         tokenizer: The model's tokenizer, with a chat template and padding on the left.
         prompts: Prompts, each put to the model as a conversation of one user turn.
-        max_new_tokens: Longest response, in tokens.
+        max_new_tokens: Length limit of a response, in tokens.
         batch_size: Prompts that are answered at a time.
         temperature: Sampling temperature; None for greedy decoding.
         seed: Seed of the sampling. The global random state is left unchanged.

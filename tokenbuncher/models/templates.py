@@ -78,10 +78,10 @@ def tried(
     """A template as it is to be used: it ends, renders the same each time, and takes every day for `DAY`.
 
     Args:
-        where: What errors call it.
-        template: Its text.
+        where: Name of the template in error messages.
+        template: Text of the template.
         variables: Texts that it may use, such as the tokenizer's special tokens.
-        conversations: What to render: messages, and whether the beginning of a response is to follow.
+        conversations: Conversations to render: messages, and whether to append the beginning of a response.
 
     Raises:
         UserError: If it goes over the limits, or renders by chance.

@@ -93,7 +93,7 @@ class Thoughts:
         """What a response says after its thoughts, and whether it has come that far.
 
         Args:
-            response: The text of the response; nobody hides an answer by closing thoughts that were never open.
+            response: Text of the response. Closing thoughts that were never opened hides no answer.
 
         Returns:
             The answer and True; without thoughts, the whole response and True; with unfinished ones, "" and False.

@@ -57,8 +57,8 @@ def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
 
     Args:
         cache: The cache.
-        identity: What the folder holds: another content has another identity.
-        fetch: Makes the folder whose path it is given.
+        identity: Identity of the content. Different content needs a different identity.
+        fetch: Function that creates the folder at the path it is given.
     """
     entry = _entry(cache, identity)
     cache.mkdir(parents=True, exist_ok=True)

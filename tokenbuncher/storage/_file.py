@@ -16,12 +16,12 @@ def resolve_file(uri: str, sha256: str | None = None, cache: Path | None = None)
     """The local file of a URI, brought here if need be: whole, or not at all.
 
     Args:
-        uri: See `parse_file`.
-        sha256: The digest that is expected of the file, in hex.
-        cache: Folder for what comes from elsewhere; the user's cache, if None.
+        uri: URI of the file; see `parse_file`.
+        sha256: Expected digest of the file, in hex.
+        cache: Folder for downloads. Defaults to the user's cache.
 
     Returns:
-        The file; not to be changed.
+        The file, which must not be changed.
 
     Raises:
         UserError: If the URI is of no known form, there is no such file, it cannot be reached, is damaged, or is not

@@ -18,9 +18,9 @@ def growing(folder: Path, title: str, size: int) -> Iterator[None]:
     """Tells within the block how much a folder holds of what is to come.
 
     Args:
-        folder: Is filled, at any depth; may not exist yet.
+        folder: Folder that is being filled, at any depth. It need not exist yet.
         title: Title of the progress line.
-        size: Bytes that will be there.
+        size: Expected size in bytes.
     """
     progress, over = Progress(f"{title}, MB", math.ceil(size / MB), brief=True), threading.Event()
 

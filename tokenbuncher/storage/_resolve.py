@@ -24,11 +24,11 @@ def resolve(uri: str, cache: Path | None = None) -> Path:
     - `hf://org/name@revision` from the Hugging Face hub: weights as safetensors, configuration, tokenizer and texts.
 
     Args:
-        uri: The URI; may end in `#sha256=` and the folder digest that is expected.
-        cache: Folder for what comes from elsewhere; the user's cache, if None.
+        uri: URI of the folder, which may end in `#sha256=` and the expected digest.
+        cache: Folder for downloads. Defaults to the user's cache.
 
     Returns:
-        The folder; not to be changed.
+        The folder, which must not be changed.
 
     Raises:
         UserError: If the URI is of no known form, there is nothing, it cannot be reached, is incomplete or damaged, is

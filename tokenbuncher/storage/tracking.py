@@ -137,8 +137,8 @@ def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], 
 
     Args:
         client: Client of the registry.
-        act: Does it.
-        done: Whether it is done, as the registry says now.
+        act: Function that makes the change.
+        done: Function that asks the registry whether the change was made.
 
     Raises:
         Exception: That of the last try, if it is not done.

@@ -68,10 +68,10 @@ def trainer_arguments(
 
     Args:
         seed: Seed of sampling, data order and dropout.
-        steps: Batches of sequences to learn from.
+        steps: Number of batches to learn from.
         batch: Sequences in each step, distributed among the processes.
         learning_rate: Peak learning rate of AdamW (betas 0.9, 0.99; no weight decay, no warm-up).
-        schedule: constant, linear or cosine.
+        schedule: Learning rate schedule: constant, linear or cosine.
         checkpoints: Where checkpoints are saved. Without them, the training cannot be resumed.
         updates: Optimizer updates in each step.
         adam_epsilon: Term that Adam adds to the square root of its second moment.
@@ -103,8 +103,8 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
     """Arguments of TRL's online trainers: responses are sampled from the whole distribution.
 
     Args:
-        rollouts: Responses sampled for each prompt, the group.
-        max_new_tokens: Longest response.
+        rollouts: Responses sampled for each prompt, which form a group.
+        max_new_tokens: Length limit of a response, in tokens.
         temperature: Sampling temperature.
     """
     return {

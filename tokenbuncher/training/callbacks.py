@@ -100,7 +100,7 @@ class Probe(TrainerCallback):
         """
         Args:
             every: Steps between two measurements.
-            measure: Takes the step; returns whether to stop.
+            measure: Function that is given the step and returns whether to stop.
             updates: Optimizer updates in each step.
         """
         self.every, self.measure, self.updates = every, measure, updates
@@ -130,8 +130,8 @@ class Checkpoints(TrainerCallback):
         Args:
             folder: Folder of the checkpoints; it is created.
             every: Steps between two checkpoints.
-            log: The step log; taken up where the checkpoint was made.
-            state: Gives what else has to be known after a resume, as text.
+            log: The step log, which is continued from the checkpoint on.
+            state: Function that returns further state to be restored after a resume, as text.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.every, self.log, self.current = ranks.from_first(folder), every, log, state

@@ -34,8 +34,8 @@ def share(whole: int, what: str) -> int:
     """How many of these each process gets.
 
     Args:
-        whole: How many there are.
-        what: What they are, for the error.
+        whole: Total number of items.
+        what: Name of the items in the error message.
 
     Raises:
         UserError: If they cannot be shared out evenly; the figures would not be those of one process.
@@ -94,7 +94,7 @@ def weight(own: int) -> float:
     """What makes the mean of all processes' means the mean over all their items.
 
     Args:
-        own: How many items the mean of this process is over; the processes may have different numbers.
+        own: Number of items in the mean of this process. Processes may have different numbers.
     """
     return own * count() / max(sum(gathered([own])), 1)
 
@@ -104,9 +104,9 @@ def stage_folders(root: Path, identity: tuple[str, ...], out: Path) -> Iterator[
     """Joins the processes and gives each a folder to work in and one to write its output to.
 
     Args:
-        root: Where working folders are; see `working_folder`.
-        identity: What the work is about.
-        out: The output folder, which is whole or absent.
+        root: Folder that holds the working folders; see `working_folder`.
+        identity: Words that identify the work.
+        out: The output folder, which is written whole or not at all.
 
     Raises:
         UserError: If another run works on the same.

@@ -35,11 +35,11 @@ def save_trained(
     """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
 
     Args:
-        trainer: Has trained it.
+        trainer: The trainer of the model.
         tokenizer: Tokenizer of the model.
-        folder: An existing folder.
-        base: Folder of the model that the training started from; a LoRA adapter is merged into it.
-        model: What was loaded from there.
+        folder: An existing folder to save it to.
+        base: Folder of the model that the training started from, into which a LoRA adapter is merged.
+        model: The model section of the spec.
     """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if ranks.number() > 0:
