@@ -13,7 +13,7 @@ import yaml
 from pipelines.placement import Placement, load_placement
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.fields import Strict, models_of
-from tokenbuncher.core.problems import PATTERNS
+from tokenbuncher.core.wrong_fields import PATTERNS
 from tokenbuncher.guard.settings import GuardSettings, load_guard
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.settings.policy import PolicySpec, load_policy
@@ -230,6 +230,15 @@ def test_contradictions_are_told_beside_wrong_fields_as_far_as_they_are_known() 
         "line 3, column 8",
         "line 2, column 11",
     ]
+
+
+def test_a_password_is_told_beside_what_else_is_wrong() -> None:
+    lines = lines_of(
+        "data: {harmful: {path: 'https://me:secret@host/x.csv'}, seed: x}\nmodel: {source: 'a:b@c', device: gpu}"
+    )
+
+    assert len(lines) == len({line.partition(": ")[2].partition(" ")[0] for line in lines})
+    assert "secret" not in "".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import click
 
 from tokenbuncher.cli.doors import NEW_FOLDER, PathOption
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.core.problems import guessed
+from tokenbuncher.core.wrong_fields import guessed
 from tokenbuncher.settings import ReleaseSpec, load_spec
 
 

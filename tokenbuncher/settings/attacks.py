@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Slug, Strict
-from tokenbuncher.core.problems import guessed
+from tokenbuncher.core.wrong_fields import guessed
 from tokenbuncher.settings.judges import AnyReward
 from tokenbuncher.settings.policy import Algorithm, Objective
 
