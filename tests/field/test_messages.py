@@ -232,13 +232,21 @@ def test_contradictions_are_told_beside_wrong_fields_as_far_as_they_are_known() 
     ]
 
 
+def test_attacks_under_another_s_name_are_told_beside_those_that_stand_twice() -> None:
+    lines = lines_of("attacks: {suite: [{algorithm: grpo, name: ppo}, {algorithm: sft}, {algorithm: sft}]}")
+
+    assert any("attacks.suite.0.name ppo stands for that algorithm" in line for line in lines)
+    assert any("attacks.suite has the same attack and seed twice: sft-1000" in line for line in lines)
+
+
 def test_a_password_is_told_beside_what_else_is_wrong() -> None:
-    lines = lines_of(
-        "data: {harmful: {path: 'https://me:secret@host/x.csv'}, seed: x}\nmodel: {source: 'a:b@c', device: gpu}"
+    first, second, third = lines_of(
+        "model: {device: gpu}\noutput: {root: 'https://me:secret@host/x'}\ndata: {held_out_categories: 2}"
     )
 
-    assert len(lines) == len({line.partition(": ")[2].partition(" ")[0] for line in lines})
-    assert "secret" not in "".join(lines)
+    assert first.startswith("line 1, column 9: model.device")
+    assert second.startswith("line 2, column 10: output.root: holds a password")
+    assert third.startswith("line 3, column 8: data.held_out_categories")
 
 
 @pytest.mark.parametrize(

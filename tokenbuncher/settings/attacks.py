@@ -117,7 +117,7 @@ class AttacksSpec(Strict):
         return self._repeated(), self._unmeasured()
 
     def _repeated(self) -> Iterator[Contradiction]:
-        keys = Counter(task.key for task in self.tasks())
+        keys = Counter(f"{attack.name}-{seed}" for attack in self.suite for seed in attack.seeds)
         if repeated := sorted(key for key, count in keys.items() if count > 1):
             message = f"suite has the same attack and seed twice: {', '.join(repeated)}; give it a name"
             yield ("suite",), message

@@ -100,7 +100,7 @@ def probes_are_large_enough(spec: Sections) -> Iterator[Contradiction]:
     probed = spec.attacks.probe_prompts
     if spec.policy.min_prompts > probed:
         yield (
-            ("attacks", "probe_prompts"),
+            ("policy", "min_prompts"),
             f"policy.min_prompts ({spec.policy.min_prompts}) is more than attacks.probe_prompts ({probed}), by which "
             "lost refusal is judged; no release could pass",
         )
