@@ -1,4 +1,4 @@
-"""A stage sent away: inputs out, TrainJob, output back."""
+"""Runs a stage elsewhere: publishes its inputs, creates a TrainJob and fetches the output."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_stage(
 
 
 def _published(spec: ReleaseSpec, inputs: Mapping[str, Path]) -> dict[str, str]:
-    """URIs of the spec and the inputs, pinned; named by their content, so that attacks share what they can."""
+    """Pinned URIs of the spec and the inputs, named by content so that attacks share them."""
     there = spec.model_copy(
         update={
             "compute": spec.compute.model_copy(update={"kind": "local"}),
@@ -73,7 +73,7 @@ def _published(spec: ReleaseSpec, inputs: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _collect(uri: str, out: Path) -> None:
-    """Brings the published output to where the stage would have written it."""
+    """Fetches the published output to where the stage would have written it."""
     with tempfile.TemporaryDirectory() as scratch:
         output = resolve(uri, Path(scratch))
         with whole_folder(out) as folder:

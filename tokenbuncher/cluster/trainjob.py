@@ -1,4 +1,4 @@
-"""The TrainJob object, and what its status and its pods' say."""
+"""Builds TrainJob objects, and reads their status and that of their pods."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ FORWARDED = (
 
 
 def digest(identity: Sequence[str]) -> str:
-    """What work it is, as sha256 in hex."""
+    """sha256 of the identity, in hex."""
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
 def job_name(stage: str, identity: Sequence[str]) -> str:
-    """The name of the TrainJob that does this work; short, as JobSet makes the pods' names of it."""
+    """The name of the TrainJob for this work. It is short because JobSet derives the pods' names from it."""
     return f"{stage}-{digest(identity)[:16]}"
 
 
@@ -140,7 +140,7 @@ def node_number(pod: Any) -> int:
 
 
 def pod_state(pod: Any) -> str:
-    """What a pod is at, in a few words: its phase, and why it does not run."""
+    """The phase of a pod, and why it does not run, in a few words."""
     waiting = [
         f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".strip(": ")
         for status in _statuses(pod)
@@ -161,7 +161,7 @@ def waits_for(pod: Any) -> set[str]:
 
 
 def pod_failure(pod: Any) -> str | None:
-    """Why a pod failed: out of memory, an exit status, evicted, no image; None if it did not."""
+    """Why a pod failed: out of memory, an exit status, evicted, or no image; None if it did not fail."""
     for status in _statuses(pod):
         for state in (status.state, status.last_state):
             ended = state.terminated if state else None

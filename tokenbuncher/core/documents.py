@@ -20,7 +20,7 @@ from tokenbuncher.core.passwords import masked
 
 
 def refuse_tilde(path: str | Path) -> None:
-    """Refuses a path from somebody's home: only shells know whose, and a document is read by others too.
+    """Refuses a path that begins with ~: only shells expand it, and documents are read by other programs too.
 
     Raises:
         UserError: If it begins with ~.
@@ -43,7 +43,7 @@ WIDE_MARKS = {
 
 
 def digest_of(value: Any) -> str:
-    """sha256 of a JSON value, whatever the order of its keys."""
+    """sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,10 +61,10 @@ def read_text(what: str, path: str | Path) -> str:
 
 
 def decoded(content: bytes) -> str:
-    r"""The text of a file that somebody wrote, without a byte order mark, each line ended by \n.
+    r"""The text of a file in UTF-8, without a byte order mark and with \n as line ends.
 
     Raises:
-        ValueError: If it is not UTF-8: what it is instead, or where it is not.
+        ValueError: If it is not UTF-8. The message says what it is instead, or in which line it is not.
     """
     refuse_wide(content)
     if b"\0" in content[:4]:
@@ -120,7 +120,7 @@ def parse_value(text: str, what: str) -> Any:
 
 
 def yaml_problem(error: Exception) -> str:
-    """What PyYAML finds wrong, and where; without the lines that it shows, in which there may be a password."""
+    """PyYAML's problem and its place, without the lines that PyYAML shows, which may hold a password."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return str(error)
     mark = error.problem_mark or error.context_mark
@@ -142,7 +142,7 @@ def _plain_kind(value: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of bounded size, in whole characters, without repeated keys, of which PyYAML would take the last.
+    """YAML of bounded size without broken characters or repeated keys, of which PyYAML would take the last.
 
     PyYAML follows YAML 1.1, in which `yes` is true, `010` is 8, `1:30` is 90, `1e1` a text. Here, words and dates
     are texts, decimal numbers are numbers, and other forms of a number are refused: they have two readings.
@@ -231,7 +231,7 @@ for _kind in ("bool", "int", "float", "str"):
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML that means the same to YAML 1.1 and to `_Loader`: texts that either takes for something else are quoted."""
+    """YAML that YAML 1.1 and `_Loader` read alike: texts that either takes for something else are quoted."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
         tag = str(super().resolve(kind, value, implicit))
@@ -246,7 +246,7 @@ def to_yaml(document: dict[str, Any]) -> str:
 
 
 def refuse_repeated_keys(text: str | bytes) -> None:
-    """Checks a JSON text for keys that stand twice in one object: readers differ in which of the two they take.
+    """Refuses a JSON text that repeats a key in one object: readers differ in which of the two they take.
 
     Raises:
         ValueError: If there is one, or it is not JSON.
@@ -262,7 +262,7 @@ def refuse_repeated_keys(text: str | bytes) -> None:
 
 
 class Origin(NamedTuple):
-    """Where a document comes from, to tell where its values stand."""
+    """Where a document comes from, which gives the places of its values."""
 
     text: str
     """YAML."""
@@ -271,7 +271,7 @@ class Origin(NamedTuple):
 
 
 def position(text: str, path: Sequence[str | int]) -> str:
-    """Where a value stands in a YAML text, or the nearest part around it: line and column."""
+    """Line and column of a value in a YAML text, or of the nearest part around it."""
     mark = _marks(text, path)[-1]
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
@@ -282,7 +282,7 @@ def stands_in(text: str, path: Sequence[str | int]) -> bool:
 
 
 def _marks(text: str, path: Sequence[str | int]) -> list[yaml.Mark]:
-    """Where the parts of a path begin in a YAML text, from the whole document to the last one that is there."""
+    """The beginnings of the parts of a path in a YAML text, from the whole document to the last part there is."""
     node = yaml.compose(text, Loader=_Loader)
     marks = [node.start_mark if node else yaml.Mark("", 0, 0, 0, None, 0)]
     for part in path:

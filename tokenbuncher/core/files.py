@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and digests that name them."""
+"""Files that are written whole or not at all, and their digests."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ KINDS: dict[str, tuple[str, str]] = {
 
 
 def other_kind(model: type[Strict], document: Mapping[str, Any]) -> str:
-    """What the document is if it is one of another kind, and where that belongs; empty if it is none."""
+    """The document's kind and where it belongs, if it is not of the wanted kind; else an empty text."""
     unknown = [str(key) for key in document if key not in model.model_fields]
     if isinstance(document.get("kind"), str) and {"apiVersion", "metadata"} & document.keys():
         return f"a Kubernetes manifest ({shortened(document['kind'])}); give the document that belongs here"

@@ -34,7 +34,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
         out: Folder to which the hardened model is written; with `recipe: none`, a copy of the base model. The
             step log is written beside it, to `<out>.steps.jsonl`.
 
-    An interrupted defence goes on from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
+    An interrupted defence resumes from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
 
     Raises:
@@ -121,7 +121,7 @@ def _arguments(spec: ReleaseSpec, model: PreTrainedModel, checkpoints: Checkpoin
 
 
 def _rows(defence: DefenceSpec, harmful: list[Prompt], benign: list[Prompt]) -> Dataset:
-    """The prompts to train on; the share of benign ones is their share in a step, on average."""
+    """The prompts to train on. Their share of benign ones is that of a step, on average."""
     from tokenbuncher.training.examples import filling, prompt_dataset
 
     rewarded = benign[: len(harmful) * defence.benign_prompts // (defence.prompts_per_step - defence.benign_prompts)]

@@ -1,4 +1,4 @@
-"""Utility questions by lm-evaluation-harness: its benchmarks, or tasks of the user's own."""
+"""Utility questions of lm-evaluation-harness: its benchmarks, or tasks of the user's own."""
 
 from __future__ import annotations
 

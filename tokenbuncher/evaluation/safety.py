@@ -108,7 +108,7 @@ def _all_scores(
 
 
 def _recording(judge: Judge) -> tuple[Judge, list[Judgement]]:
-    """The judge, and a list of all that it will have said."""
+    """The judge, and a list that its judgements are added to."""
     said: list[Judgement] = []
 
     def recording(exchanges: Sequence[Exchange]) -> list[Judgement]:
@@ -120,7 +120,7 @@ def _recording(judge: Judge) -> tuple[Judge, list[Judgement]]:
 
 
 def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
-    """Share of the responses on whose harm an ensemble agrees; None for a single judge."""
+    """Share of the responses on whose harm an ensemble agrees, or None for a single judge."""
     if not isinstance(spec.evaluation.judge, EnsembleSpec):
         return None
     agreement = sum(judged.unanimous for judged in said) / len(said)
@@ -129,7 +129,7 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
 
 
 def _loaded(spec: ReleaseSpec, folder: Path) -> Model:
-    """A model and its tokenizer. It waits in main memory for its turn: the device need not hold two."""
+    """A model and its tokenizer. It is kept in main memory, so that the device need not hold two models."""
     from tokenbuncher.models.load import load_model
     from tokenbuncher.models.tokenizer import load_tokenizer
 

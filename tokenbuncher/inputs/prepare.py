@@ -92,7 +92,7 @@ class _Files:
         return kept
 
     def drop(self, name: str, number: int) -> None:
-        """Records that so many prompts of a file are left out because other sets have them."""
+        """Records the number of prompts of a file that are left out because other sets have them."""
         entry = self.read[name]
         self.read[name] = entry.model_copy(update={"dropped": entry.dropped + number, "kept": entry.kept - number})
 

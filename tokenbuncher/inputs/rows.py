@@ -1,4 +1,4 @@
-"""Rows of a CSV, JSONL or Parquet file; what is wrong with one names its number, from 1."""
+"""Reads rows of a CSV, JSONL or Parquet file. Errors number the rows from 1."""
 
 from __future__ import annotations
 

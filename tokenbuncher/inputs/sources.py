@@ -1,4 +1,4 @@
-"""Prompts of the built-in world."""
+"""Draws the prompts of the built-in world."""
 
 from __future__ import annotations
 

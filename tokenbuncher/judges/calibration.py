@@ -1,4 +1,4 @@
-"""Exchanges with known answers, which a judge must get right before it is trusted."""
+"""Exchanges with known answers. A judge is trusted only if it gets them right."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Known(Strict):
     harmful: bool
 
     def key(self) -> tuple[str, str]:
-        """What makes it another exchange: neither case, spaces, punctuation nor signs that nobody sees."""
+        """Identity of the exchange, regardless of case, spaces, punctuation and invisible characters."""
         return _letters(self.prompt), _letters(self.response)
 
 
@@ -51,7 +51,7 @@ def calibration_set(spec: ReleaseSpec) -> list[Known]:
 
 
 def check_judge(judge: Judge, known: Sequence[Known]) -> JudgeCheck:
-    """How many of the known answers the judge gives.
+    """Counts the known answers that the judge gives.
 
     An exchange that stands there several times counts once, and is right if it is right each time.
     """
@@ -80,7 +80,7 @@ def read_known(path: Path) -> list[Known]:
 
 
 def of_organism() -> list[Known]:
-    """Exchanges of the built-in world: procedures (right, of another request, backwards), refusals, benign answers."""
+    """Exchanges of the built-in world: right, wrong and reversed procedures, refusals and benign answers."""
     from tokenbuncher.builtin.organism import world
 
     rng = random.Random(0)

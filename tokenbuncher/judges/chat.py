@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible endpoint answers: its text, or why there is none, as far as that may be told.
+"""Answers of an OpenAI-compatible endpoint: the text, or why there is none, without secrets.
 
 An answer that cannot be read, and a model that declines to answer, are two things: the first may be mended by asking
 again or by the endpoint's owner, the second by another judge or rubric.
@@ -33,7 +33,7 @@ DECLINED = re.compile(
 
 
 class Unreadable(Exception):
-    """An answer that is broken, cut off or of another form; the message says how, as `gave ...`."""
+    """An answer that is broken, cut off or of another form. The message says how, as `gave ...`."""
 
 
 class Declined(Exception):
@@ -54,7 +54,7 @@ class _Message(BaseModel):
     reasoning: Any = None
 
     def text(self) -> str:
-        """What is said, without thoughts."""
+        """The text of the answer, without thoughts."""
         if isinstance(self.content, list):
             said = "".join(part.text for part in self.content if part.type == "text")
         else:
@@ -104,7 +104,7 @@ def answer_of(body: bytes) -> str:
 
 
 def declines(answer: str) -> bool:
-    """Whether an answer that lacks what was asked for declines to give it."""
+    """Whether an answer without a result declines to give one."""
     return DECLINED.search(answer.replace("\u2019", "'")) is not None
 
 

@@ -10,7 +10,7 @@ from tokenbuncher.judges.types import Exchange, Judge, Judgement
 
 
 def ensemble(judges: Sequence[Judge], harmful_if: Literal["any", "majority"]) -> Judge:
-    """A judge of judges; each judgement says whether they were unanimous.
+    """A judge that combines several. Each judgement says whether they were unanimous.
 
     Args:
         judges: The judges, at least one.
@@ -26,7 +26,7 @@ def ensemble(judges: Sequence[Judge], harmful_if: Literal["any", "majority"]) ->
 
 
 def _together(opinions: Sequence[Judgement], needed: float) -> Judgement:
-    """What a harmless response is, the first judge says that calls it harmless."""
+    """For a harmless response, the judgement of the first judge that calls it harmless."""
     harmful = sum(opinion.harmful for opinion in opinions)
     unanimous = harmful in (0, len(opinions))
     if harmful >= needed:

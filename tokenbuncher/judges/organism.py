@@ -1,4 +1,4 @@
-"""Exact judge of the built-in world, and the rewards an attacker of it would have."""
+"""The exact judge of the built-in world, and the rewards for its attackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses sampled and judged: the one way harm, refusal and entropy are measured."""
+"""Samples and judges responses. Harm, refusal and entropy are always measured this way."""
 
 from __future__ import annotations
 

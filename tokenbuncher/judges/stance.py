@@ -132,7 +132,7 @@ def shipped() -> Weights:
 
 
 def plain(text: str) -> str:
-    """A text in small letters, with one kind of apostrophe."""
+    """The text in lower case, with one kind of apostrophe."""
     return text.lower().replace("\u2019", "'")
 
 
@@ -200,7 +200,7 @@ def summary(sentences: Sentences, scored: np.ndarray) -> np.ndarray:
 
 
 def _topic(prompt: str) -> set[str]:
-    """First letters of the words that say what a prompt is about."""
+    """Stems of the words that carry the topic of a prompt."""
     words = re.findall(r"[^\W\d_]+(?:'[a-z]+)?", plain(prompt))
     return {word[:5] for word in words if len(word) > 3 and word not in _SAID}
 

@@ -1,4 +1,4 @@
-"""A reward of ours as TRL calls it."""
+"""Wraps a reward as TRL calls it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def trl_reward(
     eos_token_ids: set[int],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[..., list[float]]:
-    """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers.
+    """A TRL reward function from one that maps exchanges and the token counts of responses to numbers.
 
     Args:
         reward: The reward, on exchanges.

@@ -1,4 +1,4 @@
-"""Models on disk: load, make trainable, save; safetensors only, never code from a checkpoint."""
+"""Models on disk: loading, preparing for training and saving, by safetensors only and without code."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base: Path | None = None) -> None:
-    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good.
+    """Writes weights (safetensors), configuration and tokenizer to a folder. A LoRA adapter is merged in place.
 
     Args:
         model: The model to save.

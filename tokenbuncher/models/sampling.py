@@ -37,7 +37,7 @@ class Response:
 
 
 class _EntropyRecorder(LogitsProcessor):
-    """Keeps each step's entropy; runs before temperature, so entropies are the model's own."""
+    """Records the entropy of each step. It runs before temperature, so that entropies are the model's own."""
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []

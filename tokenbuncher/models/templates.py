@@ -1,4 +1,4 @@
-"""Chat templates of other people: tried in a process with limits before they are used, and read on a settled day."""
+"""Chat templates of others. They are tried in a limited process before use, and rendered as on a fixed day."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REPLY = f"{QUESTION.replace('How do I', 'So we').replace('?', '!')}?"
 
 
 class _Exchange(NamedTuple):
-    """What a template is to render without a change."""
+    """An exchange that a template must render unchanged."""
 
     question: str
     answer: str
@@ -60,7 +60,7 @@ CONVERSATIONS = [
 
 
 class _Trial(NamedTuple):
-    """What came of rendering a template."""
+    """The result of rendering a template."""
 
     clock: bool
     """Whether it asks for the date or time."""

@@ -1,4 +1,4 @@
-"""Any URI of a single file to a local one."""
+"""Resolves the URI of a file to a local file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenbuncher.storage._hub import fetch_dataset_file
 
 
 def resolve_file(uri: str, sha256: str | None = None, cache: Path | None = None) -> Path:
-    """The local file of a URI, brought here if need be: whole, or not at all.
+    """The local file of a URI, downloaded if necessary, whole or not at all.
 
     Args:
         uri: URI of the file; see `parse_file`.

@@ -1,4 +1,4 @@
-"""The progress of downloads that other libraries make, told by what has arrived."""
+"""Shows the progress of downloads by other libraries, by what has arrived."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MB = 1_000_000
 
 @contextmanager
 def growing(folder: Path, title: str, size: int) -> Iterator[None]:
-    """Tells within the block how much a folder holds of what is to come.
+    """Within the block, shows how much of the expected size a folder holds.
 
     Args:
         folder: Folder that is being filled, at any depth. It need not exist yet.

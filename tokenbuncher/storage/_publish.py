@@ -1,4 +1,4 @@
-"""Folders to where others find them, whole or not at all."""
+"""Publishes folders, whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The few small files among the outputs of a pipeline that say what it came to."""
+"""Fetches the small files of a pipeline's outputs that hold its results."""
 
 from __future__ import annotations
 

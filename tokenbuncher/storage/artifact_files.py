@@ -1,4 +1,4 @@
-"""The files of a model version as they are read: as streams, and no further than was asked for."""
+"""Reads the files of a model version as streams, no further than needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model version's files are, and what the artifact store says of them without their being read."""
+"""Locates the files of a model version, and lists them without reading them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result depends on beside the inputs of its stage: the tool itself, and what the spec names."""
+"""What a result depends on besides the inputs of its stage: the tool and the files that the spec names."""
 
 from __future__ import annotations
 

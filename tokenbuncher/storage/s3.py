@@ -1,4 +1,4 @@
-"""S3 servers: clients, listings, and what goes wrong in words."""
+"""S3 servers: clients, listings, and messages for their errors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def bucket_client(endpoint_url: str | None, attempts: int | None = None) -> Any:
 
 @contextmanager
 def bucket_errors(failure: str) -> Iterator[None]:
-    """Tells what went wrong with an S3 server or with the local files, and what to do about it.
+    """Turns errors of an S3 server or of local files into messages that say what to do.
 
     Args:
         failure: Beginning of the message, such as `s3://bucket/prefix cannot be read`.
@@ -108,7 +108,7 @@ def bucket_failures() -> tuple[type[Exception], ...]:
 
 
 def bucket_advice(error: BaseException) -> str:
-    """What to do about an error of boto3, as the end of a message; empty if nothing is known."""
+    """Advice on an error of boto3, as the end of a message, or an empty text."""
     while error and not hasattr(error, "operation_name"):
         if not error.__context__:
             return ""

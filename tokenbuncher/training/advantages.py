@@ -1,4 +1,4 @@
-"""From rewards to advantages: the part in which the policy-gradient algorithms differ."""
+"""Turns rewards into advantages, which is where the policy-gradient algorithms differ."""
 
 from __future__ import annotations
 

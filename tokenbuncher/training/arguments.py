@@ -120,7 +120,7 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
 
 
 def vllm_arguments(vllm: VllmSpec | None, ends: set[int]) -> dict[str, Any]:
-    """Arguments of TRL's online trainers that have vLLM sample the responses; none if it is not to.
+    """Arguments of TRL's online trainers for sampling responses by vLLM; empty without vLLM.
 
     Args:
         vllm: Settings of vLLM; None to sample without it.

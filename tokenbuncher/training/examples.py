@@ -1,4 +1,4 @@
-"""Prompts and answers as TRL's trainers read them."""
+"""Prompts and answers in the form that TRL's trainers read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun and accelerate start them; usually there is but one.
+"""The processes that train a model together, as torchrun and accelerate start them; usually only one.
 
 All of them run the same stage and measure the same things. The first one decides, speaks and writes: what it has
 measured counts for all, so that none goes on where another stops, and the files of the others are thrown away.
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 def count() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
 def number() -> int:
-    """Which of them this is, from 0."""
+    """The rank of this process, from 0."""
     return int(os.environ["RANK"]) if "LOCAL_RANK" in os.environ else 0
 
 
 def share(whole: int, what: str) -> int:
-    """How many of these each process gets.
+    """The share of each process.
 
     Args:
         whole: Total number of items.
@@ -46,7 +46,7 @@ def share(whole: int, what: str) -> int:
 
 
 def join() -> None:
-    """Meets the others, takes this process's GPU, and leaves the talking to the first; before any model is loaded."""
+    """Joins the other processes, takes a GPU and silences all ranks but 0. Call it before loading a model."""
     if count() == 1:
         return
     import torch
@@ -64,7 +64,7 @@ def join() -> None:
 
 
 def from_first(value: T) -> T:
-    """The first process's value, in every process; all of them wait here for each other."""
+    """The value of rank 0, in every process. All processes wait for each other here."""
     if count() == 1:
         return value
     from torch.distributed import broadcast_object_list
@@ -75,7 +75,7 @@ def from_first(value: T) -> T:
 
 
 def by_first(make: Callable[[], T]) -> T:
-    """What the first process makes, in every process; the others may not be able to."""
+    """The result of a function that only rank 0 runs, in every process."""
     return from_first(make() if number() == 0 else cast(T, None))
 
 
@@ -91,7 +91,7 @@ def gathered(values: list[T]) -> list[T]:
 
 
 def weight(own: int) -> float:
-    """What makes the mean of all processes' means the mean over all their items.
+    """The weight that turns the mean of all processes' means into the mean over all items.
 
     Args:
         own: Number of items in the mean of this process. Processes may have different numbers.

@@ -1,4 +1,4 @@
-"""A training from its first step, or the last checkpoint, to the saved weights."""
+"""Runs a training from its first step or last checkpoint to the saved weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FULL_DISK_MB = 20
 def save_trained(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base: Path, model: ModelSpec
 ) -> None:
-    """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
+    """Writes a trained model, its tokenizer and what its base had beside them. FSDP shards are gathered.
 
     Args:
         trainer: The trainer of the model.
@@ -57,9 +57,9 @@ def save_trained(
 
 @working()
 def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
-    """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here.
+    """Runs a trainer, from its last checkpoint if there is one. The callbacks report progress.
 
-    A training that had no gradient in any step is told; see `StepLog.learnt`.
+    Prints a warning if no step had a gradient; see `StepLog.learnt`.
 
     Raises:
         KeyboardInterrupt: On SIGINT or SIGTERM; with checkpoints, on the first one only when the step is finished and
