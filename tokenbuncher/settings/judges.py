@@ -222,15 +222,15 @@ def same_measure(reward: str | JudgeModel, judge: str | JudgeModel | EnsembleSpe
     match reward, judge:
         case ClassifierSpec(), ClassifierSpec():
             shared = _folded(reward.harmful_labels) & _folded(judge.harmful_labels)
-            return bool(shared) and same_source(reward.model, judge.model)
+            return bool(shared) and same_model(reward.model, judge.model)
         case HarmBenchSpec(), HarmBenchSpec():
-            return same_source(reward.model, judge.model)
+            return same_model(reward.model, judge.model)
         case StrongRejectSpec(), StrongRejectSpec():
             return _served(reward.model) == _served(judge.model)
     return False
 
 
-def same_source(one: str, other: str) -> bool:
+def same_model(one: str, other: str) -> bool:
     """Whether two sources may be the same model."""
     first, second = _parsed(one), _parsed(other)
     if first.digest and first.digest == second.digest:

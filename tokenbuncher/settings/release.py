@@ -4,7 +4,7 @@
     spec.attacks.tasks()       # [AttackTask(key='grpo-1000', ...), ...]
     spec.evidence_digest()     # what evidence is bound to
 
-Unknown keys, contradictions and impossible values are refused with the path of the field.
+Unknown keys, impossible values and contradictions are refused, all at once and each with its place.
 """
 
 from __future__ import annotations
