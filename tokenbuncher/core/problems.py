@@ -37,7 +37,7 @@ def validated(model: type[Document], document: dict[str, Any], wrong: str, *, or
     except ValidationError as error:
         if kind := other_kind(model, document):
             raise UserError(f"{wrong}: it is {kind}") from error
-        problems = problems_in(model, document)
+        problems = problems_in(model, document) or wrong_fields(model, document, error)
     if problems:
         raise UserError(f"{wrong}:\n{told(problems, document, origin)}")
     return valid
@@ -65,7 +65,7 @@ def _known(model: type[Strict], document: dict[str, Any]) -> tuple[Strict | None
         _remove(rest, entry)
     known, _ = _known(model, rest)
     for entry in entries:
-        _forget(known, entry)
+        _forget(known, document, entry)
     return known, wrong
 
 
@@ -83,15 +83,21 @@ def _remove(value: Any, entry: Path) -> None:
     value.pop(entry[-1], None)
 
 
-def _forget(known: Strict | None, entry: Path) -> None:
-    """Removes a field from a model, and those that depend on it. Reading it then raises an AttributeError."""
-    value: Any = known
+def _forget(known: Strict | None, document: dict[str, Any], entry: Path) -> None:
+    """Removes a field from a model, and all that may depend on it. Reading it then raises an AttributeError."""
+    value, given = known, document
     for part in entry:
         if isinstance(value, Strict):
             owner, field = value, str(part)
-        value = dict(_parts(value)).get(part)
-    for name in (field, *_dependent(owner, field)) if known else ():
-        owner.__dict__.pop(name, None)
+            _remove_fields(owner, owner.model_fields_set - dict(_parts(given)).keys())  # filled in from what is wrong
+        value, given = (dict(_parts(each)).get(part) for each in (value, given))
+    if known:
+        _remove_fields(owner, [field, *_dependent(owner, field)])
+
+
+def _remove_fields(model: Strict, names: Iterable[str]) -> None:
+    for name in names:
+        model.__dict__.pop(name, None)
 
 
 def _dependent(owner: Strict, field: str) -> list[str]:
