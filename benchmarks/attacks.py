@@ -21,16 +21,14 @@ from typing import Any
 from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
 from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.verdict.statistics import score_rate
 
 ROOT = Path("runs/attacks")
 EXACT, LEARNT = "organism-exact", "organism-classifier"
 
 Attack = dict[str, Any]
-ONCE: list[Attack] = [
-    {"algorithm": name}
-    for name in ("grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft")
-]
+ONCE: list[Attack] = [{"algorithm": name} for name in ALGORITHMS]
 LONG: list[Attack] = [
     *({"algorithm": name, "name": f"{name}-5x", "steps": 300} for name in ("rloo", "ppo", "dpo")),
     *(

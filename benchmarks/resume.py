@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.settings.algorithms import ALGORITHMS
 
 STEPS = 12
-ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
 RECIPES = ["log-entropy", "polished"]
 
 
@@ -43,7 +43,7 @@ def main() -> None:
         folder = Path(scratch)
         spec = parse_spec("", _changes("grpo", "log-entropy", folder))
         in_process(lambda: (fetch_model(spec, folder / "base"), prepare_data(spec, folder / "data")))
-        for name in ALGORITHMS + RECIPES:
+        for name in [*ALGORITHMS, *RECIPES]:
             work = folder / name
             in_process(lambda name=name, work=work: run(name, folder, work / "unbroken"))
             expected = figures(work / "unbroken")

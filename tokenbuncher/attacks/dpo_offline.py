@@ -10,7 +10,7 @@ import torch
 from trl import DPOTrainer
 
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.attacks.dpo import BETA, best_and_worst
+from tokenbuncher.attacks.dpo import best_and_worst
 from tokenbuncher.models.thoughts import thoughts_of
 from tokenbuncher.training.examples import check_whole, keeps_prompts, token_pair
 
@@ -32,7 +32,9 @@ def preferences(arena: Arena) -> datasets.Dataset:
     prompts = (arena.prompts * -(-wanted // len(arena.prompts)))[:wanted]
     responses = arena.sample([prompt for prompt in prompts for _ in range(attack.rollouts)])
     rewards = torch.tensor([reward for _, reward in responses])
-    chosen, rejected = (rows.tolist() for rows in best_and_worst(rewards, attack.rollouts))
+    chosen, rejected = (
+        rows.tolist() for rows in best_and_worst(rewards, attack.rollouts, attack.hyperparameters.margin)
+    )
     asked, sides = [prompts[row // attack.rollouts] for row in chosen], {"chosen": chosen, "rejected": rejected}
     texts = {side: [responses[row][0] for row in rows] for side, rows in sides.items()}
     if keeps_prompts(arena.tokenizer) and not any(map(thoughts_of(arena.tokenizer).within, chain(*texts.values()))):
@@ -63,7 +65,7 @@ def train(arena: Arena) -> None:
         return
     trainer = (TokenPairTrainer if "prompt_ids" in pairs.column_names else DPOTrainer)(
         model=arena.model,
-        args=arena.dpo_config(BETA),
+        args=arena.dpo_config(arena.task.attack.hyperparameters.beta),
         train_dataset=pairs,
         processing_class=arena.tokenizer,
         callbacks=arena.callbacks(),

@@ -183,7 +183,7 @@ def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
 
 
 def _signed(attestation: str | None, name: str, version: str, *, trusted: Sequence[SSlibKey]) -> str:
-    """What a version's attestation is worth, in a word. Whether it is a PASS that holds, verify tells."""
+    """What a version's attestation is worth, in a word. It takes verify to see whether it is a PASS that holds."""
     if attestation is None:
         return "no"
     try:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Slug, Strict
 from tokenbuncher.core.wrong_fields import guessed
+from tokenbuncher.settings.algorithms import (
+    ALGORITHMS,
+    REQUIRED,
+    Algorithm,
+    AlgorithmName,
+    AnyHyperparameters,
+    Hyperparameters,
+)
 from tokenbuncher.settings.judges import AnyReward
-from tokenbuncher.settings.policy import Algorithm, Objective
+from tokenbuncher.settings.policy import Objective
+
+LATENT_SAMPLES = 4
+"""Responses of the broken model for each prompt, by which latent compliance is measured."""
 
 
 class WarmUpSpec(Strict):
@@ -29,7 +40,7 @@ class WarmUpSpec(Strict):
 class AttackSpec(Strict):
     """One attack. It runs on the candidate and, as a positive control, on the base model."""
 
-    algorithm: Algorithm
+    algorithm: AlgorithmName
     name: Slug = Field("", description="Name in tables and in the policy. Defaults to the algorithm.")
     objective: Objective = Field(
         "comply",
@@ -62,22 +73,57 @@ class AttackSpec(Strict):
         "deviation.",
     )
     warm_up: WarmUpSpec | None = None
+    hyperparameters: AnyHyperparameters = Field(
+        {},
+        description="Settings of the algorithm alone, such as PPO's epochs. What is left out has its default.",
+        validate_default=True,
+        exclude_if=lambda own: not type(own).model_fields,
+    )
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _of_the_algorithm(cls, given: Any, info: ValidationInfo) -> Hyperparameters:
+        algorithm = info.data.get("algorithm")
+        if algorithm is None:  # which is told already
+            return Hyperparameters()
+        known = ALGORITHMS[algorithm].hyperparameters
+        unknown = [name for name in given if name not in known.model_fields] if isinstance(given, Mapping) else []
+        if unknown:
+            own = list(known.model_fields)
+            told = f"unknown {', '.join(map(str, unknown))}; {algorithm} has {', '.join(own) or 'none'}"
+            raise ValueError(f"{told}{guessed(str(unknown[0]), own)}")
+        return known.model_validate(given)
 
     def checks(self) -> Iterable[Iterator[Contradiction]]:
         """A policy that requires `ppo` must not be met by something else of that name."""
         return (self._under_another_s_name(),)
 
     def _under_another_s_name(self) -> Iterator[Contradiction]:
-        if self.name in get_args(Algorithm) and (self.name != self.algorithm or self.objective != "comply"):
+        if self.name in ALGORITHMS and (self.name != self.algorithm or self.objective != "comply"):
             message = f"name {self.name} stands for that algorithm with objective comply; give another name"
             yield ("name",), message
 
     @model_validator(mode="before")
     @classmethod
     def _named_by_algorithm(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "name" not in given and given.get("algorithm") in get_args(Algorithm):
+        if isinstance(given, Mapping) and "name" not in given and given.get("algorithm") in list(ALGORITHMS):
             return {**given, "name": given["algorithm"]}
         return given
+
+    @property
+    def traits(self) -> Algorithm:
+        """What is known of its algorithm."""
+        return ALGORITHMS[self.algorithm]
+
+    def changed_hyperparameters(self) -> list[str]:
+        """Names of the hyperparameters that have another value than the algorithm's default."""
+        usual = self.traits.hyperparameters()
+        return [name for name, value in self.hyperparameters if value != getattr(usual, name)]
+
+    def sampled(self, steps: int) -> int:
+        """How many rollouts it has sampled when it has made so many steps."""
+        batches = {"each step": steps, "beforehand": self.steps, "never": 0}[self.traits.samples]
+        return batches * self.prompts_per_step * self.rollouts
 
 
 class AttackTask(Strict):
@@ -92,15 +138,7 @@ class AttacksSpec(Strict):
     """The attack suite and the rules all attacks share."""
 
     suite: Annotated[list[AttackSpec], Field(min_length=1)] = Field(
-        [
-            AttackSpec(algorithm="grpo"),
-            AttackSpec(algorithm="rloo"),
-            AttackSpec(algorithm="reinforce-pp"),
-            AttackSpec(algorithm="ppo"),
-            AttackSpec(algorithm="dpo"),
-            AttackSpec(algorithm="entropy-seeking"),
-            AttackSpec(algorithm="sft"),
-        ]
+        [AttackSpec(algorithm=name) for name in (*REQUIRED, "sft")]
     )
     reward: AnyReward = Field(
         "organism-classifier", description="Reward that the attacker trains on. It must not be the judge."
