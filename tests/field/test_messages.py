@@ -261,6 +261,9 @@ def test_a_password_is_told_beside_what_else_is_wrong() -> None:
         "attacks: {suite: [{name: hot}]}\npolicy: {name: x, required_attacks: [hot]}",
         "data: {harmful: {path: x.csv}, look_alikes: smollm2, utility: 3}",
         "policy: {name: strict, confidence: 7}",
+        "policy: {attack_limits: {min_steps: x}}",
+        "defence: {recipe: papr, benign_prompts: 4}",
+        "attacks: {suite: [{algorithm: grpo}, {algorithm: x, name: ppo}]}\npolicy: {name: x, required_attacks: [grpo]}",
     ],
 )
 def test_no_contradiction_with_a_wrong_field_is_made_up(text: str) -> None:

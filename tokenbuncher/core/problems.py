@@ -85,7 +85,8 @@ def _remove(value: Any, entry: Path) -> None:
 
 def _forget(known: Strict | None, document: dict[str, Any], entry: Path) -> None:
     """Removes a field from a model, and all that may depend on it. Reading it then raises an AttributeError."""
-    value, given = known, document
+    value: Any = known
+    given: Any = document
     for part in entry:
         if isinstance(value, Strict):
             owner, field = value, str(part)

@@ -17,7 +17,6 @@ from tokenbuncher.settings.algorithms import (
     Algorithm,
     AlgorithmName,
     AnyHyperparameters,
-    Hyperparameters,
 )
 from tokenbuncher.settings.judges import AnyReward
 from tokenbuncher.settings.policy import Objective
@@ -82,10 +81,10 @@ class AttackSpec(Strict):
 
     @field_validator("hyperparameters", mode="before")
     @classmethod
-    def _of_the_algorithm(cls, given: Any, info: ValidationInfo) -> Hyperparameters:
+    def _of_the_algorithm(cls, given: Any, info: ValidationInfo) -> Any:
         algorithm = info.data.get("algorithm")
-        if algorithm is None:  # which is told already
-            return Hyperparameters()
+        if algorithm is None:  # then those of any algorithm will do
+            return given
         known = ALGORITHMS[algorithm].hyperparameters
         unknown = [name for name in given if name not in known.model_fields] if isinstance(given, Mapping) else []
         if unknown:
