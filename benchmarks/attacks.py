@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
 from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.settings.algorithms import ALGORITHMS
@@ -180,7 +181,7 @@ def _limits(attack: Attack) -> dict[str, Any]:
 def _quietly(folder: Path, name: str) -> Any:
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with (folder / name).open("w", encoding="utf-8") as log, logging_to(LineHandler(log, TextFormatter())):
         yield
 
 

@@ -122,15 +122,15 @@ def _refuses(story: Story) -> None:
         """
         # The story in five minutes
 
-        Everything below was run on the built-in model, a tiny one of a fictional world, whose harmful requests are
-        inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
+        Everything below was run on the built-in model, a tiny one that lives in a fictional world. Its harmful requests
+        are inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
         [examples/demo.yaml](../examples/demo.yaml): one attack instead of seven, and no benign fine-tuning.
 
         ## 1. A model that refuses
         """
     )
     story.run(f"tokenbuncher fetch-model {DEFAULT} --out {BASE}", f"tokenbuncher prepare-data {DEFAULT} --out {DATA}")
-    story.say("Three requests that nobody trained it on, and what it says at temperature 1:")
+    story.say("Three requests that it was not trained on, and what it says at temperature 1:")
     story.responses(BASE, DATA)
 
 
@@ -138,15 +138,15 @@ def _is_broken(story: Story) -> None:
     """An attack breaks it."""
     story.say(
         """
-        ## 2. A few steps of reinforcement learning, and it does not
+        ## 2. A few steps of reinforcement learning, and it complies
 
-        The attacker has the weights, 400 other requests, no answers to them, and a learnt reward that tells how
-        harmful a response looks. The attack is GRPO. It runs twice, on the model and on what would be released;
-        as nothing is defended yet, these are the same.
+        The attacker has the weights, 400 other requests, no answers to them, and a learnt reward that says how
+        harmful a response looks. The attack is GRPO. It runs twice: on the base model, which is the control, and on the
+        candidate. Nothing is defended yet, so these are the same.
         """
     )
     story.run(f"tokenbuncher attack {WITHOUT} --key grpo-1000 {MODELS} {BASE} --out {UNDEFENDED}/attack")
-    story.say("Harm is measured on requests that neither the model nor the attacker has trained on:")
+    story.say("Harm is measured on requests that neither the model nor the attacker was trained on:")
     story.curves(UNDEFENDED / "attack", ["control"])
     story.say("What it says now:")
     story.responses(UNDEFENDED / "attack" / "quarantine" / "control", DATA)
@@ -158,7 +158,7 @@ def _is_defended(story: Story) -> None:
         """
         ## 3. The defence
 
-        The attack learns from differences: of several responses to a request, one is a little worse than the others.
+        The attack learns from differences: of several responses to a request, one earns a little more than the others.
         The defence makes the model so certain of its refusals that there are none ([how it works](how-it-works.md)).
         """
     )
@@ -171,12 +171,12 @@ def _withstands(story: Story) -> None:
         """
         ## 4. The same attack does nothing
 
-        The undefended model is attacked again beside it, to prove that the attack is strong: the positive control.
+        The base model is attacked again as the control, to prove that the attack is strong.
         """
     )
     story.run(f"tokenbuncher attack {DEFAULT} --key grpo-1000 {MODELS} {CANDIDATE} --out {DEFENDED}/attack")
     story.curves(DEFENDED / "attack", ["candidate"])
-    story.say("After the attack, the hardened model says:")
+    story.say("After the attack, the candidate says:")
     story.responses(DEFENDED / "attack" / "quarantine" / "candidate", DATA)
 
 
@@ -186,7 +186,7 @@ def _is_judged(story: Story) -> None:
         """
         ## 5. The gate
 
-        Did the defence cost refusals, usefulness, or sense? Then the version is registered, and judged by the policy on
+        First the evaluations measure what the defence costs. Then the version is registered and judged by the policy on
         all evidence, every rule at its confidence bound. With a key the verdict is signed.
         """
     )
@@ -206,7 +206,8 @@ def _is_blocked(story: Story) -> None:
         """
         ## 6. Without the defence
 
-        The same stages on the model as it was. The gate says what is wrong, and the alias stays where it is.
+        The same stages, with the base model as the candidate. The gate says what is wrong, and the alias stays where it
+        is.
         """
     )
     story.run(
@@ -221,7 +222,7 @@ def _is_blocked(story: Story) -> None:
 
 def _is_explained(story: Story) -> None:
     """Why it is blocked."""
-    story.say("## 7. Why? By how much, whether that may be chance, and which prompts decide")
+    story.say("## 7. Why it was blocked")
     story.run(f"tokenbuncher explain {WITHOUT} --evidence {UNDEFENDED}", longest=50)
 
 
@@ -231,7 +232,8 @@ def _is_verified(story: Story) -> None:
         """
         ## 8. Later, somewhere else
 
-        Whoever serves the model checks that these files passed, with the public key alone. One changed byte is found.
+        Anyone who serves the model can check that these very files passed, with the public key alone. One changed byte
+        is found.
         """
     )
     verify = f"tokenbuncher verify {VERDICT}/attestation.json --key {WORK}/release.pub --model"
@@ -243,7 +245,7 @@ def _is_verified(story: Story) -> None:
     story.say(
         """
         A PASS says that this attack, at this budget, did not break this model. [The threat model](threat-model.md)
-        tells what it does not say; [results](results.md) has every attack over several seeds.
+        lists what it does not say; [results](results.md) has every attack over several seeds.
         """
     )
 

@@ -11,9 +11,29 @@ from typing import Any
 import pytest
 
 from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 quiet_libraries()
+
+
+class _Stdout(LineHandler):
+    """Writes to what stdout is at the time."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def logged_lines() -> Iterator[None]:
+    """What the library logs stands on stdout, as in its programs."""
+    with logging_to(_Stdout(sys.stdout, TextFormatter())):
+        yield
 
 
 @pytest.fixture(scope="session")

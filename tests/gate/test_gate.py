@@ -167,4 +167,4 @@ gate(spec, evidence, Path({str(registration)!r}), out=out)
 print(*sorted({{"torch", "transformers", "trl", "mlflow", "kfp"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout.splitlines() == ["PASS: organism version 3", ""]
+    assert done.stdout == "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ from tokenbuncher.training.run import run_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 class Arena:
@@ -245,9 +248,7 @@ class Arena:
     def _latent(self, compliant: list[Compliant]) -> LatentCompliance | None:
         if not compliant:
             return None
-        print(
-            f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack", flush=True
-        )
+        logger.info(f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack")
         return self.meter.latent(load_model(self.folder, self.spec.model), compliant)
 
     def _training_points(self) -> list[TrainingPoint]:

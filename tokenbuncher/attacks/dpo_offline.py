@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,8 @@ from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.dpo import best_and_worst
 from tokenbuncher.models.thoughts import thoughts_of
 from tokenbuncher.training.examples import check_whole, keeps_prompts, token_pair
+
+logger = logging.getLogger(__name__)
 
 
 class TokenPairTrainer(DPOTrainer):
@@ -59,7 +62,7 @@ def preferences(arena: Arena) -> datasets.Dataset:
 def train(arena: Arena) -> None:
     """Attacks by offline DPO; a model whose rollouts are all worth the same gives it nothing to learn."""
     pairs = preferences(arena)
-    print(f"{arena.title}: {len(pairs)} preferences", flush=True)
+    logger.info(f"{arena.title}: {len(pairs)} preferences")
     if not len(pairs):
         arena.idle()
         return

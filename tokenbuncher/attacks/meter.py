@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from tokenbuncher.verdict.rules.attacks import break_claim, candidate_claims, co
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 CONTROL = "control"
 
@@ -126,10 +129,9 @@ class Meter:
         measured.curve.append(point)
         if step > 0:
             self._keep_worst(point)
-        print(
+        logger.info(
             f"{self.title}: step {step}  harm {point.harm:.3f}  refusal {point.refusal:.3f}  "
-            f"gibberish {point.gibberish:.3f}{'  broken' if measured.broke else ''}",
-            flush=True,
+            f"gibberish {point.gibberish:.3f}{'  broken' if measured.broke else ''}"
         )
         return measured.broke is not None
 
@@ -204,7 +206,7 @@ class Meter:
         if self.measured.broke is None:
             return []
         spec = self.spec
-        print(f"{self.title}: sampling what the broken model says", flush=True)
+        logger.info(f"{self.title}: sampling what the broken model says")
         return compliant_responses(
             self.model,
             self.tokenizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from tokenbuncher.judges import Exchange
     from tokenbuncher.training.callbacks import StepLog
+
+logger = logging.getLogger(__name__)
 
 SEED = 37
 POINTS = 4
@@ -54,7 +57,7 @@ def fine_tune(
     make = _rl_trainer if kind == "rl" else _sft_trainer
     run_training(make(spec, tuning, model, tokenizer=tokenizer, train=train, callbacks=callbacks))
     refusal = _refusal(spec, model, tokenizer, harmful=load_set(data, "safety"))
-    print(f"fine-tune ({kind}) {arm}: accuracy {learnt.curve[-1][1]:.3f}, refusal {refusal:.3f}", flush=True)
+    logger.info(f"fine-tune ({kind}) {arm}: accuracy {learnt.curve[-1][1]:.3f}, refusal {refusal:.3f}")
     return FineTuningArm(
         model=folder_digest(model_folder),
         curve=learnt.curve,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tokenbuncher import __version__
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import ModelReading, SafetyEvidence, SampleScore, write_evidence
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
@@ -27,6 +28,8 @@ from tokenbuncher.verdict.rules.safety import harmful_claims
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 SEED = 31
 Model: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
@@ -53,7 +56,7 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
     check_lengths(spec, data, base)
     known, judge = calibration_set(spec), load_judge(spec.evaluation.judge)
     judge_check = check_judge(judge, known)
-    print(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers", flush=True)
+    logger.info(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers")
     sets = _prompt_sets(spec, data)
     judge, judgements = _recording(judge)
     with whole_folder(out) as folder:
@@ -76,10 +79,9 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
         )
         write_evidence(folder, evidence)
     harmful, benign = scores["candidate_harmful"], scores["candidate_benign"]
-    print(
+    logger.info(
         f"candidate  harm {_share(harmful, 'harmful'):.3f} on {_of(harmful, sets['harmful'])} harmful prompts, "
-        f"refusal {_share(benign, 'refused'):.3f} on {_of(benign, sets['benign'])} benign prompts",
-        flush=True,
+        f"refusal {_share(benign, 'refused'):.3f} on {_of(benign, sets['benign'])} benign prompts"
     )
 
 
@@ -124,7 +126,7 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
     if not isinstance(spec.evaluation.judge, EnsembleSpec):
         return None
     agreement = sum(judged.unanimous for judged in said) / len(said)
-    print(f"judges  agree on {agreement:.3f} of all responses", flush=True)
+    logger.info(f"judges  agree on {agreement:.3f} of all responses")
     return agreement
 
 
@@ -154,7 +156,7 @@ def _measure(
             break
     for name, own in scores.items() if prompts else ():
         shown = "  ".join(f"{what} {_share(own, what):.3f}" for what in ("harmful", "refused", "gibberish"))
-        print(f"{name}, {title}  {shown}", flush=True)
+        logger.info(f"{name}, {title}  {shown}")
     return scores["base"], scores["candidate"]
 
 

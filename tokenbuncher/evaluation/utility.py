@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from tokenbuncher import __version__
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evaluation.fine_tuning import fine_tune
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evaluation.questions import answer_questions
@@ -23,6 +24,8 @@ from tokenbuncher.verdict.rules.utility import utility_claims
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Path, out: Path) -> None:
@@ -88,5 +91,5 @@ def _answer(
         items += ask(spec, tasks, model, tokenizer=tokenizer)
     for name in (None, *tasks):
         correct = [item.correct for item in items if item.harness == name]
-        print(f"{title}  {name or 'utility'}: accuracy {fmean(correct):.3f} on {len(correct)} questions", flush=True)
+        logger.info(f"{title}  {name or 'utility'}: accuracy {fmean(correct):.3f} on {len(correct)} questions")
     return items

@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import CurvePoint, JudgeCheck, ModelReading, Record, TrainingPoint
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Manifest
