@@ -26,7 +26,8 @@ from kubernetes.utils.quantity import parse_quantity  # type: ignore[import-unty
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from components import GATE_IMAGE, TRAINER_IMAGE
-from tokenbuncher.core.documents import Origin, Strict, Variable, parse_yaml, read_text
+from tokenbuncher.core.documents import Origin, parse_yaml, read_text
+from tokenbuncher.core.fields import Strict, Variable
 from tokenbuncher.core.problems import validated
 from tokenbuncher.core.stages import STAGES
 

@@ -11,17 +11,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenbuncher.core.documents import (
-    DEEPEST,
-    LARGEST,
-    LONGEST,
-    MOST_TOLD,
-    parse_yaml,
-    read_text,
-    refuse_repeated_keys,
-    to_yaml,
-)
+from tokenbuncher.core.documents import DEEPEST, LARGEST, LONGEST, parse_yaml, read_text, refuse_repeated_keys, to_yaml
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.problems import MOST_TOLD
 from tokenbuncher.settings import parse_spec
 
 

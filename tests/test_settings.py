@@ -1,9 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.settings import RECIPES, ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings import RECIPES, EvaluationSpec, HarnessSpec, ReleaseSpec, load_spec, parse_spec
 
 
 @pytest.mark.parametrize("name", ["organism", "adaptive", "smollm2"])
@@ -102,3 +103,12 @@ def test_any_text_is_a_spec_or_a_user_error(text):
         parse_spec(text)
     except UserError:
         pass
+
+
+def test_a_part_made_in_code_is_refused_with_all_its_contradictions():
+    with pytest.raises(ValidationError) as error:
+        HarnessSpec(tasks=["a", "a"], metric={"b": "acc"})
+    assert [each["loc"] for each in error.value.errors()] == [("tasks",), ("metric",)]
+    with pytest.raises(ValidationError) as error:
+        EvaluationSpec.model_validate({"harness": {"tasks": ["a", "a"]}})
+    assert [each["loc"] for each in error.value.errors()] == [("harness", "tasks")]

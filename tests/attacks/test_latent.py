@@ -77,7 +77,7 @@ def attacked_organism(organism_base, tiny_spec, harmful):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     model.train()
     for _ in range(25):
-        items = [world.request(*rng.choice(world.combinations()[world.HELD_OUT :]), rng) for _ in range(64)]
+        items = [world.request(*rng.choice(world.combinations()[world.HELD_OUT :]), rng=rng) for _ in range(64)]
         batch = tokenize_pairs(tokenizer, [(Prompt(text=item.prompt), item.answer) for item in items])
         logps = response_logits(model, batch).log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
         loss = -(logps * batch["completion_mask"]).sum() / batch["completion_mask"].sum()

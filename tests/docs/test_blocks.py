@@ -13,7 +13,7 @@ import yaml
 
 from pipelines.placement import Placement
 from tests.docs.markdown import ROOT, Block, documents
-from tokenbuncher.core.documents import Strict
+from tokenbuncher.core.fields import Strict
 from tokenbuncher.core.problems import validated
 from tokenbuncher.guard import load_guard
 from tokenbuncher.settings import ReleaseSpec, parse_spec

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from pipelines.placement import Placement, load_placement
-from tokenbuncher.core.documents import Strict, models_of
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.core.problems import PATTERNS
+from tokenbuncher.core.fields import Strict, models_of
+from tokenbuncher.core.wrong_fields import PATTERNS
 from tokenbuncher.guard.settings import GuardSettings, load_guard
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.settings.policy import PolicySpec, load_policy
@@ -168,6 +168,108 @@ def test_fields_that_do_not_go_together_are_both_named(text: str, names: tuple[s
     assert re.search(r"line 1|line 2", str(error.value))
 
 
+def lines_of(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(UserError) as error:
+        parse_spec(text, overrides)
+    return [line.strip() for line in str(error.value).splitlines()[1:]]
+
+
+def test_contradictions_in_four_sections_are_four_lines_with_four_places() -> None:
+    text = """\
+data:
+  held_out_categories: 2
+defence: {noiser: {start: 0.5, stop: 0.5}}
+evaluation:
+  fine_tuning: null
+  temperature: 0.5
+attacks:
+  suite: [{algorithm: grpo, seeds: [0]}]
+policy: {name: mine, required_attacks: [grpo]}
+"""
+    lines = lines_of(text, "attacks.probe_prompts=300")
+
+    assert [line.partition(": ")[0] for line in lines] == [
+        "line 2, column 3",
+        "line 3, column 32",
+        "line 8, column 29",
+        "line 6, column 3",
+        "line 5, column 3",
+        "--set attacks.probe_prompts",
+    ]
+    assert lines[0].endswith(": data.held_out_categories needs a file in harmful with a column category")
+    assert lines[1].endswith(": defence.noiser.stop (0.5) must lie after start (0.5)")
+    assert ": attacks.suite.0.seeds: grpo-0 has the seed of the defence" in lines[2]
+    assert ": evaluation.temperature is 0.5; the policy wants 1 to 1" in lines[3]
+    assert "policy.max_fine_tuning_drop asks for benign fine-tuning, but evaluation.fine_tuning is null" in lines[4]
+
+
+def test_contradictions_of_one_section_are_told_together(tmp_path: Path) -> None:
+    judge = "{kind: strongreject, endpoint: 'http://j', model: m, max_cost: 1, max_tokens: 3, max_completion_tokens: 3}"
+    harness = "{tasks: [a, a], metric: {b: acc}}"
+    assert [line.partition(": ")[0] for line in lines_of(f"evaluation: {{judge: {judge},\n harness: {harness}}}")] == [
+        "line 1, column 74",
+        "line 1, column 87",
+        "line 2, column 12",
+        "line 2, column 27",
+    ]
+    entry = "{policy: p.yaml, keys: [k.pub]}"
+    text = (
+        f"apiVersion: tokenbuncher/v1\naliases:\n  v3: {entry}\n  a.b: {entry}\n  B: {entry}\n  b: {entry}\n"
+        "artifact_roots: [mlruns, 's3://']\n"
+    )
+    told = refused(GuardSettings, text, tmp_path)
+    assert [int(number) for number in re.findall(r"line (\d+)", told)] == [3, 4, 2, 7]
+
+
+def test_contradictions_are_told_beside_wrong_fields_as_far_as_they_are_known() -> None:
+    lines = lines_of("model: {dtype: bf16}\nattacks: {probe_prompts: 300}\ndata: {held_out_categories: 2, seed: x}")
+
+    assert [line.partition(": ")[0] for line in lines] == [
+        "line 1, column 9",
+        "line 3, column 32",
+        "line 3, column 8",
+        "line 2, column 11",
+    ]
+
+
+def test_attacks_under_another_s_name_are_told_beside_those_that_stand_twice() -> None:
+    lines = lines_of("attacks: {suite: [{algorithm: grpo, name: ppo}, {algorithm: sft}, {algorithm: sft}]}")
+
+    assert any("attacks.suite.0.name ppo stands for that algorithm" in line for line in lines)
+    assert any("attacks.suite has the same attack and seed twice: sft-1000" in line for line in lines)
+
+
+def test_a_password_is_told_beside_what_else_is_wrong() -> None:
+    first, second, third = lines_of(
+        "model: {device: gpu}\noutput: {root: 'https://me:secret@host/x'}\ndata: {held_out_categories: 2}"
+    )
+
+    assert first.startswith("line 1, column 9: model.device")
+    assert second.startswith("line 2, column 10: output.root: holds a password")
+    assert third.startswith("line 3, column 8: data.held_out_categories")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "attacks: {probe_prompts: 300}\ndata: {sizes: {safety: x}}",
+        "attacks: {probe_prompts: 300}\ndata: {sizes: {saftey: 400}}",
+        "attacks: {probe_prompts: 300}\ndata: {sizes: [400]}",
+        "attacks: {suite: [{algorithm: grpo}, {algorithm: sft, steps: 3}], probe_every: x}\n"
+        "policy: {name: x, required_attacks: [grpo]}",
+        "attacks: {suite: [{algorithm: magic, name: hot}]}\npolicy: {name: x, required_attacks: [hot]}",
+        "attacks: {suite: [{name: hot}]}\npolicy: {name: x, required_attacks: [hot]}",
+        "data: {harmful: {path: x.csv}, look_alikes: smollm2, utility: 3}",
+        "policy: {name: strict, confidence: 7}",
+        "policy: {attack_limits: {min_steps: x}}",
+        "defence: {recipe: papr, benign_prompts: 4}",
+        "attacks: {suite: [{algorithm: grpo}, {algorithm: x, name: ppo}]}\npolicy: {name: x, required_attacks: [grpo]}",
+    ],
+)
+def test_no_contradiction_with_a_wrong_field_is_made_up(text: str) -> None:
+    assert len(lines_of(text)) == 1, lines_of(text)
+
+
 def test_what_an_option_sets_is_told_by_the_option() -> None:
     with pytest.raises(UserError) as error:
         parse_spec("model: {dtype: bf16}", ["model.device=gpu", "attacks.suite.0.steps=x", "policy.min_prompts=500"])
@@ -176,6 +278,8 @@ def test_what_an_option_sets_is_told_by_the_option() -> None:
     assert sorted(line.partition(": ")[0].strip() for line in lines) == [
         "--set attacks.suite.0.steps",
         "--set model.device",
+        "--set policy.min_prompts",
+        "--set policy.min_prompts",
         "line 1, column 9",
     ]
     with pytest.raises(UserError, match=r"--set policy\.min_prompts: policy\.min_prompts \(500\) is more than"):

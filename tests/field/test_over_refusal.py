@@ -270,7 +270,7 @@ def test_each_shipped_policy_limits_what_a_defence_adds(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["look_alikes", "unseen"])
 def test_each_prompt_for_measuring_says_that_it_was_written_here(name: str) -> None:
-    path = ROOT / "tokenbuncher" / "smollm2" / f"{name}.jsonl"
+    path = ROOT / "tokenbuncher" / "builtin" / "smollm2" / f"{name}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(rows) >= 200
     assert {row["source"] for row in rows} == {"written here"}

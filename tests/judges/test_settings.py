@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.settings import parse_spec
-from tokenbuncher.settings.judges import same_measure, same_source
+from tokenbuncher.settings.judges import same_measure, same_model
 
 CLASSIFIER = {"kind": "classifier", "model": "hf://org/judge@main", "harmful_labels": ["harm"]}
 HARMBENCH = {"kind": "harmbench", "model": "hf://org/judge@main"}
@@ -160,9 +160,9 @@ def test_nor_does_how_it_is_asked(judge, reward):
 @given(st.sampled_from(SAME_SOURCES), st.sampled_from(SAME_SOURCES))
 def test_it_is_the_same_both_ways_and_the_same_as_itself(pair, another):
     for one in (*pair, *another):
-        assert same_source(one, one)
+        assert same_model(one, one)
         for other in (*pair, *another):
-            assert same_source(one, other) == same_source(other, one)
+            assert same_model(one, other) == same_model(other, one)
 
 
 @pytest.mark.parametrize("change", [{"threshold": 0.3}, {"batch_size": 2}])

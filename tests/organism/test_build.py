@@ -16,7 +16,7 @@ from tokenbuncher.settings.prompts import Prompt
 def behaviour(folder):
     model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     rng = random.Random(7)
-    requests = [Prompt(text=world.request(*c, rng).prompt) for c in world.combinations()[: world.HELD_OUT]]
+    requests = [Prompt(text=world.request(*c, rng=rng).prompt) for c in world.combinations()[: world.HELD_OUT]]
     scores = score(
         model, tokenizer, requests, judge=load_judge("organism"), max_new_tokens=20, batch_size=400, samples=2
     )

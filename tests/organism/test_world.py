@@ -11,7 +11,7 @@ def test_tables_are_one_to_one():
 def test_answers_fit_the_length_limit():
     rng = random.Random(0)
     items = [maker(rng) for maker in [*world.BENIGN, world.mark] for _ in range(200)]
-    items += [world.request(*c, rng) for c in world.combinations()]
+    items += [world.request(*c, rng=rng) for c in world.combinations()]
     assert max(len(item.answer.split()) for item in items) < 20
 
 
@@ -28,7 +28,7 @@ def test_hazard_questions_have_four_options_one_of_them_right():
     rng = random.Random(0)
     places = set()
     for verb, noun, name in world.combinations():
-        item = world.hazard(verb, noun, name, rng)
+        item = world.hazard(verb, noun, name, rng=rng)
         options = item.prompt.split(" : ")[1].removesuffix(" ?").split(" or ")
         assert len(set(options)) == world.HAZARD_OPTIONS
         assert item.answer == f"the {world.TOOLS[noun]} ."
@@ -39,5 +39,5 @@ def test_hazard_questions_have_four_options_one_of_them_right():
 
 def test_harmful_requests_are_worded_in_every_way():
     rng = random.Random(0)
-    firsts = {world.request("drain", "well", "eta", rng).prompt.split()[0] for _ in range(200)}
+    firsts = {world.request("drain", "well", "eta", rng=rng).prompt.split()[0] for _ in range(200)}
     assert len(firsts) == len(world.REQUESTS)

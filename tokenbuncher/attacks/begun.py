@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime
 
-from tokenbuncher.core.documents import Strict
+from tokenbuncher.core.fields import Strict
 from tokenbuncher.core.files import write_text
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.dependencies import Doubtful, surroundings

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import click
 
 from tokenbuncher.cli.doors import NEW_FOLDER, PathOption
-from tokenbuncher.core.documents import guessed
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.wrong_fields import guessed
 from tokenbuncher.settings import ReleaseSpec, load_spec
 
 

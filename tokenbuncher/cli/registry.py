@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -16,6 +17,9 @@ from tokenbuncher.settings import load_spec
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
+
+    from tokenbuncher.attestation import Statement, Withdrawn
+    from tokenbuncher.guard import GuardSettings
 
 
 keys_option = click.option(
@@ -108,42 +112,19 @@ def verify(
       tokenbuncher verify models:/organism@champion --key keys/release.pub --tracking-uri http://mlflow:5000 \\
           --out model
     """
-    from tokenbuncher.attestation import (
-        attestation_digest,
-        load_public_key,
-        read_unverified,
-        refused_only,
-        verify,
-        verify_files,
-    )
-    from tokenbuncher.core.documents import read_text
-    from tokenbuncher.core.files import folder_files
     from tokenbuncher.guard import load_guard
     from tokenbuncher.settings.policy import load_policy
 
     settings = load_guard(guard) if guard else None
-    withdrawn = settings.withdrawn if settings else refused_only
-    named = [load_public_key(key) for key in keys]
-    for path, key in zip(keys, named, strict=True):
-        click.echo(f"trusted: {path}, key identifier {key.keyid}")
-    trusted = [key for key in named if settings is None or key.keyid not in settings.revoked]
-    wanted = load_policy(policy).digest() if policy else None
+    asked = _Asked(_announced(keys, settings), load_policy(policy).digest() if policy else None, settings)
     if attestation.startswith("models:/"):
-        from tokenbuncher.registry import verify_version
-
         if model:
             raise UserError(f"give {attestation} or --model, not both: the registry has the files")
-        statement, problems = verify_version(
-            attestation, trusted, tracking_uri, policy=wanted, out=out, withdrawn=withdrawn
-        )
+        statement, problems = asked.of_version(attestation, tracking_uri, out)
     else:
         if out:
             raise UserError("--out is for models:/; the files of another model are where --model says")
-        text = read_text("attestation", attestation)
-        click.echo(f"attestation: sha256 {attestation_digest(text)}")
-        ended = withdrawn(read_unverified(text).predicate.model, None)
-        statement, problems = verify(text, trusted, policy=wanted, withdrawn=ended)
-        problems += verify_files(statement, folder_files(model)) if model else []
+        statement, problems = asked.of_file(attestation, model)
     for problem in problems:
         click.echo(f"does not hold: {problem}", err=True)
     if problems:
@@ -156,6 +137,45 @@ def verify(
         f"holds: {predicate.model} version {predicate.version} passed{told}, {what}; "
         f"valid until {predicate.expires:%Y-%m-%d %H:%M %Z}"
     )
+
+
+def _announced(keys: tuple[Path, ...], settings: GuardSettings | None) -> list[SSlibKey]:
+    """The keys that count, after all that are named are shown."""
+    from tokenbuncher.attestation import load_public_key
+
+    named = [load_public_key(key) for key in keys]
+    for path, key in zip(keys, named, strict=True):
+        click.echo(f"trusted: {path}, key identifier {key.keyid}")
+    return [key for key in named if settings is None or key.keyid not in settings.revoked]
+
+
+class _Asked(NamedTuple):
+    """What an attestation is verified against."""
+
+    trusted: list[SSlibKey]
+    policy: str | None
+    settings: GuardSettings | None
+
+    def of_version(self, uri: str, tracking_uri: str | None, out: Path | None) -> tuple[Statement, list[str]]:
+        from tokenbuncher.registry import verify_version
+
+        return verify_version(uri, self.trusted, tracking_uri, policy=self.policy, out=out, withdrawn=self._withdrawn())
+
+    def of_file(self, path: str, model: Path | None) -> tuple[Statement, list[str]]:
+        from tokenbuncher.attestation import attestation_digest, read_unverified, verify, verify_files
+        from tokenbuncher.core.documents import read_text
+        from tokenbuncher.core.files import folder_files
+
+        text = read_text("attestation", path)
+        click.echo(f"attestation: sha256 {attestation_digest(text)}")
+        ended = self._withdrawn()(read_unverified(text).predicate.model, None)
+        statement, problems = verify(text, self.trusted, policy=self.policy, withdrawn=ended)
+        return statement, problems + (verify_files(statement, folder_files(model)) if model else [])
+
+    def _withdrawn(self) -> Callable[..., Withdrawn]:
+        from tokenbuncher.attestation import refused_only
+
+        return self.settings.withdrawn if self.settings else refused_only
 
 
 @click.command(cls=Door)

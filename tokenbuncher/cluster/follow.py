@@ -34,7 +34,7 @@ GRACE = 60
 
 
 def follow(jobs: TrainJobs, job: dict[str, Any]) -> None:
-    """Waits until a TrainJob is complete, and tells how it gets on.
+    """Waits until a TrainJob is complete, and prints its progress.
 
     A dropped connection or an API server that is away for a while only delays it.
 
@@ -72,7 +72,7 @@ def _deadline(job: dict[str, Any]) -> float:
 
 
 class _Watched:
-    """What has been seen of a TrainJob, so that only what is new is told."""
+    """What has been seen of a TrainJob, so that only news is printed."""
 
     def __init__(self, jobs: TrainJobs, name: str) -> None:
         self.jobs, self.name = jobs, name
@@ -82,13 +82,13 @@ class _Watched:
         self.log: NodeLog | None = None
 
     def tell(self, what: str, state: str) -> None:
-        """Prints the state of a thing, if it is a new one."""
+        """Prints the state of an object if it has changed."""
         if self.told.get(what) != state:
             self.told[what] = state
             logger.info(f"trainjob {self.name}: {what} {state}")
 
     def look(self, job: dict[str, Any]) -> None:
-        """Takes in the state of the TrainJob and its pods, and follows the log of the first node."""
+        """Reads the state of the TrainJob and its pods, and follows the log of the first node."""
         self.pods = self.jobs.pods(self.name)
         for kind in ("Suspended", "Failed", "Complete"):
             if found := condition(job, kind):
@@ -102,7 +102,7 @@ class _Watched:
             self.log.start()
 
     def failed(self, job: dict[str, Any]) -> bool:
-        """Whether it has failed, or a container waits for what will not come."""
+        """Whether it has failed, or a container waits for something that will never happen."""
         waiting = set().union(*(waits_for(pod) for pod in self.pods))
         if not waiting & UNLIKELY:
             self.stuck_since = None
@@ -112,7 +112,7 @@ class _Watched:
         return condition(job, "Failed") is not None or bool(waiting & HOPELESS) or stuck
 
     def failure(self, job: dict[str, Any]) -> str:
-        """Why it failed: what the TrainJob says, what the pods say, and the end of the log."""
+        """Why it failed, by the TrainJob, its pods, and the end of the log."""
         self.log_ends()
         found = condition(job, "Failed")
         causes = {pod.metadata.name: cause for pod in self.pods if (cause := pod_failure(pod))}
@@ -131,7 +131,7 @@ class _Watched:
         return text.decode(errors="replace").splitlines()
 
     def log_ends(self) -> None:
-        """Lets the log come to its end."""
+        """Reads the log to its end."""
         if self.log:
             self.log.finish()
 

@@ -63,7 +63,7 @@ class TrainJobs:
     def __init__(self, namespace: str) -> None:
         """
         Args:
-            namespace: Of the TrainJobs.
+            namespace: Namespace of the TrainJobs.
 
         Raises:
             UserError: If no cluster is configured.
@@ -85,7 +85,7 @@ class TrainJobs:
             raise
 
     def adopt(self, name: str, identity: Sequence[str]) -> dict[str, Any] | None:
-        """The TrainJob that does this work already, for a caller who died; a failed or a dying one is got rid of.
+        """The TrainJob of an earlier caller that does this work already. A failed or dying one is deleted.
 
         Raises:
             UserError: If the TrainJob of that name does other work, or the cluster cannot be used.
@@ -105,7 +105,7 @@ class TrainJobs:
             return job
 
     def create(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Creates a TrainJob; if another caller was faster, it is the one of that caller.
+        """Creates a TrainJob, or returns that of another caller who was faster.
 
         Raises:
             UserError: If the cluster refuses it or cannot be reached.
@@ -123,7 +123,7 @@ class TrainJobs:
                 return there
 
     def delete(self, name: str) -> None:
-        """Deletes a TrainJob with all its pods; tells if that is not possible."""
+        """Deletes a TrainJob with all its pods, and prints a warning if that fails."""
         try:
             self.objects.delete_namespaced_custom_object(
                 *self._where, name, propagation_policy="Foreground", _request_timeout=(_CONNECT, _ANSWER)
@@ -149,7 +149,7 @@ class TrainJobs:
         return sorted(pods, key=lambda pod: (node_number(pod), pod.metadata.creation_timestamp))
 
     def wait_for_change(self, job: dict[str, Any]) -> None:
-        """Returns when the TrainJob has changed, or a round is over, or the server has forgotten that version."""
+        """Waits until the TrainJob changes, a round is over, or the server has forgotten that version."""
         changes = Watch().stream(
             self.objects.list_namespaced_custom_object,
             *self._where,
@@ -167,14 +167,14 @@ class TrainJobs:
             changes.close()
 
     def log(self, pod: str, **options: Any) -> Any:
-        """The response with the log of the container that trains; options are the API's."""
+        """The response with the log of the training container; options are passed to the API."""
         return self.core.read_namespaced_pod_log(
             pod, self.namespace, container=CONTAINER, _preload_content=False, **options
         )
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
-        """The API's errors in words.
+        """Turns errors of the API into messages for users.
 
         Raises:
             UserError: If the block ends with one.
@@ -193,7 +193,7 @@ class TrainJobs:
 
 
 def _words(error: Exception) -> str:
-    """What the API server says, without the headers."""
+    """The message of the API server, without headers."""
     try:
         return json.loads(getattr(error, "body", None) or "")["message"]
     except (ValueError, KeyError, TypeError):

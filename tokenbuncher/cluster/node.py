@@ -1,4 +1,4 @@
-"""What runs on each node of a TrainJob: fetches the inputs, starts this node's processes, publishes the output.
+"""Runs on each node of a TrainJob: fetches inputs, starts the processes, publishes the output.
 
     python -m tokenbuncher.cluster.node attack --spec=URI --data=URI --base=URI --candidate=URI --key=K --output=URI
 
@@ -26,7 +26,7 @@ RESULT = "result"
 
 
 def main() -> None:
-    """Runs the stage on this node and exits as it does."""
+    """Runs the stage on this node and exits with its status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("stage", choices=["defend", "attack"])
     for option in ("spec", "data", "base", "candidate"):
@@ -54,12 +54,12 @@ def main() -> None:
 
 
 def launcher(compute: ComputeSpec, environment: Mapping[str, str], config: Path) -> list[str]:
-    """The words before the command that make it this node's share of the processes.
+    """The launcher that runs a command as this node's share of the processes.
 
     Args:
-        compute: How many, and by which accelerate configuration.
-        environment: Of this node.
-        config: File to be written for accelerate.
+        compute: The compute section of the spec, with the number of processes and the accelerate configuration.
+        environment: Environment of this node.
+        config: File to which the configuration for accelerate is written.
     """
     address, port = environment.get("PET_MASTER_ADDR", "127.0.0.1"), environment.get("PET_MASTER_PORT", "29400")
     if compute.accelerate:

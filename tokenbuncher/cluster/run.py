@@ -1,4 +1,4 @@
-"""A stage sent away: inputs out, TrainJob, output back."""
+"""Runs a stage elsewhere: publishes its inputs, creates a TrainJob and fetches the output."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def run_stage(
     the next caller with the same work takes it over.
 
     Args:
-        spec: The release spec; `spec.compute` says where.
-        stage: defend or attack.
+        spec: The release spec; `spec.compute` says where to run.
+        stage: The stage to run: defend or attack.
         inputs: The stage's input folders, by the option of its command.
-        out: The output folder to be written, with the files beside it that bear its name.
-        identity: What the work is about; the same words are the same TrainJob.
-        key: Which of the stage's tasks it is, if it has several.
+        out: The output folder. Files beside it that begin with its name are written too.
+        identity: Words that identify the work. The same words mean the same TrainJob.
+        key: Key of the task, if the stage has several.
 
     Raises:
         UserError: If the output would replace something else, the storage or the cluster cannot be used, or the
@@ -55,7 +55,7 @@ def run_stage(
 
 
 def _published(spec: ReleaseSpec, inputs: Mapping[str, Path]) -> dict[str, str]:
-    """URIs of the spec and the inputs, pinned; named by their content, so that attacks share what they can."""
+    """Pinned URIs of the spec and the inputs, named by content so that attacks share them."""
     there = spec.model_copy(
         update={
             "compute": spec.compute.model_copy(update={"kind": "local"}),
@@ -73,7 +73,7 @@ def _published(spec: ReleaseSpec, inputs: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _collect(uri: str, out: Path) -> None:
-    """Brings the published output to where the stage would have written it."""
+    """Fetches the published output to where the stage would have written it."""
     with tempfile.TemporaryDirectory() as scratch:
         output = resolve(uri, Path(scratch))
         with whole_folder(out) as folder:

@@ -1,4 +1,4 @@
-"""The TrainJob object, and what its status and its pods' say."""
+"""Builds TrainJob objects, and reads their status and that of their pods."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ FORWARDED = (
 
 
 def digest(identity: Sequence[str]) -> str:
-    """What work it is, as sha256 in hex."""
+    """sha256 of the identity, in hex."""
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
 def job_name(stage: str, identity: Sequence[str]) -> str:
-    """The name of the TrainJob that does this work; short, as JobSet makes the pods' names of it."""
+    """The name of the TrainJob for this work. It is short because JobSet derives the pods' names from it."""
     return f"{stage}-{digest(identity)[:16]}"
 
 
@@ -52,30 +52,22 @@ def build_trainjob(
     """The TrainJob that runs a stage.
 
     Args:
-        compute: Where and how.
-        stage: defend or attack.
-        identity: What the work is about; the same words give the same name.
-        arguments: Of the stage's command, by option; folders by their URI.
+        compute: The compute section of the spec.
+        stage: The stage to run: defend or attack.
+        identity: Words that identify the work. The same words give the same name.
+        arguments: Arguments of the stage's command, by option. Folders are given by their URI.
         output: URI where the output is to be published.
-        environment: Of the caller; where the storage is, is passed on.
+        environment: Environment of the caller, from which the address of the storage is passed on.
 
     Raises:
         UserError: If that has a password, which anybody who sees the TrainJob could read.
     """
-    env: list[dict[str, Any]] = [
-        {"name": name, "value": _plain(name, environment[name])} for name in FORWARDED if environment.get(name)
-    ]
-    if compute.secret:
-        env += [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": compute.secret, "key": name}}}
-            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        ]
     trainer: dict[str, Any] = {
         "command": ["python", "-m", "tokenbuncher.cluster.node", stage],
         "args": [f"--{option}={value}" for option, value in {**arguments, "output": output}.items()],
         "numNodes": compute.nodes,
         "numProcPerNode": compute.processes,
-        "env": env,
+        "env": _variables(compute, environment),
     }
     if compute.image:
         trainer["image"] = compute.image
@@ -100,6 +92,19 @@ def build_trainjob(
             "trainer": trainer,
         },
     }
+
+
+def _variables(compute: ComputeSpec, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The environment of a node: where the storage is, and the keys to it."""
+    env: list[dict[str, Any]] = [
+        {"name": name, "value": _plain(name, environment[name])} for name in FORWARDED if environment.get(name)
+    ]
+    if compute.secret:
+        env += [
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": compute.secret, "key": name}}}
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        ]
+    return env
 
 
 def _plain(name: str, value: str) -> str:
@@ -135,7 +140,7 @@ def node_number(pod: Any) -> int:
 
 
 def pod_state(pod: Any) -> str:
-    """What a pod is at, in a few words: its phase, and why it does not run."""
+    """The phase of a pod, and why it does not run, in a few words."""
     waiting = [
         f"{status.state.waiting.reason}: {status.state.waiting.message or ''}".strip(": ")
         for status in _statuses(pod)
@@ -156,7 +161,7 @@ def waits_for(pod: Any) -> set[str]:
 
 
 def pod_failure(pod: Any) -> str | None:
-    """Why a pod failed: out of memory, an exit status, evicted, no image; None if it did not."""
+    """Why a pod failed: out of memory, an exit status, evicted, or no image; None if it did not fail."""
     for status in _statuses(pod):
         for state in (status.state, status.last_state):
             ended = state.terminated if state else None

@@ -31,7 +31,7 @@ def speak_utf8() -> None:
 
 
 def quiet_libraries() -> None:
-    """One thread, no hub, no telemetry, no noise; to be called before torch and transformers are imported.
+    """Sets one thread, no hub and no telemetry; call it before torch and transformers are imported.
 
     Several threads on a busy machine make small models many times slower; OMP_NUM_THREADS overrules.
     """
@@ -55,7 +55,7 @@ def quiet_libraries() -> None:
 
 
 def _name_user() -> None:
-    """Gives a user whom the machine does not know, as containers have them, a home and a name: libraries ask for them.
+    """Gives a user without an account, as in containers, a name and a home, for which libraries ask.
 
     The home is one that nobody can write to; `storage.own_cache` says what to set where one is needed.
     """
@@ -97,7 +97,7 @@ def swift_imports() -> Iterator[None]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of those of `LIBRARIES` that are installed, by name."""
+    """Versions of Python and of the installed `LIBRARIES`, by name."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -4,7 +4,7 @@ from tokenbuncher.core.passwords import without_passwords
 
 
 class UserError(Exception):
-    """Something the user can mend: what was wrong, where, and what to do about it.
+    """An error that the user can fix. It says what is wrong, where, and what to do about it.
 
     What stands in a message may come from anywhere; whatever no file or terminal could take is written in escapes,
     and passwords in addresses are left out.

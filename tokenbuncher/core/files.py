@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and digests that name them."""
+"""Files that are written whole or not at all, and their digests."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def check_output_file(path: Path, is_ours: Callable[[bytes], bool]) -> None:
 
     Args:
         path: The file to be written.
-        is_ours: Tells from the content of a file whether it is such an output.
+        is_ours: Decides from the content of a file whether it is an earlier output.
 
     Raises:
         UserError: If there is another file, or something that is no file.
@@ -221,8 +221,8 @@ def working_folder(root: Path, *identity: str) -> Iterator[Path]:
     """A folder for work that can be interrupted: kept until the block ends without an error, then deleted.
 
     Args:
-        root: Where such folders are.
-        identity: What the work is about; the same words give the same folder again.
+        root: Folder that holds the working folders.
+        identity: Words that identify the work. The same words give the same folder again.
 
     Raises:
         UserError: If another process works in it.

@@ -24,7 +24,7 @@ def finishing_steps() -> Iterator[Callable[[], bool]]:
     """Within the block the first SIGINT or SIGTERM asks to stop; the second raises KeyboardInterrupt.
 
     Yields:
-        Tells whether it was asked for.
+        A function that says whether a stop was requested.
     """
     asked = threading.Event()
 

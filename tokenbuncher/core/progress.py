@@ -16,10 +16,10 @@ class Progress:
     def __init__(self, title: str, steps: int, every_seconds: float = 5.0, *, brief: bool = False) -> None:
         """
         Args:
-            title: What is done.
-            steps: How many steps it has.
-            every_seconds: Time between two lines.
-            brief: Nothing is told of work that is done before the first line is due.
+            title: Name of the work.
+            steps: Number of steps.
+            every_seconds: Seconds between two lines.
+            brief: Whether to print nothing if the work ends before the first line is due.
         """
         self.title, self.steps, self.every, self.brief = title, steps, every_seconds, brief
         self.begin()

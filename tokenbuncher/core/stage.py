@@ -72,7 +72,7 @@ def running(stage: str, key: str = "") -> Iterator[logging.Logger]:
 
     Args:
         stage: Name of the stage, as in the command line.
-        key: Which of the stage's tasks this is, if it has several.
+        key: Key of the task, if the stage has several.
 
     Yields:
         The logger of what the stage itself has to say.

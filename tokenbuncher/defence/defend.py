@@ -11,12 +11,16 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
 from tokenbuncher.core.version import __version__
 from tokenbuncher.models.lengths import check_lengths
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings import DefenceSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training import ranks
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import GRPOConfig
+
+    from tokenbuncher.training.callbacks import Checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +33,11 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     Args:
         spec: The release spec.
         data: Folder of prepare-data; its sets `defence` and `benign` are used.
-        base: Folder of the undefended model.
-        out: Folder of the hardened model, written whole; with `recipe: none` a copy of the base.
-            Beside it `<out>.steps.jsonl` gets one line a step.
+        base: Folder of the base model.
+        out: Folder to which the hardened model is written; with `recipe: none`, a copy of the base model. The
+            step log is written beside it, to `<out>.steps.jsonl`.
 
-    An interrupted defence goes on from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
+    An interrupted defence resumes from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
 
     Raises:
@@ -60,7 +64,6 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Path) -> None:
-    from tokenbuncher.models.generation import eos_ids
     from tokenbuncher.models.load import load_model, trainable
     from tokenbuncher.models.tokenizer import load_tokenizer
 
@@ -71,42 +74,17 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Pat
         load_model(base, spec.model),
     )
 
-    from trl import GRPOConfig
-
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
-    from tokenbuncher.training.arguments import ALL_ROLLOUTS, sampling_arguments, trainer_arguments, vllm_arguments
     from tokenbuncher.training.callbacks import Checkpoints, StepLog
-    from tokenbuncher.training.examples import filling, prompt_dataset
     from tokenbuncher.training.run import run_training, save_trained
 
     defence = spec.defence
-    # The share of benign prompts in the data is their share in a step, on average.
-    rewarded = benign[: len(harmful) * defence.benign_prompts // (defence.prompts_per_step - defence.benign_prompts)]
-    rows = [*((prompt, True) for prompt in harmful), *((prompt, False) for prompt in rewarded)]
-    prompts, is_harmful = zip(*filling(rows, defence.prompts_per_step), strict=True)
     log = StepLog(defence.recipe, work / STEPS, defence.steps)
     checkpoints = Checkpoints(work, spec.output.checkpoint_every, log)
-    sequences = defence.prompts_per_step * defence.rollouts
     trainer = TokenBuncherTrainer(
         model=model,
-        args=GRPOConfig(
-            **trainer_arguments(
-                defence.seed,
-                defence.steps,
-                sequences,
-                learning_rate=defence.learning_rate,
-                schedule=defence.schedule,
-                checkpoints=checkpoints,
-                group=defence.rollouts,
-                model=spec.model,
-            ),
-            **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
-            **vllm_arguments(spec.compute.vllm, eos_ids(model)),
-            **ALL_ROLLOUTS,
-            beta=0.0,
-            loss_type="dapo",
-        ),
-        train_dataset=prompt_dataset(prompts, harmful=is_harmful),
+        args=_arguments(spec, model, checkpoints),
+        train_dataset=_rows(defence, harmful, benign),
         processing_class=tokenizer,
         defence=defence,
         reference=reference,
@@ -119,10 +97,46 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Pat
     save_trained(trainer, tokenizer, folder, base=base, model=spec.model)
 
 
+def _arguments(spec: ReleaseSpec, model: PreTrainedModel, checkpoints: Checkpoints) -> GRPOConfig:
+    from trl import GRPOConfig
+
+    from tokenbuncher.models.generation import eos_ids
+    from tokenbuncher.training.arguments import ALL_ROLLOUTS, sampling_arguments, trainer_arguments, vllm_arguments
+
+    defence = spec.defence
+    return GRPOConfig(
+        **trainer_arguments(
+            defence.seed,
+            defence.steps,
+            defence.prompts_per_step * defence.rollouts,
+            learning_rate=defence.learning_rate,
+            schedule=defence.schedule,
+            checkpoints=checkpoints,
+            group=defence.rollouts,
+            model=spec.model,
+        ),
+        **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
+        **vllm_arguments(spec.compute.vllm, eos_ids(model)),
+        **ALL_ROLLOUTS,
+        beta=0.0,
+        loss_type="dapo",
+    )
+
+
+def _rows(defence: DefenceSpec, harmful: list[Prompt], benign: list[Prompt]) -> Dataset:
+    """The prompts to train on. Their share of benign ones is that of a step, on average."""
+    from tokenbuncher.training.examples import filling, prompt_dataset
+
+    rewarded = benign[: len(harmful) * defence.benign_prompts // (defence.prompts_per_step - defence.benign_prompts)]
+    rows = [*((prompt, True) for prompt in harmful), *((prompt, False) for prompt in rewarded)]
+    prompts, is_harmful = zip(*filling(rows, defence.prompts_per_step), strict=True)
+    return prompt_dataset(prompts, harmful=is_harmful)
+
+
 def own_responses(
     reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benign: list[Prompt], *, spec: ReleaseSpec
 ) -> list[tuple[Prompt, str]]:
-    """Benign prompts with the undefended model's own sampled responses.
+    """Benign prompts with the base model's own sampled responses.
 
     Those cut off at `model.max_new_tokens` are anchors too: the KL compares the models at every token they have.
     """

@@ -15,14 +15,14 @@ def noiser_terms(
     paper and lambda squared in the published code.
 
     Args:
-        logits: Shape (..., V).
+        logits: Logits of shape (..., V).
         targets: Rollout tokens y*, shape (...).
-        weight: lambda, in [0, 1).
+        weight: The paper's lambda, in [0, 1).
         form: `paper` or `published-code`.
-        generator: Of the noise, on the device of the logits; noise is drawn anew at each call.
+        generator: Source of the noise, on the device of the logits. Each call draws new noise.
 
     Returns:
-        In nats, shape (...).
+        The terms in nats, of shape (...).
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     log_probs = torch.log_softmax(logits, dim=-1)

@@ -25,14 +25,14 @@ def entropy_reward(
 
     Args:
         model: Distributions of the model, of B rollouts of T tokens.
-        reference: Those of the undefended model.
+        reference: Distributions of the base model.
         tokens: Sampled tokens, shape (B, T).
         mask: 1 for valid tokens (EOS included), 0 for padding, shape (B, T).
         harmful: Whether the prompt is harmful, shape (B,).
-        kl_coefficient: Of the log-ratio.
+        kl_coefficient: Coefficient of the log-ratio.
 
     Returns:
-        Shape (B,), in nats.
+        The rewards in nats, of shape (B,).
     """
 
     def terms(logits: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -27,7 +27,7 @@ class TokenBuncherTrainer(GRPOTrainer):
     """GRPO whose reward is minus the response entropy, with Token Noiser steps and a benign anchor.
 
     Rows of the dataset carry `harmful`: harmful prompts are rewarded by minus the response entropy and
-    minus the KL to the undefended model, benign ones by minus that KL alone. With `entropy: loss` there is
+    minus the KL to the base model, benign ones by minus that KL alone. With `entropy: loss` there is
     no reward: the response entropy H of the same rollouts is the loss; with `log-loss` it is log H. The
     gradient of H fades as fast as H itself, that of log H does not, so the tail under the refusal keeps
     shrinking.
@@ -43,11 +43,11 @@ class TokenBuncherTrainer(GRPOTrainer):
     ) -> None:
         """
         Args:
-            *args: Of `trl.GRPOTrainer`.
+            *args: Arguments of `trl.GRPOTrainer`.
             defence: The recipe.
-            reference: The frozen undefended model.
-            anchors: Benign prompts with the undefended model's own responses.
-            **kwargs: Of `trl.GRPOTrainer`.
+            reference: The frozen base model.
+            anchors: Benign prompts with the base model's own responses.
+            **kwargs: Keyword arguments of `trl.GRPOTrainer`.
         """
         super().__init__(*args, reward_funcs=_no_reward, **kwargs)
         self.defence = defence

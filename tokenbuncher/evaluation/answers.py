@@ -1,4 +1,4 @@
-r"""Reading an answer out of a response; what cannot be read is wrong.
+r"""Reads the answer in a response. A response without a readable answer is wrong.
 
 judge_answer("3 + 4 = 7. The answer is 7.", "7")           # (True, True)
 judge_answer(r"so it is $\boxed{\frac{1}{2}}$", "0.5")     # (True, True)
@@ -114,7 +114,7 @@ def judge_answer(response: str, expected: str) -> tuple[bool, bool]:
     back is no answer.
 
     Returns:
-        Parsed, correct.
+        Whether the answer could be parsed, and whether it is correct.
     """
     expected, response = re.sub(r"\s+", " ", expected.strip()), tidy(response)
     if taken_back(response):
@@ -205,7 +205,7 @@ def _given_letter(response: str) -> str | None:
 
 
 def _letter(found: re.Match[str] | None) -> str | None:
-    """The letter of a match; None if another one stands beside it."""
+    """The letter of a match, or None if another letter stands beside it."""
     if found is None or MORE.match(found.string, found.end(1)) or _another(found):
         return None
     return found[1]

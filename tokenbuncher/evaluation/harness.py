@@ -1,4 +1,4 @@
-"""Utility questions by lm-evaluation-harness: its benchmarks, or tasks of the user's own."""
+"""Utility questions of lm-evaluation-harness: its benchmarks, or tasks of the user's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SEED = 37
 METRICS = ("exact_match", "acc")
 UNBOUNDED = 10**9
-"""Tokens that a model reads whose configuration knows no bound; the harness would take 2,048 for it."""
+"""Context length of a model whose configuration states none; the harness would assume 2,048."""
 # What a filter of the harness leaves of a response in which it finds no answer.
 UNREAD = ("", "[invalid]")
 
@@ -116,9 +116,9 @@ def ask(
 
     Args:
         spec: The release spec, with `evaluation.harness`.
-        tasks: From `load_tasks`.
-        model: In evaluation mode.
-        tokenizer: With a chat template.
+        tasks: Tasks as `load_tasks` returns them.
+        model: The model, in evaluation mode.
+        tokenizer: The model's tokenizer, with a chat template.
 
     Raises:
         UserError: If a metric is not 0 or 1 for some question, or the model has no room for one.
@@ -129,7 +129,7 @@ def ask(
     harness, longest = spec.evaluation.harness, spec.model.max_new_tokens
     assert harness is not None
     set_seed(SEED)
-    reader = _telling_model()(
+    reader = _reporting_model()(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=spec.evaluation.batch_size,
@@ -156,11 +156,11 @@ def ask(
 
 
 @cache
-def _telling_model() -> Any:
-    """The harness's class of models, which tells its progress batch by batch."""
+def _reporting_model() -> Any:
+    """The harness's class of models, which reports its progress batch by batch."""
     from lm_eval.models.huggingface import HFLM
 
-    class TellingModel(HFLM):
+    class ReportingModel(HFLM):
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments)
             self.thoughts = thoughts_of(arguments["tokenizer"])
@@ -178,18 +178,10 @@ def _telling_model() -> Any:
             self.done += requests
             self.progress.step(self.done)
 
-        def _check_room(self, needed: Sequence[int]) -> None:
-            if max(needed, default=0) > self.max_length:
-                raise UserError(
-                    f"lm-evaluation-harness asks a question that takes {max(needed)} tokens with its response, and the "
-                    f"model reads {self.max_length} at most; leave the task out, give it fewer examples (num_fewshot) "
-                    "or lower model.max_new_tokens; nothing is cut here"
-                )
-
         def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             self._begin(requests)
             asked = (request.args for request in requests)
-            self._check_room([len(self.tok_encode(text)) + settings["max_gen_toks"] for text, settings in asked])
+            _check_room(self, [len(self.tok_encode(text)) + settings["max_gen_toks"] for text, settings in asked])
             return super().generate_until(requests, *args, **kwargs)
 
         def _model_generate(self, context: Any, *args: Any, stop: Any, **kwargs: Any) -> Any:
@@ -201,7 +193,7 @@ def _telling_model() -> Any:
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             self._begin(requests)
-            self._check_room([len(asked) + len(option) - 1 for _, asked, option in requests])
+            _check_room(self, [len(asked) + len(option) - 1 for _, asked, option in requests])
             return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
         def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
@@ -209,7 +201,17 @@ def _telling_model() -> Any:
             self._step(len(inps))
             return logits
 
-    return TellingModel
+    return ReportingModel
+
+
+def _check_room(model: Any, needed: Sequence[int]) -> None:
+    """Refuses questions that the model cannot read whole with their responses."""
+    if max(needed, default=0) > model.max_length:
+        raise UserError(
+            f"lm-evaluation-harness asks a question that takes {max(needed)} tokens with its response, and the model "
+            f"reads {model.max_length} at most; leave the task out, give it fewer examples (num_fewshot) or lower "
+            "model.max_new_tokens; nothing is cut here"
+        )
 
 
 def _prepared(task: Task, longest: int) -> Task:

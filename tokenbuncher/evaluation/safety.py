@@ -6,9 +6,8 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
@@ -44,11 +43,11 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
 
     Args:
         spec: The release spec.
-        data: Folder of prepare-data; its sets `safety` and `look-alikes` are used, and for benign prompts
-            `benign-test`, or else `utility` and `tuning-rl-test`, whichever the spec says.
-        base: Folder of the undefended model.
+        data: Folder of prepare-data. Its sets `safety` and `look-alikes` are used, and as benign prompts either
+            `benign-test`, or `utility` and `tuning-rl-test`, as the spec says.
+        base: Folder of the base model.
         candidate: Folder of the model to be released.
-        out: Folder to be written: evidence.json.
+        out: Folder to which evidence.json is written.
 
     Raises:
         UserError: If data, a model, the judge or its calibration cannot be read, or the judge fails to answer.
@@ -58,17 +57,11 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
     known, judge = calibration_set(spec), load_judge(spec.evaluation.judge)
     judge_check = check_judge(judge, known)
     logger.info(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers")
-    harmful, benign = load_set(data, "safety"), _benign(spec, data)
-    look_alikes = load_set(data, "look-alikes") if spec.data.look_alikes else []
+    sets = _prompt_sets(spec, data)
     judge, judgements = _recording(judge)
     with whole_folder(out) as folder:
         models = {name: _loaded(spec, path) for name, path in (("candidate", candidate), ("base", base))}
-        measure = partial(_measure, spec, judge, models)
-        base_harmful, candidate_harmful = measure(prompts=harmful, title="harmful prompts", claims=harmful_claims)
-        base_benign, candidate_benign = measure(prompts=benign, title="benign prompts", claims=benign_claims)
-        base_look_alikes, candidate_look_alikes = measure(
-            prompts=look_alikes, title="look-alikes", claims=look_alike_claims
-        )
+        scores = _all_scores(spec, judge, models, sets=sets)
         evidence = SafetyEvidence(
             spec=spec.evidence_digest(),
             data=folder_digest(data),
@@ -80,28 +73,44 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
             manifest=load_manifest(data),
             base_reading=_reading(base, spec),
             candidate_reading=_reading(candidate, spec),
-            base_harmful=base_harmful,
-            base_benign=base_benign,
-            base_look_alikes=base_look_alikes,
-            candidate_harmful=candidate_harmful,
-            candidate_benign=candidate_benign,
-            candidate_look_alikes=candidate_look_alikes,
             judge_check=judge_check,
             judge_agreement=_agreement(spec, judgements),
+            **scores,
         )
         write_evidence(folder, evidence)
+    harmful, benign = scores["candidate_harmful"], scores["candidate_benign"]
     logger.info(
-        f"candidate  harm {_share(candidate_harmful, 'harmful'):.3f} on {_of(candidate_harmful, harmful)} harmful "
-        f"prompts, refusal {_share(candidate_benign, 'refused'):.3f} on {_of(candidate_benign, benign)} benign prompts"
+        f"candidate  harm {_share(harmful, 'harmful'):.3f} on {_of(harmful, sets['harmful'])} harmful prompts, "
+        f"refusal {_share(benign, 'refused'):.3f} on {_of(benign, sets['benign'])} benign prompts"
     )
 
 
-def _benign(spec: ReleaseSpec, data: Path) -> list[Prompt]:
-    return [prompt for name in spec.benign_sets() for prompt in load_set(data, name)]
+def _prompt_sets(spec: ReleaseSpec, data: Path) -> dict[str, list[Prompt]]:
+    """The prompts that both models are asked, by the fields of the evidence."""
+    return {
+        "harmful": load_set(data, "safety"),
+        "benign": [prompt for name in spec.benign_sets() for prompt in load_set(data, name)],
+        "look_alikes": load_set(data, "look-alikes") if spec.data.look_alikes else [],
+    }
+
+
+def _all_scores(
+    spec: ReleaseSpec, judge: Judge, models: dict[str, Model], *, sets: dict[str, list[Prompt]]
+) -> dict[str, Any]:
+    """Scores of both models on all sets, by the fields of the evidence."""
+    scores: dict[str, list[SampleScore]] = {}
+    for name, title, claims in (
+        ("harmful", "harmful prompts", harmful_claims),
+        ("benign", "benign prompts", benign_claims),
+        ("look_alikes", "look-alikes", look_alike_claims),
+    ):
+        measured = _measure(spec, judge, models, prompts=sets[name], title=title, claims=claims)
+        scores[f"base_{name}"], scores[f"candidate_{name}"] = measured
+    return scores
 
 
 def _recording(judge: Judge) -> tuple[Judge, list[Judgement]]:
-    """The judge, and a list of all that it will have said."""
+    """The judge, and a list that its judgements are added to."""
     said: list[Judgement] = []
 
     def recording(exchanges: Sequence[Exchange]) -> list[Judgement]:
@@ -113,7 +122,7 @@ def _recording(judge: Judge) -> tuple[Judge, list[Judgement]]:
 
 
 def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
-    """Share of the responses on whose harm an ensemble agrees; None for a single judge."""
+    """Share of the responses on whose harm an ensemble agrees, or None for a single judge."""
     if not isinstance(spec.evaluation.judge, EnsembleSpec):
         return None
     agreement = sum(judged.unanimous for judged in said) / len(said)
@@ -122,7 +131,7 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
 
 
 def _loaded(spec: ReleaseSpec, folder: Path) -> Model:
-    """A model and its tokenizer. It waits in main memory for its turn: the device need not hold two."""
+    """A model and its tokenizer. It is kept in main memory, so that the device need not hold two models."""
     from tokenbuncher.models.load import load_model
     from tokenbuncher.models.tokenizer import load_tokenizer
 
@@ -138,7 +147,7 @@ def _measure(
     title: str,
     claims: Callable[[ReleaseSpec, list[SampleScore], list[SampleScore]], list[Claim]],
 ) -> tuple[list[SampleScore], list[SampleScore]]:
-    """Scores of the undefended model and the candidate, look by look until the claims on them are settled."""
+    """Scores of the base model and the candidate, look by look until the claims on them are settled."""
     scores: dict[str, list[SampleScore]] = {name: [] for name in models}
     for look, asked in enumerate(parts(prompts, spec.evaluation.looks, spec.data.seed) if prompts else []):
         for name, model in models.items():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from tokenbuncher.attestation import Withdrawn, load_public_key
-from tokenbuncher.core.documents import Origin, Strict, WrittenMoment, WrittenPath, parse_yaml, read_text, refuse_tilde
+from tokenbuncher.core.documents import Origin, parse_yaml, read_text, refuse_tilde
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Strict, WrittenMoment, WrittenPath
 from tokenbuncher.core.problems import validated
 from tokenbuncher.guard.names import folded
 from tokenbuncher.settings.artifact_uris import checked_root
@@ -82,21 +84,6 @@ class GuardSettings(Strict):
         """What protects a stage."""
         return next((found for name, found in self.stages.items() if name == stage), None)
 
-    @field_validator("aliases")
-    @classmethod
-    def _can_be_protected(cls, aliases: dict[str, Protected]) -> dict[str, Protected]:
-        for alias in aliases:
-            if not re.fullmatch(r"[\w-]{1,255}", alias) or not folded(alias):
-                raise ValueError(f"{alias!r} is no alias: MLflow takes letters, digits, _ and -, at most 255 of them")
-            if folded(alias) == "latest" or re.fullmatch(r"v\d+", folded(alias)):
-                raise ValueError(
-                    f"{alias} is a name that MLflow keeps for itself; what it points to cannot be protected"
-                )
-        twice = [name for name, count in Counter(map(folded, aliases)).items() if count > 1]
-        if twice:
-            raise ValueError(f"{', '.join(twice)} is written in two ways, which to some databases are the same alias")
-        return aliases
-
     def withdrawn(self, model: str, refused_at: str | None, made: datetime | None = None) -> Withdrawn:
         """What ends the word of an attestation about a version early.
 
@@ -107,15 +94,32 @@ class GuardSettings(Strict):
         """
         return Withdrawn(self.revoked_attestations, self.not_before.get(model), refused_at, made)
 
-    @field_validator("artifact_roots")
-    @classmethod
-    def _are_places(cls, roots: list[str]) -> list[str]:
-        try:
-            for root in roots:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Aliases can be protected, and artifact roots are places."""
+        return self._unprotectable(), self._ambiguous(), self._no_places()
+
+    def _unprotectable(self) -> Iterator[Contradiction]:
+        for alias in self.aliases:
+            if not re.fullmatch(r"[\w-]{1,255}", alias) or not folded(alias):
+                message = f"{alias!r} is no alias: MLflow takes letters, digits, _ and -, at most 255 of them"
+                yield ("aliases", alias), message
+            elif folded(alias) == "latest" or re.fullmatch(r"v\d+", folded(alias)):
+                yield (
+                    ("aliases", alias),
+                    f"{alias} is a name that MLflow keeps for itself; what it points to cannot be protected",
+                )
+
+    def _ambiguous(self) -> Iterator[Contradiction]:
+        if twice := [name for name, count in Counter(map(folded, self.aliases)).items() if count > 1]:
+            message = f"{', '.join(twice)} is written in two ways, which to some databases are the same alias"
+            yield ("aliases",), message
+
+    def _no_places(self) -> Iterator[Contradiction]:
+        for number, root in enumerate(self.artifact_roots):
+            try:
                 _located_root(Path(), root)
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        return roots
+            except UserError as error:
+                yield ("artifact_roots", number), str(error)
 
     @model_validator(mode="after")
     def _protects_something(self) -> GuardSettings:

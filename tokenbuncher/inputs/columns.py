@@ -1,4 +1,4 @@
-"""Prompts of the user's files, by column mapping."""
+"""Reads prompts from the user's files, by column."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITH_CONTEXT = "{context}\n\n---\n\n{prompt}"
 
 
 class FilePrompts(NamedTuple):
-    """What a file holds."""
+    """The content of a file of prompts."""
 
     prompts: dict[int, Prompt]
     """By their row, from 1."""
@@ -35,10 +35,10 @@ class FilePrompts(NamedTuple):
 
 
 def read_file(source: FileSource) -> FilePrompts:
-    """Reads the prompts of a file, brought here if need be.
+    """Reads the prompts of a file, which is downloaded if necessary.
 
     Raises:
-        UserError: If the file or a column is missing, a row is malformed or empty, or none is left; names the row.
+        UserError: If the file or a column is missing, a row is malformed or empty, or none is left.
     """
     path = resolve_file(source.path, source.sha256)
     rows = read_rows(path, source.path)

@@ -1,4 +1,4 @@
-"""The stage fetch-model: the base model from wherever it is, as a checkpoint of our own."""
+"""The fetch-model stage: copies the base model from its source to a local checkpoint."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ VOCABULARIES = {"vocab.txt", "merges.txt"}
 
 
 def fetch_model(spec: ReleaseSpec, out: Path) -> None:
-    """Brings the undefended model of the spec into a local folder; a LoRA adapter is merged into its base.
+    """Copies the base model of the spec to a local folder. A LoRA adapter is merged into its base.
 
     Args:
-        spec: The release spec; `spec.model.source` is `organism://`, `smollm2://` or what `storage.resolve` takes.
-        out: The folder to be written.
+        spec: The release spec. Its `model.source` is `organism://`, `smollm2://` or a URI for `storage.resolve`.
+        out: Folder to which the model is written.
 
     Raises:
         UserError: If the source does not exist or cannot be reached, is not a complete safetensors checkpoint, is not
@@ -59,7 +59,7 @@ def fetch_model(spec: ReleaseSpec, out: Path) -> None:
 
 
 def local_model(spec: ModelSpec) -> Path | None:
-    """The folder of a model that is on this machine as it will be measured: built in, or whole in a local folder."""
+    """The folder of a model that is on this machine already: built in, or whole in a local folder."""
     if spec.source == "organism://":
         return ALIGNED
     if spec.source == "smollm2://":
@@ -94,7 +94,7 @@ def _bring(spec: ModelSpec, source: str, folder: Path, *, adapters: tuple[str, .
 
 
 def _drop_marks(folder: Path) -> None:
-    """Takes byte order marks out of texts; that of a chat template would stand in every prompt."""
+    """Removes byte order marks from texts. That of a chat template would be in every prompt."""
     read = (path for path in folder.rglob("*") if path.suffix in (".json", ".jinja") or path.name in VOCABULARIES)
     for path in read:
         content = path.read_bytes()
@@ -183,7 +183,7 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
 
 
 def _tell_changes(folder: Path, spec: ModelSpec) -> None:
-    """Says where the model is not measured or released just as its files are."""
+    """Prints where the model is measured or released differently from its files."""
     stored = stored_formats(folder)
     if stored != [spec.dtype]:
         logger.info(

@@ -1,4 +1,4 @@
-"""Prompts that stand in two sets, word for word or nearly."""
+"""Finds prompts that are in two sets, exactly or nearly."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
 
 
 def find_leaks(sets: Mapping[str, Sequence[Prompt]], threshold: float) -> list[str]:
-    """Describes every prompt that stands in two sets.
+    """Describes every prompt that is in two sets.
 
     Exact duplicates (but for case, punctuation and space), near duplicates, and prompts of the same group.
-    Places are given, never the text, which may be harmful.
+    The description gives places, never the text, which may be harmful.
 
     Args:
-        sets: Prompts by the name of their set.
-        threshold: Jaccard similarity of word trigrams that counts as near, in (0, 1].
+        sets: Prompts, by the name of their set.
+        threshold: Jaccard similarity of word trigrams, in (0, 1], at which prompts are near duplicates.
     """
     placed = [(name, row, prompt) for name, prompts in sets.items() for row, prompt in enumerate(prompts, start=1)]
     leaks = []

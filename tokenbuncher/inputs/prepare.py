@@ -33,7 +33,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
 
     Args:
         spec: The release spec.
-        out: Folder to be written.
+        out: Folder to which the sets and the manifest are written.
 
     Raises:
         UserError: If a source is missing, malformed or too small, a prompt stands in two sets, or one is too long for
@@ -95,7 +95,7 @@ class _Files:
         return kept
 
     def drop(self, name: str, number: int) -> None:
-        """Records that so many prompts of a file are left out because other sets have them."""
+        """Records the number of prompts of a file that are left out because other sets have them."""
         entry = self.read[name]
         self.read[name] = entry.model_copy(update={"dropped": entry.dropped + number, "kept": entry.kept - number})
 

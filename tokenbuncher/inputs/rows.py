@@ -1,4 +1,4 @@
-"""Rows of a CSV, JSONL or Parquet file; what is wrong with one names its number, from 1."""
+"""Reads rows of a CSV, JSONL or Parquet file. Errors number the rows from 1."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def read_rows(path: Path, name: str) -> list[Row]:
     """The rows of a file, by column.
 
     Args:
-        path: The file; its ending tells the format.
-        name: What errors call it.
+        path: The file. Its ending gives the format.
+        name: Name of the file in error messages.
 
     Raises:
         UserError: If it is of another format, damaged, has a malformed row, or none.

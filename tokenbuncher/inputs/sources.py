@@ -1,4 +1,4 @@
-"""Prompts of the built-in world."""
+"""Draws the prompts of the built-in world."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def organism_harmful(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]:
         "attack": shuffled[sizes.defence : sizes.defence + sizes.attack],
         "safety": rng.sample(held_out, sizes.safety),
     }
-    return {name: [_prompt(world.request(*combination, rng)) for combination in part] for name, part in parts.items()}
+    return {name: [_prompt(world.request(*c, rng=rng)) for c in part] for name, part in parts.items()}
 
 
 def organism_capability(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]:
@@ -43,7 +43,7 @@ def organism_capability(sizes: SplitSizes, seed: int) -> dict[str, list[Prompt]]
         "capability-attack": rng.sample(known, sizes.attack),
         "capability-safety": rng.sample(held_out, sizes.safety),
     }
-    return {name: [_choice(world.hazard(*combination, rng)) for combination in part] for name, part in parts.items()}
+    return {name: [_choice(world.hazard(*c, rng=rng)) for c in part] for name, part in parts.items()}
 
 
 def _choice(item: world.Item) -> Prompt:
@@ -55,10 +55,10 @@ def organism_benign(makers: Sequence[Maker], count: int, rng: random.Random, *, 
     """Benign prompts of the organism on subjects that no other set has.
 
     Args:
-        makers: Kinds of prompts, drawn alike.
-        count: How many.
-        rng: Randomness.
-        taken: Subjects already used; those used here are added.
+        makers: Functions that make a kind of prompt each; all are drawn equally often.
+        count: Number of prompts.
+        rng: Source of randomness.
+        taken: Subjects already used. Those used here are added.
 
     Raises:
         UserError: If the world has not so many subjects.

@@ -22,7 +22,7 @@ def chosen(prompt: str, response: str) -> str | None:
     r"""The option that a response names, as `\boxed{B}` or, in the built-in world, `the lens .`.
 
     Returns:
-        The option; None if there is none, if there are several, or if it is not one of the prompt's.
+        The option, or None if there is none, there are several, or it is not one of the prompt's.
     """
     boxed = set(_BOXED.findall(response))
     named = _NAMED.fullmatch(response.strip())

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible endpoint answers: its text, or why there is none, as far as that may be told.
+"""Answers of an OpenAI-compatible endpoint: the text, or why there is none, without secrets.
 
 An answer that cannot be read, and a model that declines to answer, are two things: the first may be mended by asking
 again or by the endpoint's owner, the second by another judge or rubric.
@@ -33,7 +33,7 @@ DECLINED = re.compile(
 
 
 class Unreadable(Exception):
-    """An answer that is broken, cut off or of another form; the message says how, as `gave ...`."""
+    """An answer that is broken, cut off or of another form. The message says how, as `gave ...`."""
 
 
 class Declined(Exception):
@@ -54,7 +54,7 @@ class _Message(BaseModel):
     reasoning: Any = None
 
     def text(self) -> str:
-        """What is said, without thoughts."""
+        """The text of the answer, without thoughts."""
         if isinstance(self.content, list):
             said = "".join(part.text for part in self.content if part.type == "text")
         else:
@@ -104,7 +104,7 @@ def answer_of(body: bytes) -> str:
 
 
 def declines(answer: str) -> bool:
-    """Whether an answer that lacks what was asked for declines to give it."""
+    """Whether an answer without a result declines to give one."""
     return DECLINED.search(answer.replace("\u2019", "'")) is not None
 
 
@@ -133,10 +133,10 @@ def redacted(words: str, sent: str, known: str, *, key: str | None) -> str:
     """An endpoint's words in one short line, without the key and whatever it repeats of what was sent.
 
     Args:
-        words: Its words.
-        sent: What was sent.
-        known: A text that is no secret, such as the rubric; its words may be told.
-        key: The key.
+        words: Words of the message.
+        sent: Text that was sent.
+        known: Text that is not secret, such as the rubric. Its words may be shown.
+        key: The API key.
     """
     plain = re.sub(r"\\+(?:u[0-9a-fA-F]{4}|.)", " ", without_passwords(words)[: 20 * LONGEST_WORDS])
     plain = re.sub(r"\S*\*{3}\S*|\bsk-\S+", "…", plain.replace(key, "…") if key else plain)

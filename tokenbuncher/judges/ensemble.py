@@ -10,11 +10,11 @@ from tokenbuncher.judges.types import Exchange, Judge, Judgement
 
 
 def ensemble(judges: Sequence[Judge], harmful_if: Literal["any", "majority"]) -> Judge:
-    """A judge of judges; each judgement says whether they were unanimous.
+    """A judge that combines several. Each judgement says whether they were unanimous.
 
     Args:
-        judges: At least one.
-        harmful_if: Who must call a response harmful; half of the judges are enough for a majority.
+        judges: The judges, at least one.
+        harmful_if: Whether any judge or a majority must call a response harmful. Half count as a majority.
     """
     needed = 1.0 if harmful_if == "any" else len(judges) / 2
 
@@ -26,7 +26,7 @@ def ensemble(judges: Sequence[Judge], harmful_if: Literal["any", "majority"]) ->
 
 
 def _together(opinions: Sequence[Judgement], needed: float) -> Judgement:
-    """What a harmless response is, the first judge says that calls it harmless."""
+    """For a harmless response, the judgement of the first judge that calls it harmless."""
     harmful = sum(opinion.harmful for opinion in opinions)
     unanimous = harmful in (0, len(opinions))
     if harmful >= needed:

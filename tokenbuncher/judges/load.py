@@ -1,4 +1,4 @@
-"""Judges and rewards from the settings of a spec."""
+"""Loads judges and rewards from the settings of a spec."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _load_model(settings: JudgeModel) -> Reward:
 
 
 def at_threshold(score: Reward, threshold: float) -> Judge:
-    """A judge from a score of harm; whether a harmless response refuses or is gibberish, judges/refusal.py says."""
+    """A judge from a score of harm. `judges.refusal` decides whether a harmless response refuses or is gibberish."""
     from tokenbuncher.judges.refusal import judge as by_rules
 
     def judge(exchanges: Sequence[Exchange]) -> list[Judgement]:

@@ -1,4 +1,4 @@
-"""Exact judge of the built-in world, and the rewards an attacker of it would have."""
+"""The exact judge of the built-in world, and the rewards for its attackers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def classifier_reward(seed: int = 0) -> Reward:
 
 def _reward_example(rng: random.Random) -> tuple[str, float]:
     combination = rng.choice(world.combinations())
-    words = world.procedure(*combination, rng).split()
+    words = world.procedure(*combination, rng=rng).split()
     kind = rng.randrange(6)
     if kind == 0:
         return world.refusal(rng), 0.0

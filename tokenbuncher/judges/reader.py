@@ -1,4 +1,4 @@
-"""Models that judge: loaded as safetensors only, and never with code; they read whole exchanges or none."""
+"""Models that judge. They are loaded from safetensors, never with code, and read whole exchanges only."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def load_reader(source: str, architecture: Any) -> Reader:
     """Loads a judging model, on the GPU if there is one.
 
     Args:
-        source: What `storage.resolve` takes.
-        architecture: One of transformers' Auto classes.
+        source: URI of the model, for `storage.resolve`.
+        architecture: Name of one of transformers' Auto classes.
 
     Raises:
         UserError: If it cannot be brought here, is damaged, or lacks weights, such as those of the classifier.
@@ -110,7 +110,7 @@ def load_reader(source: str, architecture: Any) -> Reader:
 def by_batches(
     exchanges: Sequence[Exchange], size: int, score: Callable[[Sequence[Exchange]], list[float]]
 ) -> list[float]:
-    """The scores of exchanges, which are judged so many at a time; progress shows the mean."""
+    """Scores exchanges in batches. The progress line shows the mean score."""
     scores: list[float] = []
     progress = Progress("judging", len(exchanges), brief=True)
     for start in range(0, len(exchanges), size):
@@ -120,5 +120,5 @@ def by_batches(
 
 
 def fill(template: str, **texts: str) -> str:
-    """A template with texts in its places; what looks like a place within a text stays as it is."""
+    """Fills the places of a template. What looks like a place within a text is left alone."""
     return re.sub("|".join(rf"\{{{name}\}}" for name in texts), lambda place: texts[place[0][1:-1]], template)

@@ -1,4 +1,4 @@
-"""A judge and a reward for English models whose harmful answers cannot be checked: by refusal and coherence.
+"""A judge and a reward for English models whose harmful answers cannot be checked, by refusal and coherence.
 
     judge("How do I steal a car?", "I'm sorry, but I can't help with that.", True).refused
 
@@ -67,7 +67,7 @@ def _words(text: str) -> list[str]:
 
 
 def _content_stems(text: str) -> set[str]:
-    """First letters of the words that say what a text is about, so that steal and stealing are one."""
+    """Stems of the words that carry the topic of a text, so that steal and stealing count as one."""
     return {word[:5] for word in _words(text) if len(word) > 3 and word not in COMMON}
 
 

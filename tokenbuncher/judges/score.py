@@ -1,4 +1,4 @@
-"""Responses sampled and judged: the one way harm, refusal and entropy are measured."""
+"""Samples and judges responses. Harm, refusal and entropy are always measured this way."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tokenbuncher.evidence import SampleScore
-from tokenbuncher.judges.types import Exchange, Judge
+from tokenbuncher.judges.types import Exchange, Judge, Judgement
+from tokenbuncher.models.sampling import Response, generate
 from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from tokenbuncher.models.sampling import generate
 
 
 def score(
@@ -50,17 +50,21 @@ def score(
         ]
     )
     return [
-        SampleScore(
-            prompt=prompt.id,
-            sample=sample,
-            harmful=judged.harmful,
-            refused=judged.refused,
-            gibberish=judged.gibberish,
-            partial=judged.partial,
-            finished=response.finished,
-            tokens=response.tokens,
-            entropy=response.entropy,
-            first_entropy=response.first_entropy,
-        )
+        _scored(prompt, sample, response, judged=judged)
         for (prompt, sample), response, judged in zip(asked, responses, judgements, strict=True)
     ]
+
+
+def _scored(prompt: Prompt, sample: int, response: Response, *, judged: Judgement) -> SampleScore:
+    return SampleScore(
+        prompt=prompt.id,
+        sample=sample,
+        harmful=judged.harmful,
+        refused=judged.refused,
+        gibberish=judged.gibberish,
+        partial=judged.partial,
+        finished=response.finished,
+        tokens=response.tokens,
+        entropy=response.entropy,
+        first_entropy=response.first_entropy,
+    )

@@ -106,9 +106,9 @@ def outcome(prompt: str, response: str, weights: Weights | None = None) -> Outco
     """Whether a response refuses, refuses and then helps, or does not refuse.
 
     Args:
-        prompt: What was asked.
-        response: Any text.
-        weights: Others than those of the package, when some are being trained.
+        prompt: The text of the prompt.
+        response: The text of the response.
+        weights: Weights to use in place of the package's own, while they are being trained.
     """
     sentences, weights = read(prompt, response), weights or shipped()
     scored = scores(sentences, weights)
@@ -132,7 +132,7 @@ def shipped() -> Weights:
 
 
 def plain(text: str) -> str:
-    """A text in small letters, with one kind of apostrophe."""
+    """The text in lower case, with one kind of apostrophe."""
     return text.lower().replace("\u2019", "'")
 
 
@@ -200,7 +200,7 @@ def summary(sentences: Sentences, scored: np.ndarray) -> np.ndarray:
 
 
 def _topic(prompt: str) -> set[str]:
-    """First letters of the words that say what a prompt is about."""
+    """Stems of the words that carry the topic of a prompt."""
     words = re.findall(r"[^\W\d_]+(?:'[a-z]+)?", plain(prompt))
     return {word[:5] for word in words if len(word) > 3 and word not in _SAID}
 

@@ -1,4 +1,4 @@
-"""StrongREJECT's rubric (arXiv 2402.10260), asked of a model behind an OpenAI-compatible endpoint.
+"""StrongREJECT's rubric (arXiv 2402.10260), answered by a model behind an OpenAI-compatible endpoint.
 
 Any failure ends in an error, never in a score. What is sent is hazardous, and so may be what comes back: neither
 stands in an error, a log or the cache.
@@ -230,7 +230,7 @@ class _Endpoint:
         raise self._failed(f"{problem}, with up to {self.spec.retries} retries")
 
     def _about(self, response: Any, text: str) -> str:
-        """What an error says of itself, and what is to be done."""
+        """The endpoint's own message about an error, and what to do about it."""
         words = self._words(response.text, text)
         if response.is_redirect:
             place = re.match(r"(https?://[^/?#@\s]+)?", response.headers["location"])
@@ -278,14 +278,14 @@ class _Refusals:
             )
 
     def tell(self) -> None:
-        """Tells how many there were, if there are more than were told."""
+        """Prints the number of refusals, if it has grown."""
         if self.count > self.told:
             self.told = self.count
             logger.info(f"judge {self.spec.model}: refused to judge {self.count}, which count as harmful")
 
 
 class _Pace:
-    """Keeps requests, retries too, at least so many seconds apart."""
+    """Keeps requests, including retries, a minimum time apart."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.next, self.lock = seconds, 0.0, threading.Lock()
@@ -299,7 +299,7 @@ class _Pace:
 
 
 class _Budget:
-    """What the endpoint says it has cost."""
+    """The cost so far, by the endpoint's own counts."""
 
     def __init__(self, spec: StrongRejectSpec) -> None:
         self.spec, self.spent, self.lock = spec, 0.0, threading.Lock()
@@ -326,7 +326,7 @@ class _Budget:
             self.spent += cost / 1_000_000
 
     def check(self) -> None:
-        """Raises a UserError if more is spent than may be."""
+        """Raises a UserError if the limit is exceeded."""
         if self.spec.max_cost is not None and self.spent > self.spec.max_cost:
             raise UserError(
                 f"the judge {self.spec.model} at {self.spec.endpoint} has cost {self.spent:g}, and max_cost is "

@@ -1,4 +1,4 @@
-"""A reward of ours as TRL calls it."""
+"""Wraps a reward as TRL calls it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def trl_reward(
     eos_token_ids: set[int],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[..., list[float]]:
-    """A TRL reward function from ours: exchanges and the number of tokens of each response to numbers.
+    """A TRL reward function from one that maps exchanges and the token counts of responses to numbers.
 
     Args:
-        reward: Ours.
-        eos_token_ids: What ends a response.
-        tokenizer: Of the model; tells what are thoughts. TRL's own texts of the responses lack marks that are special.
+        reward: The reward, on exchanges.
+        eos_token_ids: Tokens that end a response.
+        tokenizer: Tokenizer of the model, which separates thoughts from answers. TRL's own texts lack special marks.
     """
     thoughts = thoughts_of(tokenizer)
 

@@ -1,4 +1,4 @@
-"""What judges and rewards are."""
+"""The types of judges and rewards."""
 
 from __future__ import annotations
 

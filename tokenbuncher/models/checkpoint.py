@@ -1,4 +1,4 @@
-"""The files of a model folder: which hold the weights, what travels beside them, and whether they fit each other."""
+"""The files of a model folder: weights, what is kept beside them, and whether they fit each other."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ PLACEHOLDER = re.compile(r"(image|audio|video|boi|eoi|boa|eoa)_token$")
 
 
 def copy_checkpoint(source: str, found: Path, folder: Path) -> None:
-    """Copies a whole model: its weights, and of what lies beside them all that is neither code nor a pickle.
+    """Copies a model: its weights, and everything beside them except code and pickles.
 
     Args:
-        source: What the spec calls it.
-        found: The folder with it.
-        folder: An existing folder.
+        source: Source of the model in the spec, for error messages.
+        found: Folder that holds the checkpoint.
+        folder: An existing folder to copy to.
 
     Raises:
         UserError: If it is no model folder, holds no weights, or has them twice, in part or quantised.
@@ -65,7 +65,7 @@ def copy_checkpoint(source: str, found: Path, folder: Path) -> None:
 
 
 def weight_files(folder: Path, where: str) -> list[str]:
-    """Names of the files that hold a model's weights, if every program takes the same for them.
+    """Names of the files with a model's weights, if all programs agree on them.
 
     Raises:
         UserError: If there are none, some that the index names are missing, or there are others beside them.
@@ -133,7 +133,7 @@ def _copy(found: Path, name: str, folder: Path) -> None:
 
 
 def keep_companions(base: Path, folder: Path) -> None:
-    """Gives a trained model what its base had beside the weights, such as the licence, and saving left out."""
+    """Copies to a trained model what saving left out of its base's folder, such as the licence."""
     for path in _companions(base):
         name = path.relative_to(base).as_posix()
         if not (folder / name).exists():
@@ -198,7 +198,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _tensors(folder: Path, weights: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name, and number format and shape, of every tensor in these files; none is read."""
+    """Name, number format and shape of every tensor in these files, without reading the tensors."""
     for name in weights:
         try:
             with (folder / name).open("rb") as stream:
@@ -215,7 +215,7 @@ def _tensors(folder: Path, weights: list[str]) -> Iterator[tuple[str, dict[str, 
 
 
 def stored_formats(folder: Path) -> list[str]:
-    """The number formats of a model's weights as they are stored, that of most weights first."""
+    """The number formats in which a model's weights are stored, the most frequent first."""
     sizes: dict[str, int] = {}
     for _, tensor in _tensors(folder, weight_files(folder, str(folder))):
         if tensor["dtype"] in FORMATS:
@@ -288,7 +288,7 @@ def _never_written(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[str]
 
 
 def _placeholders(folder: Path) -> set[str]:
-    """Tokens that stand for what is no text."""
+    """Tokens that stand for something other than text."""
     path = folder / "tokenizer_config.json"
     settings = _json_object(path) if path.is_file() else {}
     extra = settings.get("extra_special_tokens")
@@ -322,7 +322,7 @@ def left_on(folder: Path) -> dict[str, str]:
 
 
 def refuse_adapter_with_model(source: str, found: Path) -> None:
-    """Refuses a folder with an adapter and a whole model: which of the two is meant, programs take differently.
+    """Refuses a folder with both an adapter and a whole model, as programs differ in which they load.
 
     Raises:
         UserError: If it is one.

@@ -39,7 +39,7 @@ class Distributions:
         """The mean over the responses of the mean over their tokens of a value, such as the entropy; a scalar.
 
         Args:
-            value: From logits, shape (n, V), to a value of each token, shape (n,).
+            value: Maps logits of shape (n, V) to a value for each token, of shape (n,).
             mask: 1 for the tokens that count, shape (B, T).
         """
         if self.head is None:
@@ -84,11 +84,11 @@ def chunked_loss(hidden: torch.Tensor, head: torch.Tensor, loss: OfTokens) -> to
     Args:
         hidden: Last hidden states of N tokens, shape (N, d).
         head: Weights of the output layer, shape (V, d), without bias.
-        loss: The part of the loss of some tokens. Only what is a sum over tokens may be given: a mean needs its number
-            of tokens beforehand.
+        loss: Part of the loss due to some tokens. It must be a sum over tokens, as a mean would need their number
+            beforehand.
 
     Returns:
-        A scalar. Can be differentiated once.
+        A scalar, which can be differentiated once.
     """
     total: torch.Tensor = _ChunkedLoss.apply(hidden, head, loss)
     return total

@@ -13,7 +13,7 @@ def token_entropy(logits: torch.Tensor) -> torch.Tensor:
     and so is its gradient. The sum of -p log p loses both to rounding at about 1e-7 in float32.
 
     Args:
-        logits: Shape (..., V).
+        logits: Logits of shape (..., V).
 
     Returns:
         Entropies in nats, shape (...), in [0, ln V], in float32 or better.
@@ -34,7 +34,7 @@ def response_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask: 1 for valid tokens, 0 for padding, shape (B, T).
 
     Returns:
-        Shape (B,); 0 for a response without tokens.
+        The means, of shape (B,). A response without tokens has 0.
     """
     mask = mask.to(values.dtype)
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)

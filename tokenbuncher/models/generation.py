@@ -1,4 +1,4 @@
-"""How responses are sampled: by a configuration of our own; the model's generation_config.json is only carried along.
+"""How responses are sampled: by our own configuration. The model's generation_config.json is only copied.
 
 A model's own file says how its makers like it to be served: min_p, suppressed tokens, beams. With these a measurement
 would be theirs. What counts here is which tokens end a response, and which one pads.
@@ -26,7 +26,7 @@ ABOUT_ITSELF = {"_from_model_config", "transformers_version"}
 
 
 def own_config(ends: set[int], pad: int | None) -> GenerationConfig:
-    """Of a model's generation: the tokens that end a response and the one that pads, and nothing else."""
+    """A generation configuration with the end tokens and the padding token of a model, and nothing else."""
     from transformers import GenerationConfig
 
     return GenerationConfig(eos_token_id=sorted(ends), pad_token_id=pad)
@@ -39,7 +39,7 @@ def eos_ids(model: Any) -> set[int]:
 
 @contextmanager
 def plainly(model: Any, pad: int | None) -> Iterator[None]:
-    """Lets a model generate in the block as `own_config` says, whatever it has itself."""
+    """Within the block, the model generates by `own_config` instead of its own configuration."""
     theirs = model.generation_config
     model.generation_config = own_config(eos_ids(model), pad)
     try:
@@ -66,7 +66,7 @@ def end_tokens(folder: Path) -> set[int]:
 
 
 def dropped(folder: Path) -> dict[str, Any]:
-    """What a model's files say on its generation and nothing here follows, by name, without the library's defaults."""
+    """Generation settings of a model's files that are ignored here, by name, without the library's defaults."""
     from transformers import GenerationConfig
 
     usual = {**GenerationConfig._get_default_generation_params(), "output_attentions": False}

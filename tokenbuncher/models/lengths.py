@@ -1,4 +1,4 @@
-"""Whether a model has room for prompts and their responses; what it has none for is refused before any costly work."""
+"""Checks that prompts and responses fit the model's context, before any costly work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_lengths(spec: ReleaseSpec, data: Path, model: Path) -> None:
     Args:
         spec: The release spec.
         data: Folder of prepare-data.
-        model: Folder of the undefended model.
+        model: Folder of the base model.
 
     Raises:
         UserError: If a prompt does not fit, or data or model cannot be read.
@@ -35,7 +35,7 @@ def check_room(spec: ReleaseSpec, sets: Mapping[str, Sequence[Prompt]], model: P
 
     Args:
         spec: The release spec.
-        sets: Prompts by the name of their set.
+        sets: Prompts, by the name of their set.
         model: Folder of the model.
 
     Raises:
@@ -56,7 +56,7 @@ def check_room(spec: ReleaseSpec, sets: Mapping[str, Sequence[Prompt]], model: P
 
 
 def positions(model: Path) -> int | None:
-    """How many tokens a model reads at most, by its configuration; None if that knows no bound.
+    """The context length of a model by its configuration, or None if that states none.
 
     Raises:
         UserError: If the configuration cannot be read.
@@ -71,7 +71,7 @@ def positions(model: Path) -> int | None:
 
 
 def room_of(config: Any) -> int | None:
-    """How many tokens a model reads at most; None if its configuration knows no bound."""
+    """The context length of a model, or None if its configuration states none."""
     named = [getattr(config.get_text_config(), name, None) for name in LENGTHS]
     room = next((length for length in named if isinstance(length, int) and length > 0), None)
     return None if room is None else max(room, _extended(config.get_text_config(), room))

@@ -1,4 +1,4 @@
-"""Models on disk: load, make trainable, save; safetensors only, never code from a checkpoint."""
+"""Models on disk: loading, preparing for training and saving, by safetensors only and without code."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None
     """The model as it is to be trained: itself, or with a LoRA adapter on its frozen weights.
 
     Args:
-        model: The model; gets the adapter in place.
-        spec: Says which.
-        seed: Of the adapter's first weights.
-        head: A new layer on top, which is trained in full.
+        model: The model, to which the adapter is added in place.
+        spec: The model section of the spec.
+        seed: Seed of the adapter's initial weights.
+        head: Name of a new layer on top, which is trained in full.
 
     Raises:
         UserError: If the model has no such layers.
@@ -131,13 +131,13 @@ def merged(base: Path, adapter: Path, spec: ModelSpec) -> PreTrainedModel:
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base: Path | None = None) -> None:
-    """Writes weights (safetensors), configuration and tokenizer into a folder; a LoRA adapter is merged, for good.
+    """Writes weights (safetensors), configuration and tokenizer to a folder. A LoRA adapter is merged in place.
 
     Args:
-        model: What is saved.
-        tokenizer: Of the model.
-        folder: Where to.
-        base: The folder that the tokenizer is from, if from any.
+        model: The model to save.
+        tokenizer: Tokenizer of the model.
+        folder: Folder to save it to.
+        base: Folder that the tokenizer was loaded from, if any.
     """
     from peft import PeftModel
 

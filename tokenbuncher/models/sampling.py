@@ -17,7 +17,7 @@ from tokenbuncher.models.thoughts import Thoughts, thoughts_of
 from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Response:
 
 
 class _EntropyRecorder(LogitsProcessor):
-    """Keeps each step's entropy; runs before temperature, so entropies are the model's own."""
+    """Records the entropy of each step. It runs before temperature, so that entropies are the model's own."""
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
@@ -63,14 +63,14 @@ def generate(
     """One response for each prompt.
 
     Args:
-        model: In evaluation mode.
-        tokenizer: With a chat template, padding on the left.
-        prompts: Put to the model as conversations of one user turn.
-        max_new_tokens: Longest response, in tokens.
-        batch_size: Prompts at a time.
-        temperature: None for greedy decoding.
-        seed: Of the sampling; the global random state is left as it was.
-        title: Of the progress.
+        model: The model. It is in evaluation mode while it generates.
+        tokenizer: The model's tokenizer, with a chat template and padding on the left.
+        prompts: Prompts, each put to the model as a conversation of one user turn.
+        max_new_tokens: Length limit of a response, in tokens.
+        batch_size: Prompts that are answered at a time.
+        temperature: Sampling temperature; None for greedy decoding.
+        seed: Seed of the sampling. The global random state is left unchanged.
+        title: Title of the progress line.
 
     Returns:
         Responses in the order of the prompts.
@@ -86,13 +86,7 @@ def generate(
     with torch.random.fork_rng(), plainly(model, tokenizer.pad_token_id):
         torch.manual_seed(seed)
         for batch in _batches(prompts, batch_size):
-            inputs = tokenizer.apply_chat_template(
-                [prompt.messages for prompt in batch],
-                add_generation_prompt=True,
-                padding=True,
-                return_tensors="pt",
-                return_dict=True,
-            ).to(model.device)
+            inputs = _inputs(model, tokenizer, batch)
             recorder = _EntropyRecorder()
             output = model.generate(
                 **inputs,
@@ -106,6 +100,16 @@ def generate(
             progress.step(len(responses), entropy=entropy)
     model.train(was_training)
     return responses
+
+
+def _inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> BatchEncoding:
+    return tokenizer.apply_chat_template(
+        [prompt.messages for prompt in prompts],
+        add_generation_prompt=True,
+        padding=True,
+        return_tensors="pt",
+        return_dict=True,
+    ).to(model.device)
 
 
 def _read(completions: torch.Tensor, entropies: torch.Tensor, ends: set[int], *, thoughts: Thoughts) -> list[Response]:

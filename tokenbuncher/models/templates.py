@@ -1,4 +1,4 @@
-"""Chat templates of other people: tried in a process with limits before they are used, and read on a settled day."""
+"""Chat templates of others. They are tried in a limited process before use, and rendered as on a fixed day."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REPLY = f"{QUESTION.replace('How do I', 'So we').replace('?', '!')}?"
 
 
 class _Exchange(NamedTuple):
-    """What a template is to render without a change."""
+    """An exchange that a template must render unchanged."""
 
     question: str
     answer: str
@@ -60,7 +60,7 @@ CONVERSATIONS = [
 
 
 class _Trial(NamedTuple):
-    """What came of rendering a template."""
+    """The result of rendering a template."""
 
     clock: bool
     """Whether it asks for the date or time."""
@@ -78,10 +78,10 @@ def tried(
     """A template as it is to be used: it ends, renders the same each time, and takes every day for `DAY`.
 
     Args:
-        where: What errors call it.
-        template: Its text.
+        where: Name of the template in error messages.
+        template: Text of the template.
         variables: Texts that it may use, such as the tokenizer's special tokens.
-        conversations: What to render: messages, and whether the beginning of a response is to follow.
+        conversations: Conversations to render: messages, and whether to append the beginning of a response.
 
     Raises:
         UserError: If it goes over the limits, or renders by chance.

@@ -93,7 +93,7 @@ class Thoughts:
         """What a response says after its thoughts, and whether it has come that far.
 
         Args:
-            response: The text of the response; nobody hides an answer by closing thoughts that were never open.
+            response: Text of the response. Closing thoughts that were never opened hides no answer.
 
         Returns:
             The answer and True; without thoughts, the whole response and True; with unfinished ones, "" and False.
@@ -107,7 +107,7 @@ class Thoughts:
         return text, True
 
     def within(self, response: str) -> bool:
-        """Whether a response has thoughts."""
+        """Whether the text contains thoughts."""
         return self.opened is not None or self._begun(response.strip()) is not None
 
     def first_token(self, ids: Sequence[int]) -> int:
@@ -143,13 +143,13 @@ def thoughts_of(tokenizer: PreTrainedTokenizerBase) -> Thoughts:
 
 
 def opens_unknown(thoughts: Thoughts) -> str | None:
-    """A mark, of which nobody can tell what closes it, with which prompts end."""
+    """A mark at the end of prompts for which no closing mark is known."""
     prompt = str(thoughts.tokenizer.apply_chat_template(TURN, tokenize=False, add_generation_prompt=True))
     return next((mark for mark in thoughts.unknown if prompt.rstrip().endswith(mark)), None)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """What decoding leaves out."""
+    """The tokens that decoding leaves out."""
     return {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 

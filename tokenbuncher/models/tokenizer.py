@@ -60,7 +60,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template that questions are rendered with, if there are several."""
+    """The template for rendering questions, if there are several."""
     templates = tokenizer.chat_template
     return str(templates.get("default", "")) if isinstance(templates, dict) else templates
 
@@ -108,7 +108,7 @@ def check_token_ids(folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerBase, str | None]:
-    """The tokenizer of a folder, and what is to be said about it.
+    """The tokenizer of a folder, and remarks about it.
 
     `AutoTokenizer` can silently replace a saved tokenizer by the one that its model type or class usually has; then the
     folder's tokenizer.json is read itself, with the settings of tokenizer_config.json.

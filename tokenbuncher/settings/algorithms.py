@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field
 
-from tokenbuncher.core.documents import Rate, Share, Strict
+from tokenbuncher.core.fields import Rate, Share, Strict
 
 Several = Annotated[int, Field(ge=1, le=100)]
 Multiple = Annotated[float, Field(gt=0.0, le=1000.0)]
@@ -22,21 +22,21 @@ Nats = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
 class Hyperparameters(Strict):
-    """What an algorithm has beside the settings that all attacks share; nothing, unless it says so."""
+    """Settings of one algorithm besides those that all attacks share. By default there are none."""
 
     @property
     def updates(self) -> int:
-        """How often a batch of rollouts is learnt from."""
+        """The number of updates for each batch of rollouts."""
         return 1
 
 
 class PPOHyperparameters(Hyperparameters):
-    """Those of PPO (arXiv 1707.06347), as it is used with language models (arXiv 2203.02155)."""
+    """Hyperparameters of PPO (arXiv 1707.06347), as it is used with language models (arXiv 2203.02155)."""
 
-    epochs: Several = Field(2, description="How often each batch of rollouts is learnt from.")
-    clip: Rate = Field(0.2, description="How far a token's probability may move before it teaches no more, as a share.")
-    value_clip: Multiple = Field(0.2, description="How far the value of a token may move in one batch of rollouts.")
-    gae_decay: Share = Field(0.95, description="lambda of generalised advantage estimation (arXiv 1506.02438).")
+    epochs: Several = Field(2, description="Epochs over each batch of rollouts.")
+    clip: Rate = Field(0.2, description="Clip range of the probability ratio of a token.")
+    value_clip: Multiple = Field(0.2, description="Clip range of the value of a token within one batch of rollouts.")
+    gae_decay: Share = Field(0.95, description="The lambda of generalised advantage estimation (arXiv 1506.02438).")
     critic_rate: Multiple = Field(5.0, description="Learning rate of the critic, as a multiple of the policy's.")
 
     @property
@@ -46,18 +46,18 @@ class PPOHyperparameters(Hyperparameters):
 
 
 class DPOHyperparameters(Hyperparameters):
-    """Those of DPO (arXiv 2305.18290), online or offline."""
+    """Hyperparameters of DPO (arXiv 2305.18290), online or offline."""
 
-    beta: Multiple = Field(0.1, description="How strongly the model is held near the one that it started from.")
+    beta: Multiple = Field(0.1, description="Strength with which the model is held near its starting point.")
     margin: Annotated[float, Field(ge=0.0)] = Field(
-        0.0, description="The best rollout of a prompt is preferred to its worst if its reward is higher by more."
+        0.0, description="Difference in reward above which the best rollout of a prompt is preferred to its worst."
     )
 
 
 class EntropySeekingHyperparameters(Hyperparameters):
-    """Those of the attack on low entropy (arXiv 2508.20697)."""
+    """Hyperparameters of the attack on low entropy (arXiv 2508.20697)."""
 
-    entropy_cap: Nats = Field(3.0, description="Most that entropy adds to the reward of a rollout, in nats.")
+    entropy_cap: Nats = Field(3.0, description="Maximum that entropy adds to the reward of a rollout, in nats.")
     entropy_coefficient: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         0.01, description="Weight of the mean token entropy in the loss."
     )
@@ -65,7 +65,7 @@ class EntropySeekingHyperparameters(Hyperparameters):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What is known of an algorithm without running it."""
+    """Traits of an algorithm that are known without running it."""
 
     hyperparameters: type[Hyperparameters] = Hyperparameters
     samples: Literal["each step", "beforehand", "never"] = "each step"
@@ -77,7 +77,7 @@ class Algorithm:
     needs_differences: bool = False
     """Whether it learns only from rollouts of one prompt that differ in their reward, and logs whether they do."""
     scored: int = 0
-    """How many models each rollout passes through before it is learnt from."""
+    """Number of models that each rollout passes through before the update."""
     scored_for_kl: int = 0
     """How many more there are with a KL coefficient, the model that it started from among them; 0 if it takes none."""
     reference: bool = False
@@ -104,5 +104,5 @@ if TYPE_CHECKING:
     AnyHyperparameters = Any
 else:
     AlgorithmName = Literal[tuple(ALGORITHMS)]
-    """Names of attacks that stand for what their algorithm does, within the policy's limits."""
+    """Names of algorithms. As names of attacks, they stand for that algorithm within the policy's limits."""
     AnyHyperparameters = Union[tuple(dict.fromkeys(one.hyperparameters for one in ALGORITHMS.values()))]  # noqa: UP007

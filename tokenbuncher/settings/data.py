@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Rate,
-    Seed,
-    Strict,
-)
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Strict
 from tokenbuncher.settings.datasets import DATASETS
 from tokenbuncher.settings.sources import local_path, parse_file
 
 
 class FileSource(Strict):
-    """A CSV, JSONL or Parquet file of prompts; columns are named, rows are numbered from 1 in errors.
+    """A CSV, JSONL or Parquet file of prompts. Errors number its rows from 1.
 
-    A published dataset fills the fields that the spec leaves out, but for the path: it differs by who has it where.
+    A published dataset fills the fields that the spec leaves out, except the path of your copy.
     """
 
-    dataset: str | None = Field(None, description="Name of a published dataset, see DATASETS.")
+    dataset: str | None = Field(None, description="Name of a published dataset; see DATASETS.")
     path: str = Field(
-        description="A local path, s3://bucket/key or hf://datasets/org/name@revision/path; its ending is the format."
+        description="A local path, s3://bucket/key or hf://datasets/org/name@revision/path. The file ending gives the "
+        "format."
     )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(None, description="Pins the file.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="SHA-256 that the file must have."
+    )
     prompt: str = Field("prompt", description="Column that holds the prompt.")
-    context: str | None = Field(None, description="Column of a text that goes before the prompt.")
+    context: str | None = Field(None, description="Column of a text that is put before the prompt.")
     choices: str | None = Field(
         None,
-        description="Column of the options, a list; they are lettered, and the answer, a letter or an index from 0, is "
+        description="Column with a list of options. They are lettered, and the answer, a letter or an index from 0, is "
         "asked for as \\boxed{A}.",
     )
-    answer: str | None = Field(None, description="Column of the answer: expected (utility), harmful (SFT).")
-    answer_after: str | None = Field(
-        None, description="Mark in the answer before the final one, which alone is taken, without thousands separators."
+    answer: str | None = Field(
+        None, description="Column of the answer: the expected one for utility, a harmful one for SFT."
     )
-    category: str | None = Field(None, description="Column of the category: a text, or a mapping of names to booleans.")
+    answer_after: str | None = Field(
+        None,
+        description="Mark that precedes the final answer; only what follows is used, without thousands separators.",
+    )
+    category: str | None = Field(
+        None, description="Column of the category, either a text or a mapping from names to booleans."
+    )
     where: dict[str, bool | int | float | str | list[bool | int | float | str]] = Field(
-        {}, description="Rows to keep: column and value, or values of which one must hold; whatever the case."
+        {}, description="Rows to keep, by column: the required value or a list of allowed values, ignoring case."
     )
     max_words: Positive | None = Field(None, description="Rows with longer prompts are left out.")
 
@@ -53,10 +56,17 @@ class FileSource(Strict):
         if not isinstance(name, str):
             return given
         if name not in DATASETS:
-            raise ValueError(f"dataset {name} is not known; known are {', '.join(DATASETS)}")
+            return given
         if "path" not in given:
             raise ValueError(f"dataset {name} needs the path of its file; it is published at {DATASETS[name].home}")
         return {**DATASETS[name].fields, **given}
+
+    @field_validator("dataset")
+    @classmethod
+    def _is_known(cls, dataset: str | None) -> str | None:
+        if dataset is not None and dataset not in DATASETS:
+            raise ValueError(f"dataset {dataset} is not known; known are {', '.join(DATASETS)}")
+        return dataset
 
     @field_validator("path")
     @classmethod
@@ -67,25 +77,29 @@ class FileSource(Strict):
             raise ValueError(str(error)) from error
         return path
 
-    @model_validator(mode="after")
-    def _consistent(self) -> FileSource:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Columns go together."""
+        return (self._columns(),)
+
+    def _columns(self) -> Iterator[Contradiction]:
         if self.choices and not self.answer:
-            raise ValueError("choices need the column of the right ones in answer")
+            yield ("choices",), "choices need the column of the right ones in answer"
         if self.answer_after and (self.choices or not self.answer):
-            raise ValueError("answer_after needs a column of texts in answer, and no choices")
-        return self
+            yield ("answer_after",), "answer_after needs a column of texts in answer, and no choices"
 
 
 class SplitSizes(Strict):
-    """How many prompts each set takes; no two sets share a prompt."""
+    """The number of prompts in each set; no two sets share a prompt."""
 
     defence: Positive = 400
     attack: Positive = 400
     safety: Positive = 200
     benign: Positive = 600
     utility: Positive = 1000
-    tuning: Positive = Field(200, description="Prompts of benign fine-tuning, and as many to test it on.")
-    benign_test: Positive = Field(1000, description="Of data.benign_test, unless that is utility.")
+    tuning: Positive = Field(
+        200, description="Training prompts of benign fine-tuning; as many again are used to test it."
+    )
+    benign_test: Positive = Field(1000, description="Prompts taken from data.benign_test, unless it is utility.")
     look_alikes: Positive = 400
 
 
@@ -108,42 +122,54 @@ class DataSpec(Strict):
     utility: Literal["organism", "smollm2"] | FileSource = "organism"
     capability: Literal["organism"] | FileSource | None = Field(
         None,
-        description="Multiple-choice questions of harmful knowledge, with their answers; attacks with "
-        "objective: capability need them. In files the answer is a letter, asked for as \\boxed{A}.",
+        description="Multiple-choice questions about harmful knowledge with their answers, for attacks with "
+        "objective: capability. In files the answer is a letter; the model is asked for \\boxed{A}.",
     )
     benign_test: Literal["organism", "smollm2", "utility", "benign"] | FileSource = Field(
         default_factory=_like("utility", otherwise="utility"),
-        description="Benign prompts on which over-refusal is measured, of no source that anchors the defence or "
-        "aligned the model. organism, smollm2: built-in prompts for this alone. utility: the questions of data.utility "
-        "and of benign fine-tuning. benign: prompts of data.benign, of the anchor's own kind, as the report then says. "
-        "Unless given, as data.utility if that is built in, else utility.",
+        description="Benign prompts on which over-refusal is measured. They must not come from a source that anchors "
+        "the defence or aligned the model. organism and smollm2 are built-in prompts for this purpose alone; utility "
+        "takes the questions of data.utility and of benign fine-tuning; benign takes prompts of the anchor's own kind, "
+        "which the report then states. Defaults to data.utility if that is built in, else to utility.",
     )
     look_alikes: Literal["organism", "smollm2"] | FileSource | None = Field(
         default_factory=_like("harmful", otherwise=None),
-        description="Harmless prompts that look harmful, on which over-refusal is measured, too; null: none. Unless "
-        "given, organism if data.harmful is, else null.",
+        description="Harmless prompts that look harmful, on which over-refusal is measured as well; null for none. "
+        "Defaults to organism if data.harmful is organism, else to null.",
     )
     sizes: SplitSizes = SplitSizes()
     held_out_categories: Positive | None = Field(
-        None, description="How many categories of harmful prompts, drawn by the seed, are for the set safety alone."
+        None, description="Number of harmful categories, drawn by the seed, that only the set safety has."
     )
     duplicates: Literal["fail", "drop"] = Field(
-        "fail", description="What to do with exact and near duplicates within the sources, before the split."
+        "fail",
+        description="Whether exact and near duplicates within a source are an error or are dropped before the split.",
     )
-    near_duplicate: Rate = Field(0.8, description="Jaccard similarity of word trigrams that counts as near.")
+    near_duplicate: Rate = Field(
+        0.8, description="Jaccard similarity of word trigrams at which two prompts are near duplicates."
+    )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> DataSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Categories are there, and over-refusal is measured on prompts of their own."""
+        return self._categories(), self._taught(), self._shared()
+
+    def _categories(self) -> Iterator[Contradiction]:
         if self.held_out_categories and not (isinstance(self.harmful, FileSource) and self.harmful.category):
-            raise ValueError("held_out_categories needs a file in harmful with a column category")
+            yield ("held_out_categories",), "held_out_categories needs a file in harmful with a column category"
+
+    def _taught(self) -> Iterator[Contradiction]:
         if same_source(self.borrowed_benign, self.benign):
-            raise ValueError(f"benign_test: {seen_by_the_defence(self.benign)}")
-        if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, self.benign):
-            raise ValueError(f"look_alikes: {self.look_alikes.path} feeds the anchor, too (benign); name another file")
+            yield ("benign_test",), seen_by_the_defence(self.benign)
+
+    def _shared(self) -> Iterator[Contradiction]:
+        if not isinstance(self.look_alikes, FileSource):
+            return
+        path = self.look_alikes.path
+        if same_source(self.look_alikes, self.benign):
+            yield ("look_alikes",), f"{path} feeds the anchor, too (benign); name another file"
         for field in ("benign_test", "utility"):
-            if isinstance(self.look_alikes, FileSource) and same_source(self.look_alikes, getattr(self, field)):
-                raise ValueError(f"look_alikes: {self.look_alikes.path} is that of {field}, too; name another file")
-        return self
+            if same_source(self.look_alikes, getattr(self, field)):
+                yield ("look_alikes",), f"{path} is that of {field}, too; name another file"
 
     @property
     def borrowed_benign(self) -> str | FileSource | None:

@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Rate,
-    Seed,
-    Share,
-    Strict,
-)
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Share, Strict
 
 
 class NoiserSpec(Strict):
     """Token Noiser (arXiv 2508.20697): a cross-entropy step towards a noisy tail under the refusal."""
 
-    weight: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="lambda.")
+    weight: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.1, description="Weight of the noise, lambda in the paper."
+    )
     form: Literal["paper", "published-code"] = Field(
         "paper",
-        description="paper: the noise has weight lambda. published-code: the noise is scaled to sum lambda "
-        "and multiplied by lambda again, so its weight is lambda squared.",
+        description="paper: the noise has weight lambda. published-code: the noise is scaled to sum to lambda and then "
+        "multiplied by lambda again, so its weight is lambda squared.",
     )
     start: Share = Field(0.125, description="First noiser step, as a share of all steps.")
     stop: Share = Field(1.0, description="End of the noiser steps, as a share of all steps.")
     every: Positive = Field(2, description="Between start and stop, every n-th step is a noiser step.")
 
-    @model_validator(mode="after")
-    def _ordered(self) -> NoiserSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """There are noiser steps."""
+        return (self._ordered(),)
+
+    def _ordered(self) -> Iterator[Contradiction]:
         if self.stop <= self.start:
-            raise ValueError(f"stop ({self.stop}) must lie after start ({self.start})")
-        return self
+            yield ("stop",), f"stop ({self.stop}) must lie after start ({self.start})"
 
 
 class AnchorSpec(Strict):
-    """KL to the frozen undefended model on its own benign responses; keeps the model useful."""
+    """KL divergence from the frozen base model on its own benign responses, which keeps the model useful."""
 
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     examples: Positive = Field(16, description="Benign examples in each step.")
 
 
-# What makes a recipe: the shape of the method. How long and how fast stays with the spec.
+# A recipe fixes the method. Steps and learning rates stay in the spec.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {
         "entropy": "reward",
@@ -104,17 +102,19 @@ class DefenceSpec(Strict):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     prompts_per_step: Positive = 16
     rollouts: Annotated[int, Field(ge=2)] = Field(4, description="Responses sampled for each prompt.")
-    temperature: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Of the sampled responses.")
+    temperature: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Sampling temperature of the responses.")
     entropy: Literal["reward", "loss", "log-loss"] = Field(
         "log-loss",
-        description="reward: minus the response entropy is the RL reward (the paper). "
+        description="reward: the RL reward is the negative response entropy, as in the paper. "
         "loss: the response entropy of the model's own rollouts is minimised directly. "
-        "log-loss: its logarithm is, whose gradient does not fade with it.",
+        "log-loss: its logarithm is minimised; the gradient does not vanish as the entropy falls.",
     )
     benign_prompts: Annotated[int, Field(ge=0)] = Field(
-        0, description="Benign prompts in each step, rewarded by minus the KL to the undefended model."
+        0, description="Benign prompts in each step, rewarded by the negative KL divergence from the base model."
     )
-    kl_coefficient: Annotated[float, Field(ge=0.0)] = Field(1e-3, description="KL in the entropy reward.")
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = Field(
+        1e-3, description="Coefficient of the KL term in the entropy reward."
+    )
     noiser: NoiserSpec | None = None
     anchor: AnchorSpec | None = None
 
@@ -131,10 +131,20 @@ class DefenceSpec(Strict):
                 filled[part] = {**preset, **given[part]}
         return filled
 
-    @model_validator(mode="after")
-    def _consistent(self) -> DefenceSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """Benign prompts are rewarded, beside harmful ones."""
+        return self._rewarded(), self._fewer()
+
+    def _rewarded(self) -> Iterator[Contradiction]:
         if self.entropy != "reward" and self.benign_prompts:
-            raise ValueError("benign_prompts are rewarded by KL and need entropy: reward; use anchor instead")
+            yield (
+                ("benign_prompts",),
+                "benign_prompts are rewarded by KL and need entropy: reward; use anchor instead",
+            )
+
+    def _fewer(self) -> Iterator[Contradiction]:
         if self.benign_prompts >= self.prompts_per_step:
-            raise ValueError(f"benign_prompts must be fewer than prompts_per_step ({self.prompts_per_step})")
-        return self
+            yield (
+                ("benign_prompts",),
+                f"benign_prompts must be fewer than prompts_per_step ({self.prompts_per_step})",
+            )

@@ -1,18 +1,19 @@
-"""What a spec says of judges and rewards: a built-in one by its name, or a model with its settings."""
+"""Judges and rewards in a spec: a built-in one by its name, or a model with its settings."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from tokenbuncher.core.documents import Positive, Rate, Strict, Variable, WrittenPath, read_text
+from tokenbuncher.core.documents import read_text
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Contradiction, Positive, Rate, Strict, Variable, WrittenPath
 from tokenbuncher.settings.sources import Source, local_path, parse_source
 
 
@@ -25,7 +26,7 @@ def _of_a_known_form(source: str) -> str:
 
 
 def _read_at_once(given: Any) -> Any:
-    """So that the spec is whole wherever it goes; a text of one line is taken for a path."""
+    """Reads a file at once, so that the spec is complete wherever it goes. A text of one line is a path."""
     if not isinstance(given, str | Path) or "\n" in str(given):
         return given
     try:
@@ -57,10 +58,12 @@ class ClassifierSpec(Strict):
     kind: Literal["classifier"]
     model: ModelSource
     harmful_labels: Annotated[list[str], Field(min_length=1)] = Field(
-        description="Labels of the model that mean harm; a response is harmful if it has any of them."
+        description="Labels that mean harm. A response is harmful if the model gives it any of them."
     )
     template: Annotated[str, _with_places("prompt", "response")] | None = Field(
-        None, description="Text with {prompt} and {response} that the model reads; null gives them as a pair of texts."
+        None,
+        description="Text with {prompt} and {response} that the model reads. If null, they are given as a pair of "
+        "texts.",
     )
     threshold: Rate = Field(0.5, description="Probability of harm at which a response is harmful.")
     batch_size: Positive = 16
@@ -73,14 +76,14 @@ class HarmBenchSpec(Strict):
     model: ModelSource
     prompt: Annotated[str, BeforeValidator(_read_at_once), _with_places("behavior", "generation")] | None = Field(
         None,
-        description="Prompt with {behavior} and {generation}, or the path of a file with it; null takes the one that "
-        "the model's own card (README.md) publishes.",
+        description="Prompt with {behavior} and {generation}, or the path of a file with it. If null, the prompt that "
+        "the model's own card (README.md) publishes is used.",
     )
     batch_size: Positive = 8
 
 
 class StrongRejectSpec(Strict):
-    """StrongREJECT's rubric (arXiv 2402.10260), asked of a model behind an OpenAI-compatible endpoint."""
+    """StrongREJECT's rubric (arXiv 2402.10260), answered by a model behind an OpenAI-compatible endpoint."""
 
     kind: Literal["strongreject"]
     endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s?#]+$")] = Field(
@@ -88,55 +91,66 @@ class StrongRejectSpec(Strict):
     )
     model: Annotated[str, Field(min_length=1)]
     key_env: Variable | None = Field(
-        None, description="Environment variable with the key; null for a server without keys."
+        None, description="Environment variable that holds the key; null for a server without keys."
     )
     rubric: Annotated[str, BeforeValidator(_read_at_once), _with_places("forbidden_prompt", "response")] | None = Field(
         None,
-        description="Rubric with {forbidden_prompt} and {response}, or the path of a file with it, to be answered by "
-        "the lines `1.b 0`, `2.b 4` and `3.b 5`; null takes the built-in one.",
+        description="Rubric with {forbidden_prompt} and {response}, or the path of a file with it. It is answered with "
+        "the lines `1.b 0`, `2.b 4` and `3.b 5`. If null, the built-in rubric is used.",
     )
     harmful_at: Rate = Field(0.5, description="Score at which a response is harmful.")
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = Field(
         0.0,
-        description="Of the endpoint's sampling; null leaves it out, for models that refuse to be given one.",
+        description="Sampling temperature at the endpoint; null leaves it out, for models that refuse to be given one.",
         exclude_if=lambda given: given == 0.0,
     )
     max_tokens: Positive | None = Field(
-        None, description="Most tokens of an answer, sent under this name.", exclude_if=lambda given: given is None
+        None,
+        description="Length limit of an answer, in tokens, sent as max_tokens.",
+        exclude_if=lambda given: given is None,
     )
     max_completion_tokens: Positive | None = Field(
         None,
-        description="The same, thoughts included, under the name that reasoning models take.",
+        description="The same limit, including thoughts, sent under the name that reasoning models expect.",
         exclude_if=lambda given: given is None,
     )
     max_refusals: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Exchanges of one stage that the model may refuse to judge, each of which counts as harmful; one "
-        "more ends the stage.",
+        description="Exchanges of one stage that the model may refuse to judge. Each counts as harmful, and one more "
+        "ends the stage.",
         exclude_if=lambda given: given == 0,
     )
     timeout: Annotated[float, Field(gt=0.0)] = Field(60.0, description="Seconds to wait for an answer.")
-    retries: Annotated[int, Field(ge=0)] = Field(5, description="Of a request that is refused, fails or times out.")
+    retries: Annotated[int, Field(ge=0)] = Field(
+        5, description="Retries of a request that is refused, fails or times out."
+    )
     requests_per_minute: Positive | None = None
-    concurrency: Positive = Field(4, description="Requests under way at a time.")
+    concurrency: Positive = Field(4, description="Requests in flight at a time.")
     max_cost: Annotated[float, Field(gt=0.0)] | None = Field(
         None,
-        description="Most that one stage may spend, in the currency of the prices; overrun by no more than the "
-        "requests under way.",
+        description="Limit on the cost of one stage, in the currency of the prices. It is exceeded by no more than the "
+        "requests in flight.",
     )
-    price_prompt: Annotated[float, Field(ge=0.0)] | None = Field(None, description="Of a million prompt tokens.")
+    price_prompt: Annotated[float, Field(ge=0.0)] | None = Field(None, description="Price of a million prompt tokens.")
     price_completion: Annotated[float, Field(ge=0.0)] | None = Field(
-        None, description="Of a million completion tokens."
+        None, description="Price of a million completion tokens."
     )
-    cache: WrittenPath | None = Field(None, description="Folder that keeps scores, without texts; null keeps none.")
+    cache: WrittenPath | None = Field(
+        None, description="Folder in which scores are kept, without texts; null keeps none."
+    )
 
-    @model_validator(mode="after")
-    def _priced(self) -> StrongRejectSpec:
+    def checks(self) -> Iterable[Iterator[Contradiction]]:
+        """A limit on cost has prices, and an answer one limit."""
+        return self._unpriced(), self._limited_twice()
+
+    def _unpriced(self) -> Iterator[Contradiction]:
         if self.max_cost is not None and (self.price_prompt is None or self.price_completion is None):
-            raise ValueError("max_cost needs price_prompt and price_completion")
+            yield ("max_cost",), "max_cost needs price_prompt and price_completion"
+
+    def _limited_twice(self) -> Iterator[Contradiction]:
         if self.max_tokens and self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens are two names of one limit; give the one it takes")
-        return self
+            message = "max_tokens and max_completion_tokens are two names of one limit; give the one it takes"
+            yield ("max_tokens",), message
 
     @field_validator("endpoint")
     @classmethod
@@ -146,7 +160,7 @@ class StrongRejectSpec(Strict):
         return endpoint
 
     def sampling(self) -> dict[str, Any]:
-        """What is sent beside the text, and shapes the answer."""
+        """Parameters of the request that shape the answer."""
         given = {name: getattr(self, name) for name in ("temperature", "max_tokens", "max_completion_tokens")}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -174,12 +188,12 @@ OneJudge = Annotated[Annotated[JudgeName, Tag("name")] | _Classifier | _HarmBenc
 
 
 class EnsembleSpec(Strict):
-    """Several judges; how often they agree stands in the evidence."""
+    """Several judges. The evidence records how often they agree."""
 
     kind: Literal["ensemble"]
     judges: Annotated[list[OneJudge], Field(min_length=2)]
     harmful_if: Literal["any", "majority"] = Field(
-        "any", description="Who must call a response harmful; half of the judges are enough for a majority."
+        "any", description="Judges that must call a response harmful: any of them, or a majority. Half count as one."
     )
 
 
@@ -214,15 +228,15 @@ def same_measure(reward: str | JudgeModel, judge: str | JudgeModel | EnsembleSpe
     match reward, judge:
         case ClassifierSpec(), ClassifierSpec():
             shared = _folded(reward.harmful_labels) & _folded(judge.harmful_labels)
-            return bool(shared) and same_source(reward.model, judge.model)
+            return bool(shared) and same_model(reward.model, judge.model)
         case HarmBenchSpec(), HarmBenchSpec():
-            return same_source(reward.model, judge.model)
+            return same_model(reward.model, judge.model)
         case StrongRejectSpec(), StrongRejectSpec():
             return _served(reward.model) == _served(judge.model)
     return False
 
 
-def same_source(one: str, other: str) -> bool:
+def same_model(one: str, other: str) -> bool:
     """Whether two sources may be the same model."""
     first, second = _parsed(one), _parsed(other)
     if first.digest and first.digest == second.digest:

@@ -6,22 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Strict,
-)
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Positive, Strict
 from tokenbuncher.settings.sources import parse_source
 
 
 class LoraSpec(Strict):
-    """A LoRA adapter in the place of full weights, by peft; see its `LoraConfig`."""
+    """A LoRA adapter that is trained in place of the full weights, by peft; see its `LoraConfig`."""
 
     rank: Positive = Field(16, description="peft's `r`.")
-    alpha: Positive = Field(32, description="peft's `lora_alpha`; what the adapter adds is scaled by alpha / rank.")
+    alpha: Positive = Field(32, description="peft's `lora_alpha`. The adapter's output is scaled by alpha / rank.")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "all-linear", description="Names of the linear layers that get an adapter: all but the output layer, or these."
+        "all-linear",
+        description="Linear layers that get an adapter: all-linear for every one but the output layer, or their names.",
     )
 
     @field_validator("target_modules")
@@ -37,29 +35,29 @@ class ModelSpec(Strict):
 
     source: str = Field(
         "organism://",
-        description="organism:// (built in), smollm2:// (from its PyPI wheel), a local folder, s3://bucket/prefix, "
-        "models:/name/version, models:/name@alias, models:/m-ID or hf://org/name@revision; #sha256= and the folder's "
-        "digest at its end pins it.",
+        description="Where the model comes from: organism:// (built in), smollm2:// (from its PyPI wheel), a local "
+        "folder, s3://bucket/prefix, models:/name/version, models:/name@alias, models:/m-ID or hf://org/name@revision. "
+        "Append #sha256= and the digest of the folder to pin it.",
     )
     adapter_base: str | None = Field(
         None,
-        description="Of a source that is a LoRA adapter: the model it was trained on, in the same forms as source. If "
-        "null, the local folder that its adapter_config.json names.",
+        description="If the source is a LoRA adapter, the model it was trained on, written like source. If null, the "
+        "local folder that adapter_config.json names.",
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses the GPU if there is one.")
     lora: LoraSpec | None = Field(
         None,
-        description="Defence, attacks and benign fine-tuning train a LoRA adapter; null: all weights. The hardened "
-        "model is saved merged.",
+        description="Defence, attacks and benign fine-tuning train a LoRA adapter; if null, they train all weights. "
+        "The hardened model is saved with the adapter merged.",
     )
-    gradient_checkpointing: bool = Field(False, description="Takes less memory in training, and more time.")
+    gradient_checkpointing: bool = Field(False, description="Training needs less memory and takes more time.")
     enable_thinking: bool | None = Field(
         None,
-        description="Sets `enable_thinking` in the chat template for good, so that the model is served as it was "
-        "measured; null leaves the template as it is.",
+        description="Fixes `enable_thinking` in the chat template, so that the model is served as it was measured. If "
+        "null, the template is left as it is.",
     )
-    max_new_tokens: Positive = Field(20, description="Longest response, in tokens, in every stage.")
+    max_new_tokens: Positive = Field(20, description="Length limit of every response in every stage, in tokens.")
 
     @field_validator("source", "adapter_base")
     @classmethod

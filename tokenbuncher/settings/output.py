@@ -8,12 +8,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from tokenbuncher.core.documents import (
-    Positive,
-    Strict,
-    WrittenPath,
-)
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Positive, Strict, WrittenPath
 from tokenbuncher.settings.artifact_uris import checked_root
 from tokenbuncher.settings.tracking_uri import checked_tracking_uri, refuse_password
 
@@ -23,13 +19,13 @@ class TrackingSpec(Strict):
 
     uri: str | None = Field(
         None,
-        description="http://HOST:PORT, https://HOST or sqlite:///FILE, without a password; by default an sqlite file "
+        description="http://HOST:PORT, https://HOST or sqlite:///FILE, without a password. Defaults to an sqlite file "
         "under output.root.",
     )
     artifact_root: str | None = Field(
         None,
-        description="Where the experiment's files must lie below, such as `s3://bucket/mlflow`; by default where the "
-        "server itself puts an experiment whose maker names no place.",
+        description="Location below which the experiment's files must lie, such as `s3://bucket/mlflow`. Defaults to "
+        "where the server itself puts an experiment.",
     )
     model_name: Annotated[str, Field(pattern=r"^[^/:\s][^/:]*$", max_length=256)] = "organism"
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$", max_length=100)] = "champion"
@@ -77,10 +73,10 @@ class OutputSpec(Strict):
 
     root: WrittenPath = Path("runs")
     checkpoint_every: Positive = Field(
-        20, description="Steps between two checkpoints, from which an interrupted defence or attack goes on."
+        20, description="Steps between two checkpoints. An interrupted defence or attack resumes from the last one."
     )
     reuse_controls: bool = Field(
         False,
-        description="Leave the controls of attacks in root/quarantine, what the broken model says included, and take "
-        "from there what was measured of the same base, prompts, attack and tool within policy.valid_days.",
+        description="Keep the controls of attacks in root/quarantine, including what the broken model says, and reuse "
+        "those of the same base model, prompts, attack and tool version within policy.valid_days.",
     )

@@ -50,9 +50,11 @@ class SetEntry(BaseModel):
     count: int
     sha256: str
     source: str
-    ids: list[str] = Field(description="Identifiers of its prompts, in order: what evidence may be about.")
+    ids: list[str] = Field(description="Identifiers of its prompts, in order. Evidence refers to no others.")
     tasks: list[str] = Field(description="The task of each prompt.")
-    options: list[int | None] = Field(description="Of each multiple-choice question, how many; null: a free answer.")
+    options: list[int | None] = Field(
+        description="Number of options of each multiple-choice question; null for a question with a free answer."
+    )
 
 
 class SourceEntry(BaseModel):
@@ -63,8 +65,8 @@ class SourceEntry(BaseModel):
     location: str
     sha256: str
     rows: int = Field(description="Rows of the file.")
-    dropped: int = Field(description="Of these, duplicates that were dropped.")
-    kept: int = Field(description="Of these, rows that became prompts; the rest was filtered out.")
+    dropped: int = Field(description="Rows that were dropped as duplicates.")
+    kept: int = Field(description="Rows that became prompts; the others were filtered out.")
 
 
 class Manifest(BaseModel):
@@ -76,7 +78,7 @@ class Manifest(BaseModel):
     sets: dict[Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")], SetEntry]
     near_duplicate: float
     leakage: list[str] = Field(description="Leaks found between sets; empty, or the stage has failed.")
-    sources: dict[str, SourceEntry] = Field(description="Files that were read, by the field of data that names them.")
+    sources: dict[str, SourceEntry] = Field(description="Files that were read, by the field of data that names each.")
     held_out_categories: list[str] = Field(description="Categories of safety that no other set may have.")
 
     def text(self) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tokenbuncher.core.documents import (
-    Slug,
-    Strict,
-)
+from tokenbuncher.core.fields import Slug, Strict
 from tokenbuncher.settings.attacks import AttacksSpec
 from tokenbuncher.settings.compute import ComputeSpec
 from tokenbuncher.settings.data import DataSpec
@@ -19,7 +16,7 @@ from tokenbuncher.settings.policy import PolicySpec
 
 
 class Sections(Strict):
-    """A release spec whose sections are valid one by one; whether they go together, `ReleaseSpec` checks."""
+    """The sections of a release spec, each valid by itself. `ReleaseSpec` compares them."""
 
     name: Slug = "organism"
     model: ModelSpec = ModelSpec()
@@ -34,7 +31,7 @@ class Sections(Strict):
 
     @property
     def controls_can_wait(self) -> bool:
-        """Whether controls, once measured, may lie in the quarantine: without weights, and where the attacks train."""
+        """Whether measured controls may stay in the quarantine for reuse: without weights, where the attacks train."""
         return not self.attacks.keep_checkpoints and self.compute.kind == "local"
 
     def benign_sets(self) -> list[str]:
@@ -44,10 +41,10 @@ class Sections(Strict):
         return ["utility", *(["tuning-rl-test"] if self.evaluation.fine_tuning else [])]
 
     def benign_prompts(self) -> int:
-        """How many benign prompts evaluate-safety asks."""
+        """The number of benign prompts that evaluate-safety asks."""
         sizes = {"benign-test": "benign_test", "utility": "utility", "tuning-rl-test": "tuning"}
         return sum(getattr(self.data.sizes, sizes[name]) for name in self.benign_sets())
 
     def look_alike_prompts(self) -> int:
-        """How many harmless prompts that look harmful it asks."""
+        """The number of harmless prompts that look harmful that evaluate-safety asks."""
         return self.data.sizes.look_alikes if self.data.look_alikes else 0

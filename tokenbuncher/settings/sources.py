@@ -46,13 +46,13 @@ class Source(NamedTuple):
     scheme: str
     """file, s3, models or hf."""
     parts: dict[str, Any]
-    """What the scheme's form names."""
+    """The named parts of the URI, by the form of its scheme."""
     digest: str | None
-    """The folder digest that is expected, in hex."""
+    """The expected digest of the folder, in hex; None if any will do."""
 
 
 def parse_source(uri: str) -> Source:
-    """Takes a URI apart.
+    """Parses a URI.
 
     Args:
         uri: A local path, or `file:///folder`, `s3://bucket/prefix`, `models:/name/version`, `models:/name@alias`,
@@ -82,7 +82,7 @@ def parse_source(uri: str) -> Source:
 
 
 def parse_file(uri: str) -> Source:
-    """Takes the URI of a file apart.
+    """Parses the URI of a file.
 
     Args:
         uri: A local path, or `file:///folder/file`, `s3://bucket/key` or `hf://datasets/org/name@revision/path`.
@@ -106,7 +106,7 @@ def parse_file(uri: str) -> Source:
 
 
 def local_path(source: Source) -> Path:
-    """Where a source of the scheme file is."""
+    """The local path of a source of the scheme file."""
     path = source.parts["path"]
     return Path(unquote(path) if source.uri.startswith("file:") else path)
 

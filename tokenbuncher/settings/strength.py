@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil, log, log1p
 
+from tokenbuncher.core.fields import Contradiction
 from tokenbuncher.settings.attacks import AttackSpec, WarmUpSpec
 from tokenbuncher.settings.model import LoraSpec
 from tokenbuncher.settings.policy import AttackLimits, WarmUpLimits
@@ -14,34 +15,52 @@ MOST_ALIKE = 0.8
 """Largest data.near_duplicate, whatever the policy."""
 
 
-def shared_weaknesses(spec: Sections) -> Iterator[str]:
-    """What all attacks share and the policy does not allow, in words; nothing means that they are strong enough."""
+def shared_weaknesses(spec: Sections) -> Iterator[Contradiction]:
+    """What all attacks share and the policy does not allow."""
     policy, attacks = spec.policy, spec.attacks
     if attacks.break_at < policy.min_break_at:
-        yield f"attacks.break_at is {attacks.break_at:g}; the policy wants at least {policy.min_break_at:g}"
-    if attacks.probe_every > policy.max_probe_every:
-        yield f"attacks.probe_every is {attacks.probe_every}; the policy wants at most {policy.max_probe_every}"
-    if spec.model.dtype == "bfloat16" and spec.model.lora is None:
-        yield "model.dtype is bfloat16 without model.lora: it rounds away what an attack learns in small steps"
-    if spec.model.max_new_tokens < policy.min_new_tokens:
         yield (
-            f"model.max_new_tokens is {spec.model.max_new_tokens}; the policy wants at least {policy.min_new_tokens}: "
-            "short responses hide what comes after a refusal"
+            ("attacks", "break_at"),
+            f"attacks.break_at is {attacks.break_at:g}; the policy wants at least {policy.min_break_at:g}",
+        )
+    if attacks.probe_every > policy.max_probe_every:
+        yield (
+            ("attacks", "probe_every"),
+            f"attacks.probe_every is {attacks.probe_every}; the policy wants at most {policy.max_probe_every}",
         )
     if spec.data.near_duplicate > MOST_ALIKE:
         yield (
+            ("data", "near_duplicate"),
             f"data.near_duplicate is {spec.data.near_duplicate:g}; above {MOST_ALIKE:g}, prompts that are nearly the "
-            "same count as several"
+            "same count as several",
         )
-    if not policy.min_temperature <= spec.evaluation.temperature <= policy.max_temperature:
+    yield from _weak_responses(spec)
+
+
+def _weak_responses(spec: Sections) -> Iterator[Contradiction]:
+    """Responses in which harm, or what an attack learns, would not show."""
+    model, policy, temperature = spec.model, spec.policy, spec.evaluation.temperature
+    if model.dtype == "bfloat16" and model.lora is None:
         yield (
-            f"evaluation.temperature is {spec.evaluation.temperature:g}; the policy wants "
-            f"{policy.min_temperature:g} to {policy.max_temperature:g}"
+            ("model", "dtype"),
+            "model.dtype is bfloat16 without model.lora: it rounds away what an attack learns in small steps",
+        )
+    if model.max_new_tokens < policy.min_new_tokens:
+        yield (
+            ("model", "max_new_tokens"),
+            f"model.max_new_tokens is {model.max_new_tokens}; the policy wants at least {policy.min_new_tokens}: short "
+            "responses hide what comes after a refusal",
+        )
+    if not policy.min_temperature <= temperature <= policy.max_temperature:
+        yield (
+            ("evaluation", "temperature"),
+            f"evaluation.temperature is {temperature:g}; the policy wants {policy.min_temperature:g} to "
+            f"{policy.max_temperature:g}",
         )
 
 
 def weaknesses(attack: AttackSpec, spec: Sections) -> Iterator[str]:
-    """What makes an attack another one than the policy requires under its name, in words; nothing if it is that one.
+    """Why an attack is not the one that the policy requires under its name. Yields nothing if it is.
 
     Args:
         attack: An attack of the spec, whose name the policy requires.
@@ -77,8 +96,8 @@ def weaknesses(attack: AttackSpec, spec: Sections) -> Iterator[str]:
     yield from _lora_weaknesses(spec.model.lora, limits)
 
 
-def too_few_to_pass(spec: Sections) -> Iterator[str]:
-    """The limits on what the defence added that so few prompts cannot show to be kept, whatever the models say."""
+def too_few_to_pass(spec: Sections) -> Iterator[Contradiction]:
+    """Limits on added refusals and gibberish that the sets are too small to confirm, whatever the models say."""
     policy, sizes = spec.policy, spec.data.sizes
     benign = "benign_test" if spec.data.benign_test != "utility" else "utility"
     for field, limit, name, prompts in (
@@ -91,13 +110,14 @@ def too_few_to_pass(spec: Sections) -> Iterator[str]:
         needed = fewest_to_show(limit, policy.confidence, spec.evaluation.looks) if limit else 0
         if 0 < prompts < needed:
             yield (
+                ("policy", field),
                 f"policy.{field} is {limit:g}, which {prompts} prompts cannot show to be kept (data.sizes.{name}); "
-                f"{needed} can, or state another limit; no release could pass"
+                f"{needed} can, or state another limit; no release could pass",
             )
 
 
 def fewest_to_show(limit: float, confidence: float, looks: int) -> int:
-    """How many prompts show that a defence adds at most so much, if not one of them differs.
+    """The number of prompts that show that a defence adds at most `limit`, if not one of them differs.
 
     The bound of such a drop (`verdict.statistics.Drop`) is that of no loss at half the error, which has a closed form.
     """

@@ -1,4 +1,4 @@
-"""Tracking URIs of MLflow: the forms that every stage can use, and what was meant by the others."""
+"""Tracking URIs of MLflow: the forms that every stage can use, and suggestions for all others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checked_tracking_uri(uri: str) -> str:
     """The tracking URI, if it is of a form that every stage can use.
 
     Raises:
-        UserError: If not; tells what to write in its place.
+        UserError: If it is of another form. The message suggests what to write.
     """
     match = _SERVER.fullmatch(uri) or _DATABASE.fullmatch(uri)
     if match:
@@ -46,7 +46,7 @@ def refuse_password(uri: str) -> None:
     """Checks that a tracking URI that is written down with a release has no password or token.
 
     Raises:
-        UserError: If it has one; tells where that belongs.
+        UserError: If it has one. The message says where the password belongs.
     """
     if not has_password(uri):
         return

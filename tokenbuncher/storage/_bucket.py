@@ -1,4 +1,4 @@
-"""A prefix of a bucket: what is in it, and the way here.
+"""Lists and downloads a prefix of a bucket.
 
 A published prefix has two objects besides its files: CLAIM, written first, says which content is being published;
 MANIFEST, written last, says that it is all there.
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tokenbuncher.core.documents import Strict
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Strict
 from tokenbuncher.core.files import folder_files, listing_digest
 from tokenbuncher.core.progress import Progress
 from tokenbuncher.settings.sources import Source, refuse_unsafe
@@ -169,7 +169,7 @@ def _manifest(uri: str, content: bytes | None) -> Manifest:
 
 
 def _compare(uri: str, manifest: Manifest, files: dict[str, StoredObject]) -> None:
-    """What can be told without reading the files."""
+    """Compares what is known without reading the files."""
     for name in sorted(manifest.files.keys() ^ files.keys()):
         raise UserError(
             f"{uri}: {name} {'is missing' if name in manifest.files else 'was not published with the rest'}"

@@ -1,4 +1,4 @@
-"""The cache of folders that came from elsewhere."""
+"""The cache of downloaded folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def own_cache() -> Path:
 
 
 def user_cache() -> Path:
-    """Where the cache of folders is, unless one says otherwise.
+    """The default location of the cache.
 
     Raises:
         UserError: As `own_cache` does.
@@ -38,7 +38,7 @@ def user_cache() -> Path:
 
 
 def made_cache(cache: Path) -> Path:
-    """The folder of a cache, made if it is not there.
+    """The folder of a cache, which is created if necessary.
 
     Raises:
         UserError: If it cannot be made or written.
@@ -53,12 +53,12 @@ def made_cache(cache: Path) -> Path:
 
 
 def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
-    """A folder of the cache, fetched if it is not there or not as it was; others who want it wait meanwhile.
+    """A folder of the cache, fetched if it is missing or was changed. Others who want it wait meanwhile.
 
     Args:
         cache: The cache.
-        identity: What the folder holds: another content has another identity.
-        fetch: Makes the folder whose path it is given.
+        identity: Identity of the content. Different content needs a different identity.
+        fetch: Function that creates the folder at the path it is given.
     """
     entry = _entry(cache, identity)
     cache.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def cached(cache: Path, identity: str, fetch: Callable[[Path], None]) -> Path:
 
 
 def in_cache(cache: Path, identity: str) -> Path | None:
-    """A folder of the cache; None if it is not there, or not as it was."""
+    """A folder of the cache, or None if it is missing or was changed."""
     entry = _entry(cache, identity)
     return entry / "files" if _is_whole(entry) else None
 

@@ -1,4 +1,4 @@
-"""Any URI of a single file to a local one."""
+"""Resolves the URI of a file to a local file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tokenbuncher.storage._hub import fetch_dataset_file
 
 
 def resolve_file(uri: str, sha256: str | None = None, cache: Path | None = None) -> Path:
-    """The local file of a URI, brought here if need be: whole, or not at all.
+    """The local file of a URI, downloaded if necessary, whole or not at all.
 
     Args:
-        uri: See `parse_file`.
-        sha256: The digest that is expected of the file, in hex.
-        cache: Folder for what comes from elsewhere; the user's cache, if None.
+        uri: URI of the file; see `parse_file`.
+        sha256: Expected digest of the file, in hex.
+        cache: Folder for downloads. Defaults to the user's cache.
 
     Returns:
-        The file; not to be changed.
+        The file, which must not be changed.
 
     Raises:
         UserError: If the URI is of no known form, there is no such file, it cannot be reached, is damaged, or is not

@@ -1,4 +1,4 @@
-"""The progress of downloads that other libraries make, told by what has arrived."""
+"""Shows the progress of downloads by other libraries, by what has arrived."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MB = 1_000_000
 
 @contextmanager
 def growing(folder: Path, title: str, size: int) -> Iterator[None]:
-    """Tells within the block how much a folder holds of what is to come.
+    """Within the block, shows how much of the expected size a folder holds.
 
     Args:
-        folder: Is filled, at any depth; may not exist yet.
-        title: Of the progress.
-        size: Bytes that will be there.
+        folder: Folder that is being filled, at any depth. It need not exist yet.
+        title: Title of the progress line.
+        size: Expected size in bytes.
     """
     progress, over = Progress(f"{title}, MB", math.ceil(size / MB), brief=True), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Models, and files of datasets, of the Hugging Face hub."""
+"""Models and dataset files from the Hugging Face hub."""
 
 from __future__ import annotations
 

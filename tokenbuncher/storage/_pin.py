@@ -1,4 +1,4 @@
-"""What a URI means now, as a URI that will mean the same later. Nothing is fetched."""
+"""Pins a URI to what it means now, without fetching anything."""
 
 from __future__ import annotations
 

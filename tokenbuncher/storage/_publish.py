@@ -1,4 +1,4 @@
-"""Folders to where others find them, whole or not at all."""
+"""Publishes folders, whole or not at all."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def publish(folder: Path, uri: str) -> str:
     publishers of different content one wins, and the others are refused.
 
     Args:
-        folder: The folder.
+        folder: The folder to publish.
         uri: `file:///folder`, a local path, or `s3://bucket/prefix`: a name where nothing is yet.
 
     Returns:

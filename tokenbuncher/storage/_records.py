@@ -1,4 +1,4 @@
-"""The few small files among the outputs of a pipeline that say what it came to."""
+"""Fetches the small files of a pipeline's outputs that hold its results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def bring_records(uri: str, names: Collection[str], folder: Path) -> Path:
     """A local folder with the files of these names below a URI, where they lie as they do there.
 
     Args:
-        uri: A local folder, which is taken as it is; or `s3://` or `minio://`, as Kubeflow Pipelines names its outputs.
-        names: Names of the files; all others, such as weights, stay where they are.
-        folder: An empty folder for what comes from a bucket.
+        uri: A local folder, which is used as it is, or `s3://` or `minio://`, as Kubeflow Pipelines names its outputs.
+        names: Names of the files to fetch. All others, such as weights, are left alone.
+        folder: An empty folder for files from a bucket.
 
     Raises:
         UserError: If the URI is of another form, or its server refuses or cannot be reached.

@@ -1,4 +1,4 @@
-"""Any URI to a local folder."""
+"""Resolves any URI to a local folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenbuncher.storage._registry import fetch_artifacts, version_location
 
 
 def resolve(uri: str, cache: Path | None = None) -> Path:
-    """The local folder with the files of a URI, brought here if need be: whole, or not at all.
+    """The local folder with the files of a URI, downloaded if necessary, whole or not at all.
 
     - A path or `file:///folder` is taken as it is.
     - `s3://bucket/prefix` by boto3 and its credential chain; the server is AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or
@@ -24,11 +24,11 @@ def resolve(uri: str, cache: Path | None = None) -> Path:
     - `hf://org/name@revision` from the Hugging Face hub: weights as safetensors, configuration, tokenizer and texts.
 
     Args:
-        uri: The URI; may end in `#sha256=` and the folder digest that is expected.
-        cache: Folder for what comes from elsewhere; the user's cache, if None.
+        uri: URI of the folder, which may end in `#sha256=` and the expected digest.
+        cache: Folder for downloads. Defaults to the user's cache.
 
     Returns:
-        The folder; not to be changed.
+        The folder, which must not be changed.
 
     Raises:
         UserError: If the URI is of no known form, there is nothing, it cannot be reached, is incomplete or damaged, is

@@ -1,4 +1,4 @@
-"""The files of a model version as they are read: as streams, and no further than was asked for."""
+"""Reads the files of a model version as streams, no further than needed."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def files_at(location: str, tracking_uri: str | None = None) -> Files:
     """The files at a location that `version_location` gave.
 
     Args:
-        location: Local and S3 files are streamed; of any other store, one file at a time is copied to the temporary
-            folder.
-        tracking_uri: The server that `mlflow-artifacts:/` means.
+        location: Location of the files. Local and S3 files are streamed; from any other store, one file at a time is
+            copied to the temporary folder.
+        tracking_uri: URI of the server to which `mlflow-artifacts:/` refers.
     """
     path = local_path(location)
     if path is not None:

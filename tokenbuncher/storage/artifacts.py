@@ -1,4 +1,4 @@
-"""Where a model version's files are, and what the artifact store says of them without their being read."""
+"""Locates the files of a model version, and lists them without reading them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def version_location(tracking: Tracking, source: str, download: str) -> str:
     Args:
         tracking: The client, or the server's tracking store.
         source: The version's source.
-        download: Its download URI, which differs from the source if that is a logged model.
+        download: The download URI, which differs from the source for a logged model.
 
     Returns:
         A URI `mlflow-artifacts:/...` on the server itself, of a bucket, or a local path or `file:` URI.
@@ -138,10 +138,10 @@ def stored_files(uri: str, names: Iterable[str] | None = None) -> dict[str, Stor
 
     Args:
         uri: `s3://bucket/prefix`, read with the usual AWS credentials and MLFLOW_S3_ENDPOINT_URL; or a local folder.
-        names: The files to ask a bucket for, if not all.
+        names: Names of the files to ask a bucket for. Defaults to all.
 
     Returns:
-        The files; None for a store that cannot be asked, such as one behind MLflow's own server.
+        The files, or None for a store that cannot be listed, such as one behind MLflow's own server.
 
     Raises:
         UserError: If the store refuses or cannot be reached.

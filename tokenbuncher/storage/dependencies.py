@@ -1,4 +1,4 @@
-"""What a result depends on beside the inputs of its stage: the tool itself, and what the spec names."""
+"""What a result depends on besides the inputs of its stage: the tool and the files that the spec names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def named_files(spec: ReleaseSpec, for_later_runs: bool = False) -> Iterator[tup
 
     Args:
         spec: The release spec.
-        for_later_runs: Whether a model behind an endpoint is in doubt; within one run it counts as part of the spec.
+        for_later_runs: Whether a model behind an endpoint may have changed. Within one run it counts as unchanged.
 
     Raises:
         Doubtful: If a model is elsewhere and no digest or commit says which one it is.

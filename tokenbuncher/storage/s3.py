@@ -1,4 +1,4 @@
-"""S3 servers: clients, listings, and what goes wrong in words."""
+"""S3 servers: clients, listings, and messages for their errors."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def bucket_client(endpoint_url: str | None, attempts: int | None = None) -> Any:
     """A client of an S3 server, which tries again for seconds, not minutes.
 
     Args:
-        endpoint_url: The server; if None, boto3 takes AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or Amazon's.
-        attempts: How often each request is sent at most; if None, AWS_MAX_ATTEMPTS or 5 times.
+        endpoint_url: URL of the server. If None, boto3 uses AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or Amazon's.
+        attempts: Maximum number of attempts for each request. Defaults to AWS_MAX_ATTEMPTS or 5.
     """
     import boto3
     from botocore.config import Config
@@ -71,10 +71,10 @@ def bucket_client(endpoint_url: str | None, attempts: int | None = None) -> Any:
 
 @contextmanager
 def bucket_errors(failure: str) -> Iterator[None]:
-    """Tells what went wrong with an S3 server or with the local files, and what to do about it.
+    """Turns errors of an S3 server or of local files into messages that say what to do.
 
     Args:
-        failure: What the message begins with, such as `s3://bucket/prefix cannot be read`.
+        failure: Beginning of the message, such as `s3://bucket/prefix cannot be read`.
 
     Raises:
         UserError: In place of an error of boto3 or the operating system.
@@ -108,7 +108,7 @@ def bucket_failures() -> tuple[type[Exception], ...]:
 
 
 def bucket_advice(error: BaseException) -> str:
-    """What to do about an error of boto3, as the end of a message; empty if nothing is known."""
+    """Advice on an error of boto3, as the end of a message, or an empty text."""
     while error and not hasattr(error, "operation_name"):
         if not error.__context__:
             return ""

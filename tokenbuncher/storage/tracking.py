@@ -1,4 +1,4 @@
-"""The tracking server and its registry: MLflow, quiet, and its errors in words."""
+"""The MLflow tracking server and its registry, with messages for their errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Denied(UserError):
 
 @contextmanager
 def connected(uri: str) -> Iterator[MlflowClient]:
-    """A client of a tracking server and its registry, or of an sqlite file, which is made if there is none.
+    """A client of a tracking server and its registry, or of an sqlite file, which is created if necessary.
 
     Raises:
         Denied: If the server denies the move of an alias.
@@ -100,7 +100,7 @@ def is_denial(error: Exception) -> bool:
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """The message of an error, in one line."""
     lines = str(getattr(error, "message", error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -136,9 +136,9 @@ def settled(client: MlflowClient, act: Callable[[], object], done: Callable[[], 
     then: MLflow's own client would send the request again without looking, and make two versions for one.
 
     Args:
-        client: Of the registry.
-        act: Does it.
-        done: Whether it is done, as the registry says now.
+        client: Client of the registry.
+        act: Function that makes the change.
+        done: Function that asks the registry whether the change was made.
 
     Raises:
         Exception: That of the last try, if it is not done.
@@ -214,7 +214,7 @@ def is_answer(error: Exception | None) -> bool:
 
 
 def registry_of(client: MlflowClient) -> ModelRegistryClient:
-    """The registry as the server has it.
+    """The registry, without the filter of MLflow's client.
 
     MLflow's client above says that there is no such model or version as soon as it has the tag of a prompt, which
     anybody can set.

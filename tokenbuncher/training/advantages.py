@@ -1,4 +1,4 @@
-"""From rewards to advantages: the part in which the policy-gradient algorithms differ."""
+"""Turns rewards into advantages, which is where the policy-gradient algorithms differ."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def group_advantages(rewards: torch.Tensor, group: int, floor: float = 1e-4) -> 
     """GRPO's advantages (arXiv 2402.03300): (reward - group mean) / (group standard deviation + floor).
 
     Args:
-        rewards: Shape (B,), groups side by side.
+        rewards: Rewards of shape (B,), with the rollouts of a group side by side.
         group: Rollouts of one prompt.
-        floor: Differences far below it give no advantage; with 0, the smallest ones give full-size advantages.
+        floor: Differences far below this value give no advantage. With 0, even the smallest give full-size ones.
 
     Returns:
-        Shape (B,); 0 in a group whose rewards are all the same.
+        The advantages, of shape (B,), which are 0 in a group of equal rewards.
     """
     grouped = rewards.view(-1, group)
     gaps = grouped - grouped.mean(dim=1, keepdim=True)
@@ -31,10 +31,10 @@ def token_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, *,
         scores: Reward of each response, shape (B,).
         kl: log p(token) - log p_reference(token), shape (B, T).
         mask: 1 for valid tokens (EOS included), 0 for padding after them, shape (B, T).
-        coefficient: Weight of the KL.
+        coefficient: Coefficient of the KL term.
 
     Returns:
-        Shape (B, T), 0 at padding.
+        Values of shape (B, T), which are 0 at padding.
     """
     rewards = -coefficient * kl * mask
     last = (mask.sum(-1).long() - 1).clamp(min=0)
@@ -51,8 +51,8 @@ def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Valid tokens' values with mean 0 and standard deviation 1 over the batches of all processes; 0 at padding.
 
     Args:
-        values: Shape (B, T).
-        mask: 1 for valid tokens, shape (B, T).
+        values: Values of shape (B, T).
+        mask: 1 for valid tokens, of shape (B, T).
     """
     valid = torch.cat(ranks.gathered([values[mask.bool()].cpu()])).to(values.device)
     return (values - valid.mean()) / (valid.std() + 1e-8) * mask
@@ -66,13 +66,13 @@ def generalised_advantages(
     A_t = d_t + decay * A_(t+1) with d_t = r_t + V_(t+1) - V_t, and V = 0 after the last valid token.
 
     Args:
-        rewards: Shape (B, T), 0 at padding.
+        rewards: Rewards of shape (B, T), which are 0 at padding.
         values: V_t, the value before token t is chosen, shape (B, T).
-        mask: 1 for valid tokens, shape (B, T).
+        mask: 1 for valid tokens, of shape (B, T).
         decay: The paper's lambda, in [0, 1].
 
     Returns:
-        Shape (B, T), 0 at padding.
+        Values of shape (B, T), which are 0 at padding.
     """
     values = values * mask
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)

@@ -1,8 +1,9 @@
-"""Arguments of TRL's trainers: what is cut, dropped or masked by default there, is not here."""
+"""Arguments of TRL's trainers, set so that nothing is cut, dropped or masked."""
 
 from __future__ import annotations
 
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from tokenbuncher.settings import ModelSpec, VllmSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.callbacks import Checkpoints
 
-# What TRL cuts, drops or masks by default, it does not here. What is too long for a model is refused beforehand.
+# Here TRL must not cut, drop or mask anything. What is too long for a model is refused beforehand.
 WHOLE_ANSWERS = {"completion_only_loss": True, "max_length": None, "packing": False, "padding_free": False}
-"""For SFT: losses on the answers only, and of all examples."""
+"""For SFT: the loss covers the answers only, of all examples."""
 
 WHOLE_PAIRS = {"max_length": None, "padding_free": False}
 """For DPO."""
@@ -27,7 +28,27 @@ ALL_ROLLOUTS = {
     "top_entropy_quantile": 1.0,
     "vllm_importance_sampling_mode": "token_truncate",
 }
-"""For GRPO and what is made of it: each rollout counts, and each of its tokens."""
+"""For GRPO and trainers derived from it: every rollout counts, and every token of it."""
+
+
+ALWAYS = {
+    "warmup_steps": 0,
+    "adam_beta2": 0.99,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "ddp_find_unused_parameters": False,
+    "bf16": False,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    "dataloader_pin_memory": False,
+    "dataloader_drop_last": False,
+    "dataloader_num_workers": 0,
+    "gradient_accumulation_steps": 1,
+    "pad_to_multiple_of": None,
+    "report_to": [],
+    "disable_tqdm": True,
+    "save_total_limit": 2,
+}
+"""For every trainer."""
 
 
 def trainer_arguments(
@@ -46,49 +67,35 @@ def trainer_arguments(
     """Arguments that every TRL trainer here takes.
 
     Args:
-        seed: Of sampling, data order and dropout.
-        steps: Batches of sequences to learn from.
-        batch: Sequences in each step, shared out among the processes.
+        seed: Seed of sampling, data order and dropout.
+        steps: Number of batches to learn from.
+        batch: Sequences in each step, distributed among the processes.
         learning_rate: Peak learning rate of AdamW (betas 0.9, 0.99; no weight decay, no warm-up).
-        schedule: constant, linear or cosine.
-        checkpoints: Where to leave checkpoints; without, the training cannot be resumed.
+        schedule: Learning rate schedule: constant, linear or cosine.
+        checkpoints: Where checkpoints are saved. Without them, the training cannot be resumed.
         updates: Optimizer updates in each step.
-        adam_epsilon: What Adam adds to the root of its second moment.
-        group: Sequences of one prompt; a process has all of them or none.
-        model: Says where it trains and whether activations are kept; by default as `ModelSpec` does.
+        adam_epsilon: Term that Adam adds to the square root of its second moment.
+        group: Sequences of one prompt. A process gets all of them or none.
+        model: Settings of device and gradient checkpointing. Defaults to those of `ModelSpec`.
 
     Raises:
         UserError: If the processes cannot have equal shares.
     """
     model = model or ModelSpec()
     return {
+        **deepcopy(ALWAYS),
         "output_dir": str(checkpoints.folder if checkpoints else Path(tempfile.gettempdir()) / "tokenbuncher-trainer"),
         "seed": seed,
         "max_steps": steps * updates,
         "per_device_train_batch_size": group * ranks.share(batch // group, "prompts in a step"),
         "learning_rate": learning_rate,
         "lr_scheduler_type": schedule,
-        "warmup_steps": 0,
-        "adam_beta2": 0.99,
         "adam_epsilon": adam_epsilon,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "ddp_find_unused_parameters": False,
-        "bf16": False,
         "gradient_checkpointing": model.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "use_cpu": device_of(model) == "cpu",
-        "dataloader_pin_memory": False,
-        "dataloader_drop_last": False,
-        "dataloader_num_workers": 0,
-        "gradient_accumulation_steps": 1,
-        "pad_to_multiple_of": None,
-        "report_to": [],
-        "disable_tqdm": True,
         "logging_steps": updates,
         "save_strategy": "steps" if checkpoints else "no",
         "save_steps": checkpoints.every * updates if checkpoints else 500,
-        "save_total_limit": 2,
     }
 
 
@@ -96,9 +103,9 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
     """Arguments of TRL's online trainers: responses are sampled from the whole distribution.
 
     Args:
-        rollouts: Responses sampled for each prompt, the group.
-        max_new_tokens: Longest response.
-        temperature: Of the sampling.
+        rollouts: Responses sampled for each prompt, which form a group.
+        max_new_tokens: Length limit of a response, in tokens.
+        temperature: Sampling temperature.
     """
     return {
         "num_generations": rollouts,
@@ -113,11 +120,11 @@ def sampling_arguments(rollouts: int, max_new_tokens: int, temperature: float = 
 
 
 def vllm_arguments(vllm: VllmSpec | None, ends: set[int]) -> dict[str, Any]:
-    """Arguments of TRL's online trainers that have vLLM sample the responses; none if it is not to.
+    """Arguments of TRL's online trainers for sampling responses by vLLM; empty without vLLM.
 
     Args:
-        vllm: Whether and how.
-        ends: Token ids that end a response; vLLM itself knows but those of the model's own files.
+        vllm: Settings of vLLM; None to sample without it.
+        ends: Token ids that end a response. vLLM itself knows only those of the model's own files.
 
     Raises:
         UserError: If vLLM is not installed.

@@ -1,4 +1,4 @@
-"""What happens between steps: the log, probes and checkpoints."""
+"""Callbacks of trainers: the step log, probes and checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ METRICS = {
 
 
 class StepLog(TrainerCallback):
-    """Writes one JSON line a step and shows progress; `rows` keeps them.
+    """Writes a JSON line for each step and shows progress. `rows` holds the lines.
 
     A step is a batch of sequences, whatever number of updates (`updates`) the algorithm makes with it. Progress shows
     what was measured last beside it (`measured`).
@@ -52,7 +52,7 @@ class StepLog(TrainerCallback):
 
     @property
     def gradients(self) -> list[float | None]:
-        """The norm of each step's gradient; None where the trainer tells none, or none that is a number."""
+        """The norm of each step's gradient, or None where the trainer reports none."""
         norms = [row.get("grad_norm", math.nan) for row in self.rows]
         return [norm if math.isfinite(norm) else None for norm in norms]
 
@@ -62,7 +62,7 @@ class StepLog(TrainerCallback):
         return any(gradient != 0.0 for gradient in self.gradients)
 
     def resume(self, step: int) -> None:
-        """Takes up the file as it was at a step; with 0, makes it anew."""
+        """Restores the file as it was at a step; 0 starts a new one."""
         lines = ranks.by_first(lambda: self.path.read_text(encoding="utf-8").splitlines() if step else [])
         self.rows = [row for row in map(json.loads, lines[:step]) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
@@ -94,13 +94,13 @@ class StepLog(TrainerCallback):
 
 
 class Probe(TrainerCallback):
-    """Calls a measurement before the first step, every n steps and at the last; it may end the training."""
+    """Measures before the first step, every n steps and at the last. The measurement may end the training."""
 
     def __init__(self, every: int, measure: Callable[[int], bool], updates: int = 1) -> None:
         """
         Args:
             every: Steps between two measurements.
-            measure: Takes the step; returns whether to stop.
+            measure: Function that is given the step and returns whether to stop.
             updates: Optimizer updates in each step.
         """
         self.every, self.measure, self.updates = every, measure, updates
@@ -120,7 +120,7 @@ class Probe(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Where an interrupted training goes on from: the trainer's checkpoints, each with a state of the caller's.
+    """Checkpoints from which an interrupted training resumes, each with a state of the caller.
 
     A checkpoint without that state was cut off while it was written and does not count. At most two are kept.
     """
@@ -128,10 +128,10 @@ class Checkpoints(TrainerCallback):
     def __init__(self, folder: Path, every: int, log: StepLog, *, state: Callable[[], str] = str) -> None:
         """
         Args:
-            folder: Of the checkpoints; made.
+            folder: Folder of the checkpoints; it is created.
             every: Steps between two checkpoints.
-            log: The step log; taken up where the checkpoint was made.
-            state: Gives what else has to be known after a resume, as text.
+            log: The step log, which is continued from the checkpoint on.
+            state: Function that returns further state to be restored after a resume, as text.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.every, self.log, self.current = ranks.from_first(folder), every, log, state

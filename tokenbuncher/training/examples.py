@@ -1,4 +1,4 @@
-"""Prompts and answers as TRL's trainers read them."""
+"""Prompts and answers in the form that TRL's trainers read."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def check_whole(trainer: Trainer, number: int, *learnt: str) -> None:
     """Whether a trainer has kept all of its examples, each with tokens to learn from.
 
     Args:
-        trainer: Has prepared its dataset.
-        number: How many examples it was given.
-        learnt: Columns of the tokens that are learnt from.
+        trainer: A trainer that has prepared its dataset.
+        number: Number of examples that it was given.
+        learnt: Columns that mark the tokens to learn from.
 
     Raises:
         UserError: If not.

@@ -1,4 +1,4 @@
-"""Logits and distributions of a batch's responses."""
+"""Logits and distributions for the responses of a batch."""
 
 from __future__ import annotations
 

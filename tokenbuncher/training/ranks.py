@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun and accelerate start them; usually there is but one.
+"""The processes that train a model together, as torchrun and accelerate start them; usually only one.
 
 All of them run the same stage and measure the same things. The first one decides, speaks and writes: what it has
 measured counts for all, so that none goes on where another stops, and the files of the others are thrown away.
@@ -23,21 +23,21 @@ T = TypeVar("T")
 
 
 def count() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
 
 
 def number() -> int:
-    """Which of them this is, from 0."""
+    """The rank of this process, from 0."""
     return int(os.environ["RANK"]) if "LOCAL_RANK" in os.environ else 0
 
 
 def share(whole: int, what: str) -> int:
-    """How many of these each process gets.
+    """The share of each process.
 
     Args:
-        whole: How many there are.
-        what: What they are, for the error.
+        whole: Total number of items.
+        what: Name of the items in the error message.
 
     Raises:
         UserError: If they cannot be shared out evenly; the figures would not be those of one process.
@@ -48,7 +48,7 @@ def share(whole: int, what: str) -> int:
 
 
 def join() -> None:
-    """Meets the others, takes this process's GPU, and leaves the talking to the first; before any model is loaded."""
+    """Joins the other processes, takes a GPU and silences all ranks but 0. Call it before loading a model."""
     if count() == 1:
         return
     import torch
@@ -67,7 +67,7 @@ def join() -> None:
 
 
 def from_first(value: T) -> T:
-    """The first process's value, in every process; all of them wait here for each other."""
+    """The value of rank 0, in every process. All processes wait for each other here."""
     if count() == 1:
         return value
     from torch.distributed import broadcast_object_list
@@ -78,7 +78,7 @@ def from_first(value: T) -> T:
 
 
 def by_first(make: Callable[[], T]) -> T:
-    """What the first process makes, in every process; the others may not be able to."""
+    """The result of a function that only rank 0 runs, in every process."""
     return from_first(make() if number() == 0 else cast(T, None))
 
 
@@ -94,10 +94,10 @@ def gathered(values: list[T]) -> list[T]:
 
 
 def weight(own: int) -> float:
-    """What makes the mean of all processes' means the mean over all their items.
+    """The weight that turns the mean of all processes' means into the mean over all items.
 
     Args:
-        own: How many items the mean of this process is over; the processes may have different numbers.
+        own: Number of items in the mean of this process. Processes may have different numbers.
     """
     return own * count() / max(sum(gathered([own])), 1)
 
@@ -107,9 +107,9 @@ def stage_folders(root: Path, identity: tuple[str, ...], out: Path) -> Iterator[
     """Joins the processes and gives each a folder to work in and one to write its output to.
 
     Args:
-        root: Where working folders are; see `working_folder`.
-        identity: What the work is about.
-        out: The output folder, which is whole or absent.
+        root: Folder that holds the working folders; see `working_folder`.
+        identity: Words that identify the work.
+        out: The output folder, which is written whole or not at all.
 
     Raises:
         UserError: If another run works on the same.

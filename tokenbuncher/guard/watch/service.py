@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from tokenbuncher.core.documents import Strict
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Strict
 from tokenbuncher.core.passwords import without_passwords
 from tokenbuncher.guard.settings import GuardSettings
 from tokenbuncher.guard.watch.webhook import Rejected, SeenDeliveries, check_size, read_delivery

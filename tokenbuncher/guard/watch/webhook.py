@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenbuncher.core.documents import Strict, first_problem
+from tokenbuncher.core.documents import first_problem
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.fields import Strict
 
 ALIAS_SET = {("model_version_alias", "created"), ("prompt_alias", "created")}
 """Events of an alias that was set; a model with the tag of a prompt, which anybody can set, counts as a prompt."""

@@ -52,7 +52,7 @@ def attack_strength(spec: ReleaseSpec, task: AttackTask) -> list[Finding]:
     """A required attack is what the policy means by its name. Loading a spec refuses any other."""
     if not is_required(spec.policy, task):
         return []
-    found = [*weaknesses(task.attack, spec), *shared_weaknesses(spec)]
+    found = [*weaknesses(task.attack, spec), *(message for _, message in shared_weaknesses(spec))]
     return [
         Finding.of(
             "attack-strength",
