@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 quiet_libraries()
+
+# The same examples at every run, and no limit in seconds: on a machine at other work all takes longer.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("random", settings.get_profile("steady"), derandomize=False)
+settings.load_profile("steady")
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of each wait; nothing waits."""
+    seconds: list[float] = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
 
 
 @pytest.fixture(scope="session")

@@ -301,15 +301,14 @@ def _small_pipeline(_: str, path: Path, __: Placement) -> None:
     path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "small"}, "root": root}), encoding="utf-8")
 
 
-def test_server_down(spec: ReleaseSpec) -> None:
+def test_server_down(spec: ReleaseSpec, slept: list[float]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         host = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    began = time.monotonic()
 
     with pytest.raises(UserError, match=rf"{host} cannot be reached: .*refused; is it up"):
         submit(spec, Placement(), Server(host), experiment="e", name="n")
-    assert time.monotonic() - began < 15
+    assert sum(slept) < 15
 
 
 def test_login_page_is_no_answer(kfp: KfpStub, spec: ReleaseSpec, monkeypatch: pytest.MonkeyPatch) -> None:
