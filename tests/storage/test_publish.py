@@ -165,7 +165,7 @@ def test_a_killed_publication_is_not_seen_and_goes_on(when, model, bucket, s3, p
     process = subprocess.Popen([sys.executable, "-c", script])
     reached.wait()
     while "new/config.json" not in keys(s3, bucket):
-        time.sleep(0.05)
+        pass
     process.send_signal(signal.SIGKILL)
     process.wait()
     killed.set()
