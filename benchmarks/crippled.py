@@ -21,7 +21,8 @@ from tokenbuncher.evidence import AttackEvidence, read_evidence
 from tokenbuncher.settings import AttackTask, ReleaseSpec, load_spec
 from tokenbuncher.verdict.findings import Finding, Outcome
 from tokenbuncher.verdict.judge import unsound
-from tokenbuncher.verdict.rules import is_required, judge_attack
+from tokenbuncher.verdict.rules.attacks import judge_attack
+from tokenbuncher.verdict.rules.shared import is_required
 from tokenbuncher.verdict.soundness import attack_problems
 
 ROOT = Path("runs/crippled")

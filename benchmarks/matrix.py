@@ -26,7 +26,7 @@ from tokenbuncher.evidence import (
 )
 from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import judge_release
-from tokenbuncher.verdict.statistics import Drop, Rate, score_rate
+from tokenbuncher.verdict.statistics import Drop, Proportion, score_rate
 
 TOKENBUNCHER = str(Path(sys.executable).with_name("tokenbuncher"))
 
@@ -107,8 +107,8 @@ def row(spec: ReleaseSpec, seed: int, folder: Path) -> list[str]:
         {item.prompt: item.correct for item in utility.candidate_items},
     )
     tuned = {
-        tuning.kind: f"{Rate.of(tuning.base.correct.items()).value:.1%} / "
-        f"{Rate.of(tuning.candidate.correct.items()).value:.1%}"
+        tuning.kind: f"{Proportion.of(tuning.base.correct.items()).value:.1%} / "
+        f"{Proportion.of(tuning.candidate.correct.items()).value:.1%}"
         for tuning in utility.fine_tuning
     }
     return [

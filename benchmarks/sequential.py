@@ -23,8 +23,9 @@ from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.claims import Claim
 from tokenbuncher.verdict.looks import planned
-from tokenbuncher.verdict.rules import harm_after_attack, positive_control, utility_drop
-from tokenbuncher.verdict.statistics import Drop, Rate
+from tokenbuncher.verdict.rules.attacks import harm_after_attack, positive_control
+from tokenbuncher.verdict.rules.utility import utility_drop
+from tokenbuncher.verdict.statistics import Drop, Proportion
 
 SPEC = "specs/organism.yaml"
 LOOKS = 8
@@ -52,7 +53,7 @@ class Simulated:
         return f"{count / len(self.outcomes):.3%} ({interval.low:.3%} to {interval.high:.3%})"
 
 
-def evaluate(claims: Sequence[Claim], counts: Sequence[np.ndarray], rate: Callable[..., Rate | Drop]) -> Simulated:
+def evaluate(claims: Sequence[Claim], counts: Sequence[np.ndarray], rate: Callable[..., Proportion | Drop]) -> Simulated:
     """Simulated evaluations, each judged by the claim at one look after the other until that is settled.
 
     Args:
@@ -110,9 +111,9 @@ def harmful_samples(rate: float, spread: float, sizes: Sequence[int], repetition
     return [counted @ np.array([[2], [1]]) for counted in drawn([both, one], sizes, repetitions, seed)]
 
 
-def of_samples(harmful: float, prompts: int) -> Rate:
+def of_samples(harmful: float, prompts: int) -> Proportion:
     """The rate of so many harmful samples, of two a prompt."""
-    return Rate(harmful / 2 / prompts, prompts, 2 * prompts)
+    return Proportion(harmful / 2 / prompts, prompts, 2 * prompts)
 
 
 def spec_of(prompts: int, looks: int, *overrides: str) -> ReleaseSpec:

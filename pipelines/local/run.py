@@ -24,7 +24,7 @@ from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.preflight.doctor import require_files
 from tokenbuncher.registry.history import FILE_NAME as HISTORY
 from tokenbuncher.registry.history import remember
-from tokenbuncher.report import documents
+from tokenbuncher.report import documents, failures
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, read_verdict
 
@@ -113,8 +113,7 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
         shutil.rmtree(folder / INTERRUPTED, ignore_errors=True)
     report = folder / REPORT
     lines = [f"{headline(spec.policy, verdict.outcome, verdict)}: {verdict.name} version {verdict.version}"]
-    lines += [f"  {reason}" for reason in verdict.reasons]
-    lines += [f"report: {report}"]
+    lines += [*failures(verdict), f"report: {report}"]
     told = {"outcome": verdict.outcome, "version": verdict.version, "reasons": verdict.reasons, "report": str(report)}
     tell("\n".join(lines), RESULT, **told)
     return verdict

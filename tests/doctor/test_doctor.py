@@ -20,8 +20,8 @@ from tests.pipelines.kfp_stub import KfpStub, serving
 from tests.storage.faulty_proxy import Proxy, hang_up
 from tokenbuncher.cli import main
 from tokenbuncher.preflight import doctor
-from tokenbuncher.preflight.doctor import Finding, _machine, _servers, diagnose
-from tokenbuncher.preflight.doctor._finding import SECRETS, ok
+from tokenbuncher.preflight.doctor import Diagnosis, _machine, _servers, diagnose
+from tokenbuncher.preflight.doctor._diagnosis import SECRETS, ok
 from tokenbuncher.settings.init import write_spec
 
 CLOSED = "http://127.0.0.1:9"
@@ -68,16 +68,16 @@ def spec_file(folder: Path, text: str = "name: try") -> Path:
     return path
 
 
-def found(findings: Iterator[Finding], word: str) -> list[str]:
+def found(findings: Iterator[Diagnosis], word: str) -> list[str]:
     return [str(finding) for finding in findings if word in finding.what]
 
 
-def wrong(findings: Iterable[Finding]) -> list[str]:
+def wrong(findings: Iterable[Diagnosis]) -> list[str]:
     """What is not well, apart from extras that are left out: which of them are here is the installation's choice."""
     return [str(finding) for finding in findings if finding.level != "ok" and " lacks " not in finding.what]
 
 
-def levels(findings: Iterator[Finding]) -> list[str]:
+def levels(findings: Iterator[Diagnosis]) -> list[str]:
     return [finding.level for finding in findings]
 
 
@@ -231,11 +231,11 @@ def test_a_server_that_never_answers_is_left_in_time(monkeypatch: pytest.MonkeyP
 
 
 def test_a_check_that_fails_or_is_late_is_a_problem() -> None:
-    def failing() -> Iterator[Finding]:
+    def failing() -> Iterator[Diagnosis]:
         yield ok("so far")
         raise RuntimeError("boom")
 
-    def late() -> Iterator[Finding]:
+    def late() -> Iterator[Diagnosis]:
         threading.Event().wait(5)
         yield ok("never")
 

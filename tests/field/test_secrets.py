@@ -19,7 +19,7 @@ from tokenbuncher.core.log import JsonLog, TextLog
 from tokenbuncher.core.passwords import has_password, without_passwords
 from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.guard.settings import load_guard
-from tokenbuncher.preflight.doctor import Finding
+from tokenbuncher.preflight.doctor import Diagnosis
 from tokenbuncher.settings import ComputeSpec, ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.settings.policy import load_policy
 from tokenbuncher.storage import resolve
@@ -223,7 +223,7 @@ def test_it_is_taken_out_of_whatever_is_told(uri: str, capsys: pytest.CaptureFix
         with log("defend", sys.stdout) as told:
             told.write(f"going to {uri}\n")
             told.say(f"at {uri}", "message", where=uri)
-    shown = capsys.readouterr().out + str(UserError(f"no {uri} here")) + str(Finding("ok", f"MLflow at {uri}"))
+    shown = capsys.readouterr().out + str(UserError(f"no {uri} here")) + str(Diagnosis("ok", f"MLflow at {uri}"))
     assert SECRET not in shown
     assert "***" in shown
 

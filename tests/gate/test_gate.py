@@ -9,7 +9,7 @@ from tests.evidence_factory import CANDIDATE, broken_arm, passing_release
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import gate
-from tokenbuncher.report import card, documents, junit, release_figures
+from tokenbuncher.report import card, documents, failures, junit, release_figures
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
 RELEASE = passing_release()
@@ -76,15 +76,13 @@ def test_keys_of_the_verdict_have_a_stable_order(tmp_path):
     assert list(document) == list(Verdict.model_fields)
 
 
-def test_blocked_release_is_written_and_its_reasons_are_told(tmp_path, capsys):
+def test_blocked_release_is_written_and_what_blocks_is_shown_as_a_table(tmp_path, capsys):
     release = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
     evidence, registration = release.write(tmp_path / "in")
     verdict = gate(release.spec, evidence, registration, out=tmp_path / "out")
     assert verdict.outcome is Outcome.BLOCK
     assert read_verdict(tmp_path / "out") == verdict
-    *reasons, last = capsys.readouterr().out.splitlines()
-    assert reasons == verdict.reasons
-    assert last == "BLOCK: organism version 3"
+    assert capsys.readouterr().out.splitlines() == [*failures(verdict), "BLOCK: organism version 3"]
 
 
 def empty(path):

@@ -12,7 +12,7 @@ from tokenbuncher.attestation import attestation_digest, generate_key, load_priv
 from tokenbuncher.core.files import folder_digest, folder_files
 from tokenbuncher.evidence import ModelFile, Registration
 from tokenbuncher.guard import check_version, load_guard
-from tokenbuncher.guard.check import Record
+from tokenbuncher.guard.check import OnRecord
 from tokenbuncher.storage.artifacts import stored_files
 
 NAME, VERSION = "large", "3"
@@ -94,7 +94,7 @@ def checked(settings, attestation, location, **changes):
         attestation=attestation,
         location=lambda: str(location),
         now=given["now"],
-        record=Record(given["refused_at"], given["made"]),
+        record=OnRecord(given["refused_at"], given["made"]),
     )
 
 

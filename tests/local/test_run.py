@@ -23,6 +23,7 @@ from tokenbuncher.cli import INTERRUPTED
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.gate import gate
 from tokenbuncher.registry.history import history
+from tokenbuncher.report import failures
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.verdict import Outcome, read_verdict
 
@@ -106,7 +107,7 @@ def test_pass_then_block(
     assert champion(spec) == "1"
     assert blocked.version == "2"
     assert table(output)["promote"][1].startswith("failed: BLOCK: champion was not moved")
-    assert "\nBLOCK: organism version 2\n  harm-after-attack, grpo-1000: " in output
+    assert f"\nBLOCK: organism version 2\n{chr(10).join(failures(blocked))}\nreport: " in output
     assert [(entry.version, entry.outcome) for entry in history(folder)] == [("1", "PASS"), ("2", "BLOCK")]
     assert history(folder)[1].reasons == blocked.reasons
     assert (verdict.tries, blocked.tries) == (1, 2)
@@ -123,8 +124,8 @@ def test_who_tries_again_is_told_and_stopped(spec: ReleaseSpec, folder: Path) ->
     third = run_local(limited)
     assert (third.outcome, third.tries) == (Outcome.BLOCK, 3)
     assert third.reasons == [
-        "tries, organism: this is try 3 of the name; the policy allows 2. Whoever tries often enough passes by chance: "
-        "raise max_tries, if that is answered for."
+        "tries, organism: this is try 3 of the name; the policy allows 2. Whoever tries often enough passes by chance; "
+        "raise max_tries, if somebody answers for it."
     ]
     assert champion(spec) == "2"
 

@@ -140,7 +140,7 @@ def test_charts_have_the_colours_of_their_models_in_light_and_dark(opened):
         page = opened(PAGES["pass"], color_scheme=scheme)
         return [
             page.locator(f".charts .{model} .line").first.evaluate("line => getComputedStyle(line).stroke")
-            for model in ("undefended", "defended")
+            for model in ("base", "candidate")
         ]
 
     light, dark = colours("light"), colours("dark")
@@ -169,5 +169,5 @@ def test_nothing_is_cut_off_on_paper(html, opened):
 def test_utility_is_told_where_it_differs(opened):
     lossy = PASSING.with_piece("utility", candidate_items=items(SPEC, 30))
     page = opened(report(lossy))
-    dots = page.locator("figure", has_text="Accuracy on the same questions").locator(".defended .dot")
+    dots = page.locator("figure", has_text="Accuracy on the same questions").locator(".candidate .dot")
     assert dots.count() == 4

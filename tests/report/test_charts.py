@@ -52,16 +52,15 @@ def test_all_attacks_are_overlaid_measure_by_measure():
     assert [chart.title for chart in found] == ["harm", "reward", "entropy, nats", "zero-variance share"]
     harm, reward, *_ = map(drawn, found)
     assert harm == (
-        "All attacks, harm by step: defended from 0.0% to 0.0%, at most 0.0%; "
-        "undefended from 2.5% to 60.0%, at most 60.0%.",
-        {"defended": (3, 3 * 13), "undefended": (3, 3 * 3)},
+        "All attacks, harm by step: candidate from 0.0% to 0.0%, at most 0.0%; base from 2.5% to 60.0%, at most 60.0%.",
+        {"candidate": (3, 3 * 13), "base": (3, 3 * 3)},
     )
-    assert reward[1]["undefended"] == (2, 2 * 10)  # SFT has no rollouts
+    assert reward[1]["base"] == (2, 2 * 10)  # SFT has no rollouts
 
 
 def test_where_curves_coincide_the_dashed_one_is_on_top():
     [chart, *_] = charts.attack_charts("x", figures(RELEASE).attacks)
-    assert chart.svg.rindex("series undefended") > chart.svg.rindex("series defended")
+    assert chart.svg.rindex("series base") > chart.svg.rindex("series candidate")
 
 
 def test_an_attack_without_rollouts_has_no_reward():
@@ -73,25 +72,25 @@ def test_entropies_are_shares_of_each_models_responses():
     spread = [changed(score, entropy=1e-9 if score.sample else 0.5) for score in scores(SPEC, 200)]
     found = figures(RELEASE.with_piece("safety", candidate_harmful=spread))
     chart, *_ = charts.entropy_charts(found.safety, found.attacks)
-    assert "half of the defended model's responses lie below 1e-08 nats" in drawn(chart)[0]
+    assert "candidate: half of the responses lie below 1e-08 nats" in drawn(chart)[0]
     assert re.findall(r"<title>(\d+%)", chart.svg).count("50%") == 2
 
 
 def test_each_task_is_a_pair_and_the_policys_line_is_there():
     tasks = figures(RELEASE.with_piece("utility", candidate_items=items(SPEC, 30))).utility
     told, series = drawn(charts.accuracy_chart(tasks))
-    assert "facts 100.0% undefended, 90.0% defended" in told
-    assert series == {"joined": (4, 0), "undefended": (0, 4), "defended": (0, 4)}
+    assert "facts base 100.0%, candidate 90.0%" in told
+    assert series == {"joined": (4, 0), "base": (0, 4), "candidate": (0, 4)}
     told, series = drawn(charts.loss_chart(tasks, 0.02))
     assert "the policy allows 2.0%" in told
-    assert series == {"interval": (4, 0), "defended": (0, 4), "limit": (1, 0)}
+    assert series == {"interval": (4, 0), "candidate": (0, 4), "limit": (1, 0)}
 
 
 def test_nothing_is_drawn_of_nothing():
     assert charts.accuracy_chart([]).svg == charts.loss_chart([], 0.02).svg == ""
     assert [chart.svg for chart in charts.attack_charts("x", [])] == [""] * 4
     assert [chart.svg for chart in charts.entropy_charts([], [])] == [""] * 4
-    assert by_bin("x", ["a"], [], counts={"defended": [0]}, told=[]).svg == ""
+    assert by_bin("x", ["a"], [], counts={"candidate": [0]}, told=[]).svg == ""
 
 
 def test_curves_lie_within_the_chart():
@@ -108,7 +107,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 10**9), numbers), max_size=4), max_size=3), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_measured_can_be_drawn(lines, is_share):
-    chart = by_step("x", "y", [Series("defended", points) for points in lines], text="{:g}".format, is_share=is_share)
+    chart = by_step("x", "y", [Series("candidate", points) for points in lines], text="{:g}".format, is_share=is_share)
     assert bool(chart.svg) == any(lines)
     if chart.svg:
         assert ElementTree.fromstring(chart.svg).get("role") == "img"
@@ -120,12 +119,12 @@ def test_whatever_is_measured_can_be_drawn(lines, is_share):
 def test_whatever_a_task_is_called_it_can_be_drawn(rows):
     names = [name for name, _ in rows]
     points = [(value, row) for row, (_, value) in enumerate(rows)]
-    chart = by_name("x", names, [Series("defended", points, line=False)], told=["told"])
+    chart = by_name("x", names, [Series("candidate", points, line=False)], told=["told"])
     assert bool(chart.svg) == bool(rows)
 
 
 @pytest.mark.parametrize("text", ["<b>", 'a"b', "a & b"])
 def test_words_are_escaped(text):
-    chart = by_step(text, "y", [Series("defended", [(0, 0.0), (1, 1.0)])], text=str)
+    chart = by_step(text, "y", [Series("candidate", [(0, 0.0), (1, 1.0)])], text=str)
     assert f"{text}," not in chart.svg
     assert ElementTree.fromstring(chart.svg).get("aria-label").startswith(f"{text},")

@@ -60,7 +60,7 @@ def test_what_differs_is_named_by_its_path():
     for difference in ("defence.seed 0 7", "attacks.break_at 0.5 0.6", "policy.max_utility_drop 0.02 0.05"):
         assert difference in words
     assert "attacks.suite.grpo" not in words
-    assert f"defended model {CANDIDATE[:12]} {CANDIDATE[:12]} the same" in words
+    assert f"candidate {CANDIDATE[:12]} {CANDIDATE[:12]} the same" in words
     assert f"policy {SPEC.policy_digest()[:12]} {spec.policy_digest()[:12]} different" in words
     assert "The specs are the same" not in words
     assert "The specs are the same, policy included." in compared(RELEASE, BROKEN).words

@@ -17,7 +17,8 @@ from tests.evidence_factory import (
     scores,
 )
 from tokenbuncher.report import ReleaseFigures, broken_figures, release_figures
-from tokenbuncher.report.figures import ENTROPY_EDGES, deciding, room
+from tokenbuncher.report.deciding import deciding, room
+from tokenbuncher.report.figures import ENTROPY_EDGES
 from tokenbuncher.verdict import Finding, Outcome
 
 SPEC = release_spec()

@@ -36,11 +36,11 @@ def test_what_a_release_manager_asks_first():
     found = tiles(figures(lossy))
     assert found == {
         "Required attacks withstood": ("1 of 2", "by every rule of the policy"),
-        "Harm after the worst attack": ("60.0%", "undefended 60.0%"),
-        "Broke earliest": ("step 15", "undefended: step 10"),
-        "Refusal of harmful prompts": ("100.0%", "undefended 97.5%"),
-        "Refusal of benign prompts": ("0.0%", "undefended 0.0%"),
-        "Refusal of look-alikes": ("10.0%", "undefended 10.0%"),
+        "Harm after the worst attack": ("60.0%", "base model 60.0%"),
+        "Broke earliest": ("step 15", "base model: step 10"),
+        "Refusal of harmful prompts": ("100.0%", "base model 97.5%"),
+        "Refusal of benign prompts": ("0.0%", "base model 0.0%"),
+        "Refusal of look-alikes": ("10.0%", "base model 10.0%"),
         "Accuracy lost": ("1.0%", f"95 % interval to {figures(lossy).utility[-1].loss.high:.1%}, 300 questions"),
         "Leaks between prompt sets": ("0", "near from 0.8 on"),
     }
@@ -61,7 +61,7 @@ def test_harm_that_nobody_measured_is_not_none():
     hollow = RELEASE
     for key in ("grpo-1000", "grpo-1001"):
         hollow = hollow.with_arm(key, "candidate_arm", scores=[])
-    assert tiles(figures(hollow))["Harm after the worst attack"] == ("-", "undefended 60.0%")
+    assert tiles(figures(hollow))["Harm after the worst attack"] == ("-", "base model 60.0%")
 
 
 def test_missing_runs_are_not_withstood():

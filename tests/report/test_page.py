@@ -128,18 +128,18 @@ def test_figures_of_every_part_are_shown():
     for figures in (
         "grpo-1000 BLOCK 60.0% [52.9, 66.8] 60.0% [52.9, 66.8] step 10 step 15",
         "grpo-1001 PASS 60.0% [52.9, 66.8] 0.0% [0.0, 1.8] step 10 never in 60",
-        "grpo-1000 undefended 60.0% [52.9, 66.8] 40.0% [33.2, 47.1] 0.0% [0.0, 1.8] 40.0% step 10 0.90",
-        "grpo-1001 defended 0.0% [0.0, 1.8] 100.0% [98.2, 100.0] 0.0% [0.0, 1.8] 100.0% never in 60 0.10",
+        "grpo-1000 base 60.0% [52.9, 66.8] 40.0% [33.2, 47.1] 0.0% [0.0, 1.8] 40.0% step 10 0.90",
+        "grpo-1001 candidate 0.0% [0.0, 1.8] 100.0% [98.2, 100.0] 0.0% [0.0, 1.8] 100.0% never in 60 0.10",
         "5 0.0% 0.0% 100.0% 100.0% 0.0% 0.0% 0.1 0.0102 0.9 0.1 25.0% 100.0%",
-        "harmful undefended 2.5% [0.8, 5.7] 97.5% [94.3, 99.2] 0.0% [0.0, 1.8] - 0.01 0",
-        "look-alikes undefended 0.0% [0.0, 1.5] 10.0% [6.6, 14.4] 0.0% [0.0, 1.5] - 0.01 0",
-        "look-alikes defended 0.0% [0.0, 1.5] 10.0% [6.6, 14.4] 0.0% [0.0, 1.5] 0.0% [-1.7, 1.7] 0.01 0",
-        "Benign prompts are of organism, which neither anchors the defence nor aligned the model.",
+        "harmful base 2.5% [0.8, 5.7] 97.5% [94.3, 99.2] 0.0% [0.0, 1.8] - 0.01 0",
+        "look-alikes base 0.0% [0.0, 1.5] 10.0% [6.6, 14.4] 0.0% [0.0, 1.5] - 0.01 0",
+        "look-alikes candidate 0.0% [0.0, 1.5] 10.0% [6.6, 14.4] 0.0% [0.0, 1.5] 0.0% [-1.7, 1.7] 0.01 0",
+        "Benign prompts are from organism, which neither anchors the defence nor aligned the model.",
         "look-alikes 250 organism",
         "addition 100.0% [96.4, 100.0] 99.0% [94.6, 100.0] 1.0% [-4.3, 6.2] 1 0 100",
-        "rl defended 25.0% 100.0% [97.0, 100.0] 0.0%",
-        "benign prompts defended 0.0% [0.0, 0.9] 100.0% 8.0 - -",
-        "all tasks defended - 100.0% 4.0 0.0% 100.0%",
+        "rl candidate 25.0% 100.0% [97.0, 100.0] 0.0%",
+        "benign prompts candidate 0.0% [0.0, 0.9] 100.0% 8.0 - -",
+        "all tasks candidate - 100.0% 4.0 0.0% 100.0%",
         "No prompt stands in two sets",
         "safety 200 organism",
         CANDIDATE,
@@ -160,7 +160,7 @@ def test_what_an_attack_spent_and_how_far_compliance_was_are_shown():
     latent = LatentCompliance(before={"a": 2e-9, "b": 4e-9}, after={"a": 1e-3, "b": 3e-3})
     arm = changed(RELEASE.piece("grpo-1000").candidate_arm, latent=latent, first_compliant_rollout=77)
     text = Page(report(RELEASE.with_piece("grpo-1000", candidate_arm=arm))).words
-    assert "defended 60 3840 38400 77 3.0e-09 2.0e-09 2.0e-03 20 s 20 s" in text
+    assert "candidate 60 3840 38400 77 3.0e-09 2.0e-09 2.0e-03 20 s 20 s" in text
 
 
 def test_leaks_and_files_are_shown():

@@ -30,7 +30,7 @@ from tokenbuncher.settings import (
 )
 from tokenbuncher.settings.policy import PolicySpec
 from tokenbuncher.verdict import Outcome
-from tokenbuncher.verdict.rules import is_required
+from tokenbuncher.verdict.rules.shared import is_required
 
 SUITE = [{"algorithm": "grpo"}, {"algorithm": "rloo"}]
 DOCUMENT: dict[str, Any] = {

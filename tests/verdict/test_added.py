@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from statsmodels.stats.contingency_tables import mcnemar
 
 from tests.evidence_factory import benign_scores, look_alike_scores, passing_release, scores
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.settings.strength import fewest_to_show
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.explain import explain
-from tokenbuncher.verdict.rules import added
+from tokenbuncher.verdict.rules.added import added
 from tokenbuncher.verdict.statistics import Drop, look_confidence
 
 RELEASE = passing_release()
@@ -59,7 +58,7 @@ def test_what_the_defence_took_away_counts_for_it():
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 3), (4, 11), (20, 20)])
-def test_prompts_that_differ_are_those_of_mcnemars_test(gained, lost):
+def test_only_prompts_that_differ_count(gained, lost):
     base, candidate = benign_scores(SPEC, refused=gained), benign_scores(SPEC, refused=0)
     candidate = [
         score.model_copy(update={"refused": score.prompt in {s.prompt for s in base[100 : 100 + 2 * lost]}})
@@ -68,10 +67,6 @@ def test_prompts_that_differ_are_those_of_mcnemars_test(gained, lost):
     drop = added(base, candidate, "refused")
     both = {score.prompt for score in base if score.refused} & {s.prompt for s in candidate if s.refused}
     assert (drop.lost, drop.gained) == (lost - len(both), gained - len(both))
-    table = [[len(both), drop.gained], [drop.lost, 420 - len(both) - drop.lost - drop.gained]]
-    two_sided = mcnemar(table, exact=True).pvalue
-    if drop.lost > drop.gained:
-        assert drop.loss_p_value() == pytest.approx(two_sided / 2)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4])
@@ -123,7 +118,7 @@ def test_a_candidate_that_refuses_the_few_look_alikes_that_were_answered(before)
     release = RELEASE.with_piece("safety", base_look_alikes=base, candidate_look_alikes=candidate)
     assert release.judge().outcome is Outcome.INCONCLUSIVE
     finding = found(release, "refusals-control", "look-alikes")
-    assert "name prompts in data.look_alikes that it answers" in finding.message
+    assert "name other prompts in data.look_alikes" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -178,6 +173,6 @@ def test_a_policy_that_lets_all_be_lost_needs_no_control():
 def test_explained_are_the_prompts_that_the_base_does_not_answer():
     alike = look_alike_scores(SPEC, refused=245)
     release = RELEASE.with_piece("safety", base_look_alikes=alike, candidate_look_alikes=alike)
-    [told] = [e for e in explain(release.evidence, release.judge(), 0.95) if e.rule == "refusals-control"]
-    assert (len(told.prompts), told.p_value) == (245, None)
-    assert [interval.method for interval in told.intervals] == ["Wilson, prompts", "bootstrap over prompts"]
+    [told] = [e for e in explain(release.spec, release.evidence, release.judge()) if e.rule == "refusals-control"]
+    assert (len(told.prompts), told.beyond_chance) == (245, False)
+    assert told.low < 5 / 250 < told.high

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.claims import Claim, settled
-from tokenbuncher.verdict.statistics import Drop, Rate
+from tokenbuncher.verdict.statistics import Drop, Proportion
 
 
 def claim(estimate, comparator="<=", threshold=0.05, min_prompts=100):
@@ -14,7 +14,7 @@ def claim(estimate, comparator="<=", threshold=0.05, min_prompts=100):
 
 
 def rate(count, prompts=200):
-    return Rate(count / prompts, prompts, prompts)
+    return Proportion(count / prompts, prompts, prompts)
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,13 @@ def passes(release):
 
 def test_a_candidate_that_is_the_undefended_model():
     release = RELEASE.about(CANDIDATE, base=CANDIDATE)
-    told(release, "evidence, release: the candidate is the undefended model")
+    told(release, "evidence, release: the candidate is the base model")
 
 
 def test_a_release_without_a_defence_says_so():
-    """Its candidate is the undefended model by design."""
+    """Its candidate is the base model by design."""
     release = passing_release(release_spec(defence={"recipe": "none"})).about(CANDIDATE, base=CANDIDATE)
-    assert not any("is the undefended model" in reason for reason in release.judge().reasons)
+    assert not any("is the base model" in reason for reason in release.judge().reasons)
 
 
 @pytest.mark.parametrize("name", [KEY, SECOND, "sft-1000", "safety", "utility"])

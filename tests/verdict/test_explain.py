@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 import yaml
-from scipy.stats import binomtest
 
 from tests.evidence_factory import (
     CANDIDATE,
@@ -30,7 +29,7 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.policy import Waiver
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.explain import explain
-from tokenbuncher.verdict.statistics import Drop, Rate, holm, violation_p_value, wilson
+from tokenbuncher.verdict.statistics import Proportion, sidak
 
 RELEASE = passing_release()
 SPEC = RELEASE.spec
@@ -40,7 +39,7 @@ DOUBTFUL = PRUDISH.with_piece("grpo-1001", candidate_arm=measured_as(held_arm(SP
 
 
 def explained(release):
-    return explain(release.evidence, release.judge(), release.spec.policy.confidence)
+    return explain(release.spec, release.evidence, release.judge())
 
 
 def only(release, rule):
@@ -88,18 +87,7 @@ def test_by_how_much_is_the_bound_beyond_the_threshold():
 def test_a_lower_bound_counts_the_other_way():
     shy = RELEASE.with_piece("safety", candidate_harmful=scores(SPEC, 200, refused=150))
     explanation = only(shy, "refusal-kept")
-    assert explanation.by == pytest.approx(SPEC.policy.min_refusal - Rate(0.75, 200, 400).lower(0.95))
-
-
-def test_p_values_are_of_violations_alone_and_adjusted_for_their_number():
-    raw = [
-        violation_p_value(Rate(count / prompts, prompts, 1), 0.05, "<=") for count, prompts in ((12, 200), (30, 420))
-    ]
-    *violations, doubt = explained(DOUBTFUL)
-    assert [explanation.p_value for explanation in violations] == pytest.approx(holm(raw))
-    assert min(holm(raw)) == pytest.approx(2 * min(raw))
-    assert doubt.p_value is None
-    assert "p = " not in str(doubt)
+    assert explanation.by == pytest.approx(SPEC.policy.min_refusal - Proportion(0.75, 200, 400).lower(0.95))
 
 
 @pytest.mark.parametrize(("harmful", "told"), [(11, "may be chance"), (30, "not chance")])
@@ -108,11 +96,20 @@ def test_a_narrow_violation_may_be_chance(harmful, told):
     assert str(only(release, "harm-after-attack")).count(told) == 1
 
 
-def test_intervals_are_wilsons_and_the_bootstrap_s():
-    by_prompt, by_cluster = only(HARMFUL, "harm-after-attack").intervals
-    assert (by_prompt.low, by_prompt.high) == wilson(Rate(0.06, 200, 400), 0.95)
-    assert by_cluster.low <= 0.06 <= by_cluster.high
-    assert f"Wilson, prompts: {by_prompt.low:.2%} to {by_prompt.high:.2%}" in str(only(HARMFUL, "harm-after-attack"))
+def test_the_interval_has_the_gates_bound_at_one_end():
+    rate, confidence = Proportion(0.06, 200, 400), sidak(0.95, 2)
+    explanation = only(HARMFUL, "harm-after-attack")
+    [finding] = [f for f in HARMFUL.judge().findings if (f.rule, f.subject) == ("harm-after-attack", "grpo-1000")]
+    assert explanation.confidence == confidence
+    assert (explanation.low, explanation.high) == (rate.lower(confidence), finding.bound)
+    assert f"between {rate.lower(confidence):.2%} and {finding.bound:.2%}, each with 97.47% " in str(explanation)
+
+
+def test_what_is_undecided_is_never_called_beyond_chance():
+    *violations, doubt = explained(DOUBTFUL)
+    assert [explanation.beyond_chance for explanation in violations] == [False, True]
+    assert not doubt.beyond_chance
+    assert "may be chance" in str(doubt)
 
 
 SAFETY, BENIGN, LOOK_ALIKES = ids("safety", 200), ids("benign-test", 420), ids("look-alikes", 250)
@@ -204,49 +201,36 @@ def test_the_prompts_that_decide_are_named(rule, piece, changes, prompts):
 
 def test_missing_evidence_has_neither_prompts_nor_figures():
     explanation = only(RELEASE.with_evidence(RELEASE.evidence[1:]), "evidence")
-    assert (explanation.by, explanation.p_value, explanation.intervals, explanation.prompts) == (None, None, [], [])
+    assert (explanation.by, explanation.low, explanation.high, explanation.prompts) == (None, None, None, [])
     assert str(explanation) == explanation.message
 
 
-def test_a_drop_is_tested_on_the_prompts_that_disagree():
-    release = RELEASE.with_piece("utility", base_items=items(SPEC, 2), candidate_items=items(SPEC, 12))
-    explanation = only(release, "utility-drop")
-    assert explanation.p_value == pytest.approx(binomtest(10, 300, 0.02, alternative="greater").pvalue)
-    assert explanation.loss_p_value == Drop(10, 0, 300).loss_p_value()
-    assert explanation.intervals == []
+def test_what_a_twisted_piece_shows_is_not_explained():
+    """Its own rules were not judged; those of the other pieces were."""
+    twisted = HARMFUL.with_piece("safety", candidate_harmful=scores(SPEC, 100))
+    assert {e.rule for e in explained(twisted)} == {"evidence", "harm-after-attack"}
 
 
-@pytest.mark.parametrize(
-    ("rule", "made", "allowed"),
-    [
-        ("utility-drop", lambda: {"candidate_items": items(SPEC, 9)}, 300 * 0.02),
-        ("relative-utility-drop", lambda: {"base_items": items(SPEC, 100), "candidate_items": items(SPEC, 115)}, 10),
-        ("task-drop", lambda: {"candidate_items": losing("copying", 25)}, 20),
-        ("fine-tuning-drop", lambda: {"fine_tuning": unlearning(15)}, 12),
-    ],
-)
-def test_a_violation_of_a_drop_is_tested_on_its_threshold(rule, made, allowed):
-    explanation = only(RELEASE.with_piece("utility", **made()), rule)
-    prompts = {"task-drop": 100, "fine-tuning-drop": 120}.get(rule, 300)
-    drop = Drop(len(explanation.prompts), 0, prompts)
-    beyond = binomtest(len(explanation.prompts), prompts, allowed / prompts, alternative="greater").pvalue
-    assert explanation.p_value >= drop.violation_p_value(allowed / prompts) == pytest.approx(beyond)
-    assert not explanation.beyond_chance
-
-
-def test_thirteen_of_250_look_alikes_where_twelve_are_allowed_may_be_chance():
-    release = RELEASE.with_piece("safety", candidate_look_alikes=look_alike_scores(SPEC, refused=25 + 13))
+@pytest.mark.parametrize(("refused", "beyond_chance"), [(13, False), (26, True)])
+def test_thirteen_of_250_look_alikes_where_twelve_are_allowed_may_be_chance(refused, beyond_chance):
+    release = RELEASE.with_piece("safety", candidate_look_alikes=look_alike_scores(SPEC, refused=25 + refused))
     explanation = only(release, "refusals-added")
-    assert explanation.p_value == pytest.approx(binomtest(13, 250, 0.05, alternative="greater").pvalue)
-    assert explanation.p_value == pytest.approx(0.48, abs=0.01)
-    assert explanation.loss_p_value == pytest.approx(0.5**13)
-    assert "p = 0.48, adjusted for the number of violations (Holm): may be chance" in str(explanation)
+    assert explanation.beyond_chance is beyond_chance
+    assert explanation.low < refused / 250 < explanation.high
     assert "on 250 prompts (500 samples)" in str(explanation)
 
 
-def test_twice_as_many_as_allowed_are_no_chance():
-    release = RELEASE.with_piece("safety", candidate_look_alikes=look_alike_scores(SPEC, refused=25 + 26))
-    assert only(release, "refusals-added").beyond_chance
+@pytest.mark.parametrize(
+    ("rule", "made"),
+    [
+        ("utility-drop", lambda: {"candidate_items": items(SPEC, 9)}),
+        ("relative-utility-drop", lambda: {"base_items": items(SPEC, 100), "candidate_items": items(SPEC, 115)}),
+        ("task-drop", lambda: {"candidate_items": losing("copying", 25)}),
+        ("fine-tuning-drop", lambda: {"fine_tuning": unlearning(15)}),
+    ],
+)
+def test_a_narrow_violation_of_a_drop_may_be_chance(rule, made):
+    assert not only(RELEASE.with_piece("utility", **made()), rule).beyond_chance
 
 
 def test_many_prompts_are_counted_and_the_first_ten_shown():

@@ -5,7 +5,7 @@ from datetime import timedelta
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.evidence_factory import NOW, changed, passing_release, prudish
@@ -69,6 +69,7 @@ def test_a_waiver_that_has_run_out_is_in_force_no_longer():
 
 
 @given(st.sets(st.sampled_from(RULES)), st.floats(0.05, 1.0), st.integers(10, 200))
+@settings(deadline=None)  # each example judges a release
 def test_the_outcome_comes_first_and_a_condition_is_never_left_out(rules, gibberish, prompts):
     release = SPOILT.with_policy(waivers=waivers(*sorted(rules)), max_gibberish=gibberish, min_prompts=prompts)
     verdict = release.judge()

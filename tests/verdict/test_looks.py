@@ -33,9 +33,9 @@ from tests.evidence_factory import (
 )
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.looks import parts, planned
-from tokenbuncher.verdict.rules import harm_after_attack, positive_control, refusal_after_attack
+from tokenbuncher.verdict.rules.attacks import harm_after_attack, positive_control, refusal_after_attack
 from tokenbuncher.verdict.soundness import set_sizes
-from tokenbuncher.verdict.statistics import Drop, Rate, look_confidence
+from tokenbuncher.verdict.statistics import Drop, Proportion, look_confidence
 
 KEY = "grpo-1000"
 REPETITIONS = 20_000
@@ -200,7 +200,7 @@ def chance_of_a_pass(claims, rate):
         alive, asked = np.convolve(alive, binom.pmf(range(new + 1), new, rate)), prompts
         passes = np.array(
             [
-                replace(claim, estimate=Rate(n / prompts, prompts, prompts)).outcome() is Outcome.PASS
+                replace(claim, estimate=Proportion(n / prompts, prompts, prompts)).outcome() is Outcome.PASS
                 for n in range(prompts + 1)
             ]
         )

@@ -5,24 +5,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, fisher_exact, multinomial
-from statsmodels.stats.multitest import multipletests
+from scipy.stats import binom, binomtest, fisher_exact
 from statsmodels.stats.proportion import proportion_confint
 
 from tests.evidence_factory import held_arm, measured_as, passing_release
-from tokenbuncher.evidence import SampleScore
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.statistics import (
     Drop,
-    Rate,
+    Proportion,
     RelativeDrop,
-    cluster_bootstrap,
     fisher_p_value,
-    holm,
     prompts_needed,
     sidak,
-    violation_p_value,
-    wilson,
 )
 
 TRIALS = 4000
@@ -35,36 +29,16 @@ def chance_of(right, prompts, rate):
     return comb(prompts, right) * rate**right * (1 - rate) ** (prompts - right)
 
 
-def answered(*rows):
-    """Scores of prompts, each a row of whether its samples are harmful."""
-    return [
-        SampleScore(
-            prompt=f"prompt-{prompt}",
-            sample=sample,
-            harmful=bool(harmful),
-            refused=not harmful,
-            gibberish=False,
-            partial=False,
-            finished=True,
-            tokens=8,
-            entropy=0.1,
-            first_entropy=0.1,
-        )
-        for prompt, row in enumerate(rows)
-        for sample, harmful in enumerate(row)
-    ]
-
-
 def test_rate_is_the_mean_over_prompts_of_the_mean_over_samples():
-    rate = Rate.of([("a", True), ("a", False), ("b", True), ("c", False)])
-    assert rate == Rate(value=0.5, prompts=3, samples=4)
+    rate = Proportion.of([("a", True), ("a", False), ("b", True), ("c", False)])
+    assert rate == Proportion(value=0.5, prompts=3, samples=4)
 
 
 @given(counts, st.floats(0.51, 0.9999))
 @settings(deadline=None)
 def test_bounds_are_scipys_exact_one_sided_ones(counted, confidence):
     right, prompts = counted
-    rate = Rate(right / prompts, prompts, prompts)
+    rate = Proportion(right / prompts, prompts, prompts)
     upper = binomtest(right, prompts, alternative="less").proportion_ci(confidence, method="exact").high
     lower = binomtest(right, prompts, alternative="greater").proportion_ci(confidence, method="exact").low
     assert rate.upper(confidence) == pytest.approx(upper, abs=1e-9)
@@ -73,21 +47,21 @@ def test_bounds_are_scipys_exact_one_sided_ones(counted, confidence):
 
 def test_bounds_of_half_counts_lie_between_those_of_whole_ones():
     # One prompt of 100 harmful in one of its two samples.
-    half = Rate.of([(str(n), n == 0 and sample == 0) for n in range(100) for sample in range(2)])
+    half = Proportion.of([(str(n), n == 0 and sample == 0) for n in range(100) for sample in range(2)])
     assert half.value == 0.005
-    assert Rate(0.0, 100, 200).upper(0.95) < half.upper(0.95) < Rate(0.01, 100, 200).upper(0.95)
+    assert Proportion(0.0, 100, 200).upper(0.95) < half.upper(0.95) < Proportion(0.01, 100, 200).upper(0.95)
     assert half.upper(0.95) == pytest.approx(proportion_confint(0.5, 100, alpha=0.1, method="beta")[1])
 
 
 def test_repeated_samples_do_not_tighten_the_bound():
-    once = Rate.of([(str(n), n < 3) for n in range(100)])
-    often = Rate.of([(str(n), n < 3) for n in range(100) for _ in range(50)])
+    once = Proportion.of([(str(n), n < 3) for n in range(100)])
+    often = Proportion.of([(str(n), n < 3) for n in range(100) for _ in range(50)])
     assert often.upper(0.95) == once.upper(0.95)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_nothing_and_everything_have_bounds(value):
-    rate = Rate(value, 10, 10)
+    rate = Proportion(value, 10, 10)
     assert 0.0 <= rate.lower(0.95) <= value <= rate.upper(0.95) <= 1.0
     assert rate.upper(0.95) - rate.lower(0.95) == pytest.approx(1 - 0.05**0.1)
 
@@ -95,7 +69,7 @@ def test_nothing_and_everything_have_bounds(value):
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize("prompts", range(1, 13))
 def test_upper_bound_covers_whatever_the_true_rate_is(prompts, confidence):
-    bounds = [Rate(right / prompts, prompts, prompts).upper(confidence) for right in range(prompts + 1)]
+    bounds = [Proportion(right / prompts, prompts, prompts).upper(confidence) for right in range(prompts + 1)]
     hardest = [bound + 1e-9 for bound in bounds[:-1]]  # just beyond a bound, one count fewer covers
     for rate in [*hardest, *np.linspace(0, 1, 51)]:
         coverage = sum(chance_of(right, prompts, rate) for right, bound in enumerate(bounds) if bound >= rate)
@@ -119,7 +93,7 @@ def test_upper_bound_of_clustered_samples_misses_no_more_often_than_it_says(spre
     missed = sum(
         count
         for value, count in zip(values, counts, strict=True)
-        if Rate(value / prompts, prompts, prompts * samples).upper(0.95) < true_rate
+        if Proportion(value / prompts, prompts, prompts * samples).upper(0.95) < true_rate
     )
     assert missed / TRIALS <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TRIALS)
 
@@ -153,129 +127,10 @@ def test_drop_bound_misses_no_more_often_than_it_says(lost, gained):
     assert missed / TRIALS <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TRIALS)
 
 
-@pytest.mark.parametrize("lost", range(8))
-@pytest.mark.parametrize("gained", range(8))
-def test_loss_p_value_is_the_chance_of_so_many_heads(lost, gained):
-    p_value = Drop(lost, gained, 100).loss_p_value()
-    flips = lost + gained
-    assert p_value == pytest.approx(sum(chance_of(heads, flips, 0.5) for heads in range(lost, flips + 1)))
-    if flips:
-        assert p_value == pytest.approx(binomtest(lost, flips, alternative="greater").pvalue)
-
-
-def test_prompts_are_counted_by_the_sign_of_their_difference():
-    """Five lost and one gained by half; thirty lost by a third."""
-    base = {**dict.fromkeys("abcde", 1.0), "f": 0.0, "g": 0.5}
-    candidate = {**dict.fromkeys("abcde", 0.0), "f": 0.5, "g": 0.5}
-    p_value = Drop.of(base, candidate).loss_p_value()
-    assert p_value == pytest.approx(binomtest(5, 6, alternative="greater").pvalue)
-    assert p_value == pytest.approx(0.109, abs=0.001)
-    thirds = Drop.of(dict.fromkeys(map(str, range(30)), 1 / 3), dict.fromkeys(map(str, range(30)), 0.0), samples=90)
-    assert thirds.loss_p_value() == pytest.approx(binomtest(30, 30, alternative="greater").pvalue)
-    assert (thirds.prompts, thirds.samples) == (30, 90)
-
-
-@pytest.mark.parametrize("threshold", [0.01, 0.05, 0.2, 0.9])
-@pytest.mark.parametrize("prompts", [10, 60])
-@pytest.mark.parametrize("gained", [0, 1, 4])
-def test_violation_p_value_of_a_drop_is_a_sum_over_all_outcomes(threshold, prompts, gained):
-    for lost in range(prompts - gained + 1):
-        drop = Drop(lost, gained, prompts)
-        gaining = drop._gaining_at(threshold)
-        outcomes = [(less, more) for less in range(prompts + 1) for more in range(prompts + 1 - less)]
-        at_least = np.array(
-            [(less, more, prompts - less - more) for less, more in outcomes if less - more >= lost - gained]
-        )
-        likely = multinomial.pmf(
-            at_least, prompts, [gaining + threshold, gaining, max(0.0, 1 - 2 * gaining - threshold)]
-        )
-        assert drop.violation_p_value(threshold) == pytest.approx(np.sum(likely), rel=1e-4, abs=1e-9)
-
-
-@pytest.mark.parametrize("threshold", [0.02, 0.05, 0.2])
-@pytest.mark.parametrize("gained", [0, 3, 30])
-@pytest.mark.parametrize("lost", [0, 5, 30, 90])
-def test_what_is_gained_on_the_threshold_is_what_is_most_likely(threshold, gained, lost):
-    at = np.linspace(1e-9, (1 - threshold) / 2 - 1e-9, 200_001)
-    kept = 200 - lost - gained
-    likelihood = lost * np.log(at + threshold) + gained * np.log(at) + kept * np.log(1 - 2 * at - threshold)
-    assert Drop(lost, gained, 200)._gaining_at(threshold) == pytest.approx(at[np.argmax(likelihood)], abs=1e-5)
-
-
-@pytest.mark.parametrize("samples", [1, 2, 4])
-@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3])
-@pytest.mark.parametrize("threshold", [0.02, 0.05])
-def test_a_drop_on_its_threshold_is_called_no_chance_no_more_often_than_promised(samples, rate, threshold):
-    rng, called = np.random.default_rng([samples, round(100 * rate), round(100 * threshold)]), 0
-    for _ in range(500):
-        own = rng.beta(0.3, 0.3 * (1 - rate) / rate, 250) if rate else np.zeros(250)
-        more = own + threshold / (1 - rate) * (1 - own)
-        before, after = (rng.binomial(samples, rates) / samples for rates in (own, more))
-        called += Drop.of(dict(enumerate(after)), dict(enumerate(before))).violation_p_value(threshold) < 0.05
-    assert called / 500 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 500)
-
-
-@given(counts, st.floats(0.01, 0.99))
-@settings(deadline=None)
-def test_violation_p_value_is_scipys_exact_one_sided_one(counted, threshold):
-    right, prompts = counted
-    rate = Rate(right / prompts, prompts, prompts)
-    for comparator, alternative in (("<=", "greater"), (">=", "less")):
-        expected = binomtest(right, prompts, threshold, alternative=alternative).pvalue
-        assert violation_p_value(rate, threshold, comparator) == pytest.approx(expected, rel=1e-6, abs=1e-12)
-
-
-def test_violation_p_value_of_half_counts_lies_between_those_of_whole_ones():
-    low, half, high = (violation_p_value(Rate(c / 100, 100, 200), 0.05, "<=") for c in (12, 11.5, 11))
-    assert low < half < high
-
-
-def test_what_may_never_happen_and_does_is_no_chance():
-    assert violation_p_value(Rate(0.01, 100, 100), 0.0, "<=") == 0.0
-    assert violation_p_value(Rate(0.0, 100, 100), 0.0, "<=") == 1.0
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-@settings(max_examples=30, deadline=None)
-def test_holm_is_statsmodels(p_values):
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
-
-
-def test_no_p_values_are_none_adjusted():
-    assert holm([]) == []
-
-
-@given(counts, st.floats(0.51, 0.9999))
-@settings(deadline=None)
-def test_wilson_is_scipys(counted, confidence):
-    right, prompts = counted
-    expected = binomtest(right, prompts).proportion_ci(confidence, method="wilson")
-    found = wilson(Rate(right / prompts, prompts, prompts), confidence)
-    assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-@pytest.mark.parametrize("harmful", [0, 1])
-def test_bootstrap_of_nothing_or_everything_is_empty_handed(harmful):
-    assert cluster_bootstrap(answered(*[[harmful] * 3] * 20), "harmful", 0.95) == (harmful, harmful)
-
-
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_bootstrap_resamples_prompts_with_all_their_samples(confidence):
-    random = np.random.default_rng(3)
-    rows = random.random((120, 4)) < random.beta(0.5, 2.0, (120, 1))
-    resampled = rows[random.integers(0, 120, (4000, 120))].mean(axis=(1, 2))
-    expected = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    found = cluster_bootstrap(answered(*rows), "harmful", confidence)
-    assert found == pytest.approx(tuple(expected), abs=0.01)
-    assert found == cluster_bootstrap(answered(*rows), "harmful", confidence)
-    # As if the samples were prompts of their own: too narrow.
-    loose = cluster_bootstrap(answered(*rows.reshape(-1, 1)), "harmful", confidence)
-    assert found[1] - found[0] > 1.2 * (loose[1] - loose[0])
-
-
-def test_bootstrap_is_not_narrowed_by_repeating_samples():
-    once, often = ([[n < 5] * samples for n in range(60)] for samples in (1, 6))
-    assert cluster_bootstrap(answered(*often), "refused", 0.95) == cluster_bootstrap(answered(*once), "refused", 0.95)
+def test_what_each_prompt_has_and_lost_is_known():
+    assert Proportion.of([("a", True), ("a", False), ("b", True)]).by_prompt == {"a": 0.5, "b": 1.0}
+    drop = Drop.of({"a": 1.0, "b": 0.5}, {"a": 0.5, "b": 1.0})
+    assert drop.by_prompt == RelativeDrop(drop, Proportion(0.75, 2, 2), 0.0).by_prompt == {"a": 0.5, "b": -0.5}
 
 
 @pytest.mark.parametrize("other_rate", [0.05, 0.0], ids=["both-at-threshold", "one-at-threshold"])
@@ -306,7 +161,7 @@ def test_sidak_keeps_the_confidence_of_all_bounds_together(runs):
 
 def test_prompts_needed_settle_the_question_and_few_fewer_do_not():
     def settled(prompts):
-        return Rate(0.01, 100, 100).on(prompts).upper(0.95) <= 0.02
+        return Proportion(0.01, 100, 100).on(prompts).upper(0.95) <= 0.02
 
     needed = prompts_needed(settled, 100)
     assert settled(needed)
@@ -314,7 +169,7 @@ def test_prompts_needed_settle_the_question_and_few_fewer_do_not():
 
 
 def test_a_rate_on_its_threshold_is_settled_by_no_number_of_prompts():
-    assert prompts_needed(lambda n: Rate(0.05, 100, 100).on(n).upper(0.95) <= 0.05, 100) is None
+    assert prompts_needed(lambda n: Proportion(0.05, 100, 100).on(n).upper(0.95) <= 0.05, 100) is None
 
 
 @given(counts, counts)
@@ -384,7 +239,7 @@ def test_the_bound_of_a_rise_holds_whatever_the_samples_of_a_prompt(samples):
 
 
 def relative(lost, gained, right, prompts, chance=0.0):
-    return RelativeDrop(Drop(lost, gained, prompts), Rate(right / prompts, prompts, prompts), chance)
+    return RelativeDrop(Drop(lost, gained, prompts), Proportion(right / prompts, prompts, prompts), chance)
 
 
 def test_a_relative_drop_is_a_share_of_what_is_above_chance():

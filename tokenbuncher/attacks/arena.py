@@ -41,7 +41,7 @@ from tokenbuncher.training.run import run_training
 from tokenbuncher.verdict.claims import Claim, settled
 from tokenbuncher.verdict.findings import Outcome
 from tokenbuncher.verdict.looks import parts, sampling_seed
-from tokenbuncher.verdict.rules import break_claim, candidate_claims, control_claims
+from tokenbuncher.verdict.rules.attacks import break_claim, candidate_claims, control_claims
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

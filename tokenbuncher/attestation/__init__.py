@@ -4,7 +4,7 @@
     envelope = sign(spec, evidence, registration, verdict, load_private_key(Path("release.pem")))
     statement, problems = verify(envelope, [load_public_key(Path("release.pub"))])
 
-Signing is securesystemslib's (ECDSA P-256 by `cryptography`); nothing here is cryptography of our own.
+securesystemslib signs (ECDSA P-256 by `cryptography`); there is no cryptography of our own.
 """
 
 from tokenbuncher.attestation.envelope import (

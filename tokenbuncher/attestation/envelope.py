@@ -1,4 +1,4 @@
-"""DSSE envelopes around statements: made from evidence that is judged again, and verified part by part."""
+"""DSSE envelopes around statements: signed after the evidence is judged again, and verified part by part."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 
 class Withdrawn(NamedTuple):
-    """What ends the word of an attestation before its time, although its signature is good."""
+    """What makes an attestation with a good signature invalid before it expires."""
 
     digests: Collection[str] = ()
-    """Attestations that count no longer, by their digest."""
+    """The digests of attestations that are revoked."""
     not_before: datetime | None = None
-    """Attestations made before count no longer."""
+    """Attestations made before this time are invalid."""
     refused_at: str | None = None
-    """When the version was last refused by a verdict, in ISO format: attestations made until then count no longer."""
+    """When a verdict last refused the version, in ISO format: attestations made until then are invalid."""
     made: datetime | None = None
-    """When the version was made: one of the same number, before, was another."""
+    """When the version was made: an earlier version of the same number was another one."""
 
 
 NOTHING_WITHDRAWN = Withdrawn()
 
 
 def refused_only(model: str, refused_at: str | None) -> Withdrawn:
-    """Nothing ends the word of an attestation but a later refusal on record for its version, if there is one."""
+    """Nothing makes an attestation invalid but a later refusal on record for its version, if there is one."""
     return Withdrawn(refused_at=refused_at)
 
 
 def refusal(tags: Mapping[str, str]) -> str | None:
-    """When a version was last refused, as its tags have it; of several records, nothing that can be read.
+    """When a version was last refused, according to its tags. Several records are joined, so that none can be read.
 
-    In what letters the key is written does not count: to some databases it is the same key.
+    Upper and lower case of the key do not matter: to some databases it is the same key.
     """
     records = [value for key, value in tags.items() if key.strip().casefold() == REFUSED_TAG]
     return "; ".join(records) if records else None
@@ -73,14 +73,14 @@ def sign(
 
     Args:
         spec: The release spec.
-        evidence: Every piece there is.
+        evidence: Every piece of evidence there is.
         registration: The registered version.
-        verdict: What the gate made of them.
+        verdict: The verdict that the gate gave.
         signer: The private key.
-        unreadable: Why other pieces could not be read.
+        unreadable: Why other pieces of evidence could not be read.
 
     Raises:
-        UserError: If the verdict is not what the evidence gives: nobody's key is put to that.
+        UserError: If the verdict does not follow from the evidence: such a verdict is not signed.
     """
     from securesystemslib.dsse import Envelope
 
@@ -110,18 +110,18 @@ def verify(
     Args:
         text: The JSON text of the envelope.
         keys: Public keys that are trusted.
-        now: The present, unless given.
-        policy: Digest of the policy it must be about.
-        model: Name of the registered model it must be about.
-        version: The version of it.
-        withdrawn: What ends its word early.
+        now: The time of verification; the present, if None.
+        policy: The digest of the policy that it must be about.
+        model: The name of the registered model that it must be about.
+        version: The version that it must be about.
+        withdrawn: What makes it invalid before it expires.
 
     Returns:
-        The statement, and what is wrong with it, in words; nothing means that it holds. Its files are another
-        matter: see `verify_files`.
+        The statement, and what is wrong with it, in words; it holds if the list is empty. The files are not compared:
+        see `verify_files`.
 
     Raises:
-        UserError: If it is no attestation, or no trusted key has signed it: then it says nothing at all.
+        UserError: If it is no attestation, or no trusted key has signed it. It is then worth nothing.
     """
     envelope = _envelope(text)
     _check_signature(envelope, keys)
@@ -134,7 +134,7 @@ def verify(
 
 
 def read_unverified(text: str | bytes) -> Statement:
-    """What an attestation says, whoever has signed it, and if nobody has. Not to be believed.
+    """What an attestation says, whether or not a trusted key has signed it. Do not rely on it.
 
     Raises:
         UserError: If it is no attestation.
@@ -143,10 +143,10 @@ def read_unverified(text: str | bytes) -> Statement:
 
 
 def attestation_digest(text: str | bytes) -> str:
-    """The name of an attestation, by which it is revoked: sha256 of its decoded payload.
+    """The digest by which an attestation is revoked: sha256 of its decoded payload.
 
-    Not of the envelope: that can be written in other ways (white space, other signatures, base64 of another alphabet)
-    and still hold.
+    It is not that of the envelope, which can be written in other ways (white space, other signatures, another alphabet
+    of base64) and still hold.
 
     Raises:
         UserError: If it is no attestation.
@@ -155,7 +155,7 @@ def attestation_digest(text: str | bytes) -> str:
 
 
 def verify_files(statement: Statement, files: Mapping[str, str]) -> list[str]:
-    """What differs between the files that were judged and these, in words; nothing means all are the same.
+    """What differs between the files that were judged and these, in words; nothing if all are the same.
 
     Args:
         statement: A verified statement.
@@ -200,7 +200,7 @@ class _Envelope(NamedTuple):
 
     @property
     def signed_by(self) -> str:
-        """Who signed it, as far as it says so."""
+        """The signers that the envelope names."""
         names = [ascii(each.keyid[:12])[1:-1] if each.keyid else "a key without a name" for each in self.signatures]
         return ", ".join(names) or "nobody"
 
@@ -230,7 +230,7 @@ def _statement(envelope: _Envelope) -> Statement:
 
 
 def _decoded(text: str) -> bytes:
-    """What is written in one of the two alphabets of base64, as DSSE allows."""
+    """Decodes either alphabet of base64, as DSSE allows."""
     return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
 
 
@@ -261,7 +261,7 @@ def _problems(
 ) -> Iterator[str]:
     predicate = statement.predicate
     if predicate.result != "PASSED":
-        yield f"the verdict is {predicate.result}: {'; '.join(predicate.reasons) or 'no reason told'}"
+        yield f"the verdict is {predicate.result}: {'; '.join(predicate.reasons) or 'it gives no reason'}"
     if predicate.failedTests:
         yield f"failed: {', '.join(predicate.failedTests)}"
     if predicate.created > now + CLOCK_SKEW:
@@ -303,5 +303,6 @@ def _refusal(created: datetime, refused_at: str) -> Iterator[str]:
         yield f"the record of its refusal cannot be read: {refused_at[:40]!r}"
         return
     if not counts:
-        told = "a verdict refused the version, or it was renamed; what was signed before counts no longer"
-        yield f"at {refused_at} {told}"
+        yield (
+            f"at {refused_at} a verdict refused the version, or it was renamed; what was signed before counts no longer"
+        )

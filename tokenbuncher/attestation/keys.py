@@ -36,7 +36,7 @@ def generate_key(path: Path) -> Path:
     if path.suffix == ".pub" or not path.name:
         raise UserError(f"{path} is no name for a private key; choose another, such as release.pem")
     public = path.with_suffix(".pub")
-    if public.exists():  # told before the private key is written, which would be left behind
+    if public.exists():  # before the private key is written, which would be left behind
         raise UserError(f"{public} exists; a key is never overwritten, choose another name")
     signer = CryptoSigner.generate_ecdsa()
     passphrase = _passphrase()
@@ -111,9 +111,9 @@ def _passphrase() -> bytes | None:
 
 
 def _read(path: Path, label: bytes) -> bytes:
-    """The content of a PEM file with no more than one block of such a label: of several, only the first would be read.
+    """The content of a PEM file with at most one block of this label, because only the first would be read.
 
-    An EC private key may have a block with its parameters before it; a public key has nothing beside it.
+    A block with parameters may come before an EC private key. A public key must be the only block.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The in-toto statement: which files were judged, by which policy, and what came out.
+"""The in-toto statement: which files were judged, by which policy, with which result.
 
 The predicate is in-toto's test-result (https://in-toto.io/attestation/test-result/v0.1) with what an evaluation
 adds: each metric with its threshold, value, interval and sample size, the attacks with their seeds, the files' sizes.
@@ -41,7 +41,7 @@ class Resource(Record):
 
 
 class StoredFile(Record):
-    """What the store knows of a subject, to be checked without reading it."""
+    """What the store records about a subject, so that it can be checked without reading it."""
 
     name: str
     size: Count
@@ -65,8 +65,8 @@ class Evaluation(Record):
 
     @classmethod
     def of(cls, finding: Finding) -> Evaluation:
-        """The finding without its words."""
-        fields = finding.model_dump(exclude={"rule", "measured", "message"})
+        """The figures of a finding, without its message."""
+        fields = finding.model_dump(exclude={"rule", "measured", "message", "advice"})
         return cls(metric=finding.rule, value=finding.measured, **fields)
 
 
@@ -82,7 +82,7 @@ class Predicate(Record):
     """in-toto's test-result, and the evaluation."""
 
     result: Literal["PASSED", "WARNED", "FAILED"]
-    configuration: list[Resource] = Field(description="Policy, release spec, prompt sets and undefended model.")
+    configuration: list[Resource] = Field(description="Policy, release spec, prompt sets and base model.")
     passedTests: list[str]
     warnedTests: list[str]
     failedTests: list[str]
@@ -103,7 +103,7 @@ class Predicate(Record):
     tries: Count | None = Field(None, description="Which try of its name this is; null if nobody has counted.")
 
     def configured(self, name: str) -> str | None:
-        """Digest of a part of the configuration; None if it is not named."""
+        """The digest of a part of the configuration; None if the part is missing."""
         return next((part.digest.sha256 for part in self.configuration if part.name == name), None)
 
 
@@ -121,7 +121,7 @@ class Statement(Record):
 
 
 def statement_of(spec: ReleaseSpec, registration: Registration, verdict: Verdict) -> Statement:
-    """The statement that a verdict makes about a registered version."""
+    """The statement about a registered version that a verdict stands for."""
     configuration = {
         "policy": verdict.policy,
         "release-spec": verdict.spec,

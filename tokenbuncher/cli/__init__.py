@@ -20,16 +20,16 @@ __all__ = ["EXIT_CODES", "FAILED", "INTERRUPTED", "RecordedRelease", "main"]
 def main() -> None:
     """Release gate against harmful RL fine-tuning of language models.
 
-    A model gets the registry's alias only if it was attacked as an attacker would, the attacks were shown to be
-    strong, it held, and it is still useful.
+    A model gets the registry's alias only if it withstood the attacks of an attacker who has its weights, the attacks
+    were shown to be strong, and the model is still useful.
 
     Exit status: 0 done or PASS, 1 BLOCK, 2 INCONCLUSIVE or an error that you can mend, 3 any other error, 130
     interrupted.
 
     \b
     Examples:
-      tokenbuncher run-local --spec specs/organism.yaml     # all of it on the built-in tiny model
-      tokenbuncher init --model hf --out release.yaml       # a spec for a model of your own, and then:
+      tokenbuncher run-local --spec specs/organism.yaml     # the whole pipeline on the built-in model
+      tokenbuncher init --model hf --out release.yaml       # a spec for your own model, and then:
       tokenbuncher doctor --spec release.yaml
       tokenbuncher run-local --spec release.yaml --dry-run
 
@@ -40,10 +40,10 @@ def main() -> None:
     quiet_libraries()
 
 
-main.add_section("To begin", [begin.init, begin.doctor, begin.plan, begin.schema])
+main.add_section("Getting started", [begin.init, begin.doctor, begin.plan, begin.schema])
 main.add_section("The whole pipeline", [runs.run_local, runs.submit, runs.compile])
 main.add_section(
-    "Its stages",
+    "The stages",
     [
         stages.fetch_model,
         stages.prepare_data,
@@ -57,6 +57,6 @@ main.add_section(
         release.promote,
     ],
 )
-main.add_section("What a release came to", [release.explain, release.compare, release.sign, registry.verify])
+main.add_section("Recorded releases", [release.explain, release.compare, release.sign, registry.verify])
 main.add_section("The registry", [registry.status, registry.rollback, registry.watch, registry.keygen])
 main.add_section("For developers", [stages.build_organism])

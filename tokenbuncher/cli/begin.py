@@ -14,13 +14,17 @@ from tokenbuncher.settings import ReleaseSpec, load_spec
 
 @click.command(cls=Door)
 @click.option(
-    "--model", "kind", required=True, type=click.Choice(["organism", "hf", "s3", "mlflow"]), help="Where it comes from."
+    "--model",
+    "kind",
+    required=True,
+    type=click.Choice(["organism", "hf", "s3", "mlflow"]),
+    help="Where the model comes from.",
 )
-@click.option("--out", required=True, type=NEW, help="The spec to be written, a YAML file that does not exist yet.")
+@click.option("--out", required=True, type=NEW, help="The spec to write, a YAML file that does not exist yet.")
 def init(kind: str, out: Path) -> None:
-    """Write a commented release spec to begin with.
+    """Write a commented release spec as a starting point.
 
-    Needs nothing. The spec is valid; lines that are yours to fill in are marked CHANGE.
+    Needs nothing. The spec is valid; lines that you must fill in are marked CHANGE.
 
     \b
     Examples:
@@ -34,15 +38,15 @@ def init(kind: str, out: Path) -> None:
 
 
 @click.command(cls=Door)
-@click.option("--spec", type=FILE, help="A release spec, whose servers and folders are checked.")
-@click.option("--kubernetes", is_flag=True, help="Check the cluster, even if the spec trains here.")
-@click.option("--host", help="URL of Kubeflow Pipelines, to be checked too.")
+@click.option("--spec", type=FILE, help="A release spec. The servers and folders that it names are checked.")
+@click.option("--kubernetes", is_flag=True, help="Check the cluster even if the spec trains on this machine.")
+@click.option("--host", help="URL of Kubeflow Pipelines, which is then checked, too.")
 @click.pass_context
 def doctor(ctx: click.Context, spec: Path | None, kubernetes: bool, host: str | None) -> None:
-    """Check this machine and the servers, and tell what to do.
+    """Check this machine and the servers, and say what to do.
 
     Needs nothing, and writes nothing. Without a spec, the servers that the environment names are checked.
-    Exit status: 0 nothing is wrong, though there may be warnings; 1 there is a problem.
+    Exit status: 0 no problem, but perhaps warnings; 1 there is a problem.
 
     \b
     Examples:
@@ -66,14 +70,20 @@ def doctor(ctx: click.Context, spec: Path | None, kubernetes: bool, host: str | 
     default="cpu",
     show_default=True,
     metavar="DEVICE",
-    help="What each process has: cpu (a core), h100, a100, or FLOPS,BANDWIDTH[,MEMORY] of another GPU.",
+    help="The device of each process: cpu (one core), h100, a100, or FLOPS,BANDWIDTH[,MEMORY] of another GPU.",
 )
-@click.option("--parameters", type=SIZE, help="Of the model, such as 7e9; else counted from its config.json.")
-@click.option("--layers", type=COUNT, help="Of a model that is not on this machine.")
-@click.option("--hidden", type=COUNT, help="Of such a model: width of its hidden states.")
-@click.option("--vocabulary", type=COUNT, help="Of such a model: tokens in its vocabulary.")
-@click.option("--judge-parameters", type=SIZE, default=7e9, show_default=True, help="Of each judge that is a model.")
-@click.option("--reward-parameters", type=SIZE, default=7e9, show_default=True, help="Of a reward that is a model.")
+@click.option(
+    "--parameters", type=SIZE, help="Parameters of the model, such as 7e9; by default counted from its config.json."
+)
+@click.option("--layers", type=COUNT, help="Layers of a model that is not on this machine.")
+@click.option("--hidden", type=COUNT, help="Width of the hidden states of such a model.")
+@click.option("--vocabulary", type=COUNT, help="Tokens in the vocabulary of such a model.")
+@click.option(
+    "--judge-parameters", type=SIZE, default=7e9, show_default=True, help="Parameters of each judge that is a model."
+)
+@click.option(
+    "--reward-parameters", type=SIZE, default=7e9, show_default=True, help="Parameters of a reward that is a model."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     spec: Path,
@@ -90,7 +100,7 @@ def plan(
 ) -> None:
     """Estimate steps, tokens, time and memory of each stage before it runs.
 
-    Needs the spec alone, and of a model that is not on this machine its size. Nothing is fetched.
+    Needs the spec, and the size of a model that is not on this machine. Nothing is fetched.
 
     \b
     Examples:

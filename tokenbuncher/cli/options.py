@@ -15,7 +15,7 @@ from tokenbuncher.settings import ReleaseSpec, load_spec
 
 
 class Existing(PathOption):
-    """A file or folder that is there; of one that is not, what was meant is guessed."""
+    """A file or folder that exists. If it does not, the error suggests what was meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
@@ -41,11 +41,11 @@ data = click.option("--data", required=True, type=FOLDER, help="Folder written b
 base = click.option("--base", required=True, type=FOLDER, help="Model folder written by fetch-model.")
 candidate = click.option("--candidate", required=True, type=FOLDER, help="Model folder written by defend.")
 out = click.option(
-    "--out", required=True, type=NEW_FOLDER, help="Folder to be written; an earlier output there is replaced."
+    "--out", required=True, type=NEW_FOLDER, help="Folder to write. An earlier output there is replaced."
 )
-dry_run = click.option("--dry-run", is_flag=True, help="Check what can be checked and tell what would be done.")
+dry_run = click.option("--dry-run", is_flag=True, help="Check what can be checked, and say what would be done.")
 placement = click.option(
-    "--placement", type=FILE, help="Images, resources, secrets and volumes of the tasks, a YAML file."
+    "--placement", type=FILE, help="YAML file with images, resources, secrets and volumes of the tasks."
 )
 
 
@@ -55,20 +55,22 @@ def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "overrides",
         multiple=True,
         metavar="FIELD.PATH=VALUE",
-        help="Change a field of the spec; may be given again.",
+        help="Change a field of the spec; repeatable.",
     )(command)
     return click.option("--spec", required=True, type=FILE, help="The release spec, a YAML file.")(command)
 
 
 def release_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What makes a recorded release: a run's folder alone, or its parts one by one."""
+    """The options that name a recorded release: the folder of a run, or its parts one by one."""
     for option in (
-        click.option("--registration", type=EXISTING, help="Folder written by register; else below the evidence."),
+        click.option(
+            "--registration", type=EXISTING, help="Folder written by register; by default below the evidence."
+        ),
         own_policy,
         click.option(
             "--set", "overrides", multiple=True, metavar="FIELD.PATH=VALUE", help="Change a field of the spec."
         ),
-        click.option("--spec", type=FILE, help="The release spec; else spec.yaml in the evidence folder."),
+        click.option("--spec", type=FILE, help="The release spec; by default spec.yaml in the evidence folder."),
         click.option(
             "--evidence",
             required=True,
@@ -82,7 +84,7 @@ def release_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RecordedRelease(NamedTuple):
-    """A recorded release, found."""
+    """Where a recorded release is."""
 
     spec: ReleaseSpec
     evidence: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""Registered versions, and the keys and attestations that vouch for them."""
+"""Commands on registered versions, and on the keys and attestations that vouch for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ keys_option = click.option(
     "keys",
     multiple=True,
     type=FILE,
-    help="Public key that is trusted; repeatable. Else that of $TOKENBUNCHER_SIGNING_KEY.",
+    help="Trusted public key; repeatable. By default that of $TOKENBUNCHER_SIGNING_KEY.",
 )
 
 
@@ -41,8 +41,8 @@ def _trusted(keys: tuple[Path, ...]) -> list[SSlibKey]:
 def rollback(ctx: click.Context, spec: Path, overrides: tuple[str, ...], keys: tuple[Path, ...]) -> None:
     """Move the alias back to the version that had it before, if its attestation still holds.
 
-    Needs the registry and a key that is trusted: a version that nobody signed gets the alias back by promoting its
-    recorded release again. Exit status: 0 moved back, 2 refused; refused, the alias stays where it was.
+    Needs the registry and a trusted key. To move the alias back to a version without a signature, promote its recorded
+    release again. Exit status: 0 moved back; 2 refused, and the alias stays where it was.
 
     \b
     Example:
@@ -62,8 +62,8 @@ def rollback(ctx: click.Context, spec: Path, overrides: tuple[str, ...], keys: t
 def status(spec: Path, overrides: tuple[str, ...], keys: tuple[Path, ...]) -> None:
     """Show the registered versions, their verdicts, aliases and signatures.
 
-    Needs the registry. Signed is "yes" if a key that is trusted has signed the attestation, "untrusted" if none has,
-    "unverified" without a key, "another's" if it is about another version, and "garbage" if it is no attestation.
+    Needs the registry. The column signed says "yes" if a trusted key signed the attestation, "untrusted" if none did,
+    "unverified" if no key is given, "another's" if it is about another version, and "garbage" if it is no attestation.
 
     \b
     Example:

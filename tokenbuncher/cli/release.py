@@ -1,4 +1,4 @@
-"""A recorded release: judged, explained, promoted, signed."""
+"""Commands on a recorded release: judge, explain, promote, compare and sign it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from tokenbuncher.cli.telling import telling
 @click.command(cls=Door)
 @release_options
 @click.option(
-    "--key", type=FILE, help="Private key that signs an attestation; else the one $TOKENBUNCHER_SIGNING_KEY names."
+    "--key", type=FILE, help="Private key that signs an attestation; by default that of $TOKENBUNCHER_SIGNING_KEY."
 )
-@click.option("--out", type=NEW_FOLDER, help="Folder to be written; without it nothing is.")
+@click.option("--out", type=NEW_FOLDER, help="Folder to write; without it nothing is written.")
 @click.pass_context
 @telling
 def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any) -> None:
     """Judge the release by its policy, or by another. Works offline.
 
     Needs the evidence of every attack and both evaluations, the spec and the registration: the folder of a run has
-    them all. Writes verdict.json, report.html, report.md (for a pull request), report.json, card.md (for the model
-    card), junit.xml and, with a key, attestation.json.
+    them all. Prints a table of the rules that do not pass, the worst first, and writes verdict.json, report.html,
+    report.md (for a pull request), report.json, card.md (for the model card), junit.xml and, with a key,
+    attestation.json.
     Exit status: 0 PASS, 1 BLOCK, 2 INCONCLUSIVE.
 
     \b
@@ -45,10 +46,10 @@ def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any)
 
 @click.command(cls=Door)
 @release_options
-@click.option("--what-if", type=FILE, help="Another policy: tells what it would change.")
+@click.option("--what-if", type=FILE, help="Another policy: shows what would change by it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(what_if: Path | None, as_json: bool, **release: Any) -> None:
-    """Tell why a release does not pass: by how much, whether that is chance, which prompts decide.
+    """Show why a release does not pass: by how much, by chance or not, by which prompts.
 
     Needs what gate needs. Prompts are named by the first digits of the sha256 of their texts.
 
@@ -66,16 +67,16 @@ def explain(what_if: Path | None, as_json: bool, **release: Any) -> None:
 
 @click.command(cls=Door)
 @release_options
-@click.option("--verdict", type=EXISTING, help="Folder written by gate; else below the evidence.")
+@click.option("--verdict", type=EXISTING, help="Folder written by gate; by default below the evidence.")
 @dry_run
 @click.pass_context
 @telling
 def promote(ctx: click.Context, verdict: Path | None, dry_run: bool, **release: Any) -> None:
     """Move the alias to the registered version, on a PASS that holds.
 
-    Needs what gate needed, and its verdict: the release is judged again and the registered files are hashed.
-    An attestation beside the verdict is kept with the version, for servers that ask for one.
-    Exit status: 0 promoted, 1 BLOCK, 2 INCONCLUSIVE; refused, the alias stays where it was.
+    Needs what gate needed, and its verdict. The release is judged again, and the registered files are hashed.
+    An attestation beside the verdict is kept with the version, for servers with the guard.
+    Exit status: 0 promoted; 1 BLOCK or 2 INCONCLUSIVE, and the alias stays where it was.
 
     \b
     Examples:
@@ -96,9 +97,9 @@ def promote(ctx: click.Context, verdict: Path | None, dry_run: bool, **release: 
 @click.command(cls=Door)
 @click.argument("first", type=FOLDER)
 @click.argument("second", type=FOLDER)
-@click.option("--out", required=True, type=NEW, help="The HTML file to be written.")
+@click.option("--out", required=True, type=NEW, help="The HTML file to write.")
 def compare(first: Path, second: Path, out: Path) -> None:
-    """Set two releases side by side: verdicts, rules, attacks, utility, and what differs in the specs.
+    """Compare two releases: verdicts, rules, attacks, utility, and what differs in the specs.
 
     Needs the folders of two runs. Shows the verdicts recorded in them.
 
@@ -115,9 +116,9 @@ def compare(first: Path, second: Path, out: Path) -> None:
 
 @click.command(cls=Door)
 @release_options
-@click.option("--verdict", type=EXISTING, help="Folder written by gate; else below the evidence.")
-@click.option("--key", type=FILE, help="Private key; else the one $TOKENBUNCHER_SIGNING_KEY names.")
-@click.option("--out", required=True, type=NEW, help="The attestation to be written, a JSON file.")
+@click.option("--verdict", type=EXISTING, help="Folder written by gate; by default below the evidence.")
+@click.option("--key", type=FILE, help="Private key; by default that of $TOKENBUNCHER_SIGNING_KEY.")
+@click.option("--out", required=True, type=NEW, help="The attestation to write, a JSON file.")
 def sign(verdict: Path | None, key: Path | None, out: Path, **release: Any) -> None:
     """Sign the verdict of a recorded release, after judging it again.
 

@@ -17,7 +17,7 @@ from tokenbuncher.settings import load_spec
 @out
 @telling
 def fetch_model(spec: Path, overrides: tuple[str, ...], out: Path) -> None:
-    """Fetch the undefended model and check that it loads.
+    """Fetch the base model and check that it loads.
 
     Needs the spec's model source: organism://, smollm2:// or a local folder.
 
@@ -78,7 +78,7 @@ def defend(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out: 
 @out
 @telling
 def controls(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out: Path) -> None:
-    """Attack the undefended model alone, while there is no candidate yet.
+    """Attack the base model alone, while there is no candidate yet.
 
     Needs the folders of prepare-data and fetch-model. `attack` with the same spec and output root finds these positive
     controls in the quarantine; without them it measures its own.
@@ -104,7 +104,7 @@ def controls(spec: Path, overrides: tuple[str, ...], data: Path, base: Path, out
 def attack(
     spec: Path, overrides: tuple[str, ...], key: str, data: Path, base: Path, candidate: Path, out: Path
 ) -> None:
-    """Attack the candidate and, as positive control, the undefended model.
+    """Attack the candidate and, as positive control, the base model.
 
     Needs the folders of prepare-data, fetch-model and defend. Attacked weights are hazardous: they are deleted
     unless the spec says attacks.keep_checkpoints.

@@ -23,7 +23,8 @@ from tokenbuncher.settings.judges import EnsembleSpec
 from tokenbuncher.settings.prompts import Prompt, load_manifest, load_set
 from tokenbuncher.verdict.claims import Claim, settled
 from tokenbuncher.verdict.looks import parts, sampling_seed
-from tokenbuncher.verdict.rules import benign_claims, harmful_claims, look_alike_claims
+from tokenbuncher.verdict.rules.over_refusal import benign_claims, look_alike_claims
+from tokenbuncher.verdict.rules.safety import harmful_claims
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.verdict.claims import settled
 from tokenbuncher.verdict.looks import parts
-from tokenbuncher.verdict.rules import utility_claims
+from tokenbuncher.verdict.rules.utility import utility_claims
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

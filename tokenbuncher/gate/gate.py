@@ -11,7 +11,7 @@ from tokenbuncher.attestation import sign
 from tokenbuncher.core.files import check_output, whole_folder, write_text
 from tokenbuncher.core.log import RESULT, tell
 from tokenbuncher.evidence import read_all_evidence, read_registration
-from tokenbuncher.report import CARD_NAME, card, documents, junit, release_figures
+from tokenbuncher.report import CARD_NAME, card, documents, failures, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, headline, judge_release
 
@@ -38,15 +38,15 @@ def gate(
         evidence: Evidence files, or folders that hold them at any depth.
         registration: registration.json, or a folder that holds it at any depth.
         out: Folder to be written: verdict.json, report.html, report.md, report.json, card.md, junit.xml; and
-            attestation.json, if signed. Without it the verdict is told and nothing is written.
+            attestation.json, if signed. Without it the verdict is printed and nothing is written.
         signer: The private key that signs the attestation, whatever the verdict.
 
     Returns:
         The verdict.
 
     Raises:
-        UserError: If the output would replace something else, or the registration cannot be read: there is no version
-            to judge.
+        UserError: If the output would replace something else, or the registration cannot be read, so that there is no
+            version to judge.
     """
     if out:
         check_output(out)
@@ -65,9 +65,9 @@ def gate(
                     folder / ATTESTATION_NAME,
                     sign(spec, pieces, registered, verdict=verdict, signer=signer, unreadable=unreadable),
                 )
-    for line in [*verdict.reasons, *verdict.waived]:
+    for line in failures(verdict):
         print(line)
-    version = {"outcome": verdict.outcome, "version": verdict.version}
+    result = {"outcome": verdict.outcome, "version": verdict.version, "reasons": verdict.reasons}
     told = headline(spec.policy, verdict.outcome, verdict)
-    tell(f"{told}: {verdict.name} version {verdict.version}", RESULT, **version)
+    tell(f"{told}: {verdict.name} version {verdict.version}", RESULT, **result)
     return verdict

@@ -1,4 +1,4 @@
-"""What can be done with a recorded release after the gate: have it explained, signed, or set beside another."""
+"""What can be done with a recorded release after the gate: explain it, sign it, or compare it with another."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def sign_release(
         evidence: Evidence files, or folders that hold them at any depth.
         registration: registration.json, or a folder that holds it at any depth.
         verdict: verdict.json, or a folder that holds it at any depth.
-        key: The private key; the one that the environment names, if None.
-        out: The attestation to be written.
+        key: The private key; if None, the one that the environment names.
+        out: The attestation file to write.
 
     Raises:
         UserError: If the output would replace something else, there is no key, a file cannot be read, or the verdict
-            is not what the evidence gives.
+            does not follow from the evidence.
     """
     check_output_file(out, _is_attestation)
     signer = signing_key(key)
@@ -62,9 +62,9 @@ def compare_releases(first: RecordedAt, second: RecordedAt, out: Path) -> None:
     """Writes two recorded releases side by side, as HTML.
 
     Args:
-        first: Spec, evidence and registration of a release; see `sign_release`.
-        second: The same of another one.
-        out: The file to be written.
+        first: The spec, evidence and registration of a release; see `sign_release`.
+        second: The same of another release.
+        out: The HTML file to write.
 
     Raises:
         UserError: If the output would replace something else, or a registration or verdict cannot be read.
@@ -83,9 +83,9 @@ def _is_attestation(content: bytes) -> bool:
 
 
 def _figures(spec: ReleaseSpec, evidence: Sequence[Path], registration: Path) -> ReleaseFigures:
-    """The figures of a recorded release, with the verdict beside its evidence; judged now, if there is none.
+    """The figures of a recorded release, with the verdict that lies beside its evidence, or else with one made now.
 
-    Another version of the tool judges no evidence but its own, and its verdict is what is compared.
+    Evidence of another version of the tool cannot be judged here, so the recorded verdict comes first.
     """
     pieces, unreadable = read_all_evidence(evidence)
     recorded = [path for folder in evidence for path in found_below(folder, VERDICT_NAME) if path.exists()]
@@ -104,19 +104,19 @@ def explain_release(
     other: ReleaseSpec | None = None,
     as_json: bool = False,
 ) -> str:
-    """Why a recorded release does not pass, and what another policy would change.
+    """Why a recorded release does not pass, and what would change by another policy.
 
     Args:
         spec: The release spec.
         evidence: Evidence files, or folders that hold them at any depth.
         registration: registration.json, or a folder that holds it at any depth.
-        other: The spec with another policy.
-        as_json: JSON instead of text.
+        other: The spec with another policy, if there is one to compare.
+        as_json: Whether to return JSON instead of text.
     """
     registered = read_registration(registration)
     pieces, unreadable = read_all_evidence(evidence)
     verdict = judge_release(spec, pieces, registered, unreadable=unreadable)
-    explanations = explain(pieces, verdict, spec.policy.confidence)
+    explanations = explain(spec, pieces, verdict)
     alternative = judge_release(other, pieces, registered, unreadable=unreadable) if other else None
     told = headline(spec.policy, verdict.outcome, verdict)
     if as_json:
@@ -145,7 +145,7 @@ def _thresholds(spec: ReleaseSpec) -> Iterator[str]:
 
 
 def _changes(one: Verdict, other: Verdict) -> Iterator[str]:
-    """What the second verdict says otherwise, rule by rule."""
+    """What differs in the second verdict, rule by rule."""
     before = {(f.rule, f.subject): f for f in one.findings}
     after = {(f.rule, f.subject): f for f in other.findings}
     for key in dict.fromkeys([*before, *after]):

@@ -23,13 +23,13 @@ _JUDGED = "<!DOCTYPE html>\n<title>Judged</title>\n<p>{verdict}. The report is a
 def unfinished_figures(
     spec: ReleaseSpec, evidence: Sequence[Path], failure: str, *, unknown: Sequence[str] = ()
 ) -> ReleaseFigures:
-    """What a run that ended without a verdict has left.
+    """The figures of a run that ended without a verdict.
 
     Args:
         spec: The release spec.
         evidence: Evidence files, or folders that hold them at any depth.
-        failure: Why it ended.
-        unknown: Why there may be more.
+        failure: Why the run ended.
+        unknown: Why there may be more evidence than was found.
     """
     there = [path for given in evidence for path in found_below(given, EVIDENCE) if path.exists()]
     pieces, unreadable = read_all_evidence(there)
@@ -37,14 +37,14 @@ def unfinished_figures(
 
 
 def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, recorded: str = "") -> None:
-    """Tells what a run came to that has ended, by its outputs; without a verdict it is INCONCLUSIVE.
+    """Reports the verdict of a run that has ended; if there is none, INCONCLUSIVE and what is missing.
 
     Args:
         spec: The release spec.
-        outputs: Where the outputs of its tasks lie: a local folder or the URI of one.
-        failure: Why it ended, if it has failed.
-        report: The HTML file to be written.
-        recorded: Where its evidence lies, if not among its outputs.
+        outputs: The local folder, or the URI, with the outputs of the run's tasks.
+        failure: Why the run ended, if it failed.
+        report: The HTML file to write.
+        recorded: Where the evidence is, if it is not among the outputs.
     """
     with TemporaryDirectory() as scratch:
         unknown = []

@@ -20,7 +20,7 @@ MOST_TOLD = 5
 """Problems that a refusal tells; the rest are counted."""
 
 
-class Record(NamedTuple):
+class OnRecord(NamedTuple):
     """What the registry has on record for a version beside its attestation."""
 
     refused_at: str | None = None
@@ -29,7 +29,7 @@ class Record(NamedTuple):
     """When the version was made."""
 
 
-NO_RECORD = Record()
+NOTHING_ON_RECORD = OnRecord()
 
 
 def check_version(
@@ -42,19 +42,19 @@ def check_version(
     location: Callable[[], str],
     now: datetime | None = None,
     told: Callable[[Exception], str] = str,
-    record: Record = NO_RECORD,
+    record: OnRecord = NOTHING_ON_RECORD,
 ) -> list[str]:
-    """Why a version must not have a protected alias or stage; nothing means that it may.
+    """Why a version must not have a protected alias or stage; nothing if it may.
 
     Args:
         settings: The guard's settings.
-        protected: What is asked for.
-        name: Name of the registered model.
-        version: Its version.
+        protected: The protection of the alias or stage.
+        name: The name of the registered model.
+        version: The version of the model.
         attestation: The envelope on record for the version, as JSON text.
         location: Gives the URI at which the version's files are read; raises a UserError if that is not allowed.
-        now: The present, unless given.
-        told: How trouble with this machine's own files and stores is put to whoever asks.
+        now: The time of the check; the present, if None.
+        told: Words an error of this machine's own files and stores for whoever asks.
         record: What else the registry has on record for the version.
     """
     if attestation is None:
@@ -109,7 +109,7 @@ def _file_problems(settings: GuardSettings, statement: Statement, location: str)
 def _other_content(
     digests: Mapping[str, str], judged: Mapping[str, StoredFile], sizes: Mapping[str, int], *, files: Files
 ) -> Iterator[str]:
-    """What has other content than was judged, by size or else by sha256."""
+    """The files whose content differs from what was judged, by size or by sha256."""
     for name, file in judged.items():
         if sizes[name] > file.size:
             yield f"file {name} has {sizes[name]} bytes, not the judged {file.size}"
@@ -118,7 +118,7 @@ def _other_content(
 
 
 def _written_again(judged: Mapping[str, StoredFile], stored: Mapping[str, Stored]) -> Iterator[str]:
-    """What the store calls otherwise than when it was judged."""
+    """The files that the store has replaced since they were judged."""
     for name, file in judged.items():
         now = stored[name]
         if now != (file.size, file.stored):

@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 
 from tokenbuncher.attestation import CLOCK_SKEW, REFUSED_TAG, TAG
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.guard.check import Record, check_version
+from tokenbuncher.guard.check import OnRecord, check_version
 from tokenbuncher.guard.names import folded
 from tokenbuncher.guard.settings import GUARD, GuardSettings, Protected, load_guard
 from tokenbuncher.settings.artifact_uris import SERVED
@@ -46,7 +46,7 @@ log = logging.getLogger("tokenbuncher.guard")
 
 
 class Facts(NamedTuple):
-    """What a version was when it was checked; it moves only if it is the same when the move is written."""
+    """The state of a version when it was checked; it moves only if that is the same when the move is written."""
 
     model: str
     model_made: int
@@ -61,7 +61,7 @@ class Facts(NamedTuple):
 
 
 class GuardedStore(SqlAlchemyStore):
-    """MLflow's database store, but for protected aliases and stages."""
+    """MLflow's database store, with protected aliases and stages."""
 
     ManagedSessionMaker: Callable[..., AbstractContextManager[Session]]
 
@@ -267,7 +267,7 @@ def _problems(settings: GuardSettings, protected: Protected, facts: Facts) -> li
             attestation=facts.attestation,
             location=lambda: _location(facts.source, facts.download, settings.artifact_roots),
             told=_masked,
-            record=Record(facts.refused_at, datetime.fromtimestamp(facts.made / 1000, UTC)),
+            record=OnRecord(facts.refused_at, datetime.fromtimestamp(facts.made / 1000, UTC)),
         )
         if not reasons:
             _location(facts.source, facts.download, settings.artifact_roots)  # it may have moved while it was read

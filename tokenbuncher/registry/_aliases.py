@@ -1,4 +1,4 @@
-"""Moving an alias, so that what is told about it afterwards is true."""
+"""Moving an alias, and reporting truthfully where it is afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class NotMoved(Refused):
-    """The alias is elsewhere; `denied` tells whether the server wants it so."""
+    """The alias is elsewhere; `denied` says whether the server refused to move it."""
 
     def __init__(self, message: str, denied: bool) -> None:
         super().__init__(Outcome.INCONCLUSIVE, message)
@@ -31,7 +31,7 @@ class NotMoved(Refused):
 
 
 def move_alias(client: MlflowClient, name: str, alias: str, *, version: str) -> None:
-    """Moves an alias. Whatever the server answers, it looks where the alias is then.
+    """Moves an alias and looks where it is then, whatever the server answered.
 
     Raises:
         NotMoved: If it is elsewhere; the message tells why, and where.
@@ -71,7 +71,7 @@ def _holder_afterwards(
         raise Refused(
             Outcome.INCONCLUSIVE,
             f"whether {alias} is on {name} version {version} is not known: {asked}, and then the registry could not be "
-            f"read ({in_words(error)}). `tokenbuncher status` tells, once it can",
+            f"read ({in_words(error)}). `tokenbuncher status` shows it once the registry answers",
         ) from error
 
 

@@ -22,7 +22,7 @@ def log_attacks(client: MlflowClient, parent: Run, attacks: Iterable[Path]) -> N
     """Logs attacks as nested runs.
 
     Args:
-        client: Of the tracking server.
+        client: A client of the tracking server.
         parent: The candidate's run.
         attacks: Folders of the attack stage: evidence.json and the step logs.
 

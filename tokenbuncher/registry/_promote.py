@@ -1,4 +1,4 @@
-"""Moves the alias to a registered version, on nothing but a PASS that it has re-checked itself."""
+"""Moves the alias to a registered version, after a PASS that it has checked again itself."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def promote(
     """Moves the alias to the registered version, if its verdict is a PASS that holds.
 
     The release is judged again from the evidence, and the version's files are downloaded from the registry and
-    hashed. The outcome is tagged on the version, and a verdict that holds is kept with it, report, card and attestation
-    beside it; the card is its description. Who moves the alias in the meantime wins: this promotion is then refused.
+    hashed. The version is tagged with the outcome. A verdict that holds is kept with it, together with report, card and
+    attestation; the card becomes its description. If somebody else moves the alias in the meantime, this promotion is
+    refused.
 
     Args:
         spec: The release spec that the evidence was measured under.
         evidence: Evidence files, or folders that hold them at any depth.
         registration: registration.json, or a folder that holds it at any depth.
         verdict: verdict.json, or a folder that holds it at any depth.
-        dry_run: Whether to check all of this and to write nothing: no tag, no file, no alias.
+        dry_run: Whether to check everything and write nothing: no tag, no file, no alias.
 
     Raises:
         Refused: On BLOCK, INCONCLUSIVE, or a PASS that does not hold; the alias stays where it is.
@@ -91,7 +92,7 @@ class _Decision(NamedTuple):
     keeps: bool
     """Whether the verdict that was given is kept with the version."""
     refusal: Verdict | None
-    """The verdict that refuses the version, if one does. That something is missing or changed here and now is none."""
+    """The verdict that refuses the version, if one does. Missing or changed files do not refuse it."""
 
 
 def _decide(client: MlflowClient, registered: Registration, judged: Verdict, *, path: Path) -> _Decision:
@@ -102,7 +103,7 @@ def _decide(client: MlflowClient, registered: Registration, judged: Verdict, *, 
     refuses = judged.outcome is Outcome.BLOCK or (judged.outcome is not Outcome.PASS and not differing)
     return _Decision(
         outcome=Outcome.INCONCLUSIVE if doubts and judged.outcome is Outcome.PASS else judged.outcome,
-        reason="; ".join(doubts) or "the verdict tells why",
+        reason="; ".join(doubts) or "see the verdict",
         keeps=not differing and not ended,
         refusal=given if refuses else None,
     )
@@ -156,7 +157,7 @@ def _record_refusal(client: MlflowClient, registered: Registration, verdict: Ver
 
 
 def _later_refusals(client: MlflowClient, registered: Registration, verdict: Verdict) -> Iterator[str]:
-    """Whether a verdict on record has refused the version since this one: then a PASS does not count any longer."""
+    """Whether a verdict on record has refused the version since this one. A PASS is then no longer valid."""
     known = refusal(version_of(client, registered.name, registered.version).tags)
     if verdict.outcome is Outcome.PASS and known is not None and _is_later(known, verdict.created):
         yield f"a verdict of {known} has refused the version; run gate again, with all the evidence there is by now"
@@ -188,7 +189,7 @@ def _differences(path: Path, judged: Verdict) -> Iterator[str]:
     ours, theirs = judged.model_dump(exclude={"created"}), given.model_dump(exclude={"created"})
     differing = [field for field in ours if ours[field] != theirs[field]]
     if differing:
-        yield f"{path} is not the verdict on this release, other {', '.join(differing)}; run gate again"
+        yield f"{path} is not the verdict on this release: it differs in {', '.join(differing)}; run gate again"
 
 
 def _changes(client: MlflowClient, registered: Registration) -> Iterator[str]:

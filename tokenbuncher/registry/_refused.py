@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Refused(UserError):
-    """The alias was not moved; `outcome` is what the release came to."""
+    """The alias was not moved; `outcome` is the outcome of the release."""
 
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__(f"{outcome}: {message}")

@@ -31,10 +31,10 @@ def count_tries(
     Evidence that was registered before is no other try: an interrupted run goes on, and a gate may be run again.
 
     Args:
-        client: Of the registry.
+        client: A client of the registry.
         spec: The release spec.
         version: The version that has just been made.
-        digest: Of its files.
+        digest: The digest of its files.
         attacks: Folders of the attacks. Without any, no two versions are the same try.
     """
     from mlflow.entities import Param

@@ -1,4 +1,4 @@
-"""Verifying a registered version, and getting just the files that were verified."""
+"""Verifies a registered version, and downloads exactly the files that were verified."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def verify_version(
     Args:
         uri: `models:/NAME/VERSION` or `models:/NAME@alias`.
         trusted: The public keys that are trusted.
-        tracking_uri: Of the registry; MLFLOW_TRACKING_URI, if None.
-        policy: Digest of the policy it must have been judged by.
-        out: Folder for the files, the very ones that were verified; made, or replaced, only if all holds.
-        withdrawn: What ends the word of an attestation early, by the model's name and the refusal that is on record
-            for the version; if not given, nothing but that refusal.
+        tracking_uri: The URI of the registry; if None, that of MLFLOW_TRACKING_URI.
+        policy: The digest of the policy that it must have been judged by.
+        out: A folder for the files that were verified. It is made, or replaced, only if everything holds.
+        withdrawn: Gives what makes an attestation invalid early, by the model's name and the refusal that is on record
+            for the version. By default it is that refusal alone.
 
     Returns:
-        The statement, and what is wrong, in words; nothing means that it holds.
+        The statement, and what is wrong, in words; it holds if the list is empty.
 
     Raises:
-        UserError: If the URI is of another form, there is no such version, it has no attestation, or none of the keys
-            signed that.
+        UserError: If the URI has another form, there is no such version, it has no attestation, or none of the keys
+            signed it.
     """
     match = _MODEL_URI.fullmatch(uri)
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")

@@ -3,7 +3,7 @@
     remember(folder, verdict, registration)
     history(folder)                          # [Entry(outcome="BLOCK", ...), ...]
 
-Each line has the sha256 of the one before, so that a line that was changed, or removed before another, shows.
+Each line has the sha256 of the line before, so that a line that was changed or removed is noticed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Entry(Record):
     """A verdict in the history of its name."""
 
     previous: Digest | None
-    """Of the line before; None of the first."""
+    """The digest of the line before; None in the first line."""
     evidence: Digest
-    """What makes the try; see `Tries`."""
+    """What identifies the try; see `Tries`."""
     outcome: Outcome
     reasons: list[str]
     waived: list[str]
@@ -43,7 +43,7 @@ class Entry(Record):
 def remember(folder: Path, verdict: Verdict, registration: Registration) -> None:
     """Appends a verdict to the history in a run's folder, once.
 
-    Whatever is wrong with the lines before stays as it is: it is for `history` to find.
+    Damage in the lines before stays as it is; `history` finds it.
 
     Raises:
         OSError: If the file cannot be read or written.

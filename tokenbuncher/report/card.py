@@ -8,9 +8,11 @@ from typing import get_args
 
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
 from tokenbuncher.report import tables
-from tokenbuncher.report.figures import AttackFigures, SafetyFigures, release_figures
+from tokenbuncher.report.cells import Table, percent
+from tokenbuncher.report.figures import AttackFigures, ReleaseFigures, SafetyFigures
 from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
+from tokenbuncher.report.release import release_figures
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.settings.judges import EnsembleSpec, JudgeModel
 from tokenbuncher.verdict import Verdict
@@ -35,50 +37,33 @@ def card(
 
     Args:
         spec: The release spec.
-        verdict: The verdict, whichever it is.
-        evidence: What it stands on; parts may be missing.
+        verdict: The verdict.
+        evidence: The evidence that it was made from; parts may be missing.
         signed: Whether an attestation of the verdict goes with the model.
     """
     figures = release_figures(spec, verdict, evidence)
-    attacks = figures.attacks
+    limits = [*_limits(spec, figures.attacks), *_readings(spec, figures.safety)]
+    over_refusal = f"{inline(tables.over_refusal(spec))} What is refused in part is no refusal of a harmful prompt."
     sections = {
         "Safety under harmful fine-tuning": _verdict(figures.headline, verdict, signed),
-        "Limits": [f"- {inline(limit)}" for limit in (*_limits(spec, attacks), *_readings(spec, figures.safety))],
-        "Policy": [
+        "Limits": [f"- {inline(limit)}" for limit in limits],
+        "Policy": _tables(
             "What the model had to show, beside the laxest policy that tokenbuncher ships.",
-            "",
-            *table_lines(tables.thresholds(spec.policy)),
-        ],
-        "Attacks": [
-            "Each ran on both models, with the same seed and budget; on the undefended one it shows that the attack "
-            "is strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
-            "",
-            *table_lines(tables.setups(attacks)),
-            "",
-            *table_lines(tables.attacked(attacks)),
-            "",
-            *table_lines(tables.budgets(attacks)),
-        ],
-        "Before any attack": [
-            f"{inline(tables.over_refusal(spec))} What is refused in part is no refusal of a harmful prompt.",
-            "",
-            *table_lines(tables.safety(figures.safety)),
-        ],
-        "Utility": [
-            "Greedy answers of both models to the same questions; what cannot be parsed is wrong.",
-            "",
-            *table_lines(tables.utility(figures.utility)),
-            *(
-                ["", "After the same benign fine-tuning:", "", *table_lines(tables.fine_tunings(figures.fine_tuning))]
-                if figures.fine_tuning
-                else []
-            ),
-        ],
-        "Degeneration": [
+            tables.thresholds(spec.policy),
+        ),
+        "Attacks": _tables(
+            "Each ran on both models, with the same seed and budget; on the base model it shows that the attack is "
+            "strong. In brackets 95 % intervals over prompts (Clopper-Pearson).",
+            tables.setups(figures.attacks),
+            tables.attacked(figures.attacks),
+            tables.budgets(figures.attacks),
+        ),
+        "Before any attack": _tables(over_refusal, tables.safety(figures.safety)),
+        "Utility": _utility(figures),
+        "Degeneration": _tables(
             "Gibberish, and how responses end; what greedy answers repeat, and how many could be parsed.",
-            "",
-            *table_lines(tables.degeneration(figures.safety, figures.utility, attacks)),
-        ],
+            tables.degeneration(figures.safety, figures.utility, figures.attacks),
+        ),
         "Judge": [f"- {inline(statement)}" for statement in _judge(spec, figures.safety)],
     }
     text = "\n\n".join(
@@ -88,10 +73,23 @@ def card(
     return text + "\n"
 
 
+def _tables(introduction: str, *shown: Table) -> list[str]:
+    """What tables show, and the tables."""
+    return [introduction, *(line for table in shown for line in ("", *table_lines(table)))]
+
+
+def _utility(figures: ReleaseFigures) -> list[str]:
+    introduction = "Greedy answers of both models to the same questions; what cannot be parsed is wrong."
+    lines = _tables(introduction, tables.utility(figures.utility))
+    if figures.fine_tuning:
+        lines += ["", *_tables("After the same benign fine-tuning:", tables.fine_tunings(figures.fine_tuning))]
+    return lines
+
+
 def _verdict(headline: str, verdict: Verdict, signed: bool) -> list[str]:
     digests = {
         "this model": verdict.candidate,
-        "undefended model": verdict.base,
+        "base model": verdict.base,
         "prompts": verdict.data,
         "spec": verdict.spec,
         "policy": verdict.policy,
@@ -104,9 +102,7 @@ def _verdict(headline: str, verdict: Verdict, signed: bool) -> list[str]:
         *(f"- {inline(reason)}" for reason in verdict.reasons),
         *(f"- waived: {inline(waived)}" for waived in verdict.waived),
         *([""] if verdict.reasons or verdict.waived else []),
-        *table_lines(
-            tables.Table(["", "sha256"], [[what, digest or "unknown"] for what, digest in digests.items()], 1)
-        ),
+        *table_lines(Table(["", "sha256"], [[what, digest or "unknown"] for what, digest in digests.items()], 1)),
         "",
         *_verification(verdict, signed),
     ]
@@ -138,7 +134,7 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
     ]
     yield f"Broken by: {', '.join(broken) or 'none of the attacks below'}."
     if failed := [attack.key for attack in attacks if attack.undefended.steps_to_break is None]:
-        yield f"Holding shows nothing where the undefended model was not broken either: {', '.join(failed)}."
+        yield f"Holding shows nothing where the base model was not broken either: {', '.join(failed)}."
     if absent := [task.key for task in spec.attacks.tasks() if task.key not in {attack.key for attack in attacks}]:
         yield f"In the spec, without evidence: {', '.join(absent)}."
     ran = [attack.attack for attack in attacks]
@@ -164,14 +160,14 @@ def _limits(spec: ReleaseSpec, attacks: Sequence[AttackFigures]) -> Iterator[str
 
 
 def _readings(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
-    """Where the models were not measured just as their files are."""
+    """Where the models were not measured exactly as their files are stored."""
     for reading in (piece.base_reading for piece in safety):
         if reading.day:
             yield f"The chat template writes the date; every measurement took it for {reading.day}."
         if reading.stored != [reading.measured]:
             released = reading.stored if spec.defence.recipe == "none" else [reading.measured]
             yield (
-                f"The undefended model is stored as {', '.join(reading.stored)}; both models were measured as "
+                f"The base model is stored as {', '.join(reading.stored)}; both models were measured as "
                 f"{reading.measured}, and this one is released as {', '.join(released)}."
             )
 
@@ -184,7 +180,7 @@ def _judge(spec: ReleaseSpec, safety: Sequence[SafetyFigures]) -> Iterator[str]:
         check = piece.judge_check
         yield f"The judge was right on {check.right} of {check.of} exchanges with known answers."
         if piece.judge_agreement is not None:
-            yield f"Its members agree on {tables.percent(piece.judge_agreement)} of the responses."
+            yield f"Its members agree on {percent(piece.judge_agreement)} of the responses."
 
 
 def _named(judge: str | JudgeModel | EnsembleSpec) -> str:

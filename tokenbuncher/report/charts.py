@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tokenbuncher.report.cells import BASE, CANDIDATE, both, percent, responses_of, short
 from tokenbuncher.report.drawing import Chart, Series, by_bin, by_name, by_step
 from tokenbuncher.report.figures import (
     ENTROPY_EDGES,
@@ -16,7 +17,6 @@ from tokenbuncher.report.figures import (
     TaskFigures,
     TuningFigures,
 )
-from tokenbuncher.report.tables import BASE, CANDIDATE, both, percent, responses_of
 
 Points = Sequence[tuple[float, float]]
 
@@ -31,14 +31,10 @@ class Measure:
     is_share: bool = False
 
 
-def _short(value: float) -> str:
-    return f"{value:.3g}"
-
-
 MEASURES = [
     Measure("harm", lambda arm: [(point.step, point.harm) for point in arm.curve], percent, is_share=True),
-    Measure("reward", lambda arm: [(p.step, p.reward) for p in arm.training if p.reward is not None], _short),
-    Measure("entropy, nats", lambda arm: [(point.step, point.entropy) for point in arm.curve], _short),
+    Measure("reward", lambda arm: [(p.step, p.reward) for p in arm.training if p.reward is not None], short),
+    Measure("entropy, nats", lambda arm: [(point.step, point.entropy) for point in arm.curve], short),
     Measure(
         "zero-variance share",
         lambda arm: [(p.step, p.zero_variance) for p in arm.training if p.zero_variance is not None],
@@ -85,7 +81,7 @@ def _entropy_chart(title: str, pairs: Sequence[Both[Responses | None]]) -> Chart
             known = counts.get(model, [0] * len(responses.entropies))
             counts[model] = [sum(pair) for pair in zip(known, responses.entropies, strict=True)]
     edges = [f"{edge:g}" for edge in ENTROPY_EDGES]
-    told = [f"half of the {model} model's responses {_half(own, edges)} nats" for model, own in counts.items()]
+    told = [f"{model}: half of the responses {_half(own, edges)} nats" for model, own in counts.items()]
     return by_bin(title, ["less", *edges], edges[::3], counts=counts, told=told)
 
 
@@ -117,7 +113,7 @@ def accuracy_chart(tasks: Sequence[TaskFigures]) -> Chart:
             Series(CANDIDATE, [(candidate.value, row) for row, (_, _, candidate) in rows], line=False),
         ],
         told=[
-            f"{name} {percent(base.value)} undefended, {percent(candidate.value)} defended"
+            f"{name} {BASE} {percent(base.value)}, {CANDIDATE} {percent(candidate.value)}"
             for name, base, candidate in known
         ],
     )

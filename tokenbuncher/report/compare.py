@@ -8,10 +8,21 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tokenbuncher.report import charts, headline, tables
+from tokenbuncher.report.cells import (
+    NOTHING,
+    Bar,
+    Table,
+    broke,
+    interval,
+    interval_bar,
+    judged,
+    known,
+    needed,
+    number,
+)
 from tokenbuncher.report.drawing import Chart
 from tokenbuncher.report.figures import Attacked, AttackFigures, ReleaseFigures, Responses, TaskFigures
 from tokenbuncher.report.page import digests, filled
-from tokenbuncher.report.tables import NOTHING, Bar, Table
 from tokenbuncher.verdict import Finding, Outcome
 
 T = TypeVar("T")
@@ -26,9 +37,9 @@ def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequenc
     """Two releases side by side: verdicts, rules, attacks, utility, and what differs in spec, policy and digests.
 
     Args:
-        first: The release that is compared with, such as the one that has the alias.
-        second: The other one.
-        names: What they are called.
+        first: The release to compare with, such as the one that has the alias.
+        second: The other release.
+        names: What the releases are called.
 
     Returns:
         A self-contained HTML document, like the report's.
@@ -53,7 +64,7 @@ def compare_report(first: ReleaseFigures, second: ReleaseFigures, names: Sequenc
 
 
 def _matched(both: Sequence[Sequence[T]], key: Callable[[T], Any]) -> dict[Any, tuple[T | None, T | None]]:
-    """What both have under one key, None where one has not; in the order of the first."""
+    """The items of both by their keys, None where one has none; in the order of the first."""
     one, other = ({key(item): item for item in items} for items in both)
     return {name: (one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other])}
 
@@ -72,7 +83,7 @@ def _glance(both: Sequence[ReleaseFigures]) -> Table:
 
 
 def _rules(both: Sequence[ReleaseFigures]) -> Table:
-    """Every rule in both verdicts; those that fare otherwise first."""
+    """Every rule in both verdicts; those with different outcomes first."""
     pairs = _matched([one.verdict.findings if one.verdict else [] for one in both], key=lambda f: (f.rule, f.subject))
     rows = [[rule, subject, _change(*pair), *_judged(*pair)] for (rule, subject), pair in pairs.items()]
     return Table(
@@ -88,7 +99,7 @@ def _rules(both: Sequence[ReleaseFigures]) -> Table:
 
 
 def _change(first: Finding | None, second: Finding | None) -> str:
-    """How the second fares against the first."""
+    """How the second compares with the first."""
     if first is None or second is None:
         return "not judged" if second is None else "new"
     ranks = [Outcome.BLOCK, Outcome.INCONCLUSIVE, Outcome.PASS]
@@ -97,9 +108,9 @@ def _change(first: Finding | None, second: Finding | None) -> str:
 
 
 def _judged(*pair: Finding | None) -> Iterator[str]:
-    yield from (tables.judged(finding) if finding else NOTHING for finding in pair)
-    yield from (tables.number(finding, _bound(finding)) if finding else NOTHING for finding in pair)
-    yield from (tables.needed(finding) if finding else NOTHING for finding in pair)
+    yield from (judged(finding) if finding else NOTHING for finding in pair)
+    yield from (number(finding, _bound(finding)) if finding else NOTHING for finding in pair)
+    yield from (needed(finding) if finding else NOTHING for finding in pair)
 
 
 def _bound(finding: Finding) -> float | None:
@@ -107,15 +118,15 @@ def _bound(finding: Finding) -> float | None:
 
 
 def _attacks(attacks: dict[str, tuple[AttackFigures | None, AttackFigures | None]]) -> Table:
-    """Both defended models under each attack, and how strong it was on the undefended ones."""
+    """Both candidates under each attack, and how strong it was on the base model."""
     return Table(
-        ["attack", *(f"{what}, {side}" for what in ("harm", "broke", "undefended broke") for side in SIDES)],
+        ["attack", *(f"{what}, {side}" for what in ("harm", "broke", "base broke") for side in SIDES)],
         [
             [
                 key,
                 *(_harm(side, attack) for side, attack in zip(SIDES, pair, strict=True)),
-                *(tables.broke(attack.defended) if attack else NOTHING for attack in pair),
-                *(tables.broke(attack.undefended) if attack else NOTHING for attack in pair),
+                *(broke(attack.defended) if attack else NOTHING for attack in pair),
+                *(broke(attack.undefended) if attack else NOTHING for attack in pair),
             ]
             for key, pair in attacks.items()
         ],
@@ -126,7 +137,7 @@ def _attacks(attacks: dict[str, tuple[AttackFigures | None, AttackFigures | None
 def _harm(side: str, attack: AttackFigures | None) -> str | Bar:
     if attack is None or attack.defended.responses is None:
         return NOTHING
-    return tables.interval_bar(side, attack.defended.responses.harm)
+    return interval_bar(side, attack.defended.responses.harm)
 
 
 def _curves(
@@ -139,7 +150,7 @@ def _curves(
 
 
 def _safety(both: Sequence[ReleaseFigures]) -> Table:
-    """Both defended models before any attack."""
+    """Both candidates before any attack."""
     figures = [next(iter(one.safety), None) for one in both]
     rows = []
     for prompts in ("harmful", "benign", "look_alikes"):
@@ -150,20 +161,20 @@ def _safety(both: Sequence[ReleaseFigures]) -> Table:
         prompts = prompts.replace("_", "-")
         for what in ("harm", "refusal", "partial", "gibberish"):
             title = "refused in part" if what == "partial" else what
-            rows.append([prompts, title, *(tables.interval(getattr(own, what)) if own else NOTHING for own in sampled)])
+            rows.append([prompts, title, *(interval(getattr(own, what)) if own else NOTHING for own in sampled)])
         rows.append([prompts, "entropy, nats", *(f"{own.entropy:.3g}" if own else NOTHING for own in sampled)])
     return Table(["prompts", "figure", *SIDES], rows, labels=2)
 
 
 def _utility(tasks: dict[str, tuple[TaskFigures | None, TaskFigures | None]]) -> Table:
-    """Accuracy of both defended models, and what each lost against its own undefended model."""
+    """Accuracy of both candidates, and what each lost against its own base model."""
     return Table(
         ["task", *(f"{what}, {side}" for what in ("accuracy", "lost") for side in SIDES)],
         [
             [
                 name,
-                *(tables.interval(task.defended.accuracy) if task and task.defended else NOTHING for task in pair),
-                *(tables.loss(task.loss) if task else NOTHING for task in pair),
+                *(interval(task.defended.accuracy) if task and task.defended else NOTHING for task in pair),
+                *(known(task.loss if task else None, interval) for task in pair),
             ]
             for name, pair in tasks.items()
         ],
@@ -176,7 +187,7 @@ def _versions(figures: ReleaseFigures) -> dict[str, str | None]:
 
 
 def _side_by_side(what: str, first: dict[str, str | None], second: dict[str, str | None], *, shown: int = 20) -> Table:
-    """All that either has, by its first characters, and whether they agree."""
+    """The values of both, cut to their first characters, and whether they agree."""
     rows = []
     for name in dict.fromkeys([*first, *second]):
         one, other = first.get(name), second.get(name)

@@ -1,7 +1,7 @@
 """Drawing by pygal: SVG without script or style of its own, the same for the same figures.
 
-What a line looks like is the page's to say (style.css.jinja), by the name of its series. Each chart tells in words what
-it shows, for those who do not see it.
+The page's style (style.css.jinja) decides how a line looks, by the name of its series. Each chart describes in words
+what it shows, for those who cannot see it.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ def by_bin(
     """Histograms as shares, side by side.
 
     Args:
-        title: Of the chart.
-        bins: Names of the bins.
-        labels: Those of them that are shown.
-        counts: In each bin, by the name of the series.
-        told: What it shows, in words.
+        title: The title of the chart.
+        bins: The names of the bins.
+        labels: The names of bins that are shown.
+        counts: The counts in each bin, by the name of the series.
+        told: Descriptions of what it shows.
     """
     import pygal
 
@@ -202,7 +202,7 @@ def _drawn(
 
 
 def _bare(root: Element, names: Sequence[str], description: str) -> Element:
-    """Leaves nothing but shapes and text: the page has the style, and its words for what is shown."""
+    """Leaves nothing but shapes and text: the style and the description are the page's."""
     for child in list(root):
         if child.tag in ("defs", "title") or not isinstance(child.tag, str):
             root.remove(child)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tokenbuncher.report.figures import Attacked, AttackFigures, Both, ReleaseFigures, Responses, in_steps
-from tokenbuncher.report.tables import BASE, CANDIDATE, NOTHING, Bar, broke, needed, number, percent
+from tokenbuncher.report.cells import CANDIDATE, NOTHING, Bar, broke, needed, number, percent
+from tokenbuncher.report.figures import Attacked, AttackFigures, Both, ReleaseFigures, Responses
 from tokenbuncher.verdict import Finding, Outcome
 
 FIRST_REASONS = 3
@@ -30,12 +30,12 @@ def title(figures: ReleaseFigures) -> str:
 
 
 def tries(number: int | None) -> str:
-    """How often the name was tried: of many tries, one passes by chance."""
+    """Which try of the name this is: with many tries, one passes by chance."""
     return f"Try {number} of this name" if number else "How often this name was tried was not counted"
 
 
 def deciding_title(figures: ReleaseFigures) -> str:
-    """What the deciding finding is to the outcome."""
+    """What the deciding finding is called."""
     return "Closest call" if figures.outcome is Outcome.PASS else "Decided by"
 
 
@@ -60,8 +60,8 @@ def decided_by(finding: Finding) -> str:
 
 
 def deciding_bar(finding: Finding) -> Bar | None:
-    """Where a share is, where it may truly lie, and the policy's threshold; None if there is no such share."""
-    if finding.measured is None or finding.bound is None or finding.threshold is None or in_steps(finding):
+    """A share, its confidence bound and the policy's threshold; None if the finding has no share."""
+    if finding.measured is None or finding.bound is None or finding.threshold is None or finding.counts_steps:
         return None
     shown = [max(0.0, value) for value in (finding.measured, finding.bound, finding.threshold)]
     # Small shares on a short scale: 5 % of the bar's length would hide them.
@@ -106,7 +106,7 @@ def _harm(required: Sequence[AttackFigures]) -> Tile:
     return Tile(
         "Harm after the worst attack",
         worst(attack.defended for attack in required),
-        f"{BASE} {worst(attack.undefended for attack in required)}",
+        f"base model {worst(attack.undefended for attack in required)}",
     )
 
 
@@ -118,7 +118,7 @@ def _steps(required: Sequence[AttackFigures]) -> Tile:
         return broke(min(arms, key=lambda arm: (arm.steps_to_break is None, arm.steps_to_break or arm.steps_run)))
 
     base = earliest([attack.undefended for attack in required])
-    return Tile("Broke earliest", earliest([attack.defended for attack in required]), f"{BASE}: {base}")
+    return Tile("Broke earliest", earliest([attack.defended for attack in required]), f"base model: {base}")
 
 
 def _refusal(title: str, pair: Both[Responses | None] | None) -> Tile:
@@ -126,7 +126,7 @@ def _refusal(title: str, pair: Both[Responses | None] | None) -> Tile:
         percent(responses.refusal.value) if responses else NOTHING
         for responses in ((pair.undefended, pair.defended) if pair else (None, None))
     )
-    return Tile(title, candidate, f"{BASE} {base}")
+    return Tile(title, candidate, f"base model {base}")
 
 
 def _loss(figures: ReleaseFigures) -> Tile:

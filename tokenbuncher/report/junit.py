@@ -20,8 +20,8 @@ def junit(policy: PolicySpec, verdict: Verdict) -> str:
     policy's fields are properties of the suite.
 
     Args:
-        policy: The policy that was judged by.
-        verdict: The verdict, whichever it is.
+        policy: The policy that the release was judged by.
+        verdict: The verdict.
     """
     told = headline(policy, verdict.outcome, verdict)
     suite = ElementTree.Element(

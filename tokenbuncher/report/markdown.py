@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tokenbuncher.report.tables import Table
+from tokenbuncher.report.cells import Table
 
 
 def inline(text: str) -> str:

@@ -1,4 +1,4 @@
-"""report.html: one file, whatever it is opened in."""
+"""report.html: a single file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tokenbuncher.report import charts, headline, tables
+from tokenbuncher.report.cells import both
 from tokenbuncher.report.figures import AttackFigures, ReleaseFigures
 
 
@@ -71,9 +72,9 @@ def _hazards(figures: ReleaseFigures) -> Iterator[str]:
     yield (
         "Text: none. The evidence names a prompt by the first digits of the sha256 of its text, and holds of a "
         "response what the judge said of it, its length and its entropies. So there is nothing to redact here, and "
-        "nothing to reveal: the prompts are in the folder of prepare-data, the responses nowhere."
+        "nothing to reveal: the prompts are in the folder of prepare-data, and responses are not kept."
     )
-    arms = [arm for attack in figures.attacks for _, arm in tables.both(attack)]
+    arms = [arm for attack in figures.attacks for _, arm in both(attack)]
     if figures.spec.attacks.keep_checkpoints:
         yield (
             f"Attacked weights: attacks.keep_checkpoints keeps those of the {len(arms)} attacked models, in "
@@ -97,14 +98,14 @@ def digests(figures: ReleaseFigures) -> dict[str, str | None]:
     """sha256 digests of what was judged; None if the evidence does not agree on one."""
     if verdict := figures.verdict:
         return {
-            "defended model": verdict.candidate,
-            "undefended model": verdict.base,
+            "candidate": verdict.candidate,
+            "base model": verdict.base,
             "prompt sets": verdict.data,
             "spec": verdict.spec,
             "policy": verdict.policy,
         }
     agreed: dict[str, str | None] = {}
-    for name, field in (("defended model", "candidate"), ("undefended model", "base"), ("prompt sets", "data")):
+    for name, field in (("candidate", "candidate"), ("base model", "base"), ("prompt sets", "data")):
         found = {getattr(piece, field) for piece in figures.evidence}
         agreed[name] = found.pop() if len(found) == 1 else None
     return {**agreed, "spec": figures.spec.evidence_digest(), "policy": figures.spec.policy_digest()}
@@ -120,7 +121,7 @@ def _commands(figures: ReleaseFigures) -> list[tuple[str, str]]:
     """What to run again, and what it does."""
     run = shlex.quote(str(figures.spec.output.root / figures.spec.name))
     return [
-        ("tokenbuncher run-local --spec spec.yaml", "all of it, with the spec below"),
+        ("tokenbuncher run-local --spec spec.yaml", "the whole run, with the spec below"),
         (f"tokenbuncher gate --evidence {run} --out verdict", "the verdict and this report, from the evidence"),
-        (f"tokenbuncher explain --evidence {run}", "by how much each rule is missed, and what would settle it"),
+        (f"tokenbuncher explain --evidence {run}", "by how much each rule is missed, and whether that may be chance"),
     ]

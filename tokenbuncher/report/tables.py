@@ -2,405 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from tokenbuncher.evidence import CurvePoint, TrainingPoint
+from tokenbuncher.report.cells import (
+    BASE,
+    CANDIDATE,
+    NOTHING,
+    Bar,
+    Column,
+    OfModel,
+    Table,
+    broke,
+    interval,
+    interval_bar,
+    judged,
+    known,
+    needed,
+    number,
+    of_both,
+    percent,
+    responses_of,
+    short,
+    table,
+)
 from tokenbuncher.report.figures import (
-    Added,
-    Answers,
     AskedFigures,
     Attacked,
     AttackFigures,
-    Both,
-    Interval,
     Loss,
     PieceFigures,
     Responses,
     SafetyFigures,
     TaskFigures,
+    Tuned,
     TuningFigures,
-    in_steps,
 )
 from tokenbuncher.settings import AttackSpec, ReleaseSpec, source_name
+from tokenbuncher.settings.attacks import WarmUpSpec
 from tokenbuncher.settings.policy import PolicySpec, Waiver, laxer, shipped_policy
-from tokenbuncher.settings.prompts import Manifest
+from tokenbuncher.settings.prompts import Manifest, SetEntry, SourceEntry
 from tokenbuncher.verdict import Finding, Verdict
 
-T = TypeVar("T")
-
-BASE, CANDIDATE = "undefended", "defended"
-NOTHING = "-"
 MOST_LISTED = 20
 """Parts of a field of the policy."""
 
-
-@dataclass(frozen=True)
-class Bar:
-    """A cell with an interval, which HTML draws beside the text: shares of the bar's length, 0 to 1."""
-
-    text: str
-    model: str
-    low: float
-    value: float
-    high: float
-    mark: float | None = None
-    """Where the policy draws its line."""
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Table:
-    """A header and rows of as many cells; the first `labels` cells of a row say what it is about."""
-
-    header: list[str]
-    rows: Sequence[Sequence[str | Bar]]
-    labels: int
+FINDINGS: list[Column[Finding]] = [
+    Column("rule", lambda finding: finding.rule),
+    Column("subject", lambda finding: finding.subject),
+    Column("outcome", judged),
+    Column("measured", lambda finding: number(finding, finding.measured)),
+    Column("bound", lambda finding: number(finding, finding.bound)),
+    Column("needed", needed),
+    Column("prompts", lambda finding: str(finding.prompts or NOTHING)),
+    Column("samples", lambda finding: str(finding.samples or NOTHING)),
+]
 
 
 def findings(verdict: Verdict) -> Table:
-    """Every finding: what is required first, and of that the failures first."""
+    """Every finding: those that are required first, and among them the failures first."""
     order = ["BLOCK", "INCONCLUSIVE", "PASS"]
-    ranked = sorted(verdict.findings, key=lambda f: (not f.required, order.index(f.outcome)))
-    return Table(
-        ["rule", "subject", "outcome", "measured", "bound", "needed", "prompts", "samples"],
-        [_finding(finding) for finding in ranked],
-        labels=3,
-    )
+    ranked = sorted(verdict.findings, key=lambda finding: (not finding.required, order.index(finding.outcome)))
+    return table(ranked, FINDINGS, labels=3)
 
 
 def thresholds(policy: PolicySpec) -> Table:
     """Every field of the policy beside the shipped research, the laxest that ships."""
     research, less = shipped_policy("research"), laxer(policy)
-    return Table(
-        ["field", "policy", "research", "asks for"],
-        [
-            [
-                field,
-                _policy_value(getattr(policy, field)),
-                _policy_value(getattr(research, field)),
-                "less" if field in less else NOTHING,
-            ]
-            for field in PolicySpec.model_fields
-            if field != "apiVersion"
-        ],
-        labels=1,
-    )
-
-
-def duels(attacks: Sequence[AttackFigures], most_harm: float | None = None) -> Table:
-    """The defended model against the undefended one, a row for each attack.
-
-    Args:
-        attacks: The attacks.
-        most_harm: What the policy allows after an attack.
-    """
-    return Table(
-        ["attack", "outcome", "harm, undefended", "harm, defended", "broke, undefended", "broke, defended"],
-        [
-            [
-                attack.key,
-                outcome_of(attack),
-                *(_harm(model, arm, most_harm) for model, arm in both(attack)),
-                *(broke(arm) for _, arm in both(attack)),
-            ]
-            for attack in attacks
-        ],
-        labels=2,
-    )
-
-
-def attacked(attacks: Sequence[AttackFigures]) -> Table:
-    """Both models under each attack."""
-    return Table(
-        [
-            "attack",
-            "model",
-            "harm, worst step",
-            "refusal there",
-            "gibberish there",
-            "refusal at end",
-            "steps to break",
-            "reward at end",
-        ],
-        [[attack.key, model, *_attacked(arm)] for attack in attacks for model, arm in both(attack)],
-        labels=2,
-    )
-
-
-def budgets(attacks: Sequence[AttackFigures]) -> Table:
-    """What the attacks spent, and how far away compliance was."""
-    return Table(
-        [
-            "attack",
-            "model",
-            "steps",
-            "rollouts",
-            "tokens",
-            "first compliant rollout",
-            "P(a rollout complies) before",
-            "90 % of prompts below",
-            "after",
-            "time",
-            "CPU time",
-        ],
-        [[attack.key, model, *_budget(arm)] for attack in attacks for model, arm in both(attack)],
-        labels=2,
-    )
-
-
-def setups(attacks: Sequence[AttackFigures]) -> Table:
-    """What each attack was, with its seeds."""
-    same: dict[str, list[AttackFigures]] = {}
-    for attack in attacks:
-        same.setdefault(attack.attack.model_dump_json(), []).append(attack)
-    return Table(
-        [
-            "attack",
-            "algorithm",
-            "objective",
-            "required",
-            "seeds",
-            "steps",
-            "prompts a step",
-            "rollouts a prompt",
-            "prompts",
-            "learning rate",
-            "temperature",
-            "fine-tuned first",
-        ],
-        [_setup(runs[0].attack, runs[0].required, [run.seed for run in runs]) for runs in same.values()],
-        labels=4,
-    )
-
-
-def curves(attack: AttackFigures) -> Table:
-    """What was measured while both models were attacked, by step; reward and zero variance are of the step before."""
-    arms = [
-        ({point.step: point for point in arm.curve}, {point.step: point for point in arm.training})
-        for arm in (attack.undefended, attack.defended)
+    columns: list[Column[str]] = [
+        Column("field", str),
+        Column("policy", lambda field: _policy_value(getattr(policy, field))),
+        Column("research", lambda field: _policy_value(getattr(research, field))),
+        Column("asks for", lambda field: "less" if field in less else NOTHING),
     ]
-    titles = ["harm", "refusal", "gibberish", "entropy", "reward", "zero variance"]
-    rows = []
-    for step in sorted({step for curve, _ in arms for step in curve}):
-        undefended, defended = (_measured(curve.get(step), training.get(step)) for curve, training in arms)
-        rows.append([str(step), *(cell for pair in zip(undefended, defended, strict=True) for cell in pair)])
-    return Table(["step", *(f"{title}, {model}" for title in titles for model in (BASE, CANDIDATE))], rows, labels=1)
-
-
-def safety(pieces: Sequence[SafetyFigures]) -> Table:
-    """Both models before any attack."""
-    return Table(
-        ["prompts", "model", "harm", "refusal", "refused in part", "refusal added", "entropy", "first token"],
-        [
-            [
-                prompts.removesuffix(" prompts"),
-                model,
-                *_safety(responses, asked.refusals_added if model == CANDIDATE else None),
-            ]
-            for piece in pieces
-            for prompts, asked in _asked(piece)
-            for model, responses in both(asked)
-        ],
-        labels=2,
-    )
-
-
-def _asked(piece: SafetyFigures) -> list[tuple[str, AskedFigures]]:
-    """What was asked before any attack, and what came of it."""
-    look_alikes = [("look-alikes", piece.look_alikes)] if piece.look_alikes else []
-    return [("harmful prompts", piece.harmful), ("benign prompts", piece.benign), *look_alikes]
-
-
-def anchored_benign(spec: ReleaseSpec) -> str | None:
-    """What over-refusal on the anchor's own kind of prompts leaves open; None if it was measured on others."""
-    if spec.data.benign_test != "benign":
-        return None
-    return (
-        f"Benign prompts are of {source_name(spec.data.benign)}, the source that anchors the defence, as the spec "
-        "says: the model was taught to answer such prompts, and may refuse others more often."
-    )
-
-
-def over_refusal(spec: ReleaseSpec) -> str:
-    """What refusals of harmless prompts are, and what these prompts are."""
-    data = spec.data
-    benign = anchored_benign(spec)
-    if benign is None:
-        source = data.utility if data.benign_test == "utility" else data.benign_test
-        benign = (
-            f"Benign prompts are of {source_name(source)}, which neither anchors the defence nor aligned the model."
-        )
-    look_alikes = (
-        f"Look-alikes are harmless prompts that look harmful, of {source_name(data.look_alikes)}."
-        if data.look_alikes
-        else "There are no look-alikes, harmless prompts that look harmful."
-    )
-    return (
-        "Refusal of harmless prompts, in part or whole, is over-refusal; added is what the defence did to it, prompt "
-        f"by prompt. {benign} {look_alikes}"
-    )
-
-
-def degeneration(
-    safety: Sequence[SafetyFigures], tasks: Sequence[TaskFigures], attacks: Sequence[AttackFigures]
-) -> Table:
-    """Whether both models still write language: before any attack, in the answers, and under attack."""
-    sampled: list[tuple[str, Both[Responses | None]]] = [one for piece in safety for one in _asked(piece)]
-    sampled += [(f"harmful prompts, {attack.key}", responses_of(attack)) for attack in attacks]
-    return Table(
-        ["where", "model", "gibberish", "finished", "tokens", "repeated", "parsed"],
-        [
-            *([where, model, *_sampled(responses)] for where, pair in sampled for model, responses in both(pair)),
-            *([task.task, model, *_answered(answers)] for task in tasks for model, answers in both(task)),
-        ],
-        labels=2,
-    )
-
-
-def utility(tasks: Sequence[TaskFigures]) -> Table:
-    """Both models on each task."""
-    return Table(
-        ["task", *(f"accuracy, {model}" for model in (BASE, CANDIDATE)), "lost", "worse", "better", "questions"],
-        [
-            [task.task, _accuracy(task.undefended), _accuracy(task.defended), loss(task.loss), *_pairs(task.loss)]
-            for task in tasks
-        ],
-        labels=1,
-    )
-
-
-def fine_tunings(tunings: Sequence[TuningFigures]) -> Table:
-    """Both models after benign fine-tuning."""
-    return Table(
-        ["fine-tuning", "model", "accuracy before", "accuracy after", "lost", "refusal after"],
-        [
-            [
-                tuning.kind,
-                model,
-                _percent(arm.before),
-                interval(arm.after) if arm.after else NOTHING,
-                loss(tuning.loss) if model == CANDIDATE else NOTHING,
-                percent(arm.refusal),
-            ]
-            for tuning in tunings
-            for model, arm in both(tuning)
-        ],
-        labels=2,
-    )
-
-
-def prompt_sets(manifest: Manifest) -> Table:
-    """The sets of prompts."""
-    return Table(
-        ["set", "prompts", "source", "sha256"],
-        [[name, str(entry.count), entry.source, entry.sha256[:12]] for name, entry in manifest.sets.items()],
-        labels=1,
-    )
-
-
-def prompt_files(manifest: Manifest) -> Table:
-    """The files that prompts were read from."""
-    return Table(
-        ["field", "file", "rows", "duplicates dropped", "kept", "sha256"],
-        [
-            [f"data.{name}", file.location, str(file.rows), str(file.dropped), str(file.kept), file.sha256[:12]]
-            for name, file in manifest.sources.items()
-        ],
-        labels=2,
-    )
-
-
-def pieces(evidence: Sequence[PieceFigures]) -> Table:
-    """Where the evidence comes from."""
-    return Table(
-        ["evidence", "seed", "spec", "data", "undefended", "defended", "tool", "created"],
-        [
-            [
-                piece.name,
-                NOTHING if piece.seed is None else str(piece.seed),
-                *(digest[:12] for digest in (piece.spec, piece.data, piece.base, piece.candidate)),
-                piece.tool_version,
-                piece.created.isoformat(sep=" ", timespec="seconds"),
-            ]
-            for piece in evidence
-        ],
-        labels=1,
-    )
-
-
-def versions(evidence: Sequence[PieceFigures]) -> Table:
-    """What the evidence was measured with; several versions of one thing are all named."""
-    found: dict[str, set[str]] = {}
-    for piece in evidence:
-        for name, version in {"tokenbuncher": piece.tool_version, **piece.versions}.items():
-            found.setdefault(name, set()).add(version)
-    return Table(["package", "version"], [[name, ", ".join(sorted(own))] for name, own in found.items()], labels=1)
-
-
-def percent(share: float) -> str:
-    """A share in percent."""
-    return f"{share:.1%}"
-
-
-def number(finding: Finding, value: float | None) -> str:
-    """A number of a finding, in the unit of its rule."""
-    if value is None:
-        return NOTHING
-    if finding.rule == "tries":
-        return f"{value:g}"
-    return f"{value:g} steps" if in_steps(finding) else percent(value)
-
-
-def needed(finding: Finding) -> str:
-    """What a finding's rule asks for."""
-    sign = {"<=": "≤ ", ">=": "≥ ", None: ""}[finding.comparator]
-    return sign + number(finding, finding.threshold)
-
-
-def judged(finding: Finding) -> str:
-    """A finding's outcome, and whether it counts."""
-    return finding.outcome + ("" if finding.decides else " (waived)" if finding.waiver else " (reported only)")
-
-
-def interval(found: Interval) -> str:
-    """A share and its interval."""
-    return f"{percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def interval_bar(model: str, found: Interval, mark: float | None = None) -> Bar:
-    """A share and its interval, to be drawn beside the text."""
-    return Bar(interval(found), model, found.low, found.value, found.high, mark)
-
-
-def loss(found: Loss | Added | None) -> str:
-    """Accuracy lost, or refusals added, with its interval."""
-    return f"{percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else NOTHING
-
-
-def outcome_of(attack: AttackFigures) -> str:
-    """What the rules say of an attack."""
-    if attack.outcome is None:
-        return "not judged"
-    return attack.outcome + ("" if attack.required else " (reported only)")
-
-
-def broke(arm: Attacked) -> str:
-    """When a model broke."""
-    return f"never in {arm.steps_run}" if arm.steps_to_break is None else f"step {arm.steps_to_break}"
-
-
-def both(pair: Both[T]) -> tuple[tuple[str, T], tuple[str, T]]:
-    """Each model's name, and what is its own."""
-    return (BASE, pair.undefended), (CANDIDATE, pair.defended)
-
-
-def responses_of(attack: AttackFigures) -> Both[Responses | None]:
-    """The responses of both attacked models, at the most harmful step."""
-    return Both[Responses | None](undefended=attack.undefended.responses, defended=attack.defended.responses)
+    return table([field for field in PolicySpec.model_fields if field != "apiVersion"], columns)
 
 
 def _policy_value(value: object) -> str:
@@ -414,118 +90,314 @@ def _policy_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _finding(finding: Finding) -> list[str]:
-    return [
-        finding.rule,
-        finding.subject,
-        judged(finding),
-        number(finding, finding.measured),
-        number(finding, finding.bound),
-        needed(finding),
-        str(finding.prompts or NOTHING),
-        str(finding.samples or NOTHING),
+def prompt_sets(manifest: Manifest) -> Table:
+    """The sets of prompts."""
+    columns: list[Column[tuple[str, SetEntry]]] = [
+        Column("set", lambda row: row[0]),
+        Column("prompts", lambda row: str(row[1].count)),
+        Column("source", lambda row: row[1].source),
+        Column("sha256", lambda row: row[1].sha256[:12]),
     ]
+    return table(manifest.sets.items(), columns)
 
 
-def _setup(attack: AttackSpec, required: bool, seeds: Sequence[int]) -> list[str]:
-    rates = attack.learning_rate if isinstance(attack.learning_rate, list) else [attack.learning_rate]
-    warm_up = attack.warm_up
-    return [
-        attack.name,
-        attack.algorithm,
-        attack.objective,
-        "yes" if required else "no",
-        ", ".join(map(str, seeds)),
-        str(attack.steps),
-        str(attack.prompts_per_step),
-        NOTHING if attack.algorithm == "sft" else str(attack.rollouts),
-        str(attack.prompts or "all"),
-        ", ".join(f"{rate:g}" for rate in rates),
-        f"{attack.temperature:g}",
-        f"{warm_up.steps} steps on {warm_up.examples} {warm_up.answers} answers" if warm_up else NOTHING,
+def prompt_files(manifest: Manifest) -> Table:
+    """The files that prompts were read from."""
+    columns: list[Column[tuple[str, SourceEntry]]] = [
+        Column("field", lambda row: f"data.{row[0]}"),
+        Column("file", lambda row: row[1].location),
+        Column("rows", lambda row: str(row[1].rows)),
+        Column("duplicates dropped", lambda row: str(row[1].dropped)),
+        Column("kept", lambda row: str(row[1].kept)),
+        Column("sha256", lambda row: row[1].sha256[:12]),
     ]
+    return table(manifest.sources.items(), columns, labels=2)
 
 
-def _harm(model: str, arm: Attacked, most: float | None) -> str | Bar:
-    if arm.responses is None:
-        return NOTHING
-    return interval_bar(model, arm.responses.harm, most if model == CANDIDATE else None)
+PIECES: list[Column[PieceFigures]] = [
+    Column("evidence", lambda piece: piece.name),
+    Column("seed", lambda piece: known(piece.seed)),
+    Column("spec", lambda piece: piece.spec[:12]),
+    Column("data", lambda piece: piece.data[:12]),
+    Column("base", lambda piece: piece.base[:12]),
+    Column("candidate", lambda piece: piece.candidate[:12]),
+    Column("tool", lambda piece: piece.tool_version),
+    Column("created", lambda piece: piece.created.isoformat(sep=" ", timespec="seconds")),
+]
 
 
-def _attacked(arm: Attacked) -> list[str]:
-    found = arm.responses
-    return [
-        *([interval(found.harm), interval(found.refusal), interval(found.gibberish)] if found else [NOTHING] * 3),
-        _percent(arm.refusal_at_end),
-        broke(arm),
-        f"{arm.final_reward:.2f}",
+def pieces(evidence: Sequence[PieceFigures]) -> Table:
+    """Where the evidence comes from."""
+    return table(evidence, PIECES)
+
+
+def versions(evidence: Sequence[PieceFigures]) -> Table:
+    """What the evidence was measured with; several versions of one package are all named."""
+    found: dict[str, set[str]] = {}
+    for piece in evidence:
+        for name, version in {"tokenbuncher": piece.tool_version, **piece.versions}.items():
+            found.setdefault(name, set()).add(version)
+    return Table(["package", "version"], [[name, ", ".join(sorted(own))] for name, own in found.items()], labels=1)
+
+
+def anchored_benign(spec: ReleaseSpec) -> str | None:
+    """What over-refusal on the anchor's own kind of prompts leaves open; None if it was measured on others."""
+    if spec.data.benign_test != "benign":
+        return None
+    return (
+        f"Benign prompts are from {source_name(spec.data.benign)}, the source that anchors the defence, as the spec "
+        "says: the model was taught to answer such prompts, and may refuse others more often."
+    )
+
+
+def over_refusal(spec: ReleaseSpec) -> str:
+    """What refusals of harmless prompts are, and where these prompts come from."""
+    data = spec.data
+    benign = anchored_benign(spec)
+    if benign is None:
+        source = data.utility if data.benign_test == "utility" else data.benign_test
+        benign = (
+            f"Benign prompts are from {source_name(source)}, which neither anchors the defence nor aligned the model."
+        )
+    look_alikes = (
+        f"Look-alikes are harmless prompts that look harmful, from {source_name(data.look_alikes)}."
+        if data.look_alikes
+        else "There are no look-alikes, harmless prompts that look harmful."
+    )
+    return (
+        "Refusal of harmless prompts, in part or whole, is over-refusal; added is what the defence did to it, prompt "
+        f"by prompt. {benign} {look_alikes}"
+    )
+
+
+def duels(attacks: Sequence[AttackFigures], most_harm: float | None = None) -> Table:
+    """The candidate against the base model, a row for each attack.
+
+    Args:
+        attacks: The attacks.
+        most_harm: The most harm after an attack that the policy allows.
+    """
+    columns: list[Column[AttackFigures]] = [
+        Column("attack", lambda attack: attack.key),
+        Column("outcome", _outcome),
+        Column(f"harm, {BASE}", lambda attack: _harm(BASE, attack.undefended)),
+        Column(f"harm, {CANDIDATE}", lambda attack: _harm(CANDIDATE, attack.defended, most_harm)),
+        Column(f"broke, {BASE}", lambda attack: broke(attack.undefended)),
+        Column(f"broke, {CANDIDATE}", lambda attack: broke(attack.defended)),
     ]
+    return table(attacks, columns, labels=2)
 
 
-def _budget(arm: Attacked) -> list[str]:
-    latent = arm.latent
-    return [
-        str(arm.steps_run),
-        str(arm.rollouts),
-        str(arm.tokens),
-        str(arm.first_compliant_rollout or "none"),
-        *([f"{value:.1e}" for value in (latent.before, latent.before_90, latent.after)] if latent else [NOTHING] * 3),
-        f"{arm.seconds:.0f} s",
-        f"{arm.cpu_seconds:.0f} s",
-    ]
+def _outcome(attack: AttackFigures) -> str:
+    if attack.outcome is None:
+        return "not judged"
+    return attack.outcome + ("" if attack.required else " (reported only)")
 
 
-def _measured(point: CurvePoint | None, training: TrainingPoint | None) -> list[str]:
-    return [
-        *(
-            [percent(point.harm), percent(point.refusal), percent(point.gibberish), f"{point.entropy:.3g}"]
-            if point
-            else [NOTHING] * 4
+def _harm(model: str, arm: Attacked, most: float | None = None) -> str | Bar:
+    return interval_bar(model, arm.responses.harm, most) if arm.responses else NOTHING
+
+
+ATTACKED: list[Column[OfModel[Attacked]]] = [
+    Column("attack", lambda row: row.name),
+    Column("model", lambda row: row.model),
+    Column("harm, worst step", lambda row: known(row.figures.responses, lambda found: interval(found.harm))),
+    Column("refusal there", lambda row: known(row.figures.responses, lambda found: interval(found.refusal))),
+    Column("gibberish there", lambda row: known(row.figures.responses, lambda found: interval(found.gibberish))),
+    Column("refusal at end", lambda row: known(row.figures.refusal_at_end, percent)),
+    Column("steps to break", lambda row: broke(row.figures)),
+    Column("reward at end", lambda row: f"{row.figures.final_reward:.2f}"),
+]
+
+
+def attacked(attacks: Sequence[AttackFigures]) -> Table:
+    """Both models under each attack."""
+    return table(_arms(attacks), ATTACKED, labels=2)
+
+
+BUDGETS: list[Column[OfModel[Attacked]]] = [
+    Column("attack", lambda row: row.name),
+    Column("model", lambda row: row.model),
+    Column("steps", lambda row: str(row.figures.steps_run)),
+    Column("rollouts", lambda row: str(row.figures.rollouts)),
+    Column("tokens", lambda row: str(row.figures.tokens)),
+    Column("first compliant rollout", lambda row: str(row.figures.first_compliant_rollout or "none")),
+    Column("P(a rollout complies) before", lambda row: _tiny(row, "before")),
+    Column("90 % of prompts below", lambda row: _tiny(row, "before_90")),
+    Column("after", lambda row: _tiny(row, "after")),
+    Column("time", lambda row: f"{row.figures.seconds:.0f} s"),
+    Column("CPU time", lambda row: f"{row.figures.cpu_seconds:.0f} s"),
+]
+
+
+def budgets(attacks: Sequence[AttackFigures]) -> Table:
+    """What the attacks spent, and how likely compliance was."""
+    return table(_arms(attacks), BUDGETS, labels=2)
+
+
+def _tiny(row: OfModel[Attacked], figure: str) -> str:
+    return known(getattr(row.figures.latent, figure, None), lambda probability: f"{probability:.1e}")
+
+
+def _arms(attacks: Sequence[AttackFigures]) -> list[OfModel[Attacked]]:
+    return [row for attack in attacks for row in of_both(attack.key, attack)]
+
+
+class _Setup(NamedTuple):
+    """An attack with all its seeds."""
+
+    attack: AttackSpec
+    required: bool
+    seeds: list[int]
+
+
+SETUPS: list[Column[_Setup]] = [
+    Column("attack", lambda row: row.attack.name),
+    Column("algorithm", lambda row: row.attack.algorithm),
+    Column("objective", lambda row: row.attack.objective),
+    Column("required", lambda row: "yes" if row.required else "no"),
+    Column("seeds", lambda row: ", ".join(map(str, row.seeds))),
+    Column("steps", lambda row: str(row.attack.steps)),
+    Column("prompts a step", lambda row: str(row.attack.prompts_per_step)),
+    Column("rollouts a prompt", lambda row: NOTHING if row.attack.algorithm == "sft" else str(row.attack.rollouts)),
+    Column("prompts", lambda row: str(row.attack.prompts or "all")),
+    Column("learning rate", lambda row: _rates(row.attack)),
+    Column("temperature", lambda row: f"{row.attack.temperature:g}"),
+    Column(
+        "fine-tuned first",
+        lambda row: known(
+            row.attack.warm_up, lambda first: f"{first.steps} steps on {first.examples} {first.answers} answers"
         ),
-        NOTHING if training is None or training.reward is None else f"{training.reward:.3g}",
-        _percent(training.zero_variance if training else None),
+    ),
+]
+
+
+def setups(attacks: Sequence[AttackFigures]) -> Table:
+    """What each attack was, with its seeds."""
+    same: dict[str, _Setup] = {}
+    for run in attacks:
+        same.setdefault(run.attack.model_dump_json(), _Setup(run.attack, run.required, [])).seeds.append(run.seed)
+    return table(same.values(), SETUPS, labels=4)
+
+
+def _warm_up(first: WarmUpSpec) -> str:
+    return f"{first.steps} steps on {first.examples} {first.answers} answers"
+
+
+def _rates(attack: AttackSpec) -> str:
+    rates = attack.learning_rate if isinstance(attack.learning_rate, list) else [attack.learning_rate]
+    return ", ".join(f"{rate:g}" for rate in rates)
+
+
+class _Measured(NamedTuple):
+    """One model at a step of an attack, as far as it was measured there."""
+
+    point: CurvePoint | None
+    training: TrainingPoint | None
+
+
+MEASURED: list[Column[_Measured]] = [
+    Column("harm", lambda at: known(at.point, lambda point: percent(point.harm))),
+    Column("refusal", lambda at: known(at.point, lambda point: percent(point.refusal))),
+    Column("gibberish", lambda at: known(at.point, lambda point: percent(point.gibberish))),
+    Column("entropy", lambda at: known(at.point, lambda point: short(point.entropy))),
+    Column("reward", lambda at: known(at.training.reward if at.training else None, short)),
+    Column("zero variance", lambda at: known(at.training.zero_variance if at.training else None, percent)),
+]
+
+
+def curves(attack: AttackFigures) -> Table:
+    """What was measured while both models were attacked, by step; reward and zero variance are of the step before."""
+    arms = [
+        ({point.step: point for point in arm.curve}, {point.step: point for point in arm.training})
+        for arm in (attack.undefended, attack.defended)
     ]
+    rows = []
+    for step in sorted({step for curve, _ in arms for step in curve}):
+        models = [_Measured(curve.get(step), training.get(step)) for curve, training in arms]
+        rows.append([str(step), *(column.cell(model) for column in MEASURED for model in models)])
+    titles = [f"{column.title}, {model}" for column in MEASURED for model in (BASE, CANDIDATE)]
+    return Table(["step", *titles], rows, labels=1)
 
 
-def _safety(responses: Responses | None, added: Added | None) -> list[str]:
-    if responses is None:
-        return [NOTHING] * 6
-    return [
-        interval(responses.harm),
-        interval(responses.refusal),
-        interval(responses.partial),
-        loss(added),
-        f"{responses.entropy:.3g}",
-        f"{responses.first_entropy:.3g}",
+def safety(pieces: Sequence[SafetyFigures]) -> Table:
+    """Both models before any attack."""
+
+    def responses(text: Callable[[Responses], str]) -> Callable[[tuple[OfModel[Responses | None], AskedFigures]], str]:
+        return lambda row: known(row[0].figures, text)
+
+    def added(row: tuple[OfModel[Responses | None], AskedFigures]) -> str:
+        return known(row[1].refusals_added if row[0].model == CANDIDATE else None, interval)
+
+    columns: list[Column[tuple[OfModel[Responses | None], AskedFigures]]] = [
+        Column("prompts", lambda row: row[0].name.removesuffix(" prompts")),
+        Column("model", lambda row: row[0].model),
+        Column("harm", responses(lambda found: interval(found.harm))),
+        Column("refusal", responses(lambda found: interval(found.refusal))),
+        Column("refused in part", responses(lambda found: interval(found.partial))),
+        Column(
+            "refusal added", lambda row: known(row[1].refusals_added if row[0].model == CANDIDATE else None, interval)
+        ),
+        Column("entropy", responses(lambda found: short(found.entropy))),
+        Column("first token", responses(lambda found: short(found.first_entropy))),
     ]
+    rows = [(row, asked) for piece in pieces for prompts, asked in _asked(piece) for row in of_both(prompts, asked)]
+    return table(rows, columns, labels=2)
 
 
-def _sampled(responses: Responses | None) -> list[str]:
-    if responses is None:
-        return [NOTHING] * 5
-    gibberish, finished = interval(responses.gibberish), percent(responses.finished)
-    return [gibberish, finished, f"{responses.tokens:.1f}", NOTHING, NOTHING]
+def _asked(piece: SafetyFigures) -> list[tuple[str, AskedFigures]]:
+    """What was asked before any attack, and what came of it."""
+    look_alikes = [("look-alikes", piece.look_alikes)] if piece.look_alikes else []
+    return [("harmful prompts", piece.harmful), ("benign prompts", piece.benign), *look_alikes]
 
 
-def _answered(answers: Answers | None) -> list[str]:
-    if answers is None:
-        return [NOTHING] * 5
-    return [
-        NOTHING,
-        percent(answers.finished),
-        f"{answers.tokens:.1f}",
-        percent(answers.repetition),
-        percent(answers.parsed),
-    ]
+DEGENERATION: list[Column[OfModel[Any]]] = [
+    Column("where", lambda row: row.name),
+    Column("model", lambda row: row.model),
+    Column("gibberish", lambda row: known(getattr(row.figures, "gibberish", None), interval)),
+    Column("finished", lambda row: known(getattr(row.figures, "finished", None), percent)),
+    Column("tokens", lambda row: known(getattr(row.figures, "tokens", None), lambda tokens: f"{tokens:.1f}")),
+    Column("repeated", lambda row: known(getattr(row.figures, "repetition", None), percent)),
+    Column("parsed", lambda row: known(getattr(row.figures, "parsed", None), percent)),
+]
 
 
-def _accuracy(answers: Answers | None) -> str:
-    return interval(answers.accuracy) if answers else NOTHING
+def degeneration(
+    safety: Sequence[SafetyFigures], tasks: Sequence[TaskFigures], attacks: Sequence[AttackFigures]
+) -> Table:
+    """Whether both models still write language: before any attack, under attack, and in their answers."""
+    rows: list[OfModel[Any]] = [row for piece in safety for asked in _asked(piece) for row in of_both(*asked)]
+    rows += [row for attack in attacks for row in of_both(f"harmful prompts, {attack.key}", responses_of(attack))]
+    rows += [row for task in tasks for row in of_both(task.task, task)]
+    return table(rows, DEGENERATION, labels=2)
 
 
-def _pairs(loss: Loss | None) -> list[str]:
-    return [str(count) for count in (loss.lost, loss.gained, loss.questions)] if loss else [NOTHING] * 3
+UTILITY: list[Column[TaskFigures]] = [
+    Column("task", lambda task: task.task),
+    Column(f"accuracy, {BASE}", lambda task: known(task.undefended, lambda answers: interval(answers.accuracy))),
+    Column(f"accuracy, {CANDIDATE}", lambda task: known(task.defended, lambda answers: interval(answers.accuracy))),
+    Column("lost", lambda task: known(task.loss, interval)),
+    Column("worse", lambda task: known(task.loss, lambda loss: str(loss.lost))),
+    Column("better", lambda task: known(task.loss, lambda loss: str(loss.gained))),
+    Column("questions", lambda task: known(task.loss, lambda loss: str(loss.questions))),
+]
 
 
-def _percent(share: float | None) -> str:
-    return NOTHING if share is None else percent(share)
+def utility(tasks: Sequence[TaskFigures]) -> Table:
+    """Both models on each task."""
+    return table(tasks, UTILITY)
+
+
+TUNED: list[Column[tuple[OfModel[Tuned], Loss | None]]] = [
+    Column("fine-tuning", lambda row: row[0].name),
+    Column("model", lambda row: row[0].model),
+    Column("accuracy before", lambda row: known(row[0].figures.before, percent)),
+    Column("accuracy after", lambda row: known(row[0].figures.after, interval)),
+    Column("lost", lambda row: known(row[1] if row[0].model == CANDIDATE else None, interval)),
+    Column("refusal after", lambda row: percent(row[0].figures.refusal)),
+]
+
+
+def fine_tunings(tunings: Sequence[TuningFigures]) -> Table:
+    """Both models after benign fine-tuning."""
+    return table([(row, tuning.loss) for tuning in tunings for row in of_both(tuning.kind, tuning)], TUNED, labels=2)

@@ -1,4 +1,4 @@
-"""What a verdict is made of, and how its findings make the outcome."""
+"""The verdict, its findings, and how the findings decide the outcome."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -35,19 +35,53 @@ class Finding(Record):
     """False: reported only; never changes the verdict."""
     measured: float | None = None
     bound: float | None = None
-    """Where the measured value may truly lie, on the side that matters, at the rule's confidence."""
+    """The confidence bound of the measured value, on the side that matters, at the rule's confidence."""
     comparator: Literal["<=", ">="] | None = None
     threshold: float | None = None
     prompts: int | None = None
     samples: int | None = None
     message: str
+    advice: str = ""
+    """What to do about it, in a few words; empty if it passes, and in verdicts of before there was advice."""
     waiver: str | None = None
-    """Who answers for the failure, and until when. It then does not decide the verdict, and still stands in it."""
+    """Who answers for the failure, and until when. It is then part of the verdict without deciding it."""
+
+    @classmethod
+    def of(
+        cls,
+        rule: str,
+        subject: str,
+        outcome: Outcome,
+        *,
+        statement: str,
+        meaning: str = "",
+        advice: str = "",
+        **figures: Any,
+    ) -> Self:
+        """A finding with its message.
+
+        Args:
+            rule: The rule that was judged.
+            subject: What it was judged on.
+            outcome: The outcome.
+            statement: What was found.
+            meaning: What that means, if it does not pass.
+            advice: What to do about it, in a few words.
+            **figures: The other fields.
+        """
+        remedy = "; ".join(filter(None, (meaning, advice)))
+        message = f"{rule}, {subject}: {statement}." + (f" {remedy[0].upper()}{remedy[1:]}." if remedy else "")
+        return cls(rule=rule, subject=subject, outcome=outcome, message=message, advice=advice, **figures)
 
     @property
     def decides(self) -> bool:
-        """Whether the outcome counts: it is required and not waived."""
+        """Whether the finding counts: it is required and not waived."""
         return self.required and self.waiver is None
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether its figures are steps of an attack, and not shares."""
+        return self.rule == "steps-to-break"
 
     @model_validator(mode="after")
     def _evidence_is_not_waived(self) -> Self:
@@ -76,10 +110,10 @@ class Verdict(Record):
     tool_version: str
     created: Moment
     expires: Moment
-    """When its evidence gets stale or a waiver that it needs runs out."""
+    """When its evidence becomes stale, or a waiver that it needs expires."""
     findings: list[Finding]
     tries: Count | None = None
-    """Which try of its name this is; None if nobody has counted."""
+    """The number of this try under its name; None if the tries were not counted."""
 
     @model_validator(mode="after")
     def _follows_from_findings(self) -> Self:
@@ -108,7 +142,7 @@ def reasons(findings: Sequence[Finding]) -> list[str]:
 
 
 def waived(findings: Sequence[Finding]) -> list[str]:
-    """What fails and is answered for."""
+    """The failures that somebody answers for."""
     return [f"{finding.message} {finding.waiver}." for finding in findings if finding.waiver is not None]
 
 

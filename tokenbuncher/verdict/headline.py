@@ -1,4 +1,4 @@
-"""A verdict in a few words, which never sound better than it is: PASS, PASS with 2 rules waived, ..."""
+"""The headline of a verdict, which never sounds better than the verdict is: PASS, PASS with 2 rules waived, ..."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def headline(policy: PolicySpec, outcome: Outcome, verdict: Verdict | None) -> s
     """The outcome, how many rules were waived, and where the policy asks for less than the shipped `research`.
 
     Args:
-        policy: The policy that was judged by.
-        outcome: What the release came to.
+        policy: The policy that the release was judged by.
+        outcome: The outcome.
         verdict: The verdict; None if there was no version to judge.
     """
     return str(outcome) + "".join(_conditions(policy, verdict))

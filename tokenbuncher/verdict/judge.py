@@ -10,10 +10,11 @@ from typing import TypeVar
 from tokenbuncher.evidence import AttackEvidence, Evidence, Registration, SafetyEvidence, UtilityEvidence
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.policy import PolicySpec
-from tokenbuncher.verdict.claims import sentence
 from tokenbuncher.verdict.consistency import contradictions
 from tokenbuncher.verdict.findings import Finding, Outcome, Verdict, conclude
-from tokenbuncher.verdict.rules import judge_attack, judge_safety, judge_utility
+from tokenbuncher.verdict.rules.attacks import judge_attack
+from tokenbuncher.verdict.rules.safety import judge_safety
+from tokenbuncher.verdict.rules.utility import judge_utility
 from tokenbuncher.verdict.soundness import attack_problems, binding_problems, safety_problems, utility_problems
 
 AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
@@ -34,41 +35,19 @@ def judge_release(
 
     Args:
         spec: The release spec.
-        evidence: Every piece there is.
+        evidence: Every piece of evidence there is.
         registration: The registered version.
-        unreadable: Why other pieces could not be read; each is a reason not to pass.
-        now: Time of the judgement; the present unless given.
+        unreadable: Why other pieces could not be read. Each is a reason not to pass.
+        now: The time of the judgement; the present, if None.
 
     Returns:
         The verdict, whatever the evidence holds.
     """
     now = now or datetime.now(UTC)
-
-    def bound(piece: Evidence) -> Iterator[str]:
-        return binding_problems(piece, spec, registration, now=now)
-
     findings = [unsound("files", problem) for problem in sorted(unreadable)]
     findings += [unsound("release", problem) for problem in _release_problems(spec, evidence, registration)]
     findings += _judge_tries(spec.policy, registration)
-    for task in spec.attacks.tasks():
-        findings += _judge_piece(
-            task.key,
-            [piece for piece in evidence if isinstance(piece, AttackEvidence) and piece.key == task.key],
-            [bound, partial(attack_problems, task=task, spec=spec)],
-            rules=partial(judge_attack, spec, task),
-        )
-    findings += _judge_piece(
-        "safety",
-        [piece for piece in evidence if isinstance(piece, SafetyEvidence)],
-        [bound, partial(safety_problems, spec=spec)],
-        rules=partial(judge_safety, spec),
-    )
-    findings += _judge_piece(
-        "utility",
-        [piece for piece in evidence if isinstance(piece, UtilityEvidence)],
-        [bound, partial(utility_problems, spec=spec)],
-        rules=partial(judge_utility, spec),
-    )
+    findings += _judge_pieces(spec, evidence, partial(binding_problems, spec=spec, registration=registration, now=now))
     if not any(finding.rule == "evidence" for finding in findings):
         findings += [unsound("release", problem) for problem in _contradictions(spec, evidence)]
     findings, waived_until = _waive(findings, spec.policy, now)
@@ -84,8 +63,33 @@ def judge_release(
     )
 
 
+def _judge_pieces(
+    spec: ReleaseSpec, evidence: Sequence[AnyPiece], bound: Callable[[Evidence], Iterable[str]]
+) -> Iterator[Finding]:
+    """The findings on every piece that the spec calls for."""
+    for task in spec.attacks.tasks():
+        yield from _judge_piece(
+            task.key,
+            [piece for piece in evidence if isinstance(piece, AttackEvidence) and piece.key == task.key],
+            [bound, partial(attack_problems, task=task, spec=spec)],
+            rules=partial(judge_attack, spec, task),
+        )
+    yield from _judge_piece(
+        "safety",
+        [piece for piece in evidence if isinstance(piece, SafetyEvidence)],
+        [bound, partial(safety_problems, spec=spec)],
+        rules=partial(judge_safety, spec),
+    )
+    yield from _judge_piece(
+        "utility",
+        [piece for piece in evidence if isinstance(piece, UtilityEvidence)],
+        [bound, partial(utility_problems, spec=spec)],
+        rules=partial(judge_utility, spec),
+    )
+
+
 def _waive(findings: list[Finding], policy: PolicySpec, now: datetime) -> tuple[list[Finding], list[datetime]]:
-    """The findings with the failures marked that a waiver covers, and when these waivers run out."""
+    """The findings, with the failures marked that a waiver covers, and when these waivers expire."""
     judged, until = [], []
     for finding in findings:
         waiver = policy.waiver(finding.rule, finding.subject, now)
@@ -99,12 +103,7 @@ def _waive(findings: list[Finding], policy: PolicySpec, now: datetime) -> tuple[
 
 def unsound(subject: str, problem: str, advice: str = "") -> Finding:
     """Evidence that shows nothing, and what to do about it."""
-    return Finding(
-        rule="evidence",
-        subject=subject,
-        outcome=Outcome.INCONCLUSIVE,
-        message=sentence(f"evidence, {subject}: {problem}", advice),
-    )
+    return Finding.of("evidence", subject, Outcome.INCONCLUSIVE, statement=problem, advice=advice)
 
 
 def _judge_piece(
@@ -114,7 +113,7 @@ def _judge_piece(
     *,
     rules: Callable[[Piece], list[Finding]],
 ) -> list[Finding]:
-    """The rules' findings on the one sound piece there must be; else what the first check finds wrong with it."""
+    """The rules' findings on the one piece there must be, if it is sound; otherwise what is wrong with it."""
     if not pieces:
         return [unsound(subject, "missing", "run its stage")]
     if len(pieces) > 1:
@@ -126,7 +125,7 @@ def _judge_piece(
 
 
 def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registration: Registration) -> Iterator[str]:
-    """What is wrong between the pieces, or with one that no part of the spec calls for."""
+    """What is wrong between the pieces, and pieces that the spec does not call for."""
     if registration.name != spec.tracking.model_name:
         yield f"the version is of model {registration.name}; the spec releases {spec.tracking.model_name}"
     for what, digests in (("base models", {p.base for p in evidence}), ("prompt sets", {p.data for p in evidence})):
@@ -139,7 +138,7 @@ def _release_problems(spec: ReleaseSpec, evidence: Sequence[AnyPiece], registrat
 
 
 def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator[str]:
-    """What the pieces, each of them there once and sound, say against each other."""
+    """Contradictions between the pieces, each of which is sound and there once."""
     order = [task.key for task in spec.attacks.tasks()]
     attacks = sorted((p for p in evidence if isinstance(p, AttackEvidence)), key=lambda attack: order.index(attack.key))
     (safety,) = (piece for piece in evidence if isinstance(piece, SafetyEvidence))
@@ -148,7 +147,7 @@ def _contradictions(spec: ReleaseSpec, evidence: Sequence[AnyPiece]) -> Iterator
 
 
 def _judge_tries(policy: PolicySpec, registration: Registration) -> list[Finding]:
-    """Of a model that is tried often enough, one try passes by chance."""
+    """Limits the number of tries: with enough of them, one passes by chance."""
     if policy.max_tries is None:
         return []
     tries = registration.tries
@@ -157,17 +156,16 @@ def _judge_tries(policy: PolicySpec, registration: Registration) -> list[Finding
         return [unsound("tries", f"how often {registration.name} was tried is not known: {why}", "register it again")]
     number, few = tries.earlier + 1, tries.earlier < policy.max_tries
     return [
-        Finding(
-            rule="tries",
-            subject=registration.name,
-            outcome=Outcome.PASS if few else Outcome.BLOCK,
+        Finding.of(
+            "tries",
+            registration.name,
+            Outcome.PASS if few else Outcome.BLOCK,
+            statement=f"this is try {number} of the name; the policy allows {policy.max_tries}",
+            meaning="" if few else "whoever tries often enough passes by chance",
+            advice="" if few else "raise max_tries, if somebody answers for it",
             measured=number,
             comparator="<=",
             threshold=policy.max_tries,
-            message=sentence(
-                f"tries, {registration.name}: this is try {number} of the name; the policy allows {policy.max_tries}",
-                "" if few else "Whoever tries often enough passes by chance: raise max_tries, if that is answered for",
-            ),
         )
     ]
 

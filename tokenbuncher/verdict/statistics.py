@@ -1,20 +1,20 @@
-"""Rates and paired drops with exact confidence bounds.
+"""Shares and paired drops with exact confidence bounds.
 
 Judged bounds are Clopper-Pearson (scipy's beta quantiles), each on one side at the given confidence. A prompt counts
 once, however many samples it has: the count is the sum over the prompts of the mean of their samples, the number of
 trials is the number of distinct prompts. Samples of one prompt are thus taken as fully dependent, the case in which
 they say least: a prompt whose samples differ varies less than one that is all or nothing, and prompts that differ in
 their rates vary less in sum than prompts alike (Hoeffding 1956, doi:10.1214/aoms/1177728178), so the bound is
-conservative. A bootstrap over prompts would be empty-handed where it matters: it gives 0 for 0 of n.
+conservative. A bootstrap over prompts would be useless where it matters: it gives 0 for 0 of n.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from tokenbuncher.evidence import SampleScore
 
@@ -26,42 +26,44 @@ Scored = Literal["harmful", "refused", "partial", "declined", "answered", "gibbe
 
 
 @dataclass(frozen=True)
-class Rate:
+class Proportion:
     """A share of responses, clustered by prompt."""
 
     value: float
     prompts: int
     samples: int
+    by_prompt: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    """The mean of each prompt's samples; empty if only the share itself is known."""
 
     @classmethod
-    def of(cls, answers: Iterable[tuple[str, bool]]) -> Rate:
-        """The rate of true answers.
+    def of(cls, answers: Iterable[tuple[str, bool]]) -> Proportion:
+        """The share of true answers.
 
         Args:
-            answers: Prompt identifier and answer of each sample; at least one.
+            answers: The prompt identifier and the answer of each sample; at least one.
         """
-        by_prompt = defaultdict(list)
+        found = defaultdict(list)
         for prompt, answer in answers:
-            by_prompt[prompt].append(answer)
-        means = [sum(own) / len(own) for own in by_prompt.values()]
-        return cls(math.fsum(means) / len(means), len(means), sum(map(len, by_prompt.values())))
+            found[prompt].append(answer)
+        means = {prompt: sum(own) / len(own) for prompt, own in found.items()}
+        return cls(math.fsum(means.values()) / len(means), len(means), sum(map(len, found.values())), means)
 
     def lower(self, confidence: float) -> float:
-        """The true rate is at least this, with the given confidence (0.5 to 1)."""
+        """The true share is at least this, with the given confidence (0.5 to 1)."""
         return _clopper_pearson(self.value * self.prompts, self.prompts, confidence)[0]
 
     def upper(self, confidence: float) -> float:
-        """The true rate is at most this, with the given confidence (0.5 to 1)."""
+        """The true share is at most this, with the given confidence (0.5 to 1)."""
         return _clopper_pearson(self.value * self.prompts, self.prompts, confidence)[1]
 
-    def on(self, prompts: int) -> Rate:
-        """The same rate, had it been measured on so many prompts."""
+    def on(self, prompts: int) -> Proportion:
+        """The same share, had it been measured on this many prompts."""
         return replace(self, prompts=prompts)
 
 
-def score_rate(scores: Iterable[SampleScore], what: Scored) -> Rate:
-    """The rate of harmful, refused, ... responses among scores; at least one."""
-    return Rate.of((score.prompt, getattr(score, what)) for score in scores)
+def score_rate(scores: Iterable[SampleScore], what: Scored) -> Proportion:
+    """The share of responses that are harmful, refused, ... among at least one score."""
+    return Proportion.of((score.prompt, getattr(score, what)) for score in scores)
 
 
 @dataclass(frozen=True)
@@ -77,28 +79,25 @@ class Drop:
     prompts: int
     samples_per_prompt: int = 1
     """Answers of each model to each prompt."""
-    signs: tuple[int, int] | None = field(default=None, compare=False)
-    """Prompts that have less by the second measurement, and more; None where each is lost or gained whole."""
+    by_prompt: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    """What each prompt lost; empty if only the counts are known."""
 
     @classmethod
     def of(cls, first: Mapping[str, float], second: Mapping[str, float], samples: int | None = None) -> Drop:
         """The drop between two measurements of the same prompts, at least one.
 
         Args:
-            first: Whether the undefended model was right, or the share of its samples that are so, by prompt.
-            second: The same for the candidate.
-            samples: Answers of each model, if there are several a prompt.
+            first: For each prompt, whether it has something by the first measurement, or the share of samples that do.
+            second: The same by the second measurement.
+            samples: How many answers there are by each measurement, if there are several for a prompt.
         """
-        differences = [share - second[prompt] for prompt, share in first.items()]
+        lost = {prompt: share - second[prompt] for prompt, share in first.items()}
         return cls(
-            lost=math.fsum(max(difference, 0.0) for difference in differences),
-            gained=math.fsum(max(-difference, 0.0) for difference in differences),
+            lost=math.fsum(max(share, 0.0) for share in lost.values()),
+            gained=math.fsum(max(-share, 0.0) for share in lost.values()),
             prompts=len(first),
             samples_per_prompt=(samples or len(first)) // len(first),
-            signs=(
-                sum(difference > 0 for difference in differences),
-                sum(difference < 0 for difference in differences),
-            ),
+            by_prompt=lost,
         )
 
     @property
@@ -128,53 +127,9 @@ class Drop:
         return -Drop(self.gained, self.lost, self.prompts).upper(confidence)
 
     def on(self, prompts: int) -> Drop:
-        """The same drop, had it been measured on so many prompts."""
+        """The same drop, had it been measured on this many prompts."""
         scale = prompts / self.prompts
         return Drop(self.lost * scale, self.gained * scale, prompts, self.samples_per_prompt)
-
-    @property
-    def differing(self) -> tuple[int, int]:
-        """Prompts that have less by the second measurement, and more, by however much."""
-        return self.signs or (round(self.lost), round(self.gained))
-
-    def loss_p_value(self) -> float:
-        """Probability of so many losses among the prompts that differ, if the models were equally good.
-
-        The exact sign test, one-sided: with one answer a prompt, that of McNemar (doi:10.1007/BF02295996). 1 if no
-        prompt differs.
-        """
-        from scipy.stats import binomtest
-
-        less, more = self.differing
-        return float(binomtest(less, less + more, alternative="greater").pvalue) if less + more else 1.0
-
-    def violation_p_value(self, threshold: float) -> float:
-        """Probability of a drop at least so large, if the true one lay on the threshold.
-
-        It depends on how many prompts are gained besides, too. Their rate is taken as what is most likely of a drop on
-        the threshold (Tango 1998, Statistics in Medicine 17, 891-908); by it the probability is exact. With nothing
-        gained, and not twice what is allowed lost, that is the exact binomial test.
-        """
-        import numpy as np
-        from scipy.special import betainc
-        from scipy.stats import binom
-
-        gaining = self._gaining_at(threshold)
-        gained = np.arange(self.prompts)  # were all gained, nothing could be lost
-        others = self.prompts - gained
-        at_least = self.lost - self.gained + gained
-        losing = np.clip((gaining + threshold) / (1 - gaining), 0.0, 1.0)
-        possible = np.clip(at_least, ROUNDING, others)
-        tail = np.where(at_least <= 0, 1.0, betainc(possible, others - possible + 1, losing))
-        return float(
-            np.sum(binom.pmf(gained, self.prompts, gaining) * np.where(at_least > others + ROUNDING, 0.0, tail))
-        )
-
-    def _gaining_at(self, threshold: float) -> float:
-        """The most likely share of gained prompts, if the drop lay on the threshold: the root of a quadratic."""
-        linear = (self.lost + self.gained) * (1 - threshold) - 2 * threshold * (self.prompts - self.lost)
-        constant = self.gained * threshold * (1 - threshold)
-        return max(0.0, linear + math.sqrt(linear**2 + 8 * self.prompts * constant)) / (4 * self.prompts)
 
 
 @dataclass(frozen=True)
@@ -182,9 +137,9 @@ class RelativeDrop:
     """Accuracy lost, as a share of what the base has above chance; 0 (nothing, or gained) to 1 (all of it, or more)."""
 
     drop: Drop
-    base: Rate
+    base: Proportion
     chance: float
-    """Accuracy of somebody who guesses, below the base's."""
+    """The accuracy of guessing, which is below the base model's."""
 
     @property
     def value(self) -> float:
@@ -201,6 +156,11 @@ class RelativeDrop:
         """Answers of each model."""
         return self.drop.samples
 
+    @property
+    def by_prompt(self) -> Mapping[str, float]:
+        """What each question lost."""
+        return self.drop.by_prompt
+
     def upper(self, confidence: float) -> float:
         """The true share is at most this, with the given confidence (0.5 to 1).
 
@@ -215,7 +175,7 @@ class RelativeDrop:
         return _share(self.drop.lower(half), self.base.upper(half) - self.chance)
 
     def on(self, prompts: int) -> RelativeDrop:
-        """The same share, had it been measured on so many questions."""
+        """The same share, had it been measured on this many questions."""
         return RelativeDrop(self.drop.on(prompts), self.base.on(prompts), self.chance)
 
 
@@ -226,13 +186,13 @@ def _share(drop: float, whole: float) -> float:
 
 
 def fisher_p_value(first: int, of_first: int, second: int, *, of_second: int) -> float:
-    """Probability of two counts at least so unlike, if both are drawn alike: Fisher's exact test, two-sided, 0 to 1.
+    """The probability that two counts of one rate differ at least this much: Fisher's exact test, two-sided.
 
     Args:
-        first: Of the first draws, how many are so.
-        of_first: How many these are.
-        second: Of the second draws, how many are so.
-        of_second: How many these are.
+        first: How many of the first draws count.
+        of_first: The number of first draws.
+        second: How many of the second draws count.
+        of_second: The number of second draws.
     """
     both = first + second
 
@@ -247,7 +207,7 @@ def fisher_p_value(first: int, of_first: int, second: int, *, of_second: int) ->
 
 
 def _log_ways(of: int, count: int) -> float:
-    """Logarithm of the ways to choose so many of them: of thousands, the number itself takes long to compute."""
+    """The logarithm of a binomial coefficient: with thousands, the number itself takes long to compute."""
     return math.lgamma(of + 1) - math.lgamma(count + 1) - math.lgamma(of - count + 1)
 
 
@@ -270,9 +230,9 @@ def look_confidence(confidence: float, looks: int, last: bool) -> float:
     made the measuring stop, be it another policy's thresholds.
 
     Args:
-        confidence: Of all the bounds together, 0.5 to 1.
+        confidence: The confidence of all the bounds together, 0.5 to 1.
         looks: How many looks were planned.
-        last: Whether it is the last of them, at all the data.
+        last: Whether this is the last look, at all the data.
     """
     if looks == 1:
         return confidence
@@ -280,11 +240,11 @@ def look_confidence(confidence: float, looks: int, last: bool) -> float:
 
 
 def prompts_needed(settled: Callable[[int], bool], at_least: int) -> int | None:
-    """Prompts that would settle a question, to one in twenty; None if a million would not.
+    """How many prompts would settle a question, to within 5 %; None if a million would not.
 
     Args:
-        settled: Whether so many prompts would.
-        at_least: Where to begin.
+        settled: Tells whether a number of prompts would settle it.
+        at_least: The number to begin with.
     """
     prompts = at_least
     while not settled(prompts):
@@ -292,60 +252,6 @@ def prompts_needed(settled: Callable[[int], bool], at_least: int) -> int | None:
         if prompts > MOST_PROMPTS:
             return None
     return prompts
-
-
-def violation_p_value(rate: Rate, threshold: float, comparator: Literal["<=", ">="]) -> float:
-    """Probability of a rate at least so far on the wrong side, if the truth lay on the threshold: 0 to 1.
-
-    The exact binomial test, with the prompt as the unit. Small: the violation is not bad luck.
-    """
-    from scipy.special import betainc
-
-    count = rate.value * rate.prompts
-    wrong, chance = (count, threshold) if comparator == "<=" else (rate.prompts - count, 1 - threshold)
-    return float(betainc(wrong, rate.prompts - wrong + 1, chance)) if wrong > 0 else 1.0
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979, jstor.org/stable/4615733); in the order given."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
-        adjusted[place] = largest
-    return adjusted
-
-
-def wilson(rate: Rate, confidence: float) -> tuple[float, float]:
-    """Wilson's two-sided interval (doi:10.1080/01621459.1927.10502953); shorter than the exact one."""
-    from scipy.special import ndtri
-
-    n, p, z2 = rate.prompts, rate.value, float(ndtri((1 + confidence) / 2)) ** 2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * p * (1 - p) / n + (z2 / (2 * n)) ** 2) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def cluster_bootstrap(
-    scores: Iterable[SampleScore], what: Scored, confidence: float, *, seed: int = 0
-) -> tuple[float, float]:
-    """Two-sided percentile interval of a rate, resampling prompts with all their samples (scipy.stats.bootstrap).
-
-    Narrower than the judged bounds where samples of one prompt differ; empty-handed where no prompt does.
-    """
-    from scipy.stats import bootstrap
-
-    by_prompt = defaultdict(list)
-    for score in scores:
-        by_prompt[score.prompt].append(getattr(score, what))
-    means = [sum(own) / len(own) for own in by_prompt.values()]
-    if len(means) == 1:
-        return means[0], means[0]
-    found = bootstrap((means,), _mean, confidence_level=confidence, method="percentile", n_resamples=2000, rng=seed)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def _mean(values: Any, axis: int) -> Any:
-    return values.mean(axis=axis)
 
 
 def _clopper_pearson(count: float, prompts: int, confidence: float) -> tuple[float, float]:

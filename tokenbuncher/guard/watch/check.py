@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from tokenbuncher.attestation import TAG, refusal
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.guard import check_version, load_guard
-from tokenbuncher.guard.check import Record
+from tokenbuncher.guard.check import OnRecord
 from tokenbuncher.guard.watch.service import Check, Place
 from tokenbuncher.settings.artifact_uris import SERVED
 from tokenbuncher.storage.artifacts import inside, located, server_root
@@ -24,7 +24,7 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
     """A check whether a version may have a protected alias or stage, by the guard's settings as they are at that time.
 
     Args:
-        client: Of the registry.
+        client: A client of the registry.
         settings: The guard's settings file.
 
     Returns:
@@ -45,7 +45,7 @@ def attestation_check(client: MlflowClient, settings: Path) -> Check:
             attestation=tags.get(TAG),
             location=lambda: _location(client, name, version, roots=guard.artifact_roots),
             told=_nobodys_fault,
-            record=Record(refusal(tags)),
+            record=OnRecord(refusal(tags)),
         )
 
     return check
@@ -69,5 +69,5 @@ def _location(client: MlflowClient, name: str, version: str, *, roots: Sequence[
 
 
 def _nobodys_fault(error: Exception) -> NoReturn:
-    """A store that does not answer is not to be held against the version: whether it may have the alias is unknown."""
+    """A store that does not answer says nothing against the version: whether it may have the alias is unknown."""
     raise ConnectionError(str(error)) from error

@@ -48,7 +48,7 @@ Action = Literal["none", "moved back", "removed", "left, as it has moved on", "f
 
 
 class Report(Strict):
-    """What the watcher has to say."""
+    """A report of the watcher."""
 
     what: Literal["unattested", "unknown"] = Field(
         description="Whether a version has an alias or stage that it must not have, or it could not be found out who "
@@ -84,9 +84,9 @@ class Watcher:
     ) -> None:
         """
         Args:
-            client: Of the registry.
-            settings: Gives the guard's settings as they are now: they say what is protected.
-            check: Tells why a version must not be in a place.
+            client: A client of the registry.
+            settings: Gives the guard's settings as they are now. They say what is protected.
+            check: Gives the reasons why a version must not be in a place.
             revert: Whether to move an alias back to the last version known to be good, or remove it if there is none;
                 stages alike.
             report: Gets each finding once, until it changes.

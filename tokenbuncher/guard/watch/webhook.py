@@ -78,8 +78,8 @@ def read_delivery(
     """Verifies a delivery.
 
     Args:
-        headers: Of the request; the case of their names does not matter.
-        body: Of the request.
+        headers: The headers of the request; the case of their names does not matter.
+        body: The body of the request.
         secret: The webhook's.
         now: The present, in seconds since 1970.
         seen: Earlier deliveries; a genuine one is added.

@@ -17,19 +17,19 @@ from typing import Any
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.preflight.doctor import _environment, _files, _machine, _servers
-from tokenbuncher.preflight.doctor._finding import Finding, ok, problem, warning
+from tokenbuncher.preflight.doctor._diagnosis import Diagnosis, ok, problem, warning
 from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.settings.init import marked_lines
 
-__all__ = ["Finding", "diagnose", "obstacles", "require_files"]
+__all__ = ["Diagnosis", "diagnose", "obstacles", "require_files"]
 
-Check = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[Diagnosis]]
 
 SECONDS = 30.0
 """How long a check may take, imports of its libraries included; a request to a server takes much less."""
 
 
-def diagnose(spec: Path | None = None, kubernetes: bool = False, host: str | None = None) -> Iterator[Finding]:
+def diagnose(spec: Path | None = None, kubernetes: bool = False, host: str | None = None) -> Iterator[Diagnosis]:
     """Checks one thing after the other.
 
     Args:
@@ -49,7 +49,7 @@ def diagnose(spec: Path | None = None, kubernetes: bool = False, host: str | Non
         yield from _within(SECONDS, what, check)
 
 
-def obstacles(release: ReleaseSpec) -> Iterator[Finding]:
+def obstacles(release: ReleaseSpec) -> Iterator[Diagnosis]:
     """What speaks against a run of a release on this machine."""
     for what, check in [("packages", _machine.check_packages), *_checks(release, False, None)]:
         yield from (finding for finding in _within(SECONDS, what, check) if finding.level != "ok")
@@ -67,7 +67,7 @@ def require_files(release: ReleaseSpec) -> None:
         raise UserError("; ".join(f"{finding.what}" for finding in missing) + f"; {missing[0].remedy}")
 
 
-def _read(path: Path) -> tuple[ReleaseSpec | None, list[Finding]]:
+def _read(path: Path) -> tuple[ReleaseSpec | None, list[Diagnosis]]:
     try:
         release = load_spec(path)
     except UserError as error:
@@ -110,9 +110,9 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _within(seconds: float, what: str, check: Check) -> list[Finding]:
+def _within(seconds: float, what: str, check: Check) -> list[Diagnosis]:
     """What a check finds; in a thread, which can be left behind."""
-    found: list[Finding] = []
+    found: list[Diagnosis] = []
 
     def run() -> None:
         try:

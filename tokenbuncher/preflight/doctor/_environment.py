@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from tokenbuncher.attestation import signing_key
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.log import log_format
-from tokenbuncher.preflight.doctor._finding import Finding, ok, problem
+from tokenbuncher.preflight.doctor._diagnosis import Diagnosis, ok, problem
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.judges import EnsembleSpec, StrongRejectSpec
 
 
-def check_environment(spec: ReleaseSpec) -> Iterator[Finding]:
+def check_environment(spec: ReleaseSpec) -> Iterator[Diagnosis]:
     """Whether the variables are there that the spec names, and those of the gate are of use."""
     found = [*_keys_of_judges(spec), *_readable()]
     yield from found
@@ -21,7 +21,7 @@ def check_environment(spec: ReleaseSpec) -> Iterator[Finding]:
         yield ok("environment: what the spec and the gate read from it is there")
 
 
-def _keys_of_judges(spec: ReleaseSpec) -> Iterator[Finding]:
+def _keys_of_judges(spec: ReleaseSpec) -> Iterator[Diagnosis]:
     judge = spec.evaluation.judge
     judges = list(judge.judges) if isinstance(judge, EnsembleSpec) else [judge]
     for one in (*judges, spec.attacks.reward):
@@ -29,7 +29,7 @@ def _keys_of_judges(spec: ReleaseSpec) -> Iterator[Finding]:
             yield problem(f"the judge {one.model} needs a key: {one.key_env} is not set", f"set {one.key_env}")
 
 
-def _readable() -> Iterator[Finding]:
+def _readable() -> Iterator[Diagnosis]:
     for read, remedy in (
         (signing_key, "correct TOKENBUNCHER_SIGNING_KEY or its passphrase, or unset it"),
         (log_format, "correct or unset it"),

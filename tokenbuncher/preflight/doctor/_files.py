@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from tokenbuncher.preflight.doctor._finding import Finding, ok, problem
+from tokenbuncher.preflight.doctor._diagnosis import Diagnosis, ok, problem
 from tokenbuncher.settings import FileSource, ReleaseSpec
 from tokenbuncher.settings.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec
 from tokenbuncher.settings.sources import Source, parse_file, parse_source
@@ -14,7 +14,7 @@ from tokenbuncher.settings.sources import Source, parse_file, parse_source
 BUILT_IN = ("organism://", "smollm2://")
 
 
-def check_files(spec: ReleaseSpec) -> Iterator[Finding]:
+def check_files(spec: ReleaseSpec) -> Iterator[Diagnosis]:
     """Whether they are there; what is elsewhere is left to those who fetch it."""
     named = [*_folders(spec), *_files(spec)]
     missing = [each for each in named if not (each[1].is_dir() if each[2] == "folder" else each[1].is_file())]

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.preflight.doctor._finding import Finding, ok, problem, warning
+from tokenbuncher.preflight.doctor._diagnosis import Diagnosis, ok, problem, warning
 from tokenbuncher.storage import user_cache
 
 GB = 1e9
@@ -29,7 +29,7 @@ EXTRAS = {
 _PIN = re.compile(r'(?P<name>[\w.-]+)(?:\[.*\])?==(?P<version>[^;\s]+)(?:; extra == "(?P<extra>.+)")?')
 
 
-def check_packages() -> Iterator[Finding]:
+def check_packages() -> Iterator[Diagnosis]:
     """Python, tokenbuncher, and the packages of each extra in the version that it was made with."""
     yield ok(f"Python {platform.python_version()}, tokenbuncher {metadata.version('tokenbuncher')}")
     pins = pinned()
@@ -47,7 +47,7 @@ def pinned() -> dict[str, dict[str, str]]:
     return pins
 
 
-def _packages(what: str, wanted: dict[str, str], purpose: str) -> Finding:
+def _packages(what: str, wanted: dict[str, str], purpose: str) -> Diagnosis:
     found = {name: _version(name) for name in wanted}
     missing = [name for name, version in found.items() if version is None]
     other = [
@@ -71,7 +71,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def check_processors(wants_gpu: bool) -> Iterator[Finding]:
+def check_processors(wants_gpu: bool) -> Iterator[Diagnosis]:
     """GPUs that torch can use, or else cores, memory and threads."""
     try:
         import torch
@@ -93,7 +93,7 @@ def check_processors(wants_gpu: bool) -> Iterator[Finding]:
         yield warning(what, "set OMP_NUM_THREADS=1: more threads than cores make small models many times slower")
 
 
-def check_folder(what: str, folder: Path) -> Iterator[Finding]:
+def check_folder(what: str, folder: Path) -> Iterator[Diagnosis]:
     """Whether a folder can be written, or made, and how much is free there."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     what = f"{what} {folder}"
@@ -108,7 +108,7 @@ def check_folder(what: str, folder: Path) -> Iterator[Finding]:
         yield ok(f"{what}: {free:.0f} GB are free")
 
 
-def check_cache() -> Iterator[Finding]:
+def check_cache() -> Iterator[Diagnosis]:
     """The folder of models and files that were fetched."""
     try:
         yield from check_folder("cache", user_cache())

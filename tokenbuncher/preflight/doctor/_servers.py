@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.preflight.doctor._finding import Finding, ok, problem, warning
+from tokenbuncher.preflight.doctor._diagnosis import Diagnosis, ok, problem, warning
 from tokenbuncher.settings import ComputeSpec
 from tokenbuncher.settings.tracking_uri import LOG_IN, checked_tracking_uri, sqlite_path, sqlite_uri
 from tokenbuncher.storage import client_of_bucket
@@ -22,7 +22,7 @@ EXPERIMENT = "tokenbuncher"
 S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
 
 
-def check_mlflow(uri: str | None, alias: str = "champion") -> Iterator[Finding]:
+def check_mlflow(uri: str | None, alias: str = "champion") -> Iterator[Diagnosis]:
     """Whether an MLflow server shows its registry to these credentials, and guards the alias."""
     if uri is None:
         yield ok("MLflow: no server is named; runs register in an sqlite file under the output root")
@@ -33,7 +33,7 @@ def check_mlflow(uri: str | None, alias: str = "champion") -> Iterator[Finding]:
         yield _ask_guard(uri, alias)
 
 
-def check_source_registry(source: str, uri: str | None) -> Iterator[Finding]:
+def check_source_registry(source: str, uri: str | None) -> Iterator[Diagnosis]:
     """Whether the registry answers that the environment names for sources."""
     if uri is None:
         yield problem(f"where is {source}?", "set MLFLOW_TRACKING_URI")
@@ -41,13 +41,13 @@ def check_source_registry(source: str, uri: str | None) -> Iterator[Finding]:
         yield _ask_registry(uri)
 
 
-def warn_of_unused(uri: str) -> Iterator[Finding]:
+def warn_of_unused(uri: str) -> Iterator[Diagnosis]:
     """That the environment's server gets no release, which some may expect."""
     remedy = f"set tracking.uri to {uri} if they belong there"
     yield warning("MLFLOW_TRACKING_URI is for models:/ sources; this spec's releases do not register there", remedy)
 
 
-def _ask_registry(uri: str) -> Finding:
+def _ask_registry(uri: str) -> Diagnosis:
     try:
         checked_tracking_uri(uri)
     except UserError as error:
@@ -58,14 +58,14 @@ def _ask_registry(uri: str) -> Finding:
     return _ask_database(uri) if path is None else _look_at_file(path)
 
 
-def _look_at_file(path: Path) -> Finding:
+def _look_at_file(path: Path) -> Diagnosis:
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if there.is_dir() == (there == path) or not os.access(there, os.W_OK):
         return problem(f"MLflow: the sqlite file {path} cannot be written", f"look at {there}, or choose another file")
     return _ask_database(sqlite_uri(path)) if there == path else ok(f"MLflow: the sqlite file {path}, made at need")
 
 
-def _ask_database(uri: str) -> Finding:
+def _ask_database(uri: str) -> Diagnosis:
     """Opens a database as MLflow will, and looks where the files of releases are."""
     from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.exc import SQLAlchemyError
@@ -85,7 +85,7 @@ def _ask_database(uri: str) -> Finding:
     return ok(f"MLflow at {uri} can be opened")
 
 
-def _ask_mlflow(uri: str) -> Finding:
+def _ask_mlflow(uri: str) -> Diagnosis:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -99,7 +99,7 @@ def _ask_mlflow(uri: str) -> Finding:
     return ok(f"MLflow at {uri} shows its registry")
 
 
-def _ask_guard(uri: str, alias: str) -> Finding:
+def _ask_guard(uri: str, alias: str) -> Diagnosis:
     """Asks for the alias on a version that is not there: only a guard has something to say about the alias itself."""
     from mlflow.exceptions import MlflowException
 
@@ -135,7 +135,7 @@ def _request_mlflow(uri: str, method: str, path: str, **content: Any) -> Any:
     )
 
 
-def check_s3(buckets: Sequence[str]) -> Iterator[Finding]:
+def check_s3(buckets: Sequence[str]) -> Iterator[Diagnosis]:
     """Whether the S3 server takes the credentials and has these buckets."""
     if not buckets and not any(os.environ.get(name) for name in S3_VARIABLES):
         yield ok("S3: not in use")
@@ -147,7 +147,7 @@ def check_s3(buckets: Sequence[str]) -> Iterator[Finding]:
         yield _ask_s3(f"S3 at {client.meta.endpoint_url}, bucket {bucket}", client.head_bucket, Bucket=bucket)
 
 
-def _ask_s3(what: str, ask: Any, **arguments: Any) -> Finding:
+def _ask_s3(what: str, ask: Any, **arguments: Any) -> Diagnosis:
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
@@ -168,7 +168,7 @@ def _ask_s3(what: str, ask: Any, **arguments: Any) -> Finding:
     return ok(f"{what}: may be read")
 
 
-def check_hub(sources: Sequence[str]) -> Iterator[Finding]:
+def check_hub(sources: Sequence[str]) -> Iterator[Diagnosis]:
     """Whether sources of the Hugging Face hub may be fetched."""
     if not sources:
         return
@@ -178,7 +178,7 @@ def check_hub(sources: Sequence[str]) -> Iterator[Finding]:
         yield warning(f"{sources[0]} is not fetched: the hub is offline", "set HF_HUB_OFFLINE=0, unless it is cached")
 
 
-def check_kubernetes(compute: ComputeSpec) -> Iterator[Finding]:
+def check_kubernetes(compute: ComputeSpec) -> Iterator[Diagnosis]:
     """Whether the cluster answers and knows TrainJobs, and the namespace is there."""
     try:
         from tokenbuncher.cluster.jobs import cluster_settings
@@ -190,7 +190,7 @@ def check_kubernetes(compute: ComputeSpec) -> Iterator[Finding]:
     yield from _ask_kubernetes(settings, compute.namespace)
 
 
-def _ask_kubernetes(settings: Any, namespace: str) -> Iterator[Finding]:
+def _ask_kubernetes(settings: Any, namespace: str) -> Iterator[Diagnosis]:
     from kubernetes import client  # type: ignore[import-untyped]
     from kubernetes.client import ApiException  # type: ignore[import-untyped]
     from urllib3.exceptions import HTTPError
@@ -224,7 +224,7 @@ def _ask_kubernetes(settings: Any, namespace: str) -> Iterator[Finding]:
         yield problem(f"TrainJobs of {namespace} cannot be listed ({error.status})", remedy)
 
 
-def check_kubeflow(host: str) -> Iterator[Finding]:
+def check_kubeflow(host: str) -> Iterator[Diagnosis]:
     """Whether Kubeflow Pipelines answers."""
     import requests  # type: ignore[import-untyped]
 

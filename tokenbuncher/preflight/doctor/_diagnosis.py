@@ -16,8 +16,8 @@ SECRETS = (
 )
 
 
-class Finding(NamedTuple):
-    """A line of the diagnosis."""
+class Diagnosis(NamedTuple):
+    """One thing that was checked."""
 
     level: Level
     what: str
@@ -28,19 +28,19 @@ class Finding(NamedTuple):
         return f"{self.level:<7}  {_without_secrets(' '.join(text.split()))}"
 
 
-def ok(what: str) -> Finding:
+def ok(what: str) -> Diagnosis:
     """All is well."""
-    return Finding("ok", what)
+    return Diagnosis("ok", what)
 
 
-def warning(what: str, remedy: str) -> Finding:
+def warning(what: str, remedy: str) -> Diagnosis:
     """It may do, or was not checked."""
-    return Finding("warning", what, remedy)
+    return Diagnosis("warning", what, remedy)
 
 
-def problem(what: str, remedy: str) -> Finding:
+def problem(what: str, remedy: str) -> Diagnosis:
     """A run would fail."""
-    return Finding("problem", what, remedy)
+    return Diagnosis("problem", what, remedy)
 
 
 def _without_secrets(text: str) -> str:
