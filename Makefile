@@ -28,7 +28,7 @@ run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run t
 
 .PHONY: test
 test: lint  ## Lint, check types, run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist worksteal
 
 .PHONY: images
 images:  ## Build the container images

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from pipelines import submit as submitting
+from pipelines.compile import compile_pipeline
 from pipelines.lint import lint
 from pipelines.placement import Placement
 from pipelines.submit import Server, read_token, submit, wait
@@ -46,7 +49,21 @@ def kfp() -> Iterator[KfpStub]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(submitting, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(submitting, "compile_pipeline", compiled_once)
     monkeypatch.setattr(submitting.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
+
+
+def compiled_once(name: str, path: Path, placement: Placement) -> None:
+    """Compiles a pipeline; the same under the same placement is written again."""
+    path.write_text(_compiled(name, placement.model_dump_json()), encoding="utf-8")
+
+
+@cache
+def _compiled(name: str, placement: str) -> str:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compile_pipeline(name, path, Placement.model_validate_json(placement))
+        return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -13,8 +13,15 @@ from securesystemslib.signer import CryptoSigner
 
 from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, prudish, release_spec
 from tests.registry.conftest import Registered
-from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key, load_public_key
-from tokenbuncher.attestation import envelope
+from tokenbuncher.attestation import (
+    FILE_NAME,
+    REFUSED_TAG,
+    TAG,
+    envelope,
+    generate_key,
+    load_private_key,
+    load_public_key,
+)
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.registry import Refused, rollback, status
 from tokenbuncher.registry import _promote as promotion
