@@ -28,7 +28,7 @@ settings.load_profile("steady")
 
 
 def pytest_collection_finish() -> None:
-    """The garbage collector leaves alone what the imports have made, and comes seldom: a fifth of the time otherwise."""
+    """The garbage collector leaves alone what the imports have made, and comes seldom: it took a fifth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -90,7 +90,7 @@ def write_guard(folder: Path) -> Path:
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def guarded(request: pytest.FixtureRequest) -> Guarded:
-    """A guarded MLflow server in a process of its own, for each database; once up it stays, whatever test comes next."""
+    """A guarded MLflow server in a process of its own, for each database; once up it stays, whatever comes next."""
     return request.getfixturevalue(f"guarded_{request.param}")
 
 

@@ -7,9 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -53,17 +51,16 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(submitting.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
 
 
+COMPILED: dict[tuple[str, str], str] = {}
+
+
 def compiled_once(name: str, path: Path, placement: Placement) -> None:
     """Compiles a pipeline; the same under the same placement is written again."""
-    path.write_text(_compiled(name, placement.model_dump_json()), encoding="utf-8")
-
-
-@cache
-def _compiled(name: str, placement: str) -> str:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "pipeline.yaml"
-        compile_pipeline(name, path, Placement.model_validate_json(placement))
-        return path.read_text(encoding="utf-8")
+    key = name, placement.model_dump_json()
+    if key not in COMPILED:
+        compile_pipeline(name, path, placement)
+        COMPILED[key] = path.read_text(encoding="utf-8")
+    path.write_text(COMPILED[key], encoding="utf-8")
 
 
 @pytest.fixture
