@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,14 @@ def unsynced() -> None:
     def connect(connection: Any, _: object) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_stacks() -> Iterator[None]:
+    """kfp looks up who calls it with the source of every frame, of which pytest has many; it uses the name alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", partial(inspect.stack, context=0))
+        yield
 
 
 @pytest.fixture
