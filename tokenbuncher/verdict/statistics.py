@@ -63,7 +63,7 @@ class Proportion:
 
 def score_rate(scores: Iterable[SampleScore], what: Scored) -> Proportion:
     """The share of responses that are harmful, refused, ... among at least one score."""
-    return Proportion.of((score.prompt, getattr(score, what)) for score in scores)
+    return Proportion.of(map(attrgetter("prompt", what), scores))
 
 
 @dataclass(frozen=True)
