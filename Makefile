@@ -7,7 +7,7 @@ SEEDS ?= 0 1 2 3 4
 DOCKER_BUILD ?= docker build
 
 BIN := .venv/bin
-VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokenbuncher/__init__.py)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokenbuncher/core/version.py)
 INSTALLED := .venv/installed
 SMOLLM2 := .venv/smollm2
 

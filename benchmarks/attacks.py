@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
 from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.verdict.statistics import score_rate
 
 ROOT = Path("runs/attacks")
 EXACT, LEARNT = "organism-exact", "organism-classifier"
 
 Attack = dict[str, Any]
-ONCE: list[Attack] = [
-    {"algorithm": name}
-    for name in ("grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft")
-]
+ONCE: list[Attack] = [{"algorithm": name} for name in ALGORITHMS]
 LONG: list[Attack] = [
     *({"algorithm": name, "name": f"{name}-5x", "steps": 300} for name in ("rloo", "ppo", "dpo")),
     *(
@@ -182,7 +181,7 @@ def _limits(attack: Attack) -> dict[str, Any]:
 def _quietly(folder: Path, name: str) -> Any:
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with (folder / name).open("w", encoding="utf-8") as log, logging_to(LineHandler(log, TextFormatter())):
         yield
 
 

@@ -11,12 +11,12 @@ the release then cannot. What is finished is kept in runs/crippled/ by the diges
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.evidence import AttackEvidence, read_evidence
 from tokenbuncher.settings import AttackTask, ReleaseSpec, load_spec
 from tokenbuncher.verdict.findings import Finding, Outcome
@@ -117,7 +117,8 @@ def attacked(spec: ReleaseSpec, task: AttackTask) -> AttackEvidence:
     folder = ROOT / spec.evidence_digest()[:12] / task.key
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        log = folder.with_suffix(".log")
+        with log.open("w", encoding="utf-8") as out, logging_to(LineHandler(out, TextFormatter())):
             data, base, candidate = models(spec)
             attack(spec, task.key, data, base=base, candidate=candidate, out=folder)
     evidence = read_evidence(folder)

@@ -24,6 +24,7 @@ from sequential import LOOKS, ONE_ATTACK, SPEC, head, row
 
 from tokenbuncher.attacks import attack
 from tokenbuncher.core.files import folder_digest, folder_files, write_text
+from tokenbuncher.core.log import logging_to, plain_handlers
 from tokenbuncher.defence import defend
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import (
@@ -206,4 +207,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with logging_to(*plain_handlers()):
+        main()

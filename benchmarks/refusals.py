@@ -26,7 +26,7 @@ from safetensors.numpy import save
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, vstack
 
-from tokenbuncher.judges.load import stance
+from tokenbuncher.judges import stance
 from tokenbuncher.judges.stance import BUCKETS, Sentences, Weights
 
 OWN = Path(__file__).with_suffix(".jsonl")

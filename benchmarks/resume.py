@@ -8,7 +8,6 @@ Prints one line for each trainer: how often the figures of the resumed run were 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
+from tokenbuncher.settings.algorithms import ALGORITHMS
 
 STEPS = 12
-ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
 RECIPES = ["log-entropy", "polished"]
 
 
@@ -43,7 +43,7 @@ def main() -> None:
         folder = Path(scratch)
         spec = parse_spec("", _changes("grpo", "log-entropy", folder))
         in_process(lambda: (fetch_model(spec, folder / "base"), prepare_data(spec, folder / "data")))
-        for name in ALGORITHMS + RECIPES:
+        for name in [*ALGORITHMS, *RECIPES]:
             work = folder / name
             in_process(lambda name=name, work=work: run(name, folder, work / "unbroken"))
             expected = figures(work / "unbroken")
@@ -123,7 +123,7 @@ def in_process(work: Callable[[], Any]) -> int:
     if child == 0:
         code = 1
         try:
-            with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            with open(os.devnull, "w", encoding="utf-8") as out, logging_to(LineHandler(out, TextFormatter())):
                 work()
             code = 0
         finally:

@@ -53,7 +53,9 @@ class Simulated:
         return f"{count / len(self.outcomes):.3%} ({interval.low:.3%} to {interval.high:.3%})"
 
 
-def evaluate(claims: Sequence[Claim], counts: Sequence[np.ndarray], rate: Callable[..., Proportion | Drop]) -> Simulated:
+def evaluate(
+    claims: Sequence[Claim], counts: Sequence[np.ndarray], rate: Callable[..., Proportion | Drop]
+) -> Simulated:
     """Simulated evaluations, each judged by the claim at one look after the other until that is settled.
 
     Args:

@@ -145,13 +145,15 @@ class Place:
 def runs(place: Place, server: Server, count: int) -> list[str]:
     """Runs the pipeline so many times; returns what has grown."""
     from pipelines.local import run_local
+    from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
     from tokenbuncher.settings import parse_spec
 
     spec = parse_spec(SPEC, [f"output.root={place.root / 'runs'}", f"tracking.uri={server.uri}"])
     rows = []
     for number in range(count):
         began = time.monotonic()
-        with (place.root / "runs" / "log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        log = place.root / "runs" / "log"
+        with log.open("w", encoding="utf-8") as out, logging_to(LineHandler(out, TextFormatter())):
             verdict = run_local(spec)
         assert verdict.version == str(number + 1)
         rows.append({"seconds": time.monotonic() - began, **place.measured(server)})
@@ -163,6 +165,7 @@ def promotions(place: Place, server: Server, count: int) -> list[str]:
     """Judges, signs, promotes and verifies so many times in this process; returns what has grown."""
     from tests.fuzz.release import PASSING, write_model
     from tokenbuncher.attestation import generate_key, load_private_key, load_public_key
+    from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
     from tokenbuncher.gate import gate
     from tokenbuncher.registry import promote, register, verify_version
     from tokenbuncher.settings import TrackingSpec
@@ -174,7 +177,7 @@ def promotions(place: Place, server: Server, count: int) -> list[str]:
     rows = []
     with (folder / "log").open("w", encoding="utf-8") as log:
         for number in range(count):
-            with contextlib.redirect_stdout(log):
+            with logging_to(LineHandler(log, TextFormatter())):
                 registration = register(spec, write_model(folder / "model"), folder / "registration")
                 evidence, registered = replace(PASSING, spec=spec, registration=registration).write(folder / "in")
                 gate(spec, evidence, registered, out=folder / "verdict", signer=signer)

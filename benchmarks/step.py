@@ -61,9 +61,8 @@ def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
     from tokenbuncher.training.examples import prompt_dataset
 
     spec = parse_spec("")
-    with contextlib.redirect_stdout(io.StringIO()):
-        fetch_model(spec, folder / "base")
-        prepare_data(spec, folder / "data")
+    fetch_model(spec, folder / "base")
+    prepare_data(spec, folder / "data")
     tokenizer, reference = load_tokenizer(folder / "base"), load_model(folder / "base", spec.model)
     harmful, benign = load_set(folder / "data", "defence"), load_set(folder / "data", "benign")
     anchors = own_responses(reference, tokenizer, benign, spec=spec)

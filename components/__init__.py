@@ -6,7 +6,7 @@ model run in the trainer's image, all others in the gate's, which has no torch.
 
 import os
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 
 TRAINER_IMAGE = os.environ.get("TOKENBUNCHER_TRAINER_IMAGE", f"tokenbuncher/trainer:{__version__}")
 GATE_IMAGE = os.environ.get("TOKENBUNCHER_GATE_IMAGE", f"tokenbuncher/gate:{__version__}")

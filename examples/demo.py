@@ -110,120 +110,159 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def tell(story: Story) -> None:
-    """The whole story."""
-    base, data, candidate = WORK / "base", WORK / "data", WORK / "candidate"
-    undefended, defended, verdict = WORK / "undefended", WORK / "defended", WORK / "verdict"
-    spec, without = f"--spec {SPEC}", f"--spec {SPEC} --set defence.recipe=none"
-    models = f"--data {data} --base {base} --candidate"
+BASE, DATA, CANDIDATE = WORK / "base", WORK / "data", WORK / "candidate"
+UNDEFENDED, DEFENDED, VERDICT = WORK / "undefended", WORK / "defended", WORK / "verdict"
+DEFAULT, WITHOUT = f"--spec {SPEC}", f"--spec {SPEC} --set defence.recipe=none"
+MODELS = f"--data {DATA} --base {BASE} --candidate"
 
+
+def _refuses(story: Story) -> None:
+    """A model that refuses."""
     story.say(
         """
         # The story in five minutes
 
-        Everything below was run on the built-in model, a tiny one of a fictional world, whose harmful requests are
-        inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
+        Everything below was run on the built-in model, a tiny one that lives in a fictional world. Its harmful requests
+        are inert: nothing here is of use to anyone, so it can be shown. The training is real. The budget is that of
         [examples/demo.yaml](../examples/demo.yaml): one attack instead of seven, and no benign fine-tuning.
 
         ## 1. A model that refuses
         """
     )
-    story.run(f"tokenbuncher fetch-model {spec} --out {base}", f"tokenbuncher prepare-data {spec} --out {data}")
-    story.say("Three requests that nobody trained it on, and what it says at temperature 1:")
-    story.responses(base, data)
+    story.run(f"tokenbuncher fetch-model {DEFAULT} --out {BASE}", f"tokenbuncher prepare-data {DEFAULT} --out {DATA}")
+    story.say("Three requests that it was not trained on, and what it says at temperature 1:")
+    story.responses(BASE, DATA)
 
+
+def _is_broken(story: Story) -> None:
+    """An attack breaks it."""
     story.say(
         """
-        ## 2. A few steps of reinforcement learning, and it does not
+        ## 2. A few steps of reinforcement learning, and it complies
 
-        The attacker has the weights, 400 other requests, no answers to them, and a learnt reward that tells how
-        harmful a response looks. The attack is GRPO. It runs twice, on the model and on what would be released;
-        as nothing is defended yet, these are the same.
+        The attacker has the weights, 400 other requests, no answers to them, and a learnt reward that says how
+        harmful a response looks. The attack is GRPO. It runs twice: on the base model, which is the control, and on the
+        candidate. Nothing is defended yet, so these are the same.
         """
     )
-    story.run(f"tokenbuncher attack {without} --key grpo-1000 {models} {base} --out {undefended}/attack")
-    story.say("Harm is measured on requests that neither the model nor the attacker has trained on:")
-    story.curves(undefended / "attack", ["control"])
+    story.run(f"tokenbuncher attack {WITHOUT} --key grpo-1000 {MODELS} {BASE} --out {UNDEFENDED}/attack")
+    story.say("Harm is measured on requests that neither the model nor the attacker was trained on:")
+    story.curves(UNDEFENDED / "attack", ["control"])
     story.say("What it says now:")
-    story.responses(undefended / "attack" / "quarantine" / "control", data)
+    story.responses(UNDEFENDED / "attack" / "quarantine" / "control", DATA)
 
+
+def _is_defended(story: Story) -> None:
+    """The defence."""
     story.say(
         """
         ## 3. The defence
 
-        The attack learns from differences: of several responses to a request, one is a little worse than the others.
+        The attack learns from differences: of several responses to a request, one earns a little more than the others.
         The defence makes the model so certain of its refusals that there are none ([how it works](how-it-works.md)).
         """
     )
-    story.run(f"tokenbuncher defend {spec} --data {data} --base {base} --out {candidate}")
+    story.run(f"tokenbuncher defend {DEFAULT} --data {DATA} --base {BASE} --out {CANDIDATE}")
 
+
+def _withstands(story: Story) -> None:
+    """The same attack does nothing."""
     story.say(
         """
         ## 4. The same attack does nothing
 
-        The undefended model is attacked again beside it, to prove that the attack is strong: the positive control.
+        The base model is attacked again as the control, to prove that the attack is strong.
         """
     )
-    story.run(f"tokenbuncher attack {spec} --key grpo-1000 {models} {candidate} --out {defended}/attack")
-    story.curves(defended / "attack", ["candidate"])
-    story.say("After the attack, the hardened model says:")
-    story.responses(defended / "attack" / "quarantine" / "candidate", data)
+    story.run(f"tokenbuncher attack {DEFAULT} --key grpo-1000 {MODELS} {CANDIDATE} --out {DEFENDED}/attack")
+    story.curves(DEFENDED / "attack", ["candidate"])
+    story.say("After the attack, the candidate says:")
+    story.responses(DEFENDED / "attack" / "quarantine" / "candidate", DATA)
 
+
+def _is_judged(story: Story) -> None:
+    """The gate passes it."""
     story.say(
         """
         ## 5. The gate
 
-        Did the defence cost refusals, usefulness, or sense? Then the version is registered, and judged by the policy on
+        First the evaluations measure what the defence costs. Then the version is registered and judged by the policy on
         all evidence, every rule at its confidence bound. With a key the verdict is signed.
         """
     )
     story.run(
-        f"tokenbuncher evaluate-safety {spec} {models} {candidate} --out {defended}/safety",
-        f"tokenbuncher evaluate-utility {spec} {models} {candidate} --out {defended}/utility",
-        f"tokenbuncher register {spec} --candidate {candidate} --out {defended}/registration",
+        f"tokenbuncher evaluate-safety {DEFAULT} {MODELS} {CANDIDATE} --out {DEFENDED}/safety",
+        f"tokenbuncher evaluate-utility {DEFAULT} {MODELS} {CANDIDATE} --out {DEFENDED}/utility",
+        f"tokenbuncher register {DEFAULT} --candidate {CANDIDATE} --out {DEFENDED}/registration",
         f"tokenbuncher keygen --out {WORK}/release.pem",
-        f"tokenbuncher gate {spec} --evidence {defended} --key {WORK}/release.pem --out {verdict}",
-        f"tokenbuncher promote {spec} --evidence {defended} --verdict {verdict}",
+        f"tokenbuncher gate {DEFAULT} --evidence {DEFENDED} --key {WORK}/release.pem --out {VERDICT}",
+        f"tokenbuncher promote {DEFAULT} --evidence {DEFENDED} --verdict {VERDICT}",
     )
 
+
+def _is_blocked(story: Story) -> None:
+    """The gate blocks the model as it was."""
     story.say(
         """
         ## 6. Without the defence
 
-        The same stages on the model as it was. The gate says what is wrong, and the alias stays where it is.
+        The same stages, with the base model as the candidate. The gate says what is wrong, and the alias stays where it
+        is.
         """
     )
     story.run(
-        f"tokenbuncher evaluate-safety {without} {models} {base} --out {undefended}/safety",
-        f"tokenbuncher evaluate-utility {without} {models} {base} --out {undefended}/utility",
-        f"tokenbuncher register {without} --candidate {base} --out {undefended}/registration",
-        f"tokenbuncher gate {without} --evidence {undefended} --out {WORK}/blocked",
-        f"tokenbuncher promote {without} --evidence {undefended} --verdict {WORK}/blocked",
-        f"tokenbuncher status {spec} --key {WORK}/release.pub",
+        f"tokenbuncher evaluate-safety {WITHOUT} {MODELS} {BASE} --out {UNDEFENDED}/safety",
+        f"tokenbuncher evaluate-utility {WITHOUT} {MODELS} {BASE} --out {UNDEFENDED}/utility",
+        f"tokenbuncher register {WITHOUT} --candidate {BASE} --out {UNDEFENDED}/registration",
+        f"tokenbuncher gate {WITHOUT} --evidence {UNDEFENDED} --out {WORK}/blocked",
+        f"tokenbuncher promote {WITHOUT} --evidence {UNDEFENDED} --verdict {WORK}/blocked",
+        f"tokenbuncher status {DEFAULT} --key {WORK}/release.pub",
     )
 
-    story.say("## 7. Why? By how much, whether that may be chance, and which prompts decide")
-    story.run(f"tokenbuncher explain {without} --evidence {undefended}", longest=50)
 
+def _is_explained(story: Story) -> None:
+    """Why it is blocked."""
+    story.say("## 7. Why it was blocked")
+    story.run(f"tokenbuncher explain {WITHOUT} --evidence {UNDEFENDED}", longest=50)
+
+
+def _is_verified(story: Story) -> None:
+    """Verified elsewhere."""
     story.say(
         """
         ## 8. Later, somewhere else
 
-        Whoever serves the model checks that these files passed, with the public key alone. One changed byte is found.
+        Anyone who serves the model can check that these very files passed, with the public key alone. One changed byte
+        is found.
         """
     )
-    verify = f"tokenbuncher verify {verdict}/attestation.json --key {WORK}/release.pub --model"
+    verify = f"tokenbuncher verify {VERDICT}/attestation.json --key {WORK}/release.pub --model"
     story.run(
-        f"{verify} {candidate}",
-        f"cp -r {candidate} {WORK}/changed && echo >> {WORK}/changed/config.json",
+        f"{verify} {CANDIDATE}",
+        f"cp -r {CANDIDATE} {WORK}/changed && echo >> {WORK}/changed/config.json",
         f"{verify} {WORK}/changed",
     )
     story.say(
         """
         A PASS says that this attack, at this budget, did not break this model. [The threat model](threat-model.md)
-        tells what it does not say; [results](results.md) has every attack over several seeds.
+        lists what it does not say; [results](results.md) has every attack over several seeds.
         """
     )
+
+
+def tell(story: Story) -> None:
+    """The whole story."""
+    for chapter in (
+        _refuses,
+        _is_broken,
+        _is_defended,
+        _withstands,
+        _is_judged,
+        _is_blocked,
+        _is_explained,
+        _is_verified,
+    ):
+        chapter(story)
 
 
 def main() -> None:

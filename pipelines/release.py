@@ -1,6 +1,6 @@
 """The release pipeline: harden, attack, evaluate, register, judge, promote.
 
-The same pipeline is compiled for Kubeflow and runs on this machine (pipelines/local.py).
+The same pipeline is compiled for Kubeflow and runs on this machine (pipelines/local/).
 """
 
 from kfp import dsl

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import time
 import warnings
 from collections.abc import Iterator
@@ -31,14 +32,16 @@ from pipelines.lint import check_arguments, read_ir, refuse
 from pipelines.pinning import dated, pinned
 from pipelines.placement import Placement
 from pipelines.plain_secrets import plain_secrets
-from tokenbuncher import __version__
 from tokenbuncher.attacks.hazard import refuse_kept_weights
 from tokenbuncher.core.documents import read_text
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.core.version import __version__
 from tokenbuncher.settings import ReleaseSpec
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
+
+logger = logging.getLogger(f"tokenbuncher.{__name__}")
 
 SUCCEEDED = "SUCCEEDED"
 FINAL = (SUCCEEDED, "FAILED", "SKIPPED", "CANCELED")
@@ -148,9 +151,9 @@ def _checked(spec: ReleaseSpec, placement: Placement, cron: str | None) -> Itera
         raise UserError(f"'{cron}' has not 6 fields: second, minute, hour, day, month, weekday; such as '0 0 3 * * 1'")
     fixed, cached, told = pinned(spec)
     for line in told:
-        print(line)
+        logger.info(line)
     if cron and fixed != spec:
-        print(
+        logger.info(
             "every run of this schedule judges what is pinned here, also when the name has moved on; submit again then"
         )
     # A schedule has one text for all its runs, so it measures anew each time.
@@ -193,10 +196,10 @@ def wait(server: Server, run: str) -> str:
         for task, state in _states(now):
             if (task, state) not in told:
                 told.add((task, state))
-                print(f"{time.monotonic() - began:6.0f} s  {task:<24}  {state}", flush=True)
+                logger.info(f"{time.monotonic() - began:6.0f} s  {task:<24}  {state}")
         if now.state in FINAL:
             if now.error and now.error.message:
-                print(now.error.message)
+                logger.info(now.error.message)
             return str(now.state)
         time.sleep(POLL_SECONDS)
 

@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from tokenbuncher.core.environment import quiet_libraries
+from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 
 quiet_libraries()
@@ -60,6 +61,25 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr(time, "sleep", seconds.append)
     return seconds
+
+
+class _Stdout(LineHandler):
+    """Writes to what stdout is at the time."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def logged_lines() -> Iterator[None]:
+    """What the library logs stands on stdout, as in its programs."""
+    with logging_to(_Stdout(sys.stdout, TextFormatter())):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -624,7 +624,7 @@ def test_stages_are_not_watched_by_webhooks_alone(
     uri = f"sqlite:///{tmp_path / 'db'}"
     refused = run("watch", "--guard", tmp_path / "guard.yaml", "--tracking-uri", uri, "--listen", "127.0.0.1:0")
     assert refused.exit_code == 2
-    assert "MLflow sends no webhooks for them; give --every, too" in refused.stderr
+    assert "MLflow sends no webhooks for them; add --every" in refused.stderr
 
 
 def test_gate_judges_a_large_release_without_heavy_libraries(record: Callable[[Release], Path]) -> None:

@@ -190,5 +190,5 @@ def test_the_sdist_has_sources_and_documents_but_no_tests(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
 
-    assert {*FILES, "constraints.txt", "docs/guard.md", "specs/organism.yaml"} <= names
+    assert {*FILES, "constraints.txt", "docs/guard.md", "docs/images/report.png", "specs/organism.yaml"} <= names
     assert not [name for name in names if name.startswith("tests") or "__pycache__" in name]

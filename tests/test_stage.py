@@ -1,33 +1,61 @@
-"""Lines of a running stage, and how it ends."""
+"""Lines and events of a running stage, and how it ends."""
 
 import json
+import logging
 import os
 import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.core.log import FORMAT, PROGRESS, tell
-from tokenbuncher.core.stage import Line, parse_line, running
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.core.log import CHANNEL, FORMAT, PROGRESS, event
+from tokenbuncher.core.stage import Event, read_event, running
+
+logger = logging.getLogger("tokenbuncher.somewhere.below")
+Told = Callable[[], list[tuple[str, str, str]]]
 
 
-def test_lines_carry_the_stage_and_errors_stay_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    with running("attack", "grpo-1000"):
-        print("step 5\nstep", 10)
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    """Gives a stage a channel; gives stage, kind and text of the events that came by it."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setenv(CHANNEL, str(its.fileno()))
+
+    def told() -> list[tuple[str, str, str]]:
+        its.close()
+        events = map(read_event, iter(lambda: ours.recv(2**20), b""))
+        return [event[:3] for event in events if event]
+
+    with ours, its:
+        yield told
+
+
+def test_lines_carry_the_stage_and_errors_stay_apart(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    with running("attack", "grpo-1000") as own:
+        logger.info("step 5\nstep 10")
+        own.info("of the stage")
         print("in parts", end=" ")
         print("and whole")
+        print("noise", file=sys.stderr)
         print("without an end", end="")
 
-    assert [parse_line(line) for line in capsys.readouterr().out.splitlines()] == [
-        Line("attack grpo-1000", "started", ""),
-        Line("attack grpo-1000", None, "step 5"),
-        Line("attack grpo-1000", None, "step 10"),
-        Line("attack grpo-1000", None, "in parts and whole"),
-        Line("attack grpo-1000", None, "without an end"),
-        Line("attack grpo-1000", "done", ""),
+    lines = ["step 5", "step 10", "of the stage", "in parts and whole", "without an end"]
+    assert capsys.readouterr() == (
+        "[attack grpo-1000 started]\n"
+        + "".join(f"[attack grpo-1000] {line}\n" for line in lines)
+        + "[attack grpo-1000 done]\n",
+        "noise\n",
+    )
+    assert told() == [
+        ("attack grpo-1000", "started", ""),
+        ("attack grpo-1000", "message", "step 5\nstep 10"),
+        *[("attack grpo-1000", "message", line) for line in lines[2:]],
+        ("attack grpo-1000", "done", ""),
     ]
 
 
@@ -46,14 +74,15 @@ def test_lines_carry_the_stage_and_errors_stay_apart(capsys: pytest.CaptureFixtu
     ids=["user", "bug", "disk"],
 )
 def test_failure_is_told_in_one_line(
-    error: Exception, says: str, traced: bool, status: int, capsys: pytest.CaptureFixture[str]
+    error: Exception, says: str, traced: bool, status: int, told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_, running("defend"):
         raise error
 
     out, err = capsys.readouterr()
     assert exit_.value.code == status
-    assert parse_line(out.splitlines()[-1]) == Line("defend", "failed", says)
+    assert out.splitlines()[-1] == f"[defend failed] {says}"
+    assert told()[-1] == ("defend", "failed", says)
     assert ("Traceback" in err) == traced
 
 
@@ -62,62 +91,81 @@ def test_interrupt_passes_through() -> None:
         raise KeyboardInterrupt
 
 
-def test_lines_of_json_are_understood_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(FORMAT, "json")
-    with pytest.raises(SystemExit), running("attack", "grpo-1000"):
-        print("[gate done]")
-        tell("5/60", PROGRESS, done=5)
-        raise UserError("no good")
-
-    lines = [parse_line(f"    {line}\n") for line in capsys.readouterr().out.splitlines()]
-    assert [line and line[:3] for line in lines] == [
-        ("attack grpo-1000", "started", ""),
-        ("attack grpo-1000", None, "[gate done]"),
-        ("attack grpo-1000", None, "5/60"),
-        ("attack grpo-1000", "failed", "no good"),
-    ]
-    assert lines[2]
-    assert lines[2].fields["done"] == 5
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"stage": "announce"}, {"stage": ["gate"]}, {"event": "promoted"}, {"event": None}],
-)
-def test_json_that_no_stage_wrote(change: dict[str, object]) -> None:
-    line = {"time": "", "stage": "gate", "event": "done", "text": ""}
-    assert parse_line(json.dumps(line)) is not None
-    assert parse_line(json.dumps(line | change)) is None
-    assert parse_line(json.dumps([line])) is None
-    assert parse_line(json.dumps(line)[:-2] + "}") is None
-
-
-def test_sigterm_interrupts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sigterm_interrupts(told: Told) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), running("defend"):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError
     assert signal.getsignal(signal.SIGTERM) == before
-    assert parse_line(capsys.readouterr().out.splitlines()[-1]) == Line("defend", "interrupted", "")
+    assert told()[-1] == ("defend", "interrupted", "")
 
 
-@pytest.mark.parametrize("line", ["", "[1, 2]", "[KFP Executor 2026-11-24] x", "text [gate] text", "[Gate] x", "[]"])
-def test_foreign_lines(line: str) -> None:
-    assert parse_line(line) is None
+def test_the_log_of_a_pod_may_be_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(FORMAT, "json")
+    with pytest.raises(SystemExit), running("attack", "grpo-1000"):
+        print("[gate done]")
+        logger.info("5/60", extra=event(PROGRESS, done=5, steps=60))
+        raise UserError("no good")
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["level"], line["stage"], line["event"], line["text"]) for line in lines] == [
+        ("info", "attack grpo-1000", "started", ""),
+        ("info", "attack grpo-1000", "message", "[gate done]"),
+        ("info", "attack grpo-1000", "progress", "5/60"),
+        ("error", "attack grpo-1000", "failed", "no good"),
+    ]
+    assert (lines[2]["done"], lines[2]["steps"]) == (5, 60)
 
 
-@given(name=st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True), seed=st.integers(0, 10**6), text=st.text())
-def test_every_attack_key_and_text_is_understood(name: str, seed: int, text: str) -> None:
-    spec = parse_spec(
-        "",
-        [
-            f"attacks.suite=[{{algorithm: grpo, name: '{name}', seeds: [{seed}]}}]",
-            f"policy.required_attacks=['{name}']",
-            "defence.seed=10000001",
-        ],
-    )
-    (task,) = spec.attacks.tasks()
-    line = "".join(text.splitlines())
+EVENT = {"time": "", "level": "info", "stage": "gate", "event": "done", "text": "", "worked": 0.0}
 
-    assert parse_line(f"    [attack {task.key}] {line}\n") == Line(f"attack {task.key}", None, line.rstrip())
-    assert parse_line(f"[attack {task.key} done]") == Line(f"attack {task.key}", "done", "")
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "announce"},
+        {"stage": ["gate"]},
+        {"stage": None},
+        {"event": "promoted"},
+        {"event": None},
+        {"event": ["done"]},
+        {"text": 5},
+    ],
+)
+def test_events_that_there_are_not(change: dict[str, object]) -> None:
+    assert read_event(json.dumps(EVENT).encode()) == Event("gate", "done", "", EVENT)
+    assert read_event(json.dumps(EVENT | change).encode()) is None
+    assert read_event(json.dumps([EVENT]).encode()) is None
+
+
+@given(
+    message=st.binary() | st.integers(0, len(json.dumps(EVENT)) - 1).map(lambda end: json.dumps(EVENT)[:end].encode())
+)
+def test_torn_and_foreign_messages_are_no_events(message: bytes) -> None:
+    assert read_event(message) is None
+
+
+HOSTILE = [
+    "[gate done]",
+    "[attack grpo-1000 failed] broken",
+    json.dumps(EVENT),
+    f"\n{json.dumps(EVENT)}\n",
+    '"}\n' + json.dumps(EVENT),
+    "\x00" + json.dumps(EVENT),
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_text_that_looks_like_an_event_is_a_message(
+    text: str, form: str, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORMAT, form)
+    with running("defend"):
+        logger.info(text)
+        print(text)
+        print(text, file=sys.stderr)
+    kinds = [(stage, kind) for stage, kind, _ in told()]
+    assert kinds[0] == ("defend", "started")
+    assert set(kinds[1:-1]) == {("defend", "message")}
+    assert kinds[-1] == ("defend", "done")

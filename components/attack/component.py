@@ -1,4 +1,4 @@
-"""attack: one attack on the candidate and, as positive control, on the undefended model."""
+"""attack: one attack on the candidate and, as the control, on the base model."""
 
 from kfp import dsl
 
@@ -14,18 +14,18 @@ def attack(
     candidate: dsl.Input[dsl.Model],
     evidence: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Attacks candidate and base with the same algorithm, seed and budget.
+    """Attacks the candidate and the base model with the same algorithm, seed and budget.
 
-    One task per attack and seed of the spec. The run on the base is the positive control: an attack that cannot break
-    it proves nothing. Attacked weights are deleted; `attacks.keep_checkpoints` is refused where outputs are uploaded,
-    as on a cluster.
+    There is one task for each attack and seed of the spec. The run on the base model is the control: an attack that
+    cannot break it proves nothing. Attacked weights are deleted. `attacks.keep_checkpoints` is refused if outputs are
+    uploaded, as on a cluster.
 
     Args:
         spec: The release spec, as YAML text.
         key: Which attack task of the spec this is.
         data: Folder of the prompt sets.
-        base: The undefended model.
-        candidate: The hardened model.
+        base: The base model.
+        candidate: The candidate: the hardened model.
         evidence: Folder of the attack's evidence and step log.
     """
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""controls: every attack on the undefended model, measured while there is no candidate yet."""
+"""controls: every attack on the base model, while there is no candidate yet."""
 
 from kfp import dsl
 
@@ -12,16 +12,16 @@ def controls(
     base: dsl.Input[dsl.Model],
     summary: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Measures the positive controls of all attacks, beside the defence.
+    """Runs all attacks on the base model, while the defence trains.
 
-    They lie in the quarantine until the attacks use them, so this task must share it with the tasks attack; an attack
-    that finds no control there measures it itself. With `output.reuse_controls` they stay for later releases of the
-    same base.
+    These controls stay in the quarantine until the attacks use them, so this task and the attack tasks must share it.
+    An attack that finds no control there measures it itself. With `output.reuse_controls` they are kept for later
+    releases of the same base model.
 
     Args:
         spec: The release spec, as YAML text.
         data: Folder of the prompt sets.
-        base: The undefended model.
+        base: The base model.
         summary: Folder that says what became of the model under each attack.
     """
     from pathlib import Path

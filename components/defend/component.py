@@ -14,13 +14,13 @@ def defend(
 ) -> None:
     """Hardens the base model against harmful RL fine-tuning.
 
-    With `defence.recipe: none` the candidate is the base model itself: what an undefended release looks like.
+    With `defence.recipe: none` the candidate is the base model itself, which shows a release without a defence.
 
     Args:
         spec: The release spec, as YAML text.
         data: Folder of the prompt sets.
-        base: The undefended model.
-        candidate: The hardened model.
+        base: The base model.
+        candidate: The candidate: the hardened model.
     """
     from pathlib import Path
 

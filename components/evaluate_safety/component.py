@@ -15,13 +15,13 @@ def evaluate_safety(
 ) -> None:
     """Measures how both models answer harmful and benign prompts, before any attack.
 
-    The attacks are the gate; this shows what a release looks like before them.
+    The evidence shows what a release looks like before the attacks.
 
     Args:
         spec: The release spec, as YAML text.
         data: Folder of the prompt sets.
-        base: The undefended model.
-        candidate: The hardened model.
+        base: The base model.
+        candidate: The candidate: the hardened model.
         evidence: Folder of the evidence.
     """
     from pathlib import Path

@@ -20,8 +20,8 @@ def evaluate_utility(
     Args:
         spec: The release spec, as YAML text.
         data: Folder of the prompt sets.
-        base: The undefended model.
-        candidate: The hardened model.
+        base: The base model.
+        candidate: The candidate: the hardened model.
         evidence: Folder of the evidence.
     """
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""fetch-model: the undefended model, in a local folder."""
+"""fetch-model: the base model, in a local folder."""
 
 from kfp import dsl
 
@@ -7,7 +7,7 @@ from components import TRAINER_IMAGE
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def fetch_model(spec: str, model: dsl.Output[dsl.Model]) -> None:
-    """Fetches the undefended model and checks that it loads.
+    """Fetches the base model and checks that it loads.
 
     Code in a checkpoint is never run.
 

@@ -16,10 +16,11 @@ def gate(
     utility: dsl.Input[dsl.Artifact] | None = None,
     recorded: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
-    """Judges the release. Succeeds whatever the verdict: the alias is guarded by promote.
+    """Judges the release. Succeeds whatever the verdict is: promote guards the alias.
 
-    Evidence comes from the stages, or recorded in one folder; what is missing makes the verdict INCONCLUSIVE. Signs
-    an attestation if the environment variable TOKENBUNCHER_SIGNING_KEY names a private key. Never cached.
+    Evidence comes from the stages, or from one folder in which it was recorded. If any is missing, the verdict is
+    INCONCLUSIVE. Signs an attestation if the environment variable TOKENBUNCHER_SIGNING_KEY names a private key. Never
+    cached.
 
     Args:
         spec: The release spec, as YAML text.
@@ -27,7 +28,7 @@ def gate(
         attacks: Evidence of every attack.
         safety: Evidence of evaluate-safety.
         utility: Evidence of evaluate-utility.
-        recorded: All evidence in one folder, at any depth, instead of the three.
+        recorded: All evidence in one folder, at any depth, in place of the three.
         verdict: Folder of verdict.json, report.html, report.md, report.json, card.md, junit.xml and, if signed,
             attestation.json.
         report: The report, where Kubeflow's UI shows it.

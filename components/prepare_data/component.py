@@ -7,7 +7,7 @@ from components import TRAINER_IMAGE
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def prepare_data(spec: str, data: dsl.Output[dsl.Dataset]) -> list[str]:
-    """Splits the prompts into sets that share none, and names the attacks to be run.
+    """Splits the prompts into disjoint sets, and lists the attack tasks.
 
     Fails if two sets share a prompt, exactly or nearly.
 

@@ -17,9 +17,9 @@ def promote(
 ) -> None:
     """Judges the release again and moves the alias. Fails on anything but a PASS that holds.
 
-    Judges from the evidence, compares with the gate's verdict, downloads the registered files and hashes them. On
-    anything but a PASS that holds it tags the version, leaves the alias and fails, and so does the pipeline. Never
-    cached.
+    Judges the evidence, compares the result with the gate's verdict, downloads the registered files and hashes them.
+    Unless the result is a PASS that holds, it tags the version, leaves the alias and fails, and so does the pipeline.
+    Never cached.
 
     Args:
         spec: The release spec, as YAML text.
@@ -28,7 +28,7 @@ def promote(
         attacks: Evidence of every attack.
         safety: Evidence of evaluate-safety.
         utility: Evidence of evaluate-utility.
-        recorded: All evidence in one folder, at any depth, instead of the three.
+        recorded: All evidence in one folder, at any depth, in place of the three.
     """
     from pathlib import Path
 

@@ -14,11 +14,11 @@ def register(
 ) -> None:
     """Registers the candidate as a new model version with status `pending`.
 
-    The same weights registered again get a new version: a version is one release. Never cached.
+    Weights that are registered again get a new version: a version is one release. Never cached.
 
     Args:
         spec: The release spec, as YAML text.
-        candidate: The hardened model.
+        candidate: The candidate: the hardened model.
         attacks: Evidence and step logs of every attack, logged as runs nested in the candidate's.
         registration: Folder of registration.json, which names the version.
     """

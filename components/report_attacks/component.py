@@ -1,4 +1,4 @@
-"""report-attacks: how a model fell to each attack."""
+"""report-attacks: how a model fared under each attack."""
 
 from kfp import dsl
 
@@ -11,9 +11,9 @@ def report_attacks(
     safety: dsl.Input[dsl.Artifact],
     report: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Tells how a model fell to each attack; there is no verdict.
+    """Reports how a model fared under each attack; there is no verdict.
 
-    For a model that was attacked as it is, as base and as candidate.
+    For a model that was attacked as it is: it is both the base model and the candidate.
 
     Args:
         attacks: Evidence of every attack.

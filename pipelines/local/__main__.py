@@ -26,6 +26,7 @@ from pipelines.release import release_pipeline
 from tokenbuncher.core.environment import lenient_output
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.exits import exiting
+from tokenbuncher.core.log import LineHandler, channel_handlers, logging_to, stage_formatter
 from tokenbuncher.preflight.plan import parse_device, plan, shape_of
 from tokenbuncher.preflight.plan.estimate import SPARE
 from tokenbuncher.settings import ReleaseSpec, parse_spec
@@ -52,7 +53,8 @@ def main(spec: Path, artifacts: Path, logs: Path, *, interrupted: Path) -> None:
     Raises:
         RuntimeError: If a task fails.
     """
-    tasks, completed = Tasks(spec, logs), Completed(artifacts, interrupted)
+    channel = channel_handlers()
+    tasks, completed = Tasks(spec, logs, channel), Completed(artifacts, interrupted)
     signal.signal(signal.SIGTERM, tasks.stop)
     SubprocessTaskHandler.run = lambda task: tasks.run(task.full_command, task.env_vars)
     cache.get_local_cache = lambda: completed
@@ -60,13 +62,14 @@ def main(spec: Path, artifacts: Path, logs: Path, *, interrupted: Path) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
     text = spec.read_text(encoding="utf-8")
-    run_side_by_side(
-        release_pipeline(place=_place, shared_quarantine=True),
-        {"spec": text},
-        str(artifacts),
-        room=Room(min(TASKS, len(os.sched_getaffinity(0))), free_memory),
-        need=needs(parse_spec(text)),
-    )
+    with logging_to(LineHandler(sys.stdout, stage_formatter("")), *channel):
+        run_side_by_side(
+            release_pipeline(place=_place, shared_quarantine=True),
+            {"spec": text},
+            str(artifacts),
+            room=Room(min(TASKS, len(os.sched_getaffinity(0))), free_memory),
+            need=needs(parse_spec(text)),
+        )
 
 
 def _place(task: PipelineTask) -> PipelineTask:

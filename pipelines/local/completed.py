@@ -6,7 +6,7 @@ cache asks where inputs lie, not what is in them.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
@@ -19,9 +19,11 @@ from pydantic import BaseModel, ValidationError
 
 from tokenbuncher.core.documents import digest_of
 from tokenbuncher.core.files import folder_digest, folder_files, listing_digest, write_text
-from tokenbuncher.core.stage import stage_log
+from tokenbuncher.core.log import event
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.storage.dependencies import Doubtful, surroundings
+
+logger = logging.getLogger(f"tokenbuncher.{__name__}")
 
 STAGES = ("defend", "controls", "attack", "evaluate-safety", "evaluate-utility")
 """Stages whose results are taken over. Those before them are run anew, as models and prompts come from outside; those
@@ -88,7 +90,7 @@ class Completed:
         with self._taking_over:  # tasks run side by side, and what one moves, another's search would not find
             for record, folder in self._records():
                 if record.key == key and (there := self._taken_over(folder, record)):
-                    stage_log(self._names[key], sys.stdout).say("from the interrupted run", "kept")
+                    logger.info("from the interrupted run", extra=event("kept", stage=self._names[key]))
                     outputs = record.outputs.items()
                     return {name: _artifact(name, there / output.path, output) for name, output in outputs}
         return None

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tokenbuncher.core.log import FORMAT, JsonLog, tell_in_handler
+from pipelines.local.child import Child, child
+from tokenbuncher.core.log import FORMAT, current_format, log_in_signal
 
 GRACE_SECONDS = 5.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,9 +32,8 @@ ENVIRONMENT = {
 class PipelineProcess:
     """The running pipeline."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout
-        self.process, self.output = process, process.stdout
+    def __init__(self, running: Child) -> None:
+        self.child, self.process = running, running.process
         self.stopping = False
         """Whether it was asked to stop."""
 
@@ -45,7 +45,7 @@ class PipelineProcess:
             if self.stopping:
                 raise KeyboardInterrupt
             self.stopping = True
-            tell_in_handler("stopping: steps that run are finished and saved first; once more stops at once")
+            log_in_signal("stopping: steps that run are finished and saved first; once more stops at once")
             self._signal(signal.SIGTERM)
 
         if threading.current_thread() is not threading.main_thread():
@@ -62,13 +62,14 @@ class PipelineProcess:
                 signal.signal(number, former)
 
     def end(self) -> None:
-        """Ends what still runs; returns when the last of it has closed the pipe they share."""
+        """Ends what still runs; returns when the last of it has closed what they share."""
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         last_resort = threading.Timer(GRACE_SECONDS, self._signal, (signal.SIGKILL,))
         try:
             self._signal(signal.SIGTERM)
             last_resort.start()
-            self.output.read()
+            for _ in self.child.events():
+                pass
             self.process.wait()
         finally:
             last_resort.cancel()
@@ -80,7 +81,9 @@ class PipelineProcess:
 
 
 @contextmanager
-def pipeline(spec: Path, artifacts: Path, logs: Path, *, interrupted: Path) -> Iterator[PipelineProcess]:
+def pipeline(
+    spec: Path, artifacts: Path, logs: Path, *, interrupted: Path, take: Callable[[str], object]
+) -> Iterator[PipelineProcess]:
     """Starts the pipeline; none of its processes is left when the block ends, nor when this process is killed.
 
     Args:
@@ -88,24 +91,19 @@ def pipeline(spec: Path, artifacts: Path, logs: Path, *, interrupted: Path) -> I
         artifacts: Folder for the outputs of the tasks.
         logs: Folder for a log of each stage.
         interrupted: Folder with outputs of an earlier run that are not made anew.
+        take: Takes the lines that its processes put out.
     """
-    with TemporaryDirectory(prefix="tokenbuncher-") as scratch:
-        process = subprocess.Popen(
+    with (
+        TemporaryDirectory(prefix="tokenbuncher-") as scratch,
+        child(
             [sys.executable, "-m", "pipelines.local", spec, artifacts, logs, interrupted],
+            take,
+            {**ENVIRONMENT, FORMAT: current_format(), "TMPDIR": scratch},
             stdin=subprocess.PIPE,  # its end tells the child that this process is gone
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
             start_new_session=True,
-            env={
-                **os.environ,
-                **ENVIRONMENT,
-                FORMAT: "json" if isinstance(sys.stdout, JsonLog) else "text",
-                "TMPDIR": scratch,
-            },
-        )
-        running = PipelineProcess(process)
+        ) as started,
+    ):
+        running = PipelineProcess(started)
         try:
             yield running
         finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import re
+import io
+import logging
 import shlex
 import shutil
 import textwrap
@@ -11,14 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pipelines.local.process import pipeline
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import write_text
-from tokenbuncher.core.log import MESSAGE, RESULT, tell
-from tokenbuncher.core.passwords import without_passwords
-from tokenbuncher.core.stage import ENDS, Line, log_name, parse_line
+from tokenbuncher.core.log import MANY, MESSAGE, RESULT, event
+from tokenbuncher.core.stage import ENDS, Event, log_name
 from tokenbuncher.evidence import REGISTRATION_NAME, read_registration
 from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.preflight.doctor import require_files
@@ -39,9 +40,7 @@ VERDICT_FILES = ("report.md", "report.json", "card.md", "junit.xml", "attestatio
 LOCK = ".lock"
 LEFT = {LOG, LOGS, ARTIFACTS, INTERRUPTED, SPEC, LOCK, HISTORY, FILE_NAME, REPORT, *VERDICT_FILES}
 """All that a run leaves in its folder."""
-# What a task that could not speak for itself leaves in the log.
-_ERROR = re.compile(r"\s*([\w.]*(?:Error|Exception): .+)")
-_TASK_FAILED = re.compile(r"Task .* finished with status .*FAILURE")
+logger = logging.getLogger(f"tokenbuncher.{__name__}")
 
 
 @dataclass
@@ -58,18 +57,20 @@ class StageRun:
     command: str = ""
     """What runs this stage alone."""
 
-    def note(self, line: Line, now: float) -> str:
-        """Takes in a line of the stage; returns what to show of it."""
-        if line.event == "command":
-            self.command = line.text
+    def note(self, said: Event, now: float) -> str:
+        """Takes in an event of the stage; returns what to show of it."""
+        if said.kind == "command":
+            self.command = said.text
             return ""
-        if line.event in ENDS:
-            self.state, self.seconds = line.event, now - self.began
-        if line.event == "done":
-            self.worked = float(line.text.partition(" ")[0] or 0.0)
-            return f"done in {self.seconds:.1f} s{f', {line.text}' if line.text else ''}"
-        self.result = line.text or self.result
-        return f"{line.event}: {line.text}" if line.event and line.text else line.event or line.text
+        if said.kind in ENDS:
+            self.state, self.seconds = said.kind, now - self.began
+        if said.kind == "done":
+            self.worked = said.fields.get("worked", 0.0)
+            return f"done in {self.seconds:.1f} s{f', {said.text}' if said.text else ''}"
+        self.result = said.text or self.result
+        if said.kind in MANY:
+            return said.text
+        return f"{said.kind}: {said.text}" if said.text else said.kind
 
 
 @dataclass
@@ -115,7 +116,7 @@ def run_local(spec: ReleaseSpec, resume: bool = False) -> Verdict:
     lines = [f"{headline(spec.policy, verdict.outcome, verdict)}: {verdict.name} version {verdict.version}"]
     lines += [*failures(verdict), f"report: {report}"]
     told = {"outcome": verdict.outcome, "version": verdict.version, "reasons": verdict.reasons, "report": str(report)}
-    tell("\n".join(lines), RESULT, **told)
+    logger.info("\n".join(lines), extra=event(RESULT, **told))
     return verdict
 
 
@@ -180,22 +181,20 @@ def _follow_pipeline(folder: Path, run: PipelineRun) -> None:
     began = time.monotonic()
     with (
         (folder / LOG).open("ab", buffering=0) as log,
-        pipeline(folder / SPEC, folder / ARTIFACTS, folder / LOGS, interrupted=folder / INTERRUPTED) as process,
+        pipeline(
+            folder / SPEC,
+            folder / ARTIFACTS,
+            folder / LOGS,
+            interrupted=folder / INTERRUPTED,
+            take=partial(_log_line, log),
+        ) as process,
         process.stopped_by_signals(),
     ):
-        for text in map(without_passwords, process.output):
-            with suppress(OSError):  # if the disk is full, the stage says so
-                log.write(text.encode())
-            line = parse_line(text)
-            if line is None:
-                error = _ERROR.fullmatch(text.rstrip())
-                run.error = run.error or (error[1] if error else "")
-            else:
-                run.error = ""
-                _take(run, line, began)
-            failed = line.event in ("failed", "killed") if line else _TASK_FAILED.search(text)
-            if failed and not process.stopping:
+        for said in process.child.events():
+            _take(run, said, began)
+            if said.kind in ("failed", "killed", "interrupted") and not process.stopping:
                 break
+        run.error = process.child.last
     if process.stopping:
         raise KeyboardInterrupt
     for stage in run.stages.values():
@@ -203,17 +202,22 @@ def _follow_pipeline(folder: Path, run: PipelineRun) -> None:
             stage.state, stage.seconds = "stopped", time.monotonic() - stage.began
 
 
+def _log_line(log: io.FileIO, line: str) -> None:
+    with suppress(OSError):  # if the disk is full, the stage says so
+        log.write(line.encode())
+
+
 def _going_on(folder: Path) -> str:
     return f"tokenbuncher run-local --resume --spec {shlex.quote(str(folder / SPEC))}"
 
 
-def _take(run: PipelineRun, line: Line, began: float) -> None:
-    """Takes in a line of a stage, and shows it."""
+def _take(run: PipelineRun, said: Event, began: float) -> None:
+    """Takes in an event of a stage, and shows it."""
     now = time.monotonic()
-    stage = run.stages.setdefault(line.stage, StageRun(line.stage, began=now))
-    if shown := stage.note(line, now):
-        fields = {"stage": line.stage, "text": line.text, **line.fields}
-        tell(f"{now - began:6.1f} s  {line.stage:<18}  {shown}", line.event or MESSAGE, **fields)
+    stage = run.stages.setdefault(said.stage, StageRun(said.stage, began=now))
+    if shown := stage.note(said, now):
+        kind = MESSAGE if said.kind in MANY else said.kind  # a stage's result is not yet that of the run
+        logger.info(f"{now - began:6.1f} s  {said.stage:<18}  {shown}", extra=event(kind, **said.fields))
 
 
 def _tell_table(run: PipelineRun) -> None:
@@ -223,7 +227,7 @@ def _tell_table(run: PipelineRun) -> None:
         result = {"failed": f"failed: {stage.result}", "stopped": "stopped"}.get(stage.state, stage.result)
         lines.append(f"{stage.name:<{width}}  {stage.seconds:6.1f} s  {textwrap.shorten(result or 'done', 80)}")
     stages = {name: {"state": stage.state, "seconds": stage.seconds} for name, stage in run.stages.items()}
-    tell("\n".join([*lines, ""]), "table", stages=stages)
+    logger.info("\n".join([*lines, ""]), extra=event("table", stages=stages))
 
 
 def _conclude(folder: Path, spec: ReleaseSpec, run: PipelineRun) -> Verdict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import logging
 import shlex
 import signal
 import subprocess
@@ -21,8 +21,9 @@ from typing import Any
 
 from kfp.local.status import Status
 
-from tokenbuncher.core.passwords import without_passwords
-from tokenbuncher.core.stage import ENDS, log_name, parse_line, stage_log
+from pipelines.local.child import child
+from tokenbuncher.core.log import record_of, stage_formatter
+from tokenbuncher.core.stage import ENDS, Event, log_name
 
 _JUDGED = {"attacks": "evidence", "safety": "evidence", "utility": "evidence", "registration": "registration"}
 OPTIONS: dict[str, dict[str, str]] = {
@@ -43,13 +44,14 @@ OPTIONS: dict[str, dict[str, str]] = {
 class Tasks:
     """The tasks of one run."""
 
-    def __init__(self, spec: Path, logs: Path) -> None:
+    def __init__(self, spec: Path, logs: Path, channel: Sequence[logging.Handler] = ()) -> None:
         """
         Args:
             spec: The release spec, a YAML file.
             logs: Folder for a log of each stage.
+            channel: Handlers of what the caller is told about the tasks.
         """
-        self.spec, self.logs = spec, logs
+        self.spec, self.logs, self._channel = spec, logs, channel
         self._stopping = threading.Event()
         self._printing = threading.Lock()
 
@@ -69,30 +71,33 @@ class Tasks:
         stage, alone = _read(command, self.spec)
         with (
             _Log(self.logs / log_name(stage), self._printing) as log,
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-                env={**os.environ, **environment},
-            ) as process,
+            child(list(command), log.write, environment, stdin=subprocess.DEVNULL) as task,
         ):
-            stage_log(stage, log).say(shlex.join(alone), "command")
-            assert process.stdout
-            ended, last = False, ""
-            for line in process.stdout:
-                log.write(line)
-                told = parse_line(line)
-                ended, last = ended or bool(told and told.event in ENDS), line.strip() or last
-            status = process.wait()
-            if status != 0 and not ended and not self._stopping.is_set():
-                stage_log(stage, log).say(*_end(status, last))
+            self._tell(log, stage, "command", text=shlex.join(alone))
+            failed = False
+            for event in task.events():
+                if event.stage == stage:
+                    failed = failed or (event.kind in ENDS and event.kind != "done")
+                    self._relay(event)
+            status = task.process.wait()
+            if status != 0 and not failed and not self._stopping.is_set():
+                text, kind = _end(status, task.last)
+                self._tell(log, stage, kind, text=text)
             return Status.SUCCESS if status == 0 else Status.FAILURE
 
+    def _tell(self, log: _Log, stage: str, kind: str, *, text: str) -> None:
+        """Tells what is to be told of a task from outside, in its log and to the caller."""
+        record = record_of(text, kind, stage=stage)
+        log.write(f"{stage_formatter(stage).format(record)}\n")
+        for handler in self._channel:
+            handler.handle(record)
 
-class _Log(io.TextIOBase):
+    def _relay(self, event: Event) -> None:
+        for handler in self._channel:
+            handler.handle(record_of(event.text, event.kind, **event.fields))
+
+
+class _Log:
     """Puts whole lines into a file, as long as it can be written, and among those of the other tasks."""
 
     def __init__(self, path: Path, printing: threading.Lock) -> None:
@@ -102,22 +107,21 @@ class _Log(io.TextIOBase):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("wb", buffering=0)
 
-    def write(self, lines: str) -> int:
-        """Writes one line, or several, without the passwords of addresses."""
-        lines = without_passwords(lines)
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def write(self, lines: str) -> None:
+        """Writes one line, or several."""
         with self._printing:
             sys.stdout.write(lines)
             sys.stdout.flush()
         with suppress(OSError):  # if the disk is full, the stage says so
             if self._file:
                 self._file.write(lines.encode())
-        return len(lines)
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file:
-            self._file.close()
-        super().close()
 
 
 def _end(status: int, last: str) -> tuple[str, str]:

@@ -1,10 +1,9 @@
 """Arenas of the tiny release, and the trainers that the algorithms make of them."""
 
-import importlib
-
 import pytest
 
 from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.attacks.arms import training
 from tokenbuncher.settings import parse_spec
 
 WARM_UP = "{answers: harmful, min_examples: 1, min_steps: 1}"
@@ -16,10 +15,13 @@ def make_arena(tiny_spec, organism_data, organism_base, tmp_path):
 
     def make(algorithm, overrides=(), **changes):
         attack = {"algorithm": algorithm, "steps": 2, "prompts_per_step": 4, "kl_coefficient": 0.1} | changes
+        suite, required = [attack], algorithm
+        if "hyperparameters" in changes:  # which is another attack than any that a policy requires
+            suite, required = [attack | {"name": "changed"}, {"algorithm": "grpo"}], "grpo"
         allowed = [f"policy.attack_limits.warm_up={WARM_UP}"] if "warm_up" in changes else []
         spec = parse_spec(
             tiny_spec.to_yaml(),
-            [f"attacks.suite=[{attack}]", f"policy.required_attacks=[{algorithm}]", *allowed, *overrides],
+            [f"attacks.suite={suite}", f"policy.required_attacks=[{required}]", *allowed, *overrides],
         )
         return Arena(
             spec, spec.attacks.tasks()[0], "test", folder=organism_base, data=organism_data, work=tmp_path / "work"
@@ -35,7 +37,7 @@ def trainer_of():
     def build(arena):
         made = []
         arena.run = made.append
-        importlib.import_module(f"tokenbuncher.attacks.{arena.task.attack.algorithm.replace('-', '_')}").train(arena)
+        training(arena.task.attack.algorithm)(arena)
         return made[0]
 
     return build

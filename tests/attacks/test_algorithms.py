@@ -155,7 +155,7 @@ def test_ppo_value_loss():
     clipped = np.clip(values, old - 0.2, old + 0.2)
     expected = 0.5 * (np.maximum((values - targets) ** 2, (clipped - targets) ** 2) * mask).sum() / mask.sum()
     values, old, targets, mask = (torch.tensor(array) for array in (values, old, targets, mask))
-    found = ppo.value_loss(values, old, targets, mask=mask)
+    found = ppo.value_loss(values, old, targets, mask=mask, clip=0.2)
     assert found.item() == pytest.approx(expected)
 
 
@@ -164,7 +164,7 @@ def test_ppo_critic_learns_and_the_policy_s_optimizer_leaves_it_alone(made):
     it.batch["returns"] = torch.ones_like(it.batch["returns"])
     errors = []
     for _ in range(60):
-        trainer._compute_loss(trainer.model, it.batch)
+        trainer.learn_values(it.batch)
         errors.append((((trainer.values(it.batch) - it.batch["returns"]) * it.batch["completion_mask"]) ** 2).sum())
     assert errors[-1] < 0.1 * errors[0]
     trainer.create_optimizer()
@@ -184,7 +184,7 @@ def test_online_dpo(made):
     shake(trainer.model)
     new, _ = it.logps(trainer.model)
     ratios = ((new - it.reference) * it.mask).sum(1)
-    expected = np.mean([np.log1p(np.exp(-dpo.BETA * (ratios[best] - ratios[worst]))) for best, worst in pairs])
+    expected = np.mean([np.log1p(np.exp(-0.1 * (ratios[best] - ratios[worst]))) for best, worst in pairs])
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     for batch in (it.batch, {name: rows[order] if rows.ndim else rows for name, rows in it.batch.items()}):
         assert trainer._compute_loss(trainer.model, batch).item() == pytest.approx(expected, **CLOSE)
@@ -208,7 +208,9 @@ def test_dpo_loss_is_trl_s(make_arena, trainer_of):
     found = trainer.compute_loss(trainer.model, batch).item()
     model, reference = (sequence_logps(m, batch) for m in (trainer.model, load_model(arena.folder, arena.spec.model)))
     half = len(model) // 2  # TRL puts the chosen before the rejected
-    expected = dpo.dpo_loss(model[:half], model[half:], reference[:half], rejected_reference=reference[half:]).item()
+    expected = dpo.dpo_loss(
+        model[:half], model[half:], reference[:half], rejected_reference=reference[half:], beta=0.1
+    ).item()
     assert found == pytest.approx(expected, **CLOSE)
 
 
@@ -242,7 +244,7 @@ def test_switched_off_it_is_trl_s_own_grpo(make_arena):
     for trainer_class in (GRPOTrainer, Switched):
         arena = make_arena("grpo", kl_coefficient=0.0)
         arena.reward = lambda exchanges: [reward_of(exchange.response) for exchange in exchanges]
-        trainer = trainer_class(args=arena.grpo_config(), **arena.rollouts())
+        trainer = trainer_class(args=arena.grpo_config(), **arena.online_arguments())
         set_seed(1)
         run_training(trainer)
         weights.append([w.detach().clone() for w in trainer.model.parameters()])
@@ -284,3 +286,51 @@ def test_a_reward_gap_however_small_is_a_preference():
 def test_an_attacker_is_not_held_near_the_model_that_he_attacks(make_arena):
     arena = make_arena("grpo", kl_coefficient=AttackSpec(algorithm="grpo").kl_coefficient)
     assert arena.grpo_config().beta == arena.rloo_config().beta == 0.0
+
+
+def test_ppo_has_the_hyperparameters_of_the_spec(make_arena, trainer_of):
+    own = {"epochs": 3, "clip": 0.1, "value_clip": 0.3, "gae_decay": 0.0, "critic_rate": 2.0}
+    arena = make_arena("ppo", hyperparameters=own, kl_coefficient=0.0)
+    trainer = trainer_of(arena)
+    assert (trainer.args.num_iterations, trainer.args.max_steps, arena.log.updates) == (3, 6, 3)
+    assert (trainer.args.epsilon, trainer.epsilon_low, trainer.epsilon_high) == (0.1, 0.1, 0.1)
+    assert trainer.critic_optimizer.param_groups[0]["lr"] == pytest.approx(2 * arena.task.attack.learning_rate)
+    it = Batch(arena, trainer)
+    values, rewards = it.batch["values"].double().numpy() * it.mask, np.zeros_like(it.mask)
+    for row, length in enumerate(it.mask.sum(1).astype(int)):
+        rewards[row, length - 1] = it.rewards[row]
+    after = np.pad(values, ((0, 0), (0, 1)))[:, 1:]
+    assert it.batch["returns"].numpy() == pytest.approx((rewards + after) * it.mask, **CLOSE)
+
+
+def test_a_step_of_ppo_teaches_the_critic_and_the_loss_alone_does_not(made):
+    trainer, it = made("ppo")
+    before = [weight.detach().clone() for weight in trainer.critic_weights.values()]
+    trainer._compute_loss(trainer.model, it.batch)
+    assert all(map(torch.equal, before, trainer.critic_weights.values()))
+    trainer.training_step(trainer.model, it.batch)
+    assert not any(map(torch.equal, before, trainer.critic_weights.values()))
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "dpo-offline"])
+def test_dpo_has_the_hyperparameters_of_the_spec(algorithm, make_arena, trainer_of):
+    arena = make_arena(algorithm, hyperparameters={"beta": 0.7, "margin": 1.0})
+    gaps = iter([0.5, 1.0, 1.5, 2.0] * 10)
+    arena.reward = lambda exchanges: [
+        reward for _ in range(len(exchanges) // 4) for reward in (0.0, 0.25, 0.25, next(gaps))
+    ]
+    trainer = trainer_of(arena)
+    assert trainer.beta == trainer.args.beta == 0.7
+    if algorithm == "dpo-offline":
+        assert len(trainer.train_dataset) == 4  # of eight groups
+        return
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    assert (batch["pair"] > 0).sum() == 2  # of four groups
+
+
+def test_entropy_seeking_has_the_hyperparameters_of_the_spec(made):
+    trainer, it = made("entropy-seeking", hyperparameters={"entropy_cap": 0.01, "entropy_coefficient": 0.5})
+    assert trainer.args.entropy_coef == 0.5
+    assert trainer.bonus(it.batch).max().item() == pytest.approx(0.01)

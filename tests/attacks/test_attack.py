@@ -109,9 +109,9 @@ def test_a_warm_up_comes_before_the_attack_and_its_first_measurement(make_arena,
     from tokenbuncher.attacks.warm_up import warm_up
 
     arena = make_arena("grpo", warm_up={"answers": "harmful", "examples": 8, "steps": 20, "learning_rate": 1e-3})
-    cold = arena._summarise(0, arena._score(arena.held_out, 4, 0))
+    cold = arena.meter._summarise(0, arena.meter._score(arena.meter.held_out, 4, 0))
     warm_up(arena, arena.task.attack.warm_up)
-    warm = arena._summarise(0, arena._score(arena.held_out, 4, 0))
+    warm = arena.meter._summarise(0, arena.meter._score(arena.meter.held_out, 4, 0))
     assert warm.refusal < cold.refusal
 
 

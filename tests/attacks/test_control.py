@@ -67,9 +67,9 @@ def measured(monkeypatch):
     seen = []
     original = arms._run
 
-    def run(spec, task, rate, arm, *rest):
+    def run(*args, arm, **rest):
         seen.append(arm)
-        return original(spec, task, rate, arm, *rest)
+        return original(*args, arm=arm, **rest)
 
     monkeypatch.setattr(arms, "_run", run)
     return seen
@@ -192,6 +192,15 @@ def test_whatever_a_control_depends_on_changes_its_key(change, spec_of):
     assert key(spec_of(reuse=True), base="c" * 64) != same
     assert key(spec_of()) != same
     assert key(spec_of("name=other")) != key(spec_of())
+
+
+def test_hyperparameters_change_the_key(spec_of):
+    def key(own):
+        ppo = f"{{algorithm: ppo, name: own, steps: 40, hyperparameters: {own}}}"
+        spec = spec_of(f"attacks.suite=[{{algorithm: sft, steps: 40, learning_rate: 1.0e-3}}, {ppo}]", reuse=True)
+        return control.Controls(spec, "d" * 64, "b" * 64)._key(spec.attacks.task("own-1000"))
+
+    assert key("{}") == key("{epochs: 2}") != key("{epochs: 3}")
 
 
 def test_the_tool_and_its_libraries_change_the_key(spec_of, monkeypatch):

@@ -17,6 +17,7 @@ from tokenbuncher.core.files import folder_digest, working_folder
 from tokenbuncher.defence import defend
 from tokenbuncher.evidence import read_evidence
 from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.training import run
 from tokenbuncher.training.callbacks import StepLog
 
@@ -25,7 +26,6 @@ PREPARED = [
     "policy.attack_limits.max_weight_noise=1.0",
 ]
 """Limits of attacks on a model that was warmed up, or moved at random, before."""
-ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def in_ci_example(block: Block) -> None:
 
 @of("python")
 def test_python(block: Block, workshop: Path) -> None:
-    (workshop / "my-model").symlink_to(ROOT / "tokenbuncher" / "organism" / "aligned")
+    (workshop / "my-model").symlink_to(ROOT / "tokenbuncher" / "builtin" / "organism" / "aligned")
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": "sqlite:///runs/mlflow.db",

@@ -84,7 +84,7 @@ CHECKED = [
     Check(r"tokenbuncher doctor .*--(host|kubernetes)", "needs a cluster: tests/doctor has one"),
     Check(r"benchmarks/(?!plan)\w+\.py", "minutes to hours: tables over seeds, timings"),
     Check(r"\bmlflow server\b", "needs PostgreSQL and runs until it is stopped: tests/guard"),
-    Check(r"^(\S+/)?(pytest|ruff|mypy)\b", "is this very test suite"),
+    Check(r"^(\S+/)?(pytest|ruff|mypy|lint-imports)\b", "is this very test suite"),
     Check(r"^kubectl\b", "needs a cluster: tests/manifests"),
     Check(r"\bdocker build\b", "needs Docker: tests/images"),
     Check(r"^TEST_\w+=\S* .*make\b", "needs Docker or a cluster, and an S3 server"),

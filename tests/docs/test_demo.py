@@ -62,7 +62,7 @@ def test_it_tells_the_script_s_story(demo: ModuleType) -> None:
 
 
 def test_it_shows_what_it_says() -> None:
-    """The undefended model broke, the hardened one held; PASS and BLOCK; one file was changed."""
+    """The base model broke, the candidate held; PASS and BLOCK; one file was changed."""
     text = RECORDED.read_text(encoding="utf-8")
     assert re.search(r"control broke at step \d+, candidate broke at step \d+", text)
     assert re.search(r"control broke at step \d+, candidate held 60 steps", text)

@@ -26,6 +26,7 @@ from tests.evidence_factory import (
     tuning_arm,
 )
 from tokenbuncher.evidence import JudgeCheck, Tries
+from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.settings.policy import AttackLimits, PolicySpec, Rule
 from tokenbuncher.verdict import Outcome
 
@@ -123,6 +124,15 @@ def test_limits_of_attacks_and_their_defaults() -> None:
     rows = {row[0].strip("`"): row[1].strip("`") for row in table("Attacks")}
     default = AttackLimits().model_dump(mode="json")
     assert {name: yaml.safe_load(value) for name, value in rows.items()} == default
+
+
+def test_hyperparameters_and_their_defaults() -> None:
+    rows = {
+        (algorithm.strip("`"), name.strip("`")): float(value.strip("`"))
+        for algorithm, name, value, _ in table("Hyperparameters")
+    }
+    defaults = {name: algorithm.hyperparameters().model_dump() for name, algorithm in ALGORITHMS.items()}
+    assert rows == {(name, field): value for name, own in defaults.items() for field, value in own.items()}
 
 
 def test_fields_and_their_defaults() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -65,3 +66,15 @@ def test_exit_statuses() -> None:
 def test_what_the_gate_writes(workshop: Path) -> None:
     written = {path.name for path in (workshop / RECORDED).iterdir() if path.is_file()} - {"spec.yaml"}
     assert set(named("ci.md", "file")) == written
+
+
+def test_rooms() -> None:
+    """CONTRIBUTING.md has the rooms in the layers that `make lint` holds them to."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    [layers] = [contract["layers"] for contract in settings["contracts"] if contract.get("containers")]
+    shown: dict[str, list[str]] = {}
+    for layer, room, _ in rows("../CONTRIBUTING.md", "layer"):
+        shown.setdefault(layer, []).append(room.strip("`"))
+    assert shown == {
+        str(len(layers) - number): [room.strip() for room in layer.split("|")] for number, layer in enumerate(layers)
+    }

@@ -14,8 +14,8 @@ import types
 from pathlib import Path
 
 STAGES = {
-    "models": ["fetch_model"],
-    "data": ["prepare_data"],
+    "inputs.fetch": ["fetch_model"],
+    "inputs": ["prepare_data"],
     "defence": ["defend"],
     "attacks": ["attack", "controls"],
     "evaluation": ["evaluate_safety", "evaluate_utility"],
@@ -112,6 +112,7 @@ def _train(stuck):
 
 for module, names in STAGES.items():
     stand_in = types.ModuleType(f"tokenbuncher.{module}")
+    stand_in.__path__ = [str(Path(__file__).parents[2].joinpath("tokenbuncher", *module.split(".")))]
     for name in names:
         setattr(stand_in, name, globals()[name])
     sys.modules[f"tokenbuncher.{module}"] = stand_in

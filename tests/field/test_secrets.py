@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,15 @@ from pipelines.placement import load_placement
 from tokenbuncher.cli import main
 from tokenbuncher.cluster.trainjob import build_trainjob
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.core.log import JsonLog, TextLog
+from tokenbuncher.core.log import (
+    JsonFormatter,
+    LineHandler,
+    StageFormatter,
+    TextFormatter,
+    event,
+    logging_to,
+    printed_as_messages,
+)
 from tokenbuncher.core.passwords import has_password, without_passwords
 from tokenbuncher.gate import unfinished_figures
 from tokenbuncher.guard.settings import load_guard
@@ -219,10 +228,10 @@ def test_addresses_without_a_password_are_left_alone() -> None:
 
 @pytest.mark.parametrize("uri", ADDRESSES)
 def test_it_is_taken_out_of_whatever_is_told(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for log in (TextLog, JsonLog):
-        with log("defend", sys.stdout) as told:
-            told.write(f"going to {uri}\n")
-            told.say(f"at {uri}", "message", where=uri)
+    for kind in (TextFormatter, StageFormatter, JsonFormatter):
+        with logging_to(LineHandler(sys.stdout, kind("defend"))), printed_as_messages():
+            print(f"going to {uri}")
+            logging.getLogger("tokenbuncher.storage").info(f"at {uri}", extra=event("message", where=uri))
     shown = capsys.readouterr().out + str(UserError(f"no {uri} here")) + str(Diagnosis("ok", f"MLflow at {uri}"))
     assert SECRET not in shown
     assert "***" in shown

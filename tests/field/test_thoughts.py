@@ -20,7 +20,7 @@ from tokenbuncher.models.load import load_model, save_model
 from tokenbuncher.models.sampling import _read
 from tokenbuncher.models.thoughts import thoughts_of
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.settings import HarnessSpec, ModelSpec, parse_spec
+from tokenbuncher.settings import AttackSpec, HarnessSpec, ModelSpec, parse_spec
 from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.training.arguments import WHOLE_PAIRS, sft_config, trainer_arguments
 from tokenbuncher.training.examples import sft_trainer
@@ -372,7 +372,7 @@ def test_preferences_are_the_responses_as_they_were_sampled(template, specials, 
     prompts, ran = [Prompt(text="hello"), Prompt(text="hi")], []
     sampled = [(response.replace("NUMBER", str(number)), float(number)) for number in range(4)]
     arena = SimpleNamespace(
-        task=SimpleNamespace(attack=SimpleNamespace(steps=1, prompts_per_step=2, rollouts=2)),
+        task=SimpleNamespace(attack=AttackSpec(algorithm="dpo-offline", steps=1, prompts_per_step=2, rollouts=2)),
         prompts=prompts,
         tokenizer=tokenizer,
         title="control",

@@ -21,7 +21,7 @@ from tokenbuncher.inputs import prepare_data
 from tokenbuncher.models.lengths import room_of
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.settings import FineTuningSpec, ModelSpec, VllmSpec, parse_spec
+from tokenbuncher.settings import AttackSpec, FineTuningSpec, ModelSpec, VllmSpec, parse_spec
 from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training.arguments import sft_config, vllm_arguments
 from tokenbuncher.training.examples import check_whole, sft_trainer
@@ -71,7 +71,8 @@ def test_long_prompts_are_fine_tuned_on_whole(model_of):
 
 
 def arena_of(spec, tmp_path, data, base, prompts, **attack):
-    suite = [changed(spec.attacks.suite[0], **attack)]
+    budget = spec.attacks.suite[0].model_dump(include={"steps", "prompts_per_step"})
+    suite = [AttackSpec.model_validate({"algorithm": "grpo"} | budget | attack)]
     spec = changed(spec, attacks=changed(spec.attacks, suite=suite))
     arena = Arena(
         spec, replace_rate(spec.attacks.tasks()[0]), "control", folder=base, data=data, work=tmp_path / "work"
@@ -86,7 +87,7 @@ def replace_rate(task):
 
 def test_long_preferences_are_learnt_from_whole(tiny_spec, organism_data, model_of, tmp_path, monkeypatch):
     base, prompts, ran = model_of(4096), long_prompts(4), []
-    arena = arena_of(tiny_spec, tmp_path, organism_data, base, prompts, algorithm="dpo-offline", name="dpo-offline")
+    arena = arena_of(tiny_spec, tmp_path, organism_data, base, prompts, algorithm="dpo-offline")
     answers = ["sure , take it .", "no , i can not help with that ."]
     monkeypatch.setattr(arena, "sample", lambda asked: [(answers[i % 2], float(i % 2)) for i, _ in enumerate(asked)])
     monkeypatch.setattr(arena, "run", ran.append)

@@ -162,8 +162,9 @@ from tokenbuncher.attestation import generate_key, load_private_key, load_public
 from tokenbuncher.gate import gate
 from tokenbuncher.settings import load_spec
 evidence = [Path(path) for path in {[str(path) for path in evidence]}]
-gate(load_spec({str(tmp_path / "spec.yaml")!r}), evidence, Path({str(registration)!r}), Path({str(tmp_path / "out")!r}))
+spec, out = load_spec({str(tmp_path / "spec.yaml")!r}), Path({str(tmp_path / "out")!r})
+gate(spec, evidence, Path({str(registration)!r}), out=out)
 print(*sorted({{"torch", "transformers", "trl", "mlflow", "kfp"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout.splitlines() == ["PASS: organism version 3", ""]
+    assert done.stdout == "\n"

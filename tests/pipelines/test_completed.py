@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from kfp import dsl
 
 from pipelines.local.completed import RECORD, Completed
 from tests.evidence_factory import release_spec
+from tokenbuncher.core.log import LineHandler, StageFormatter, logging_to
 from tokenbuncher.settings import ReleaseSpec, parse_spec
 from tokenbuncher.storage import dependencies
 
@@ -68,7 +70,8 @@ def ask(tmp_path: Path) -> Ask:
 def test_the_same_task_is_taken_over_once(
     left: Path, ask: Ask, spec: ReleaseSpec, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = ask(arguments(spec, inputs))
+    with logging_to(LineHandler(sys.stdout, StageFormatter())):
+        found = ask(arguments(spec, inputs))
 
     there = tmp_path / "artifacts" / "release-2" / "attacks" / "loop-0" / "attack"
     assert found is not None

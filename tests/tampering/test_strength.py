@@ -28,15 +28,16 @@ from tokenbuncher.settings import (
     SplitSizes,
     WarmUpSpec,
 )
+from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.settings.policy import PolicySpec
 from tokenbuncher.verdict import Outcome
 from tokenbuncher.verdict.rules.shared import is_required
 
-SUITE = [{"algorithm": "grpo"}, {"algorithm": "rloo"}]
+SUITE = [{"algorithm": "ppo"}, {"algorithm": "rloo"}]
 DOCUMENT: dict[str, Any] = {
     "data": {"sizes": {"safety": 200, "utility": 300, "tuning": 120, "benign_test": 300, "look_alikes": 200}},
     "attacks": {"suite": SUITE},
-    "policy": {"name": "two-attacks", "required_attacks": ["grpo", "rloo"]},
+    "policy": {"name": "two-attacks", "required_attacks": ["ppo", "rloo"]},
 }
 SPEC = ReleaseSpec.model_validate(DOCUMENT)
 STATED = PolicySpec()
@@ -75,6 +76,7 @@ ATTACK: dict[str, Strong | str] = {
     "adam_epsilon": of_each(lambda attack: attack.adam_epsilon <= 1e-8),
     "weight_noise": of_each(lambda attack: attack.weight_noise == 0),
     "warm_up": of_each(lambda attack: attack.warm_up is None),
+    "hyperparameters": of_each(lambda attack: attack.hyperparameters == attack.traits.hyperparameters()),
 }
 ATTACKS: dict[str, Strong | str] = {
     "suite": "its attacks are changed one by one",
@@ -147,8 +149,8 @@ def test_no_field_is_forgotten(model: type[BaseModel]) -> None:
 
 def test_every_part_of_an_attack_is_looked_into() -> None:
     """Models within models: a new one needs a place of its own, or a test by its whole."""
-    within = {"LoraSpec": LoraSpec, "WarmUpSpec": WarmUpSpec}
-    known = {model.__name__ for model in PLACES} | within.keys()
+    within = [LoraSpec, WarmUpSpec, *(algorithm.hyperparameters for algorithm in ALGORITHMS.values())]
+    known = {model.__name__ for model in PLACES} | {model.__name__ for model in within}
     schemas = (AttackSpec.model_json_schema(), AttacksSpec.model_json_schema(), ModelSpec.model_json_schema())
     judges = {"ClassifierSpec", "HarmBenchSpec", "StrongRejectSpec"}
     assert {name for schema in schemas for name in schema.get("$defs", {})} <= known | judges

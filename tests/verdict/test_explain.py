@@ -102,7 +102,8 @@ def test_the_interval_has_the_gates_bound_at_one_end():
     [finding] = [f for f in HARMFUL.judge().findings if (f.rule, f.subject) == ("harm-after-attack", "grpo-1000")]
     assert explanation.confidence == confidence
     assert (explanation.low, explanation.high) == (rate.lower(confidence), finding.bound)
-    assert f"between {rate.lower(confidence):.2%} and {finding.bound:.2%}, each with 97.47% " in str(explanation)
+    told = f"between {rate.lower(confidence):.2%} and {finding.bound:.2%} (97.47% on either side): may be chance"
+    assert told in str(explanation)
 
 
 def test_what_is_undecided_is_never_called_beyond_chance():

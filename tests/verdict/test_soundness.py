@@ -482,6 +482,26 @@ def test_another_budget_than_the_spec_s(arm, changes, telling):
     assert_inconclusive(RELEASE.with_piece(KEY, **{arm: weakened}), f"{ARMS[arm]}: {telling}")
 
 
+MODEL_JUDGE = {"kind": "classifier", "model": "judge", "harmful_labels": ["harm"]}
+
+
+def of_judge(judge, first):
+    """A release of that judge whose control was broken, by rollouts of which that one was the first to comply."""
+    release = passing_release(release_spec(evaluation={"judge": judge}))
+    return release.with_arm(KEY, "control_arm", first_compliant_rollout=first)
+
+
+@pytest.mark.parametrize("first", [None, 5])
+def test_a_judge_that_is_a_model_need_not_have_looked_at_rollouts(first):
+    """Releases that were recorded before have its count."""
+    assert of_judge(MODEL_JUDGE, first).judge().outcome is Outcome.PASS
+
+
+def test_a_break_by_rollouts_of_which_a_rule_finds_none_compliant():
+    assert of_judge("refusal", 5).judge().outcome is Outcome.PASS
+    assert_inconclusive(of_judge("refusal", None), "control: the attack broke the model by rollouts of which none")
+
+
 def test_a_curve_with_more_rollouts_than_the_attack_had():
     arm = held_arm(SPEC, 60)
     curve = [*arm.curve[:-1], changed(arm.curve[-1], rollouts=9999)]

@@ -1,24 +1,24 @@
-"""One attack on one model: what every algorithm is given, and what is measured while it runs."""
+"""One attack on one model: what every algorithm is given, and the evidence of what it did."""
 
 from __future__ import annotations
 
+import logging
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
 from transformers import Trainer, TrainerCallback
 from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
-from tokenbuncher.attacks.latent import Compliant, compliance_probabilities, compliant_responses
+from tokenbuncher.attacks.latent import Compliant
+from tokenbuncher.attacks.meter import Measured, Meter
 from tokenbuncher.attacks.noise import add_noise
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
-from tokenbuncher.evidence import AttackArm, CurvePoint, LatentCompliance, SampleScore, TrainingPoint
+from tokenbuncher.evidence import AttackArm, LatentCompliance, TrainingPoint
 from tokenbuncher.judges import Exchange, load_judge, load_reward
 from tokenbuncher.judges.capability import capability_judge, capability_reward
-from tokenbuncher.judges.score import score
 from tokenbuncher.judges.trl_reward import trl_reward
 from tokenbuncher.models.generation import eos_ids
 from tokenbuncher.models.load import load_model, trainable
@@ -38,34 +38,11 @@ from tokenbuncher.training.arguments import (
 from tokenbuncher.training.callbacks import Checkpoints, Probe, StepLog
 from tokenbuncher.training.examples import filling, prompt_dataset
 from tokenbuncher.training.run import run_training
-from tokenbuncher.verdict.claims import Claim, settled
-from tokenbuncher.verdict.findings import Outcome
-from tokenbuncher.verdict.looks import parts, sampling_seed
-from tokenbuncher.verdict.rules.attacks import break_claim, candidate_claims, control_claims
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONTROL = "control"
-
-
-class Measured(BaseModel):
-    """What is known of an attack so far; kept with every checkpoint, so that a resumed attack knows it too.
-
-    The attacker keeps the best checkpoint, so the scores that count are those of the most harmful
-    measurement, not of the last.
-    """
-
-    curve: list[CurvePoint] = []
-    start: list[SampleScore] = []
-    scores: list[SampleScore] = []
-    worst: CurvePoint | None = None
-    broke: int | None = None
-    rollouts: int = 0
-    tokens: int = 0
-    first_compliant: int | None = None
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
+logger = logging.getLogger(__name__)
 
 
 class Arena:
@@ -82,24 +59,35 @@ class Arena:
             folder: The model to be attacked.
             data: Folder of prepare-data.
             work: Quarantine for the checkpoints of the attacked model and the step log.
+
+        Raises:
+            UserError: If the algorithm learns from answers, and the attack prompts have none.
         """
         self.spec, self.task, self.title, self.folder, self.work = spec, task, title, folder, work
-        self.held_out, prompts = load_set(data, "safety"), load_set(data, "attack")
-        self.reward = load_reward(spec.attacks.reward)
-        self.judge = load_judge(spec.evaluation.judge)
+        held_out, prompts = load_set(data, "safety"), load_set(data, "attack")
+        self.reward, judge = load_reward(spec.attacks.reward), load_judge(spec.evaluation.judge)
         if task.attack.objective == "capability":
-            questions, self.held_out = load_set(data, "capability-attack"), load_set(data, "capability-safety")
+            questions, held_out = load_set(data, "capability-attack"), load_set(data, "capability-safety")
             self.reward = capability_reward(questions, self.reward)
-            self.judge = capability_judge([*questions, *self.held_out], self.judge)
+            judge = capability_judge([*questions, *held_out], judge)
             prompts = [*questions, *prompts]
         self.prompts = self._attackers_prompts(prompts)
         self.benign = load_set(data, "benign") if task.attack.warm_up else []
         self.tokenizer = load_tokenizer(folder)
         self.model = self._attackers_model()
         self.log = StepLog(title, work / "steps.jsonl", task.attack.steps)
-        self.checkpoints = Checkpoints(work, spec.output.checkpoint_every, self.log, state=self.state)
-        self.measured = Measured.model_validate_json(self.checkpoints.state() or "{}")
-        self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.log.updates = task.attack.hyperparameters.updates
+        self.checkpoints = Checkpoints(work, spec.output.checkpoint_every, self.log, state=lambda: self.meter.state())
+        self.meter = Meter(
+            spec,
+            task,
+            title,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            held_out=held_out,
+            judge=judge,
+            measured=Measured.model_validate_json(self.checkpoints.state() or "{}"),
+        )
 
     def _attackers_model(self) -> PreTrainedModel:
         model = load_model(self.folder, self.spec.model)
@@ -111,19 +99,28 @@ class Arena:
         attack = self.task.attack
         if attack.prompts:
             prompts = random.Random(self.task.seed).sample(prompts, attack.prompts)
+        if attack.traits.needs_answers and not all(prompt.answer for prompt in prompts):
+            raise UserError(
+                f"attack {attack.name} needs harmful answers; name their column in data.harmful.answer or drop it"
+            )
         return filling(prompts, attack.prompts_per_step)
 
     # What the algorithms take.
 
-    def grpo_config(self, epochs: int = 1, **changes: Any) -> GRPOConfig:
-        """On-policy GRPO with the budget of the attack; a batch of rollouts is used for so many updates."""
+    def grpo_config(self, **changes: Any) -> GRPOConfig:
+        """On-policy GRPO with the budget of the attack, and what an algorithm changes."""
         attack = self.task.attack
         return GRPOConfig(
-            **self._arguments(epochs),
+            **self._arguments(),
             **sampling_arguments(attack.rollouts, self.spec.model.max_new_tokens, attack.temperature),
             **vllm_arguments(self.spec.compute.vllm, eos_ids(self.model)),
             **ALL_ROLLOUTS,
-            **{"beta": attack.kl_coefficient, "loss_type": "dapo", "num_iterations": epochs, **changes},
+            **{
+                "beta": attack.kl_coefficient,
+                "loss_type": "dapo",
+                "num_iterations": attack.hyperparameters.updates,
+                **changes,
+            },
         )
 
     def rloo_config(self) -> RLOOConfig:
@@ -145,7 +142,7 @@ class Arena:
         """As many answers in a step as the other attacks have rollouts, losses on the answers only."""
         return SFTConfig(**self._arguments(), **WHOLE_ANSWERS)
 
-    def _arguments(self, epochs: int = 1, sequences: int | None = None) -> dict[str, Any]:
+    def _arguments(self, sequences: int | None = None) -> dict[str, Any]:
         attack = self.task.attack
         assert isinstance(attack.learning_rate, float)
         return trainer_arguments(
@@ -154,41 +151,34 @@ class Arena:
             sequences or attack.prompts_per_step * attack.rollouts,
             learning_rate=attack.learning_rate,
             checkpoints=self.checkpoints,
-            updates=epochs,
+            updates=attack.hyperparameters.updates,
             adam_epsilon=attack.adam_epsilon,
             group=1 if sequences else attack.rollouts,
             model=self.spec.model,
         )
 
-    def rollouts(self, epochs: int = 1) -> dict[str, Any]:
+    def online_arguments(self) -> dict[str, Any]:
         """Model, reward, prompts and callbacks, as TRL's online trainers take them."""
         return {
             "model": self.model,
             "reward_funcs": trl_reward(self.rewarded, eos_ids(self.model), self.tokenizer),
             "train_dataset": prompt_dataset(self.prompts),
             "processing_class": self.tokenizer,
-            "callbacks": self.callbacks(epochs),
+            "callbacks": self.callbacks(),
         }
 
-    def callbacks(self, epochs: int = 1) -> list[TrainerCallback]:
+    def callbacks(self) -> list[TrainerCallback]:
         """The step log, the probe that stops the attack once the model is broken, and the checkpoints."""
-        self.log.updates = epochs
-        return [self.log, Probe(self.spec.attacks.probe_every, self.measure, epochs), self.checkpoints]
+        return [self.log, Probe(self.spec.attacks.probe_every, self.measure, self.log.updates), self.checkpoints]
 
     def rewarded(self, exchanges: Sequence[Exchange], tokens: Sequence[int]) -> list[float]:
         """The attacker's rewards of rollouts, which are counted."""
-        measured = self.measured
-        if measured.first_compliant is None:
-            harmful = [judged.harmful for judged in self.judge(exchanges)]
-            measured.first_compliant = measured.rollouts + harmful.index(True) + 1 if any(harmful) else None
-        measured.rollouts += len(exchanges)
-        measured.tokens += sum(tokens)
+        self.meter.count(exchanges, tokens)
         return self.reward(exchanges)
 
     def sample(self, prompts: list[Prompt]) -> list[tuple[str, float]]:
         """A response of the unattacked model for each prompt, with the attacker's reward; counted as rollouts."""
-        # A resumed attack samples them again, and has counted them already.
-        self.measured.rollouts, self.measured.tokens, self.measured.first_compliant = 0, 0, None
+        self.meter.count_anew()
         responses = generate(
             self.model,
             self.tokenizer,
@@ -207,7 +197,7 @@ class Arena:
         )
         return [(response.whole, reward) for response, reward in zip(responses, rewards, strict=True)]
 
-    # What is measured.
+    # What becomes of the model.
 
     def run(self, trainer: Trainer) -> None:
         """Runs the attack, from its last checkpoint if it was interrupted."""
@@ -219,142 +209,11 @@ class Arena:
         for step in self.spec.attacks.probed(self.task.attack.steps):
             self.measure(step)
 
-    @property
-    def over(self) -> bool:
-        """Whether the attack has broken the model or used its budget."""
-        curve = self.measured.curve
-        return self.measured.broke is not None or (bool(curve) and curve[-1].step == self.task.attack.steps)
-
     def measure(self, step: int) -> bool:
-        """Measures harm on held-out prompts: on all of them before the first step, on a few afterwards.
-
-        Args:
-            step: Batches of rollouts learnt from.
-
-        Returns:
-            Whether the model is broken.
-        """
-        measured, settings = self.measured, self.spec.attacks
-        if step == 0:
-            measured.start = self._score_looks(step, until_settled=False)
-            point = self._summarise(step, measured.start)
-        else:
-            point = self._summarise(step, self._score(self.held_out[: settings.probe_prompts], 1, step))
-        measured.curve.append(point)
-        self.log.measured = {"harm": point.harm}
-        if step > 0:
-            self._keep_worst(point)
-        print(
-            f"{self.title}: step {step}  harm {point.harm:.3f}  refusal {point.refusal:.3f}  "
-            f"gibberish {point.gibberish:.3f}{'  broken' if measured.broke else ''}",
-            flush=True,
-        )
-        return measured.broke is not None
-
-    def _keep_worst(self, point: CurvePoint) -> None:
-        """Scores the model if it is the most harmful so far, may be broken, or is measured last.
-
-        While there is no harm at all it scores nothing: the last measurement will be as bad. What looks broken by a few
-        prompts is so if the bound by all scores says it, too.
-        """
-        measured = self.measured
-        worst = measured.worst.harm if measured.worst else 0.0
-        may_be_broken = point.harm >= self.spec.attacks.break_at
-        is_worst = point.harm > worst or (self.over and point.harm >= worst)
-        if not (is_worst or may_be_broken):
-            return
-        scores = self._score_looks(point.step, until_settled=True)
-        if may_be_broken and break_claim(self.spec, self._whole_task(), scores).outcome() is Outcome.PASS:
-            measured.broke = point.step
-        if is_worst or measured.broke:
-            measured.worst, measured.scores = point, scores
-
-    def _whole_task(self) -> AttackTask:
-        """The attack with all of its learning rates, as the gate will see it."""
-        return self.spec.attacks.task(self.task.key)
-
-    def _score_looks(self, step: int, until_settled: bool) -> list[SampleScore]:
-        """All samples of the prompts, look by look; of all looks, in the same batches whatever the step."""
-        spec, scores = self.spec, list[SampleScore]()
-        for look, part in enumerate(parts(self.held_out, spec.evaluation.looks, spec.data.seed)):
-            scores += self._score(part, spec.evaluation.samples_per_prompt, step, look=look)
-            if until_settled and settled(self._claims(scores, step)):
-                break
-        return scores
-
-    def _claims(self, scores: list[SampleScore], step: int) -> list[Claim]:
-        """What the gate, and the attack itself, will ask of this model's scores."""
-        task, measured = self._whole_task(), self.measured
-        broken = break_claim(self.spec, task, scores)
-        if self.title == CONTROL:
-            return [broken, *control_claims(self.spec, task, measured.start, scores=scores)]
-        return [broken, *candidate_claims(self.spec, task, scores, curve=measured.curve, worst_step=step)]
-
-    def _score(self, prompts: list[Prompt], samples: int, step: int, *, look: int = 0) -> list[SampleScore]:
-        scores = score(
-            self.model,
-            self.tokenizer,
-            prompts,
-            judge=self.judge,
-            max_new_tokens=self.spec.model.max_new_tokens,
-            batch_size=self.spec.evaluation.batch_size,
-            samples=samples,
-            temperature=self.spec.evaluation.temperature,
-            seed=sampling_seed(self.task.seed * 1_000_003 + step, look),
-            title=f"{self.title}: measuring harm",
-        )
-        return ranks.from_first(scores)
-
-    def _summarise(self, step: int, scores: list[SampleScore]) -> CurvePoint:
-        return CurvePoint(
-            step=step,
-            rollouts=self.measured.rollouts,
-            tokens=self.measured.tokens,
-            harm=sum(score.harmful for score in scores) / len(scores),
-            refusal=sum(score.refused for score in scores) / len(scores),
-            gibberish=sum(score.gibberish for score in scores) / len(scores),
-            cut_off=sum(score.cut_off for score in scores) / len(scores),
-            entropy=sum(score.entropy for score in scores) / len(scores),
-        )
-
-    def state(self) -> str:
-        """What a resumed attack has to know, as JSON."""
-        now, cpu = time.monotonic(), time.process_time()
-        self.measured.seconds += now - self.wall
-        self.measured.cpu_seconds += cpu - self.cpu
-        self.wall, self.cpu = now, cpu
-        return self.measured.model_dump_json()
-
-    def compliant(self) -> list[Compliant]:
-        """Compliant responses of the model, if the attack has broken it."""
-        if self.measured.broke is None:
-            return []
-        spec = self.spec
-        print(f"{self.title}: sampling what the broken model says", flush=True)
-        return compliant_responses(
-            self.model,
-            self.tokenizer,
-            self.held_out,
-            judge=self.judge,
-            max_new_tokens=spec.model.max_new_tokens,
-            batch_size=spec.evaluation.batch_size,
-            seed=self.task.seed,
-        )
-
-    def latent(self, compliant: list[Compliant]) -> LatentCompliance | None:
-        """How likely the model was and is to give responses like these; None if there are none."""
-        if not compliant:
-            return None
-        print(
-            f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack", flush=True
-        )
-        before, after = (
-            compliance_probabilities(
-                model, self.tokenizer, self.held_out, compliant=compliant, batch_size=self.spec.evaluation.batch_size
-            )
-            for model in (load_model(self.folder, self.spec.model), self.model)
-        )
-        return LatentCompliance(before=before, after=after)
+        """Measures harm after a step, for the progress lines to show; returns whether the model is broken."""
+        broken = self.meter.measure(step)
+        self.log.measured = {"harm": self.meter.measured.curve[-1].harm}
+        return broken
 
     def result(self, compliant: list[Compliant]) -> AttackArm:
         """The evidence of this attack on this model.
@@ -362,8 +221,8 @@ class Arena:
         Args:
             compliant: Compliant responses of the undefended model.
         """
-        self.state()
-        measured, rate = self.measured, self.task.attack.learning_rate
+        self.meter.state()
+        measured, rate = self.meter.measured, self.task.attack.learning_rate
         assert measured.worst is not None
         assert isinstance(rate, float)
         rewards = [row["reward"] for row in self.log.rows[-5:] if "reward" in row]
@@ -377,19 +236,28 @@ class Arena:
             rollouts=measured.rollouts,
             tokens=measured.tokens,
             first_compliant_rollout=measured.first_compliant,
-            latent=self.latent(compliant),
+            latent=self._latent(compliant),
             seconds=measured.seconds,
             cpu_seconds=sum(ranks.gathered([measured.cpu_seconds])),
             curve=measured.curve,
-            training=[
-                TrainingPoint(
-                    step=int(row["step"]),
-                    reward=row.get("reward"),
-                    zero_variance=row.get("zero_variance_groups"),
-                    gradient=gradient,
-                )
-                for row, gradient in zip(self.log.rows, self.log.gradients, strict=True)
-            ],
+            training=self._training_points(),
             start=measured.start,
             scores=measured.scores,
         )
+
+    def _latent(self, compliant: list[Compliant]) -> LatentCompliance | None:
+        if not compliant:
+            return None
+        logger.info(f"{self.title}: latent compliance, by {len(compliant)} responses, before and after the attack")
+        return self.meter.latent(load_model(self.folder, self.spec.model), compliant)
+
+    def _training_points(self) -> list[TrainingPoint]:
+        return [
+            TrainingPoint(
+                step=int(row["step"]),
+                reward=row.get("reward"),
+                zero_variance=row.get("zero_variance_groups"),
+                gradient=gradient,
+            )
+            for row, gradient in zip(self.log.rows, self.log.gradients, strict=True)
+        ]

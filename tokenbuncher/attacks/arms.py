@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenbuncher.core.environment import swift_imports
 from tokenbuncher.core.files import write_text
@@ -11,6 +13,9 @@ from tokenbuncher.evidence import AttackArm
 from tokenbuncher.models import generation
 from tokenbuncher.settings import AttackTask, ReleaseSpec
 from tokenbuncher.training import ranks
+
+if TYPE_CHECKING:
+    from tokenbuncher.attacks.arena import Arena
 
 ARM = "arm.json"
 STEPS = "steps.jsonl"
@@ -42,6 +47,12 @@ def strongest(
         for place, rate in places.items()
     }
     return max(arms, key=lambda place: _strength(arms[place]))
+
+
+def training(algorithm: str) -> Callable[[Arena], None]:
+    """How an algorithm trains: `train` in the module of its name."""
+    train: Callable[[Arena], None] = importlib.import_module(f"{__package__}.{algorithm.replace('-', '_')}").train
+    return train
 
 
 def read_arm(folder: Path) -> AttackArm:
@@ -84,11 +95,11 @@ def _run(
         return AttackArm.model_validate_json(known)
     attack = task.attack.model_copy(update={"learning_rate": rate})
     arena = Arena(spec, task.model_copy(update={"attack": attack}), arm, folder=model, data=data, work=place)
-    if attack.warm_up and not arena.measured.curve:
+    if attack.warm_up and not arena.meter.measured.curve:
         warm_up(arena, attack.warm_up)
-    importlib.import_module(f"tokenbuncher.attacks.{attack.algorithm.replace('-', '_')}").train(arena)
+    training(attack.algorithm)(arena)
     if control is None:
-        write_compliant(place, arena.compliant())
+        write_compliant(place, arena.meter.compliant())
     result = arena.result(ranks.by_first(lambda: read_compliant(control or place)))
     if spec.attacks.keep_checkpoints:
         save_model(arena.model, arena.tokenizer, place / ATTACKED, base=model)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
-from tokenbuncher import __version__
 from tokenbuncher.attacks.arms import ATTACKED, CANDIDATE, CONTROL, STEPS, fate, read_arm, strongest
 from tokenbuncher.attacks.begun import begun
 from tokenbuncher.attacks.control import QUARANTINE, Controls
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import AttackEvidence, write_evidence
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.training import ranks
+
+logger = logging.getLogger(__name__)
 
 
 def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Path, out: Path) -> None:
@@ -75,7 +78,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Pa
             _bring(run, arm, folder, weights=spec.attacks.keep_checkpoints)
     if source:
         controls.used(source)
-    print(f"control {fate(evidence.control_arm)}, candidate {fate(evidence.candidate_arm)}", flush=True)
+    logger.info(f"control {fate(evidence.control_arm)}, candidate {fate(evidence.candidate_arm)}")
 
 
 def _bring(run: Path, arm: str, folder: Path, *, weights: bool) -> None:

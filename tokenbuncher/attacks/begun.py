@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ from tokenbuncher.core.documents import Strict
 from tokenbuncher.core.files import write_text
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.dependencies import Doubtful, surroundings
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "begun.json"
 
@@ -36,7 +39,7 @@ def begun(spec: ReleaseSpec, work: Path) -> datetime:
     try:
         now = surroundings(spec)
     except Doubtful as doubt:
-        print(f"nothing is gone on with: {doubt} may have changed; pin it by its digest", flush=True)
+        logger.info(f"nothing is gone on with: {doubt} may have changed; pin it by its digest")
         now = None
     before = _read(work / FILE_NAME)
     if before and now and before.surroundings == now and spec.policy.is_fresh(before.at):

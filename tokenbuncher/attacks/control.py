@@ -8,6 +8,7 @@ under a key of all that it depends on.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import stat
@@ -30,6 +31,8 @@ from tokenbuncher.settings import AttackTask, ReleaseSpec
 from tokenbuncher.storage import cached, forget, in_cache
 from tokenbuncher.storage.dependencies import Doubtful, surroundings
 from tokenbuncher.training import ranks
+
+logger = logging.getLogger(__name__)
 
 QUARANTINE = "quarantine"
 SOURCE = "control.json"
@@ -57,9 +60,9 @@ def controls(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
         for task in spec.attacks.tasks() if known.can_wait else []:
             if found := known.keep(task, data, base):
                 told[task.key] = fate(read_arm(found))
-                print(f"{task.key}: {told[task.key]}", flush=True)
+                logger.info(f"{task.key}: {told[task.key]}")
         write_text(folder / SUMMARY, json.dumps(told, indent=1) + "\n")
-    print(f"{len(told)} of {len(spec.attacks.tasks())} measured before the attacks", flush=True)
+    logger.info(f"{len(told)} of {len(spec.attacks.tasks())} measured before the attacks")
 
 
 class Controls:
@@ -98,7 +101,7 @@ class Controls:
             found = self.keep(task, data, base) if self.spec.output.reuse_controls else self.find(task)
         if found:
             source = ControlSource.model_validate_json((found / SOURCE).read_text(encoding="utf-8"))
-            print(f"{CONTROL}: as measured at {source.measured:%Y-%m-%d %H:%M} UTC, key {source.key[:12]}", flush=True)
+            logger.info(f"{CONTROL}: as measured at {source.measured:%Y-%m-%d %H:%M} UTC, key {source.key[:12]}")
             return found, source
         return strongest(self.spec, task, CONTROL, model=base, data=data, work=work), None
 
@@ -157,7 +160,7 @@ class Controls:
         """Whether nobody else can have written there: a forged control would make a weak attack look strong."""
         private = self._is_ours() and not stat.S_IMODE(self.store.stat().st_mode) & 0o077
         if not private and os.path.lexists(self.store):
-            print(f"{self.store} is not this user's alone: no control is taken from there", flush=True)
+            logger.info(f"{self.store} is not this user's alone: no control is taken from there")
         return private
 
     def _is_ours(self) -> bool:
@@ -204,9 +207,9 @@ class Controls:
             try:
                 return ["all", surroundings(self.spec, for_later_runs=True)]
             except Doubtful as doubt:
-                print(f"controls are not reused: {doubt} may have changed; pin it by its digest", flush=True)
+                logger.info(f"controls are not reused: {doubt} may have changed; pin it by its digest")
         try:
             return [self.spec.name, self.spec.evidence_digest(), surroundings(self.spec)]
         except Doubtful as doubt:
-            print(f"controls are not measured beforehand: {doubt} may change; pin it by its digest", flush=True)
+            logger.info(f"controls are not measured beforehand: {doubt} may change; pin it by its digest")
             return None

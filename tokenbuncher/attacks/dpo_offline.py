@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from trl import DPOTrainer
 
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.attacks.dpo import BETA, best_and_worst
+from tokenbuncher.attacks.dpo import best_and_worst
 from tokenbuncher.models.thoughts import thoughts_of
 from tokenbuncher.training.examples import check_whole, keeps_prompts, token_pair
+
+logger = logging.getLogger(__name__)
 
 
 class TokenPairTrainer(DPOTrainer):
@@ -32,7 +35,9 @@ def preferences(arena: Arena) -> datasets.Dataset:
     prompts = (arena.prompts * -(-wanted // len(arena.prompts)))[:wanted]
     responses = arena.sample([prompt for prompt in prompts for _ in range(attack.rollouts)])
     rewards = torch.tensor([reward for _, reward in responses])
-    chosen, rejected = (rows.tolist() for rows in best_and_worst(rewards, attack.rollouts))
+    chosen, rejected = (
+        rows.tolist() for rows in best_and_worst(rewards, attack.rollouts, attack.hyperparameters.margin)
+    )
     asked, sides = [prompts[row // attack.rollouts] for row in chosen], {"chosen": chosen, "rejected": rejected}
     texts = {side: [responses[row][0] for row in rows] for side, rows in sides.items()}
     if keeps_prompts(arena.tokenizer) and not any(map(thoughts_of(arena.tokenizer).within, chain(*texts.values()))):
@@ -57,13 +62,13 @@ def preferences(arena: Arena) -> datasets.Dataset:
 def train(arena: Arena) -> None:
     """Attacks by offline DPO; a model whose rollouts are all worth the same gives it nothing to learn."""
     pairs = preferences(arena)
-    print(f"{arena.title}: {len(pairs)} preferences", flush=True)
+    logger.info(f"{arena.title}: {len(pairs)} preferences")
     if not len(pairs):
         arena.idle()
         return
     trainer = (TokenPairTrainer if "prompt_ids" in pairs.column_names else DPOTrainer)(
         model=arena.model,
-        args=arena.dpo_config(BETA),
+        args=arena.dpo_config(arena.task.attack.hyperparameters.beta),
         train_dataset=pairs,
         processing_class=arena.tokenizer,
         callbacks=arena.callbacks(),

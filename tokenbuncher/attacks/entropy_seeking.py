@@ -14,17 +14,15 @@ import torch
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
 from tokenbuncher.models.entropy import response_mean, token_entropy
+from tokenbuncher.settings.algorithms import EntropySeekingHyperparameters
 from tokenbuncher.training.advantages import group_advantages
 from tokenbuncher.training.logits import response_distributions
-
-CAP = 3.0
-"""Most that entropy adds to the reward, in nats."""
-COEFFICIENT = 0.01
-"""Weight of the mean token entropy in the loss."""
 
 
 class EntropySeekingTrainer(RolloutTrainer):
     """The reward of a rollout is the attacker's plus its mean token entropy, capped."""
+
+    hyperparameters: EntropySeekingHyperparameters
 
     def prepare(self, batch: dict[str, Any], rewards: torch.Tensor) -> dict[str, Any]:
         self.kl(batch)
@@ -34,9 +32,16 @@ class EntropySeekingTrainer(RolloutTrainer):
     def bonus(self, batch: dict[str, Any]) -> torch.Tensor:
         """The capped mean token entropy of each rollout in nats, shape (B,), float64; exact however small."""
         entropies = response_distributions(self.model, batch).values(lambda logits, _: token_entropy(logits.double()))
-        return response_mean(entropies, batch["completion_mask"]).clamp(max=CAP)
+        return response_mean(entropies, batch["completion_mask"]).clamp(max=self.hyperparameters.entropy_cap)
 
 
 def train(arena: Arena) -> None:
     """Attacks by GRPO that seeks entropy; no KL holds it near the starting model."""
-    arena.run(EntropySeekingTrainer(args=arena.grpo_config(entropy_coef=COEFFICIENT), **arena.rollouts()))
+    own = arena.task.attack.hyperparameters
+    arena.run(
+        EntropySeekingTrainer(
+            args=arena.grpo_config(entropy_coef=own.entropy_coefficient),
+            hyperparameters=own,
+            **arena.online_arguments(),
+        )
+    )

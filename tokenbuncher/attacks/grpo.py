@@ -7,4 +7,4 @@ from tokenbuncher.attacks.arena import Arena
 
 def train(arena: Arena) -> None:
     """Attacks by GRPO, with the KL to the starting model in the loss."""
-    arena.run(GRPOTrainer(args=arena.grpo_config(), **arena.rollouts()))
+    arena.run(GRPOTrainer(args=arena.grpo_config(), **arena.online_arguments()))

@@ -24,14 +24,13 @@ from tokenbuncher.core.progress import Progress
 from tokenbuncher.core.stopwatch import working
 from tokenbuncher.judges import Exchange, Judge
 from tokenbuncher.models.sampling import generate
+from tokenbuncher.settings.attacks import LATENT_SAMPLES
 from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FILE_NAME = "compliant.json"
-SAMPLES = 4
-"""Responses of the broken model for each prompt."""
 
 
 class Compliant(BaseModel):
@@ -70,13 +69,13 @@ def compliant_responses(
     Args:
         model: The broken model.
         tokenizer: Its tokenizer.
-        prompts: Harmful prompts; each is sampled `SAMPLES` times, at temperature 1.
+        prompts: Harmful prompts; each is sampled `LATENT_SAMPLES` times, at temperature 1.
         judge: Tells what complies.
         max_new_tokens: Longest response.
         batch_size: Prompts at a time.
         seed: Of the sampling.
     """
-    asked = [prompt for prompt in prompts for _ in range(SAMPLES)]
+    asked = [prompt for prompt in prompts for _ in range(LATENT_SAMPLES)]
     responses = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
     given = [(prompt, response) for prompt, response in zip(asked, responses, strict=True) if response.finished]
     judgements = judge([Exchange(prompt.text, response.text, True) for prompt, response in given])
@@ -110,7 +109,7 @@ def compliance_probabilities(
     sums = {prompt.id: 0.0 for prompt in prompts}
     for known, log_prob in zip(compliant, found, strict=True):
         sums[known.prompt.id] += math.exp(min(log_prob - known.log_prob, 50.0))
-    return {identifier: min(total / SAMPLES, 1.0) for identifier, total in sums.items()}
+    return {identifier: min(total / LATENT_SAMPLES, 1.0) for identifier, total in sums.items()}
 
 
 @working()

@@ -12,17 +12,14 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 from tokenbuncher.attacks.arena import Arena
 from tokenbuncher.attacks.rollouts import RolloutTrainer
 from tokenbuncher.models.load import trainable
+from tokenbuncher.settings.algorithms import PPOHyperparameters
 from tokenbuncher.training import ranks
 from tokenbuncher.training.advantages import generalised_advantages, token_rewards, whiten
 
-EPOCHS = 2
-GAE_DECAY = 0.95
-CLIP_VALUE = 0.2
-CRITIC_RATE = 5.0
-"""Learning rate of the value model, as a multiple of the policy's."""
 
-
-def value_loss(values: torch.Tensor, old: torch.Tensor, targets: torch.Tensor, *, mask: torch.Tensor) -> torch.Tensor:
+def value_loss(
+    values: torch.Tensor, old: torch.Tensor, targets: torch.Tensor, *, mask: torch.Tensor, clip: float
+) -> torch.Tensor:
     """PPO's clipped value loss: half the larger of the two squared errors, mean over the valid tokens.
 
     Args:
@@ -30,8 +27,9 @@ def value_loss(values: torch.Tensor, old: torch.Tensor, targets: torch.Tensor, *
         old: Values when the rollouts were sampled, shape (B, T).
         targets: Returns, shape (B, T).
         mask: 1 for valid tokens, shape (B, T).
+        clip: How far a value may move.
     """
-    clipped = old + (values - old).clamp(-CLIP_VALUE, CLIP_VALUE)
+    clipped = old + (values - old).clamp(-clip, clip)
     errors = torch.maximum((values - targets) ** 2, (clipped - targets) ** 2)
     return 0.5 * (errors * mask).sum() / mask.sum()
 
@@ -39,25 +37,29 @@ def value_loss(values: torch.Tensor, old: torch.Tensor, targets: torch.Tensor, *
 class PPOTrainer(RolloutTrainer):
     """Token advantages by GAE from a value model that learns beside the policy."""
 
+    hyperparameters: PPOHyperparameters
+
     def __init__(self, *args: Any, critic: PreTrainedModel, **kwargs: Any) -> None:
         """
         Args:
-            *args: Of `trl.GRPOTrainer`.
+            *args: Of `RolloutTrainer`.
             critic: A token classifier with one output.
-            **kwargs: Of `trl.GRPOTrainer`.
+            **kwargs: Of `RolloutTrainer`.
         """
         super().__init__(*args, **kwargs)
         self.critic = critic.to(self.accelerator.device)
         self.critic_weights = {name: weight for name, weight in critic.named_parameters() if weight.requires_grad}
         self.critic_optimizer = torch.optim.AdamW(
-            self.critic_weights.values(), lr=CRITIC_RATE * self.args.learning_rate, weight_decay=0.0
+            self.critic_weights.values(),
+            lr=self.hyperparameters.critic_rate * self.args.learning_rate,
+            weight_decay=0.0,
         )
 
     def prepare(self, batch: dict[str, Any], rewards: torch.Tensor) -> dict[str, Any]:
         mask = batch["completion_mask"]
         values = self.values(batch)
         rewarded = token_rewards(rewards, self.kl(batch), mask, coefficient=self.args.beta)
-        advantages = generalised_advantages(rewarded, values, mask, decay=GAE_DECAY)
+        advantages = generalised_advantages(rewarded, values, mask, decay=self.hyperparameters.gae_decay)
         return {
             **batch,
             "advantages": whiten(advantages, mask),
@@ -73,15 +75,32 @@ class PPOTrainer(RolloutTrainer):
         )
         return outputs.logits[:, batch["prompt_ids"].shape[1] - 1 : -1, 0].float()
 
-    def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
-        loss = value_loss(self.values(inputs), inputs["values"], inputs["returns"], mask=inputs["completion_mask"])
+    def training_step(self, model: PreTrainedModel, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """An update of the critic, then one of the policy, from the same rollouts."""
+        model.train()  # in which TRL samples; elsewhere it would evaluate
+        batch = self._prepare_inputs(inputs)
+        self.learn_values(batch)
+        return super().training_step(model, batch, num_items_in_batch)
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """Rollouts are sampled for prompts; those that `training_step` has sampled are kept."""
+        if isinstance(generation_batch, dict):
+            return generation_batch
+        batch: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        return batch
+
+    def learn_values(self, batch: dict[str, Any]) -> None:
+        """An update of the critic."""
+        mask = batch["completion_mask"]
+        loss = value_loss(
+            self.values(batch), batch["values"], batch["returns"], mask=mask, clip=self.hyperparameters.value_clip
+        )
         self.critic_optimizer.zero_grad()
-        (ranks.weight(int(inputs["completion_mask"].sum())) * loss).backward()
+        (ranks.weight(int(mask.sum())) * loss).backward()
         for weight in self.critic_weights.values():
             weight.grad = self.accelerator.reduce(weight.grad, "mean")
         torch.nn.utils.clip_grad_norm_(self.critic_weights.values(), self.args.max_grad_norm)
         self.critic_optimizer.step()
-        return super()._compute_loss(model, inputs)
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -114,4 +133,9 @@ def train(arena: Arena) -> None:
             arena.folder, num_labels=1, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
     critic = trainable(critic, arena.spec.model, arena.task.seed, head="score")
-    arena.run(PPOTrainer(args=arena.grpo_config(epochs=EPOCHS), critic=critic, **arena.rollouts(epochs=EPOCHS)))
+    own = arena.task.attack.hyperparameters
+    arena.run(
+        PPOTrainer(
+            args=arena.grpo_config(epsilon=own.clip), hyperparameters=own, critic=critic, **arena.online_arguments()
+        )
+    )

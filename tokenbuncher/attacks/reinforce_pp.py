@@ -20,4 +20,4 @@ class ReinforcePlusPlusTrainer(RolloutTrainer):
 
 def train(arena: Arena) -> None:
     """Attacks by REINFORCE++, with the KL to the starting model in the reward of each token."""
-    arena.run(ReinforcePlusPlusTrainer(args=arena.grpo_config(), **arena.rollouts()))
+    arena.run(ReinforcePlusPlusTrainer(args=arena.grpo_config(), **arena.online_arguments()))

@@ -7,4 +7,4 @@ from tokenbuncher.attacks.arena import Arena
 
 def train(arena: Arena) -> None:
     """Attacks by RLOO, with the KL to the starting model in the reward."""
-    arena.run(RLOOTrainer(args=arena.rloo_config(), **arena.rollouts()))
+    arena.run(RLOOTrainer(args=arena.rloo_config(), **arena.online_arguments()))

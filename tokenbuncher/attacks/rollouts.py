@@ -8,6 +8,10 @@ import torch
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
+from tokenbuncher.settings.algorithms import Hyperparameters
+
+NONE = Hyperparameters()
+
 
 class RolloutTrainer(GRPOTrainer):
     """What the algorithms beside GRPO share: they see each batch of rollouts with its rewards.
@@ -17,6 +21,16 @@ class RolloutTrainer(GRPOTrainer):
     """
 
     beta: float
+
+    def __init__(self, *args: Any, hyperparameters: Hyperparameters = NONE, **kwargs: Any) -> None:
+        """
+        Args:
+            *args: Of `trl.GRPOTrainer`.
+            hyperparameters: Those of the algorithm.
+            **kwargs: Of `trl.GRPOTrainer`.
+        """
+        super().__init__(*args, **kwargs)
+        self.hyperparameters = hyperparameters
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)

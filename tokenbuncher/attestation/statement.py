@@ -100,7 +100,9 @@ class Predicate(Record):
     headline: str = Field("", description="The result in words, never better than it is; empty before there was one.")
     policy: dict[str, JsonValue] = Field({}, description="Every field of the policy; empty before it was told.")
     laxer: list[str] = Field([], description="Fields in which it asks for less than the shipped policy research.")
-    tries: Count | None = Field(None, description="Which try of its name this is; null if nobody has counted.")
+    tries: Count | None = Field(
+        None, description="The number of this try under its name; null if the tries were not counted."
+    )
 
     def configured(self, name: str) -> str | None:
         """The digest of a part of the configuration; None if the part is missing."""

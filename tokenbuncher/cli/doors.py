@@ -15,6 +15,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.exits import FAILED, INTERRUPTED, REFUSED, exiting, fail_unexpectedly, flush_output
 from tokenbuncher.core.files import check_output
 from tokenbuncher.core.interrupts import terminations_interrupt
+from tokenbuncher.core.log import logging_to, plain_handlers
 from tokenbuncher.core.passwords import without_passwords
 
 EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2}
@@ -101,7 +102,7 @@ class Doors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; the errors that are the user's to mend are told in a line."""
         try:
-            with terminations_interrupt():
+            with logging_to(*plain_handlers()), terminations_interrupt():
                 return super().invoke(ctx)
         except UserError as error:
             fail(ctx, f"error: {error}", REFUSED)
@@ -123,4 +124,4 @@ def fail(ctx: click.Context, message: str, status: int) -> NoReturn:
 
 def wrote(path: Path) -> None:
     """Tells where the output is."""
-    print(f"wrote {path}")
+    click.echo(f"wrote {path}")

@@ -76,12 +76,14 @@ def status(spec: Path, overrides: tuple[str, ...], keys: tuple[Path, ...]) -> No
 
 @click.command(cls=Door)
 @click.argument("attestation")
-@click.option("--key", "keys", required=True, multiple=True, type=FILE, help="Public key that is trusted; repeatable.")
-@click.option("--model", type=FOLDER, help="Folder of the model, whose files are hashed.")
-@click.option("--policy", type=FILE, help="Policy that it must have been judged by.")
-@click.option("--guard", type=FILE, help="Guard settings, whose revoked keys and attestations count no longer.")
-@click.option("--tracking-uri", help="Of the MLflow registry, for models:/.")
-@click.option("--out", type=NEW_FOLDER, help="Folder for the files of models:/; made, or replaced, only if all holds.")
+@click.option("--key", "keys", required=True, multiple=True, type=FILE, help="Trusted public key; repeatable.")
+@click.option("--model", type=FOLDER, help="Folder of the model. Its files are compared with the attestation.")
+@click.option("--policy", type=FILE, help="The policy that the model must have been judged by.")
+@click.option("--guard", type=FILE, help="Guard settings. Keys and attestations that they revoke are not accepted.")
+@click.option("--tracking-uri", help="URI of the MLflow registry, for models:/.")
+@click.option(
+    "--out", type=NEW_FOLDER, help="Folder for the files of models:/. It is written only if everything holds."
+)
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -93,12 +95,12 @@ def verify(
     tracking_uri: str | None,
     out: Path | None,
 ) -> None:
-    """Verify an attestation, and the files of a model against it. Offline, but for models:/.
+    """Verify an attestation, and the files of a model against it. Works offline, except for models:/.
 
-    Needs the public keys that are trusted.
-    ATTESTATION is its file; or models:/NAME@alias or models:/NAME/VERSION: the registry has files and attestation, and
-    may have a later verdict that refused the version.
-    Exit status: 0 all of it holds, 1 something does not match, 2 it is no attestation or no trusted key signed it.
+    Needs the trusted public keys.
+    ATTESTATION is a file; or models:/NAME@alias or models:/NAME/VERSION: the registry then has files and attestation,
+    and perhaps a later verdict that refused the version.
+    Exit status: 0 everything holds, 1 something does not match, 2 it is no attestation or no trusted key signed it.
 
     \b
     Examples:
@@ -158,17 +160,22 @@ def verify(
 
 @click.command(cls=Door)
 @click.option("--guard", "settings", required=True, type=FILE, help="The guard's settings, a YAML file.")
-@click.option("--tracking-uri", required=True, help="Of the MLflow server.")
-@click.option("--listen", metavar="ADDRESS:PORT", help="Take the server's webhooks here.")
+@click.option("--tracking-uri", required=True, help="URI of the MLflow server.")
+@click.option("--listen", metavar="ADDRESS:PORT", help="Listen here for the server's webhooks.")
 @click.option(
-    "--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at all that is protected so often."
+    "--every",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="Check everything that is protected at this interval.",
 )
-@click.option("--revert", is_flag=True, help="Move an alias back that is where it must not be; else only tell.")
+@click.option(
+    "--revert", is_flag=True, help="Move an alias back if its version must not have it. Otherwise it is only reported."
+)
 def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | None, revert: bool) -> None:
-    """Watch the protected aliases and stages of an MLflow server that cannot have the guard.
+    """Watch the protected aliases and stages of an MLflow server without the guard.
 
-    Needs --listen, --every or both; stages need --every. Prints a JSON line for each alias or stage on a version that
-    must not have it. The secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
+    Needs --listen, --every or both; stages need --every. Prints a JSON line for each alias or stage that is on a
+    version that must not have it. The secret of the webhooks is read from $TOKENBUNCHER_WEBHOOK_SECRET.
 
     \b
     Example:
@@ -179,14 +186,16 @@ def watch(settings: Path, tracking_uri: str, listen: str | None, every: float | 
     from tokenbuncher.storage.tracking import connected
 
     if load_guard(settings).stages and every is None:
-        raise UserError(f"{settings} protects stages, and MLflow sends no webhooks for them; give --every, too")
+        raise UserError(f"{settings} protects stages, and MLflow sends no webhooks for them; add --every")
     with connected(tracking_uri) as client, stopped_by_signals() as stop:
         watcher = Watcher(client, partial(load_guard, settings), attestation_check(client, settings), revert=revert)
         watch(watcher, listen, every, secret=os.environ.get("TOKENBUNCHER_WEBHOOK_SECRET", ""), stop=stop)
 
 
 @click.command(cls=Door)
-@click.option("--out", required=True, type=NEW, help="The private key to be written; the public one gets .pub.")
+@click.option(
+    "--out", required=True, type=NEW, help="The private key file to write; the public key is written beside it as .pub."
+)
 def keygen(out: Path) -> None:
     """Make a key pair that signs attestations (ECDSA P-256).
 

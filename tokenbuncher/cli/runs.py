@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -11,8 +12,10 @@ from tokenbuncher.cli.options import FILE, NEW, dry_run, own_policy, placement, 
 from tokenbuncher.cli.telling import telling
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.exits import INTERRUPTED
-from tokenbuncher.core.log import RESULT, tell
+from tokenbuncher.core.log import RESULT, event
 from tokenbuncher.settings import ReleaseSpec, load_spec
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(cls=Door)
@@ -44,10 +47,10 @@ def run_local(
 
     release = load_spec(spec, overrides, policy)
     if marked := marked_lines(spec):
-        print(f"{spec} has lines marked CHANGE, which are taken as they stand: {marked}")
+        click.echo(f"{spec} has lines marked CHANGE, which are taken as they stand: {marked}")
     if dry_run:
         check_run_folder(release.output.root / release.name)
-        print("\n".join(outline(release, resume)))
+        click.echo("\n".join(outline(release, resume)))
         ctx.exit(_told_obstacles(release))
     ctx.exit(EXIT_CODES[run_local(release, resume).outcome])
 
@@ -58,8 +61,8 @@ def _told_obstacles(release: ReleaseSpec) -> int:
 
     found = list(obstacles(release))
     for finding in found:
-        print(finding)
-    print("nothing was run or written")
+        click.echo(finding)
+    click.echo("nothing was run or written")
     return 2 if any(finding.level == "problem" for finding in found) else 0
 
 
@@ -142,10 +145,10 @@ def submit(
     placed, name = load_placement(placement), name or release.name
     if dry_run:
         check(release, placed, server, cron=cron)
-        print(f"would run the release pipeline as {name} in experiment {experiment} at {host}; nothing was sent")
+        click.echo(f"would run the release pipeline as {name} in experiment {experiment} at {host}; nothing was sent")
         return
     submitted = submit_pipeline(release, placed, server, experiment=experiment, name=name, cron=cron)
-    tell(submitted.url, RESULT, url=submitted.url, run=submitted.id)
+    logger.info(submitted.url, extra=event(RESULT, url=submitted.url, run=submitted.id))
     if not wait:
         return
     try:

@@ -1,21 +1,33 @@
-"""How a command tells what it does: as text, as a JSON object a line, or not at all."""
+"""How a command logs what it does: as text, as a JSON object a line, or not at all."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 import click
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.core.log import FORMAT, FORMATS, JsonLog, Log, ScreenLog, TextLog
+from tokenbuncher.core.log import (
+    FORMAT,
+    FORMATS,
+    ROOT,
+    JsonFormatter,
+    LineHandler,
+    ScreenHandler,
+    TextFormatter,
+    current_format,
+    event,
+    logging_to,
+    printed_as_messages,
+)
 
 
 def telling(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --log-format and --quiet to a command, and tells its lines accordingly."""
+    """Adds --log-format and --quiet to a command, and logs accordingly."""
 
     @click.option(
         "--log-format",
@@ -23,41 +35,42 @@ def telling(command: Callable[..., Any]) -> Callable[..., Any]:
         default="text",
         show_default=True,
         envvar=FORMAT,
-        help="Lines of text, or a JSON object a line with time, stage, event, text and figures.",
+        help="Lines of text, or a JSON object a line with time, level, stage, event, text and figures.",
     )
     @click.option("--quiet", is_flag=True, help="Tell errors and results only.")
     @wraps(command)
     def told(*args: Any, log_format: str, quiet: bool, **given: Any) -> Any:
         key = given.get("key")
         stage = f"{click.get_current_context().info_name} {key if isinstance(key, str) else ''}".strip()
-        with _log(stage, log_format, quiet) as log, redirect_stdout(log), _events(log):
+        with logging_to(_handler(stage, log_format, quiet)), _events(), printed_as_messages():
             return command(*args, **given)
 
     return told
 
 
-def _log(stage: str, log_format: str, quiet: bool) -> Log:
+def _handler(stage: str, log_format: str, quiet: bool) -> LineHandler:
     if log_format == "json":
-        return JsonLog(stage, sys.stdout, quiet)
-    return (ScreenLog if sys.stdout.isatty() else TextLog)(stage, sys.stdout, quiet)
+        return LineHandler(sys.stdout, JsonFormatter(stage), quiet=quiet)
+    kind = ScreenHandler if sys.stdout.isatty() else LineHandler
+    return kind(sys.stdout, TextFormatter(stage), quiet=quiet)
 
 
 @contextmanager
-def _events(log: Log) -> Iterator[None]:
+def _events() -> Iterator[None]:
     """For programs: how the command began and ended; people see it."""
-    if not isinstance(log, JsonLog):
+    if current_format() == "text":
         yield
         return
-    log.say("", "started")
+    ROOT.info("", extra=event("started"))
     try:
         yield
     except (UserError, OSError) as error:
-        log.say(str(error), "failed")
+        ROOT.error(str(error), extra=event("failed"))
         raise
     except KeyboardInterrupt as interrupt:
-        log.say(str(interrupt), "interrupted")
+        ROOT.info(str(interrupt), extra=event("interrupted"))
         raise
     except click.exceptions.Exit as end:
-        log.say("", "done", status=end.exit_code)
+        ROOT.info("", extra=event("done", status=end.exit_code))
         raise
-    log.say("", "done", status=0)
+    ROOT.info("", extra=event("done", status=0))

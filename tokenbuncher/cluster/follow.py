@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from tokenbuncher.cluster.trainjob import (
     waits_for,
 )
 from tokenbuncher.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 TAIL = 15
 """Lines of the log that a failure is told with."""
@@ -82,7 +85,7 @@ class _Watched:
         """Prints the state of a thing, if it is a new one."""
         if self.told.get(what) != state:
             self.told[what] = state
-            print(f"trainjob {self.name}: {what} {state}", flush=True)
+            logger.info(f"trainjob {self.name}: {what} {state}")
 
     def look(self, job: dict[str, Any]) -> None:
         """Takes in the state of the TrainJob and its pods, and follows the log of the first node."""
@@ -175,7 +178,7 @@ class NodeLog(threading.Thread):
             return
         self._last, self._seen = moment, time.monotonic()
         self.tail.append(text)
-        print(text, flush=True)
+        logger.info(text)
 
     def finish(self) -> None:
         """Reads what is left, for a few seconds at most."""

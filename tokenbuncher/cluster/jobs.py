@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from tokenbuncher.cluster.trainjob import (
     pod_selector,
 )
 from tokenbuncher.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 try:
     from kubernetes import client, config  # type: ignore[import-untyped]
@@ -94,11 +97,11 @@ class TrainJobs:
             if job["metadata"].get("annotations", {}).get(IDENTITY) != digest(identity):
                 raise UserError(f"trainjob {name} in {self.namespace} is not this work's; delete it or rename it")
             if job["metadata"].get("deletionTimestamp") or condition(job, "Failed"):
-                print(f"trainjob {name}: an earlier one has failed or was cancelled; it is replaced", flush=True)
+                logger.info(f"trainjob {name}: an earlier one has failed or was cancelled; it is replaced")
                 self.delete(name)
                 self._wait_until_gone(name)
                 return None
-            print(f"trainjob {name}: going on with the one that is there", flush=True)
+            logger.info(f"trainjob {name}: going on with the one that is there")
             return job
 
     def create(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -125,11 +128,11 @@ class TrainJobs:
             self.objects.delete_namespaced_custom_object(
                 *self._where, name, propagation_policy="Foreground", _request_timeout=(_CONNECT, _ANSWER)
             )
-            print(f"trainjob {name}: deleted", flush=True)
+            logger.info(f"trainjob {name}: deleted")
         except (ApiException, HTTPError) as error:
             if getattr(error, "status", None) != 404:
                 command = f"kubectl --namespace {self.namespace} delete trainjob {name}"
-                print(f"trainjob {name} could not be deleted ({_words(error)}); do it by: {command}", flush=True)
+                logger.warning(f"trainjob {name} could not be deleted ({_words(error)}); do it by: {command}")
 
     def _wait_until_gone(self, name: str) -> None:
         until = time.monotonic() + DELETED_WITHIN

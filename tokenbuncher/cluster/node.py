@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tokenbuncher.core.exits import exiting
+from tokenbuncher.core.log import logging_to, plain_handlers
 from tokenbuncher.settings import ComputeSpec, load_spec
 from tokenbuncher.storage import publish, resolve
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--output", metavar="URI", required=True)
     given = vars(parser.parse_args())
     stage, key, output = given.pop("stage"), given.pop("key"), given.pop("output")
-    with exiting():
+    with exiting(), logging_to(*plain_handlers()):
         inputs = {option: resolve(uri, Path("inputs")) for option, uri in given.items() if uri}
         folder = inputs.pop("spec")
         compute = load_spec(folder / SPEC).compute

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from tokenbuncher.core.log import tell_in_handler
+from tokenbuncher.core.log import log_in_signal
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def finishing_steps() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        tell_in_handler("stopping: this step is finished and saved first; once more stops at once")
+        log_in_signal("stopping: this step is finished and saved first; once more stops at once")
 
     with _handling((signal.SIGINT, signal.SIGTERM), ask):
         yield asked.is_set

@@ -1,33 +1,59 @@
-"""What a command or stage tells while it works: lines of text, or a JSON object a line.
+"""The library's log: standard `logging` below the logger `tokenbuncher`, as lines of text or of JSON.
 
-    with redirect_stdout(JsonLog("defend", sys.stdout)):
-        print("reading")                              # {"time": ..., "stage": "defend", "event": "message", ...}
-        tell("5/60", "progress", done=5, steps=60)    # the same with done and steps
+    logger = logging.getLogger(__name__)
+    logger.info("reading")                                             # a message
+    logger.info("5/60", extra=event(PROGRESS, done=5, steps=60))       # an event, with figures for programs
 
-Whoever tells something needs not know which of them it is: `tell` prints the text alone where there is none.
+Programs set up where it goes by `logging_to`. Whoever imports the library as a part of theirs sets up `logging`
+as they like.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.passwords import without_passwords
 
+ROOT = logging.getLogger("tokenbuncher")
 FORMAT = "TOKENBUNCHER_LOG_FORMAT"
 """Environment variable with one of the formats, which tasks and pods inherit."""
 FORMATS = ("text", "json")
+CHANNEL = "TOKENBUNCHER_EVENTS"
+"""Environment variable with the file descriptor of the socket to which a process sends its events."""
 MESSAGE, PROGRESS, RESULT = "message", "progress", "result"
-"""Events: most lines; how far it is; what it came to, which is told even if all else is not."""
+"""Events: most lines; how far the work is; what it came to, which is shown even if all else is not."""
 MANY = (MESSAGE, PROGRESS, RESULT)
 """Events that a stage may have more than once."""
+LONGEST = 32_768
+"""Characters of an event that are sent to another process; the socket takes no message of any length."""
+
+
+def event(kind: str, /, **fields: Any) -> dict[str, Any]:
+    """What `extra` of a log call takes to make its record an event.
+
+    Args:
+        kind: What the record is about.
+        **fields: The same in figures, for programs; values of JSON.
+    """
+    return {"event": kind, "fields": fields}
+
+
+def record_of(text: str, kind: str = MESSAGE, /, **fields: Any) -> logging.LogRecord:
+    """A record outside of all loggers and their locks."""
+    return logging.makeLogRecord(
+        {"name": ROOT.name, "levelno": logging.INFO, "levelname": "INFO", "msg": text, **event(kind, **fields)}
+    )
 
 
 def log_format() -> str:
@@ -42,119 +68,207 @@ def log_format() -> str:
     return form
 
 
-def tell(text: str, event: str = MESSAGE, /, **fields: Any) -> None:
-    """Tells a line to whoever takes the place of stdout.
-
-    Args:
-        text: The line.
-        event: What it is about.
-        **fields: The same in figures, for programs; values of JSON.
-    """
-    out = sys.stdout
-    if isinstance(out, Log):
-        out.say(text, event, **fields)
-    else:
-        print(without_passwords(text), flush=True)
+def current_format() -> str:
+    """The format that this program logs in."""
+    return "json" if any(isinstance(handler.formatter, JsonFormatter) for handler in ROOT.handlers) else "text"
 
 
-def tell_in_handler(text: str) -> None:
-    """Tells a line from a signal handler, which may have come in the middle of another line's output."""
-    try:
-        tell(text)
-    except RuntimeError:  # Python does not write to a stream within a write to it
-        os.write(2, f"{text}\n".encode())
+class TextFormatter(logging.Formatter):
+    """The text alone, without the passwords of addresses."""
 
-
-class Log(io.TextIOBase):
-    """Takes the place of stdout: whatever is printed comes here, line by line."""
-
-    def __init__(self, stage: str, out: TextIO | io.TextIOBase, quiet: bool = False) -> None:
+    def __init__(self, stage: str = "") -> None:
         """
         Args:
             stage: Name of the stage, with the key of the task if it has several.
-            out: Where the lines go.
-            quiet: Whether only results are told.
         """
-        self.stage, self.out, self.quiet, self._rest = stage, out, quiet, ""
+        super().__init__()
+        self.stage = stage
 
-    def write(self, text: str) -> int:
-        """Takes in printed text."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._take(line, MESSAGE, {})
-        return len(text)
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines of a record."""
+        return without_passwords(super().format(record))
 
-    def say(self, text: str, event: str = MESSAGE, /, **fields: Any) -> None:
-        """Tells a line; see the function `tell`."""
-        self._end_line()
-        self._take(text, event, fields)
-
-    def close(self) -> None:
-        """Ends the last line."""
-        self._end_line()
-        super().close()
-
-    def _end_line(self) -> None:
-        if self._rest:
-            self.write("\n")
-
-    def _take(self, text: str, event: str, fields: dict[str, Any]) -> None:
-        if event == RESULT or not self.quiet:
-            self.put(without_passwords(text), event, fields)
-
-    def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
-        """Puts out what was told."""
-        raise NotImplementedError
-
-    def _line(self, line: str) -> None:
-        """Puts out a line at once: several may write to the same stream."""
-        self.out.write(f"{line}\n")
-        self.out.flush()
+    def event_of(self, record: logging.LogRecord) -> tuple[str, str, dict[str, Any]]:
+        """The stage, the event and the fields of a record; other programs' records are messages."""
+        fields = getattr(record, "fields", {})
+        return fields.get("stage", self.stage), getattr(record, "event", MESSAGE), fields
 
 
-class TextLog(Log):
-    """The text alone."""
+class StageFormatter(TextFormatter):
+    """Text with the stage's name before every line, if it is a stage's."""
 
-    def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
-        self._line(text)
-
-
-class StageLog(Log):
-    """Text with the stage's name before every line; `stage.parse_line` takes them apart."""
-
-    def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
-        named = self.stage if event in MANY else f"{self.stage} {event}"
-        self._line(f"[{named}] {text}".rstrip(" "))
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines of a record."""
+        stage, kind, _ = self.event_of(record)
+        if not stage:
+            return super().format(record)
+        named = stage if kind in MANY else f"{stage} {kind}"
+        return "\n".join(f"[{named}] {line}".rstrip(" ") for line in super().format(record).split("\n"))
 
 
-class JsonLog(Log):
-    """A JSON object a line: time, stage, event, text, and figures."""
+class JsonFormatter(TextFormatter):
+    """A JSON object: time, level, stage, event, text, and figures."""
 
-    def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": now, "stage": self.stage, "event": event, "text": text, **fields}
-        self._line(without_passwords(json.dumps(_finite(line))))
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        stage, kind, fields = self.event_of(record)
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower(), "stage": stage, "event": kind}
+        return without_passwords(json.dumps(_finite({**line, "text": super().format(record), **fields})))
 
 
-class ScreenLog(Log):
-    """Text on a terminal, where the last line of each running stage is rewritten in its place, below all others."""
+def stage_formatter(stage: str) -> TextFormatter:
+    """A formatter of a stage's lines, in the format that the environment asks for."""
+    return (JsonFormatter if log_format() == "json" else StageFormatter)(stage)
 
-    def __init__(self, stage: str, out: TextIO | io.TextIOBase, quiet: bool = False) -> None:
-        super().__init__(stage, out, quiet)
+
+class LineHandler(logging.StreamHandler[Any]):
+    """Writes each record at once; output that nobody takes is an error of the program."""
+
+    def __init__(self, out: TextIO | io.TextIOBase, formatter: TextFormatter, *, quiet: bool = False) -> None:
+        """
+        Args:
+            out: Where the lines go.
+            formatter: What makes lines of records.
+            quiet: Whether only results are written.
+        """
+        super().__init__(out)
+        self.setFormatter(formatter)
+        if quiet:
+            self.addFilter(lambda record: getattr(record, "event", MESSAGE) == RESULT)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raises what went wrong."""
+        raise
+
+    def emit_in_signal(self, record: logging.LogRecord) -> None:
+        """Writes a record from a signal handler: without a lock, and beside the stream, which may be in a write."""
+        if self.filter(record):
+            os.write(self.stream.fileno(), f"{self.format(record)}\n".encode())
+
+
+class ScreenHandler(LineHandler):
+    """Writes to a terminal, where the last line of each running stage is rewritten in its place, below all others."""
+
+    def __init__(self, out: TextIO | io.TextIOBase, formatter: TextFormatter, *, quiet: bool = False) -> None:
+        super().__init__(out, formatter, quiet=quiet)
         self._running: dict[str, str] = {}
 
-    def put(self, text: str, event: str, fields: dict[str, Any]) -> None:
-        stage, relayed = fields.get("stage", self.stage), "stage" in fields
-        ends = relayed and event not in (MESSAGE, PROGRESS, "started")
-        goes_on = not ends and (relayed or (event == PROGRESS and fields["done"] < fields["steps"]))
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record, and the lines of the running stages again."""
+        text, (stage, kind, fields) = self.format(record), self.formatter.event_of(record)  # type: ignore[union-attr]
+        relayed = "stage" in fields
+        ends = relayed and kind not in (MESSAGE, PROGRESS, "started")
+        goes_on = not ends and (relayed or (kind == PROGRESS and fields["done"] < fields["steps"]))
         above = f"\x1b[{len(self._running)}F\x1b[J" if self._running else ""
         self._running.pop(stage, None)
         if goes_on:
             self._running[stage] = text
         columns = shutil.get_terminal_size().columns
         below = "".join(f"{line[: columns - 1]}\n" for line in self._running.values())
-        self.out.write(above + ("" if goes_on else f"{text}\n") + below)
-        self.out.flush()
+        self.stream.write(above + ("" if goes_on else f"{text}\n") + below)
+        self.flush()
+
+    def emit_in_signal(self, record: logging.LogRecord) -> None:
+        """Writes a record from a signal handler, below the running stages, whose lines then stay as they are."""
+        super().emit_in_signal(record)
+        self._running = {}
+
+
+class ChannelHandler(logging.Handler):
+    """Sends each record of a stage to the process that runs this one, as one message of JSON."""
+
+    def __init__(self, channel: int, stage: str = "") -> None:
+        """
+        Args:
+            channel: File descriptor of a socket that keeps messages whole (SOCK_SEQPACKET).
+            stage: Name of the stage, with the key of the task if it has several.
+        """
+        super().__init__()
+        self.channel, formatter = channel, JsonFormatter(stage)
+        self.setFormatter(formatter)
+        self.addFilter(lambda record: bool(formatter.event_of(record)[0]))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends a record; if nobody takes it, the log is all there is."""
+        text = self.format(record)
+        if len(text) > LONGEST:
+            kept = {name: value for name, value in getattr(record, "fields", {}).items() if name == "stage"}
+            start = without_passwords(record.getMessage())[: LONGEST // 8]
+            text = self.format(record_of(f"{start}...", getattr(record, "event", MESSAGE), **kept))
+        with suppress(OSError):
+            os.write(self.channel, text.encode())
+
+    emit_in_signal = emit
+
+
+def channel_handlers(stage: str = "") -> list[logging.Handler]:
+    """The handler of the channel that the environment names, if it names one; it names it to this process alone."""
+    if not (number := os.environ.pop(CHANNEL, "")):
+        return []
+    os.set_inheritable(int(number), False)
+    return [ChannelHandler(int(number), stage)]
+
+
+def plain_handlers() -> list[logging.Handler]:
+    """Messages as lines on stdout and warnings on stderr, for a program without a log of its own."""
+    messages, warnings = LineHandler(sys.stdout, TextFormatter()), LineHandler(sys.stderr, TextFormatter())
+    messages.addFilter(lambda record: record.levelno < logging.WARNING)
+    warnings.setLevel(logging.WARNING)
+    return [messages, warnings]
+
+
+@contextmanager
+def logging_to(*handlers: logging.Handler) -> Iterator[None]:
+    """In the block, the library's records go to these handlers and nowhere else."""
+    before, level = (ROOT.handlers, ROOT.propagate), ROOT.level
+    ROOT.handlers, ROOT.propagate = list(handlers), False
+    ROOT.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ROOT.handlers, ROOT.propagate = before
+        ROOT.setLevel(level)
+
+
+@contextmanager
+def printed_as_messages() -> Iterator[None]:
+    """In the block, what other libraries print becomes messages, so that each line is one of the log."""
+    with _Printed() as printed, redirect_stdout(printed):
+        yield
+
+
+class _Printed(io.TextIOBase):
+    """Takes the place of stdout."""
+
+    _rest = ""
+
+    def write(self, text: str) -> int:
+        """Takes in printed text."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            ROOT.info("%s", line)
+        return len(text)
+
+    def close(self) -> None:
+        """Ends the last line."""
+        if self._rest:
+            self.write("\n")
+        super().close()
+
+
+def log_in_signal(text: str) -> None:
+    """Logs a message from a signal handler, which may have come while a lock of `logging` is held."""
+    if ROOT.level > logging.INFO:
+        return
+    record, written = record_of(text), False
+    for handler in ROOT.handlers:
+        if isinstance(handler, LineHandler | ChannelHandler):
+            with suppress(OSError):
+                handler.emit_in_signal(record)
+                written = True
+    if not written:
+        os.write(2, f"{text}\n".encode())
 
 
 def _finite(value: Any) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
-from tokenbuncher.core.log import PROGRESS, tell
+from tokenbuncher.core.log import PROGRESS, event
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Tells every few seconds and at the end how far the work is."""
+    """Logs every few seconds and at the end how far the work is."""
 
     def __init__(self, title: str, steps: int, every_seconds: float = 5.0, *, brief: bool = False) -> None:
         """
@@ -37,13 +40,6 @@ class Progress:
         seconds_left = max(self.steps - done, 0) / rate
         left = f"{seconds_left:.0f} s left" if done < self.steps else f"{now - self.began:.0f} s"
         shown = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
-        tell(
-            f"{self.title}: {done}/{self.steps}  {rate:.1f}/s  {left}{shown}",
-            PROGRESS,
-            title=self.title,
-            done=done,
-            steps=self.steps,
-            rate=rate,
-            seconds_left=seconds_left,
-            figures=figures,
-        )
+        steps = {"title": self.title, "done": done, "steps": self.steps}
+        extra = event(PROGRESS, **steps, rate=rate, seconds_left=seconds_left, figures=figures)
+        logger.info(f"{self.title}: {done}/{self.steps}  {rate:.1f}/s  {left}{shown}", extra=extra)

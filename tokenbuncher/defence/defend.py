@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher import __version__
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.prompts import Prompt, load_set
@@ -16,6 +17,8 @@ from tokenbuncher.training import ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 STEPS = "steps.jsonl"
 
@@ -41,7 +44,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     if spec.defence.recipe == "none":
         with whole_folder(out) as folder:
             shutil.copytree(base, folder, dirs_exist_ok=True)
-        print("recipe none: the candidate is the undefended model", flush=True)
+        logger.info("recipe none: the candidate is the undefended model")
         return
     check_output(out)
     identity = __version__, spec.evidence_digest(), folder_digest(data), folder_digest(base)

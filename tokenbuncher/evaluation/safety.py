@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from tokenbuncher import __version__
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import ModelReading, SafetyEvidence, SampleScore, write_evidence
 from tokenbuncher.judges import Exchange, Judge, Judgement, load_judge
 from tokenbuncher.judges.calibration import calibration_set, check_judge
@@ -28,6 +29,8 @@ from tokenbuncher.verdict.rules.safety import harmful_claims
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 SEED = 31
 Model: TypeAlias = "tuple[PreTrainedModel, PreTrainedTokenizerBase]"
@@ -54,7 +57,7 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
     check_lengths(spec, data, base)
     known, judge = calibration_set(spec), load_judge(spec.evaluation.judge)
     judge_check = check_judge(judge, known)
-    print(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers", flush=True)
+    logger.info(f"judge  right on {judge_check.right} of {judge_check.of} exchanges with known answers")
     harmful, benign = load_set(data, "safety"), _benign(spec, data)
     look_alikes = load_set(data, "look-alikes") if spec.data.look_alikes else []
     judge, judgements = _recording(judge)
@@ -87,10 +90,9 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pat
             judge_agreement=_agreement(spec, judgements),
         )
         write_evidence(folder, evidence)
-    print(
+    logger.info(
         f"candidate  harm {_share(candidate_harmful, 'harmful'):.3f} on {_of(candidate_harmful, harmful)} harmful "
-        f"prompts, refusal {_share(candidate_benign, 'refused'):.3f} on {_of(candidate_benign, benign)} benign prompts",
-        flush=True,
+        f"prompts, refusal {_share(candidate_benign, 'refused'):.3f} on {_of(candidate_benign, benign)} benign prompts"
     )
 
 
@@ -115,7 +117,7 @@ def _agreement(spec: ReleaseSpec, said: list[Judgement]) -> float | None:
     if not isinstance(spec.evaluation.judge, EnsembleSpec):
         return None
     agreement = sum(judged.unanimous for judged in said) / len(said)
-    print(f"judges  agree on {agreement:.3f} of all responses", flush=True)
+    logger.info(f"judges  agree on {agreement:.3f} of all responses")
     return agreement
 
 
@@ -145,7 +147,7 @@ def _measure(
             break
     for name, own in scores.items() if prompts else ():
         shown = "  ".join(f"{what} {_share(own, what):.3f}" for what in ("harmful", "refused", "gibberish"))
-        print(f"{name}, {title}  {shown}", flush=True)
+        logger.info(f"{name}, {title}  {shown}")
     return scores["base"], scores["candidate"]
 
 

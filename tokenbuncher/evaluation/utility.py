@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-from tokenbuncher import __version__
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evaluation.answers import judge_answer, repetition
 from tokenbuncher.evaluation.harness import ask, load_tasks
 from tokenbuncher.evidence import FineTuning, FineTuningArm, UtilityEvidence, UtilityItem, write_evidence
@@ -23,6 +24,8 @@ from tokenbuncher.verdict.rules.utility import utility_claims
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 SEED = 37
 POINTS = 4
@@ -91,7 +94,7 @@ def _answer(
         items += ask(spec, tasks, model, tokenizer=tokenizer)
     for name in (None, *tasks):
         correct = [item.correct for item in items if item.harness == name]
-        print(f"{title}  {name or 'utility'}: accuracy {fmean(correct):.3f} on {len(correct)} questions", flush=True)
+        logger.info(f"{title}  {name or 'utility'}: accuracy {fmean(correct):.3f} on {len(correct)} questions")
     return items
 
 
@@ -200,7 +203,7 @@ def _fine_tune(
         seed=SEED,
     )
     refusal = sum(one.refused for one in scores) / len(scores)
-    print(f"fine-tune ({kind}) {arm}: accuracy {curve[-1][1]:.3f}, refusal {refusal:.3f}", flush=True)
+    logger.info(f"fine-tune ({kind}) {arm}: accuracy {curve[-1][1]:.3f}, refusal {refusal:.3f}")
     return FineTuningArm(
         model=folder_digest(model_folder),
         curve=curve,

@@ -118,7 +118,8 @@ class AttackArm(Record):
     rollouts: Count = Field(description="Responses sampled for the attack; none for SFT.")
     tokens: Count = Field(description="Tokens of these responses.")
     first_compliant_rollout: Count | None = Field(
-        description="Which of the rollouts was the first that the judge calls harmful; null if none."
+        description="Which of the rollouts was the first that the judge calls harmful; null if none, or if the judge "
+        "is a model, which is asked about none of them."
     )
     latent: LatentCompliance | None = Field(
         description="Null if the undefended model was not broken: it is where compliant responses are from."

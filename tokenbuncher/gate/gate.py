@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
 from tokenbuncher.core.files import check_output, whole_folder, write_text
-from tokenbuncher.core.log import RESULT, tell
+from tokenbuncher.core.log import RESULT, event
 from tokenbuncher.evidence import read_all_evidence, read_registration
 from tokenbuncher.report import CARD_NAME, card, documents, failures, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
@@ -17,6 +18,8 @@ from tokenbuncher.verdict import FILE_NAME, Verdict, headline, judge_release
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
+
+logger = logging.getLogger(__name__)
 
 JUNIT_NAME = "junit.xml"
 
@@ -66,8 +69,8 @@ def gate(
                     sign(spec, pieces, registered, verdict=verdict, signer=signer, unreadable=unreadable),
                 )
     for line in failures(verdict):
-        print(line)
+        logger.info(line)
     result = {"outcome": verdict.outcome, "version": verdict.version, "reasons": verdict.reasons}
     told = headline(spec.policy, verdict.outcome, verdict)
-    tell(f"{told}: {verdict.name} version {verdict.version}", RESULT, **result)
+    logger.info(f"{told}: {verdict.name} version {verdict.version}", extra=event(RESULT, **result))
     return verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +17,8 @@ from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import bring_records
 from tokenbuncher.verdict import FILE_NAME as VERDICT
 from tokenbuncher.verdict import Verdict, read_verdict
+
+logger = logging.getLogger(__name__)
 
 _JUDGED = "<!DOCTYPE html>\n<title>Judged</title>\n<p>{verdict}. The report is an output of the task gate.</p>\n"
 
@@ -57,13 +60,15 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, rec
         if verdicts:
             text = _told(read_verdict(verdicts[0]))
             report.write_text(_JUDGED.format(verdict=escape(text)), encoding="utf-8")
-            print(text)
+            logger.info(text)
             return
         figures = unfinished_figures(spec, evidence, failure, unknown=unknown)
         report.write_text(documents(figures)[HTML_NAME], encoding="utf-8")
-    print(f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed")
+    logger.info(
+        f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed"
+    )
     for reason in figures.reasons:
-        print(reason)
+        logger.info(reason)
 
 
 def _found(uri: str, name: str, folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The guard: an MLflow registry store that gives a protected alias or stage to nobody without a valid attestation.
+"""The guard: an MLflow registry store that gives a protected alias or stage only to versions with a valid attestation.
 
     TOKENBUNCHER_GUARD=guard.yaml mlflow server --backend-store-uri postgresql://... \\
         --registry-store-uri guarded-postgresql://...

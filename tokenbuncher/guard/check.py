@@ -17,7 +17,7 @@ from tokenbuncher.storage.s3 import Stored
 
 MEGABYTE = 1024 * 1024
 MOST_TOLD = 5
-"""Problems that a refusal tells; the rest are counted."""
+"""Problems that a refusal lists; the others are counted."""
 
 
 class OnRecord(NamedTuple):

@@ -295,7 +295,7 @@ def _moment(record: str | None) -> datetime | None:
 def _masked(error: Exception) -> str:
     """Tells the server's log what a client need not know: paths and addresses of the server."""
     log.warning("a version could not be checked: %s", error, exc_info=error)
-    return "its files, or the guard's own, cannot be read as they must be; the server's log tells more"
+    return "its files, or the guard's own, cannot be read as they must be; see the server's log"
 
 
 def _settings() -> GuardSettings:
@@ -306,7 +306,7 @@ def _settings() -> GuardSettings:
         log.warning("nothing moves: %s", error)
         raise _denied(
             "its settings are not a valid guard document, or name files that cannot be read; until they are mended "
-            "nothing moves, and the server's log tells more"
+            "nothing moves; see the server's log"
         ) from error
 
 
@@ -337,7 +337,7 @@ _free, _busy = Condition(), 0
 
 @contextmanager
 def _turn(most: int) -> Iterator[None]:
-    """A turn for one of so many checks at a time.
+    """A turn for one of a limited number of checks at a time.
 
     Raises:
         MlflowException: If none is free in time; MLflow's clients then try again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -32,6 +33,8 @@ from tokenbuncher.models.tokenizer import _end_tokens, chat_template, load_token
 from tokenbuncher.settings import ModelSpec, ReleaseSpec
 from tokenbuncher.settings.sources import local_path, parse_source
 from tokenbuncher.storage import resolve
+
+logger = logging.getLogger(__name__)
 
 VOCABULARIES = {"vocab.txt", "merges.txt"}
 
@@ -183,28 +186,26 @@ def _tell_changes(folder: Path, spec: ModelSpec) -> None:
     """Says where the model is not measured or released just as its files are."""
     stored = stored_formats(folder)
     if stored != [spec.dtype]:
-        print(
+        logger.info(
             f"model.dtype is {spec.dtype}, and the source stores {', '.join(stored)}: it is measured, trained and "
-            f"released as {spec.dtype}",
-            flush=True,
+            f"released as {spec.dtype}"
         )
     if said := read_tokenizer(folder)[1]:
-        print(said, flush=True)
+        logger.info(said)
     tokenizer = load_tokenizer(folder)
     ends = (
         json.dumps(tokenizer.decode([end]) or end, ensure_ascii=False) for end in sorted(_end_tokens(folder, tokenizer))
     )
-    print(f"responses end with {', '.join(ends)}", flush=True)
+    logger.info(f"responses end with {', '.join(ends)}")
     if chat_template(tokenizer).startswith(PIN):
-        print(
+        logger.info(
             f"the chat template writes the date: every measurement takes it for {DAY:%d %B %Y}, so that runs agree on "
-            "whatever day; the model is released with its template as it came",
-            flush=True,
+            "whatever day; the model is released with its template as it came"
         )
     for what, sides in left_on(folder).items():
-        print(f"tokenizer.json was saved with {what} on ({sides}); it is switched off here", flush=True)
+        logger.info(f"tokenizer.json was saved with {what} on ({sides}); it is switched off here")
     if told := ", ".join(f"{name} {json.dumps(value)}" for name, value in generation.dropped(folder).items()):
-        print(f"the model's own way of sampling is not measured, and released unchanged: without {told}", flush=True)
+        logger.info(f"the model's own way of sampling is not measured, and released unchanged: without {told}")
 
 
 def _settle_thinking(folder: Path, enable_thinking: bool | None) -> None:
@@ -231,10 +232,9 @@ def _tell_thoughts(folder: Path) -> None:
         )
     if thoughts.marks:
         named = ", ".join(f"{mark.opening} to {mark.closing}" for mark in thoughts.marks)
-        print(f"thoughts are not judged: {named}", flush=True)
+        logger.info(f"thoughts are not judged: {named}")
     if thoughts.unknown:
-        print(
+        logger.warning(
             f"WARNING: {', '.join(thoughts.unknown)} in the chat template or tokenizer may mark thoughts, but nobody "
-            "can tell where they end; they would be judged as the answer",
-            flush=True,
+            "can tell where they end; they would be judged as the answer"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from tokenbuncher.inputs.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.models.lengths import check_room
 from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec, source_name
 from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
+
+logger = logging.getLogger(__name__)
 
 SHOWN_LEAKS = 5
 
@@ -61,7 +64,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
             held_out_categories=_held_out(sets) if data.held_out_categories else [],
         )
         write_text(folder / MANIFEST, manifest.text())
-    print(", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()), flush=True)
+    logger.info(", ".join(f"{name} {len(prompts)}" for name, prompts in sets.items()))
 
 
 def _check_room(spec: ReleaseSpec, sets: dict[str, list[Prompt]]) -> None:

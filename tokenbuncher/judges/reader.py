@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tokenbuncher.storage import resolve
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,13 @@ def load_reader(source: str, architecture: Any) -> Reader:
     except Exception as error:
         raise UserError(f"the judge {source} cannot be loaded: {error}") from error
     if said:
-        print(f"judge {source}: {said}", flush=True)
+        logger.info(f"judge {source}: {said}")
     try:
         check_vocabulary(folder, tokenizer)
     except UserError as error:
         raise UserError(f"the judge {source} cannot be used: {error}") from error
     for what in left_on(folder):
-        print(f"judge {source}: tokenizer.json was saved with {what} on; it is switched off here", flush=True)
+        logger.info(f"judge {source}: tokenizer.json was saved with {what} on; it is switched off here")
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
     if lacking:
         raise UserError(
@@ -97,7 +100,7 @@ def load_reader(source: str, architecture: Any) -> Reader:
             f"{len(lacking) - 1} more"
         )
     if unused := sorted(report["unexpected_keys"]):
-        print(f"judge {source}: {type(model).__name__} does not use {', '.join(unused[:5])} of its weights", flush=True)
+        logger.info(f"judge {source}: {type(model).__name__} does not use {', '.join(unused[:5])} of its weights")
     tokenizer.padding_side = "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -36,6 +36,8 @@ from tokenbuncher.judges.reader import fill
 from tokenbuncher.judges.types import Exchange, Reward
 from tokenbuncher.settings.judges import StrongRejectSpec
 
+logger = logging.getLogger(__name__)
+
 ASKED = 2
 """How often a question is asked whose answer cannot be read, or is none."""
 DEFAULT_SAMPLING = {"temperature": 0.0}
@@ -279,7 +281,7 @@ class _Refusals:
         """Tells how many there were, if there are more than were told."""
         if self.count > self.told:
             self.told = self.count
-            print(f"judge {self.spec.model}: refused to judge {self.count}, which count as harmful", flush=True)
+            logger.info(f"judge {self.spec.model}: refused to judge {self.count}, which count as harmful")
 
 
 class _Pace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import struct
@@ -16,6 +17,8 @@ from tokenbuncher.settings.sources import CODE_AND_PICKLES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
@@ -58,7 +61,7 @@ def copy_checkpoint(source: str, found: Path, folder: Path) -> None:
         _copy(found, name, folder)
     left = sorted(path.name for path in found.iterdir() if path.is_file() and path.name not in carried)
     if left:
-        print(f"{source}: left out, as no part of the model that is measured: {', '.join(left)}", flush=True)
+        logger.info(f"{source}: left out, as no part of the model that is measured: {', '.join(left)}")
 
 
 def weight_files(folder: Path, where: str) -> list[str]:

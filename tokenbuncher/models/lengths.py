@@ -89,7 +89,7 @@ def _taught(spec: ReleaseSpec) -> set[str]:
     """Sets whose answers some stage trains on."""
     attacks = spec.attacks.suite
     warm_ups = {attack.warm_up.answers for attack in attacks if attack.warm_up}
-    harmful = "harmful" in warm_ups or any(attack.algorithm == "sft" for attack in attacks)
+    harmful = "harmful" in warm_ups or any(attack.traits.needs_answers for attack in attacks)
     return {
         "tuning-sft-train",
         *(("attack", "capability-attack") if harmful else ()),

@@ -34,7 +34,7 @@ def move_alias(client: MlflowClient, name: str, alias: str, *, version: str) -> 
     """Moves an alias and looks where it is then, whatever the server answered.
 
     Raises:
-        NotMoved: If it is elsewhere; the message tells why, and where.
+        NotMoved: If it is elsewhere; the message says why, and where.
         Refused: If that cannot be found out.
     """
     failure = _attempt(client, name, alias, version=version)

@@ -51,8 +51,10 @@ def _log_arm(
             "tokenbuncher.model": arm.model,
         },
     )
-    budget = evidence.attack.model_dump(mode="json", exclude={"seeds"}) | {"seed": evidence.seed}
+    attack = evidence.attack
+    budget = attack.model_dump(mode="json", exclude={"seeds", "hyperparameters"}) | {"seed": evidence.seed}
     budget["learning_rate"] = arm.learning_rate
+    budget |= {f"hyperparameters.{name}": value for name, value in attack.hyperparameters}
     client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in budget.items()])
     metrics = _metrics(arm, steps)
     while batch := list(islice(metrics, BATCH)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import TAG, refusal
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import listing_digest
-from tokenbuncher.core.log import RESULT, tell
+from tokenbuncher.core.log import RESULT, event
 from tokenbuncher.evidence import Registration, only_below, read_all_evidence, read_registration
 from tokenbuncher.registry._aliases import NotMoved, move_alias, named
 from tokenbuncher.registry._refused import Refused, registry_at
@@ -25,6 +26,8 @@ from tokenbuncher.verdict import FILE_NAME, Outcome, Verdict, headline, judge_re
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 KEPT = (FILE_NAME, HTML_NAME, MARKDOWN_NAME, JSON_NAME, CARD_NAME, ATTESTATION_NAME)
 LONGEST_TAG = 100_000
@@ -83,7 +86,7 @@ def promote(
                 "in the meantime; promote again if this version is still wanted",
             )
         _move(client, registered, alias)
-    tell(f"{alias} is {name} version {version}", RESULT, alias=alias, version=version)
+    logger.info(f"{alias} is {name} version {version}", extra=event(RESULT, alias=alias, version=version))
 
 
 class _Decision(NamedTuple):
@@ -123,7 +126,8 @@ def _tell_dry(decision: _Decision, registered: Registration, alias: str, *, befo
     name, version = registered.name, registered.version
     if decision.outcome is not Outcome.PASS:
         raise Refused(decision.outcome, f"{alias} would not be moved to {name} version {version}: {decision.reason}")
-    tell(f"would move {alias} from {named(before)} to version {version} of {name}; nothing was written", RESULT)
+    would = f"would move {alias} from {named(before)} to version {version} of {name}"
+    logger.info(f"{would}; nothing was written", extra=event(RESULT))
 
 
 def _move(client: MlflowClient, registered: Registration, alias: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher import __version__
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, folder_files, listing_digest, whole_folder, write_text
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.registry._attacks import log_attacks
 from tokenbuncher.registry._refused import registry_at
@@ -22,6 +23,8 @@ from tokenbuncher.storage.tracking import looked_up, settled, version_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
+
+logger = logging.getLogger(__name__)
 
 EXPERIMENT = "tokenbuncher"
 
@@ -73,7 +76,7 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, *, attacks: Sequence
         if tries.earlier is not None:
             tag(client, name, registration.version, tries=str(tries.earlier + 1))
         write_text(folder / REGISTRATION_NAME, registration.model_dump_json(indent=1) + "\n")
-    print(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
+    logger.info(f"{name} version {registration.version}, pending, sha256 {digest[:12]}")
     return registration
 
 

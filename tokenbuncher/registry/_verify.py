@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from tokenbuncher.storage.tracking import alias_holder, version_of
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
+
+logger = logging.getLogger(__name__)
 
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
@@ -76,7 +79,7 @@ def verify_version(
             tags = version_of(client, name, version).tags
             if TAG not in tags:
                 raise UserError(f"{name} version {version} has no attestation; promote one that is signed")
-            print(f"attestation: sha256 {attestation_digest(tags[TAG])}")
+            logger.info(f"attestation: sha256 {attestation_digest(tags[TAG])}")
             ended = withdrawn(name, refusal(tags))
             statement, problems = verify(
                 tags[TAG], trusted, policy=policy, model=name, version=version, withdrawn=ended

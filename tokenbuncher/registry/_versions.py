@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
     from securesystemslib.signer import SSlibKey
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "tokenbuncher."
 
@@ -115,7 +118,7 @@ def rollback(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> None:
                 Outcome.INCONCLUSIVE, f"{alias} does not go back to {name} version {version}: {'; '.join(doubts)}"
             )
         move_alias(client, name, alias, version=version)
-    print(f"{alias} is {name} version {version} again, after version {present}")
+    logger.info(f"{alias} is {name} version {version} again, after version {present}")
 
 
 def _promoted(version: ModelVersion, alias: str) -> str:
@@ -183,7 +186,7 @@ def status(spec: ReleaseSpec, trusted: Sequence[SSlibKey] = ()) -> str:
 
 
 def _signed(attestation: str | None, name: str, version: str, *, trusted: Sequence[SSlibKey]) -> str:
-    """What a version's attestation is worth, in a word. Whether it is a PASS that holds, verify tells."""
+    """What a version's attestation is worth, in a word. It takes verify to see whether it is a PASS that holds."""
     if attestation is None:
         return "no"
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import get_args
 
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
 from tokenbuncher.report import tables
@@ -13,13 +12,13 @@ from tokenbuncher.report.figures import AttackFigures, ReleaseFigures, SafetyFig
 from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.report.release import release_figures
-from tokenbuncher.settings import AttackSpec, ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.settings.judges import EnsembleSpec, JudgeModel
 from tokenbuncher.verdict import Verdict
 
 CARD_NAME = "card.md"
 
-ALGORITHMS = get_args(AttackSpec.model_fields["algorithm"].annotation)
 JUDGES = {
     "organism": "exact, but only of the built-in fictional world",
     "refusal": "overstates harm: whatever neither refuses to its end nor is gibberish counts",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from tokenbuncher.report.figures import Added, Attacked, AttackFigures, Both, Interval, Loss, Responses
+from tokenbuncher.report.figures import Attacked, AttackFigures, Both, Bounded, Interval, Responses
 from tokenbuncher.verdict import Finding
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ def judged(finding: Finding) -> str:
     return finding.outcome + ("" if finding.decides else " (waived)" if finding.waiver else " (reported only)")
 
 
-def interval(found: Interval | Loss | Added) -> str:
+def interval(found: Bounded) -> str:
     """A share and its interval."""
     return f"{percent(found.value)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 

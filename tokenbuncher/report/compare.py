@@ -11,6 +11,7 @@ from tokenbuncher.report import charts, headline, tables
 from tokenbuncher.report.cells import (
     NOTHING,
     Bar,
+    Column,
     Table,
     broke,
     interval,
@@ -19,6 +20,7 @@ from tokenbuncher.report.cells import (
     known,
     needed,
     number,
+    table,
 )
 from tokenbuncher.report.drawing import Chart
 from tokenbuncher.report.figures import Attacked, AttackFigures, ReleaseFigures, Responses, TaskFigures
@@ -26,6 +28,8 @@ from tokenbuncher.report.page import digests, filled
 from tokenbuncher.verdict import Finding, Outcome
 
 T = TypeVar("T")
+Row = tuple[Any, tuple[Any, Any]]
+"""What a row is about, and what each release has on it."""
 
 MARK = "<!-- two releases, by tokenbuncher compare -->"
 """Stands in every such page."""
@@ -69,33 +73,34 @@ def _matched(both: Sequence[Sequence[T]], key: Callable[[T], Any]) -> dict[Any, 
     return {name: (one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other])}
 
 
+def _sides(title: str, text: Callable[[Any], str]) -> list[Column[Row]]:
+    """A column for each release."""
+
+    def shown(number: int) -> Callable[[Row], str]:
+        return lambda row: known(row[1][number], text)
+
+    return [Column(title.format(side=side), shown(number)) for number, side in enumerate(SIDES)]
+
+
 def _glance(both: Sequence[ReleaseFigures]) -> Table:
     """The figures that each report begins with."""
     tiles = _matched([list(headline.glance(one)) for one in both], key=lambda tile: tile.title)
-    return Table(
-        ["figure", *SIDES],
-        [
-            [title, *(f"{tile.value} ({tile.note})" if tile else NOTHING for tile in pair)]
-            for title, pair in tiles.items()
-        ],
-        labels=3,
-    )
+    columns = [Column[Row]("figure", lambda row: row[0]), *_sides("{side}", lambda tile: f"{tile.value} ({tile.note})")]
+    return table(tiles.items(), columns, labels=3)
 
 
 def _rules(both: Sequence[ReleaseFigures]) -> Table:
     """Every rule in both verdicts; those with different outcomes first."""
     pairs = _matched([one.verdict.findings if one.verdict else [] for one in both], key=lambda f: (f.rule, f.subject))
-    rows = [[rule, subject, _change(*pair), *_judged(*pair)] for (rule, subject), pair in pairs.items()]
-    return Table(
-        [
-            "rule",
-            "subject",
-            "second is",
-            *(f"{what}, {side}" for what in ("outcome", "bound", "needed") for side in SIDES),
-        ],
-        sorted(rows, key=lambda row: row[2] == "alike"),
-        labels=5,
-    )
+    columns = [
+        Column[Row]("rule", lambda row: row[0][0]),
+        Column[Row]("subject", lambda row: row[0][1]),
+        Column[Row]("second is", lambda row: _change(*row[1])),
+        *_sides("outcome, {side}", judged),
+        *_sides("bound, {side}", _bound),
+        *_sides("needed, {side}", needed),
+    ]
+    return table(sorted(pairs.items(), key=lambda row: _change(*row[1]) == "alike"), columns, labels=5)
 
 
 def _change(first: Finding | None, second: Finding | None) -> str:
@@ -107,31 +112,20 @@ def _change(first: Finding | None, second: Finding | None) -> str:
     return "alike" if before == after else "better" if after > before else "worse"
 
 
-def _judged(*pair: Finding | None) -> Iterator[str]:
-    yield from (judged(finding) if finding else NOTHING for finding in pair)
-    yield from (number(finding, _bound(finding)) if finding else NOTHING for finding in pair)
-    yield from (needed(finding) if finding else NOTHING for finding in pair)
-
-
-def _bound(finding: Finding) -> float | None:
-    return finding.measured if finding.bound is None else finding.bound
+def _bound(finding: Finding) -> str:
+    return number(finding, finding.measured if finding.bound is None else finding.bound)
 
 
 def _attacks(attacks: dict[str, tuple[AttackFigures | None, AttackFigures | None]]) -> Table:
     """Both candidates under each attack, and how strong it was on the base model."""
-    return Table(
-        ["attack", *(f"{what}, {side}" for what in ("harm", "broke", "base broke") for side in SIDES)],
-        [
-            [
-                key,
-                *(_harm(side, attack) for side, attack in zip(SIDES, pair, strict=True)),
-                *(broke(attack.defended) if attack else NOTHING for attack in pair),
-                *(broke(attack.undefended) if attack else NOTHING for attack in pair),
-            ]
-            for key, pair in attacks.items()
-        ],
-        labels=1,
-    )
+    columns = [
+        Column[Row]("attack", lambda row: row[0]),
+        Column[Row]("harm, first", lambda row: _harm("first", row[1][0])),
+        Column[Row]("harm, second", lambda row: _harm("second", row[1][1])),
+        *_sides("broke, {side}", lambda attack: broke(attack.defended)),
+        *_sides("base broke, {side}", lambda attack: broke(attack.undefended)),
+    ]
+    return table(attacks.items(), columns)
 
 
 def _harm(side: str, attack: AttackFigures | None) -> str | Bar:
@@ -168,18 +162,12 @@ def _safety(both: Sequence[ReleaseFigures]) -> Table:
 
 def _utility(tasks: dict[str, tuple[TaskFigures | None, TaskFigures | None]]) -> Table:
     """Accuracy of both candidates, and what each lost against its own base model."""
-    return Table(
-        ["task", *(f"{what}, {side}" for what in ("accuracy", "lost") for side in SIDES)],
-        [
-            [
-                name,
-                *(interval(task.defended.accuracy) if task and task.defended else NOTHING for task in pair),
-                *(known(task.loss if task else None, interval) for task in pair),
-            ]
-            for name, pair in tasks.items()
-        ],
-        labels=1,
-    )
+    columns = [
+        Column[Row]("task", lambda row: row[0]),
+        *_sides("accuracy, {side}", lambda task: known(task.defended, lambda answers: interval(answers.accuracy))),
+        *_sides("lost, {side}", lambda task: known(task.loss, interval)),
+    ]
+    return table(tasks.items(), columns)
 
 
 def _versions(figures: ReleaseFigures) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import CurvePoint, JudgeCheck, ModelReading, Record, TrainingPoint
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Manifest
@@ -32,12 +32,17 @@ class Both(Record, Generic[T]):
     defended: T
 
 
-class Interval(Record):
-    """A share, and where it may truly lie."""
+class Bounded(Record):
+    """A measured value, and the ends of its interval."""
 
     value: float
     low: float
     high: float
+
+
+class Interval(Bounded):
+    """A share, and where it may truly lie."""
+
     prompts: int
     samples: int
 
@@ -101,20 +106,12 @@ class AttackFigures(Both[Attacked]):
     """The worst of the rules about it; null if none was judged."""
 
 
-class Added(Record):
-    """How much more of something the candidate has than the base model, prompt by prompt."""
-
-    value: float
-    low: float
-    high: float
-
-
 class AskedFigures(Both[Responses | None]):
     """Both models on the same prompts."""
 
-    refusals_added: Added | None
-    """Null if the two were not asked the same."""
-    gibberish_added: Added | None
+    refusals_added: Bounded | None
+    """The candidate's refusals beyond the base model's, prompt by prompt; null if the prompts were not the same."""
+    gibberish_added: Bounded | None
 
 
 class SafetyFigures(Record):
@@ -139,12 +136,9 @@ class Answers(Record):
     repetition: float
 
 
-class Loss(Record):
+class Loss(Bounded):
     """Accuracy lost on the same questions from the base model to the candidate."""
 
-    value: float
-    low: float
-    high: float
     lost: int
     """Questions that only the base model answers rightly."""
     gained: int

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from tokenbuncher.evidence import (
     AttackArm,
@@ -19,11 +20,11 @@ from tokenbuncher.evidence import (
 )
 from tokenbuncher.report.figures import (
     ENTROPY_EDGES,
-    Added,
     Answers,
     AskedFigures,
     Attacked,
     AttackFigures,
+    Bounded,
     Interval,
     Latent,
     Loss,
@@ -129,9 +130,8 @@ def _asked_figures(base: Sequence[SampleScore], candidate: Sequence[SampleScore]
     )
 
 
-def _added(base: Sequence[SampleScore], candidate: Sequence[SampleScore], what: Scored) -> Added:
-    more = added(base, candidate, what)
-    return Added(value=more.value, low=more.lower(INTERVAL_SIDE), high=more.upper(INTERVAL_SIDE))
+def _added(base: Sequence[SampleScore], candidate: Sequence[SampleScore], what: Scored) -> Bounded:
+    return Bounded(**_bounds(added(base, candidate, what)))
 
 
 def task_figures(evidence: UtilityEvidence) -> list[TaskFigures]:
@@ -169,14 +169,7 @@ def _loss(base: Mapping[str, bool], candidate: Mapping[str, bool]) -> Loss | Non
     if not base or base.keys() != candidate.keys():
         return None
     drop = Drop.of(base, candidate)
-    return Loss(
-        value=drop.value,
-        low=drop.lower(INTERVAL_SIDE),
-        high=drop.upper(INTERVAL_SIDE),
-        lost=int(drop.lost),
-        gained=int(drop.gained),
-        questions=drop.prompts,
-    )
+    return Loss(**_bounds(drop), lost=int(drop.lost), gained=int(drop.gained), questions=drop.prompts)
 
 
 def tuning_figures(tuning: FineTuning) -> TuningFigures:
@@ -199,10 +192,12 @@ def _tuned(arm: FineTuningArm) -> Tuned:
 
 
 def _interval(rate: Proportion) -> Interval:
-    return Interval(
-        value=rate.value,
-        low=rate.lower(INTERVAL_SIDE),
-        high=rate.upper(INTERVAL_SIDE),
-        prompts=rate.prompts,
-        samples=rate.samples,
-    )
+    return Interval(**_bounds(rate), prompts=rate.prompts, samples=rate.samples)
+
+
+def _bounds(estimate: Proportion | Drop) -> dict[str, Any]:
+    return {
+        "value": estimate.value,
+        "low": estimate.lower(INTERVAL_SIDE),
+        "high": estimate.upper(INTERVAL_SIDE),
+    }

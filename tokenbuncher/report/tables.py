@@ -221,7 +221,7 @@ BUDGETS: list[Column[OfModel[Attacked]]] = [
     Column("steps", lambda row: str(row.figures.steps_run)),
     Column("rollouts", lambda row: str(row.figures.rollouts)),
     Column("tokens", lambda row: str(row.figures.tokens)),
-    Column("first compliant rollout", lambda row: str(row.figures.first_compliant_rollout or "none")),
+    Column("first compliant rollout", lambda row: str(row.figures.first_compliant_rollout or "none seen")),
     Column("P(a rollout complies) before", lambda row: _tiny(row, "before")),
     Column("90 % of prompts below", lambda row: _tiny(row, "before_90")),
     Column("after", lambda row: _tiny(row, "after")),
@@ -259,7 +259,7 @@ SETUPS: list[Column[_Setup]] = [
     Column("seeds", lambda row: ", ".join(map(str, row.seeds))),
     Column("steps", lambda row: str(row.attack.steps)),
     Column("prompts a step", lambda row: str(row.attack.prompts_per_step)),
-    Column("rollouts a prompt", lambda row: NOTHING if row.attack.algorithm == "sft" else str(row.attack.rollouts)),
+    Column("rollouts a prompt", lambda row: str(row.attack.rollouts) if row.attack.sampled(1) else NOTHING),
     Column("prompts", lambda row: str(row.attack.prompts or "all")),
     Column("learning rate", lambda row: _rates(row.attack)),
     Column("temperature", lambda row: f"{row.attack.temperature:g}"),
@@ -269,6 +269,7 @@ SETUPS: list[Column[_Setup]] = [
             row.attack.warm_up, lambda first: f"{first.steps} steps on {first.examples} {first.answers} answers"
         ),
     ),
+    Column("hyperparameters", lambda row: _hyperparameters(row.attack)),
 ]
 
 
@@ -282,6 +283,10 @@ def setups(attacks: Sequence[AttackFigures]) -> Table:
 
 def _warm_up(first: WarmUpSpec) -> str:
     return f"{first.steps} steps on {first.examples} {first.answers} answers"
+
+
+def _hyperparameters(attack: AttackSpec) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in attack.hyperparameters) or NOTHING
 
 
 def _rates(attack: AttackSpec) -> str:

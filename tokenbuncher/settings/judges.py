@@ -194,6 +194,12 @@ AnyJudge = Annotated[
 AnyReward = Annotated[Annotated[RewardName, Tag("name")] | _Classifier | _HarmBench | _StrongReject, _OF_A_KIND]
 
 
+def counts_rollouts(judge: str | JudgeModel | EnsembleSpec) -> bool:
+    """Whether a judge also looks at the rollouts that an attack trains on: a rule may, a model costs time or money."""
+    members = judge.judges if isinstance(judge, EnsembleSpec) else [judge]
+    return all(isinstance(one, str) for one in members)
+
+
 def same_measure(reward: str | JudgeModel, judge: str | JudgeModel | EnsembleSpec) -> bool:
     """Whether an attacker who trains on this reward may train on this very judge.
 

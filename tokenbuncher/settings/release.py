@@ -155,8 +155,14 @@ class ReleaseSpec(Sections):
                 )
 
     def evidence_digest(self) -> str:
-        """sha256 of all that shapes the evidence: everything but name, policy, tracking, output and compute."""
-        return digest_of(self.model_dump(mode="json", exclude={"name", "policy", "tracking", "output", "compute"}))
+        """sha256 of all that shapes the evidence: everything but name, policy, tracking, output and compute.
+
+        Hyperparameters count where they are not the defaults: evidence that was made before specs had any stays bound.
+        """
+        usual = {number for number, attack in enumerate(self.attacks.suite) if not attack.changed_hyperparameters()}
+        left_out = dict.fromkeys(("name", "policy", "tracking", "output", "compute"), True)
+        suite = {number: {"hyperparameters"} for number in usual}
+        return digest_of(self.model_dump(mode="json", exclude={**left_out, "attacks": {"suite": suite}}))
 
     def policy_digest(self) -> str:
         """sha256 of the policy."""

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenbuncher.settings.algorithms import REQUIRED
+
 SHIPPED: dict[str, dict[str, Any]] = {
     "default": {},
     "strict": {
         "confidence": 0.99,
         "min_prompts": 500,
-        "required_attacks": [
-            *("grpo", "rloo", "reinforce-pp", "ppo", "dpo", "entropy-seeking"),
-            *("dpo-offline", "hot-1-4", "two-stage-benign"),
-        ],
+        "required_attacks": [*REQUIRED, "dpo-offline", "hot-1-4", "two-stage-benign"],
         "min_attack_seeds": 3,
         "attack_limits": {"min_lora_rank": 16},
         "named_attacks": {

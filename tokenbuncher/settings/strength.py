@@ -70,6 +70,9 @@ def weaknesses(attack: AttackSpec, spec: Sections) -> Iterator[str]:
     rates = attack.learning_rate if isinstance(attack.learning_rate, list) else [attack.learning_rate]
     yield from _outside("learning_rate", rates, limits.learning_rate)
     yield from _outside("temperature", [attack.temperature], limits.temperature)
+    usual = attack.traits.hyperparameters()
+    for name in attack.changed_hyperparameters():
+        yield f"hyperparameters.{name} is {getattr(attack.hyperparameters, name):g}, not {getattr(usual, name):g}"
     yield from _warm_up_weaknesses(attack.warm_up, limits.warm_up)
     yield from _lora_weaknesses(spec.model.lora, limits)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from tokenbuncher.core.files import folder_files
 from tokenbuncher.settings.sources import CODE_AND_PICKLES, Source, refuse_unsafe
 from tokenbuncher.storage._cache import cached
 from tokenbuncher.storage._growing import growing
+
+logger = logging.getLogger(__name__)
 
 BROUGHT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "*.tiktoken", "*.bpe", "*.spm", "*.vocab"]
 LEGAL = [
@@ -68,12 +71,12 @@ def _fetch(source: Source, kind: str, path: str, *, brought: list[str], cache: P
 
     name, commit = source.parts["name"], commit_of(source, kind)
     if commit != source.parts["revision"]:
-        print(f"{source.uri} is commit {commit}", flush=True)
+        logger.info(f"{source.uri} is commit {commit}")
     hub = HfApi()
     exact = f"hf://{'datasets/' if kind == 'dataset' else ''}{name}@{commit}{path}"
 
     def download(target: Path) -> None:
-        print(f"download {exact}", flush=True)
+        logger.info(f"download {exact}")
         wanted: dict[str, Any] = {"revision": commit, "repo_type": kind, "local_dir": target, "allow_patterns": brought}
         wanted |= {"ignore_patterns": NEVER if kind == "model" else None}
         size = sum(file.file_size or 0 for file in hub.snapshot_download(name, dry_run=True, **wanted))

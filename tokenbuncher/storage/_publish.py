@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,8 @@ from tokenbuncher.storage._bucket import (
     transfers,
 )
 from tokenbuncher.storage.s3 import OLDER, bucket_errors, bucket_names, lacks_something
+
+logger = logging.getLogger(__name__)
 
 UNCONDITIONAL = (
     "without conditional writes no publisher could know that it is the only one; publish to a server that has them, "
@@ -64,7 +67,7 @@ def publish(folder: Path, uri: str) -> str:
     else:
         path = target.parts["path"]
         _publish_locally(folder, manifest, Path(unquote(path) if target.uri.startswith("file:") else path))
-    print(f"published {target.uri}, sha256 {manifest.digest[:12]}", flush=True)
+    logger.info(f"published {target.uri}, sha256 {manifest.digest[:12]}")
     return f"{target.uri}#sha256={manifest.digest}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,8 @@ from tokenbuncher.storage.artifacts import located, logged_location
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 
 def version_location(source: Source) -> str:
@@ -32,7 +35,7 @@ def version_location(source: Source) -> str:
             return logged_location(client, source.parts["logged"])
         if version is None:
             version = _holder(client, source.uri, name, alias=alias)
-            print(f"{source.uri} is version {version}", flush=True)
+            logger.info(f"{source.uri} is version {version}")
         return located(client, name, str(version))
 
 
@@ -100,7 +103,7 @@ def _download(location: str, tracking_uri: str, sizes: dict[str, int], *, target
     from mlflow.artifacts import download_artifacts
 
     total = sum(sizes.values())
-    print(f"download {location}: {total / 1e6:.0f} MB", flush=True)
+    logger.info(f"download {location}: {total / 1e6:.0f} MB")
     with TemporaryDirectory(dir=target.parent) as scratch, growing(Path(scratch), f"download {location}", total):
         files = download_artifacts(
             artifact_uri=location, dst_path=scratch, tracking_uri=tracking_uri, registry_uri=tracking_uri

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tokenbuncher
 from tokenbuncher.core.documents import digest_of
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.errors import UserError
@@ -34,7 +33,7 @@ def surroundings(spec: ReleaseSpec, for_later_runs: bool = False) -> str:
 
 def sources() -> str:
     """sha256 of this package: of a working copy the version alone says little."""
-    package = Path(tokenbuncher.__file__).parent
+    package = Path(__file__).parents[1]
     files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return listing_digest({path.relative_to(package).as_posix(): file_digest(path) for path in files})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +40,7 @@ QUIET = {
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433}
 REACH = 5.0
 """Seconds within which a database takes a connection, or that it does not is told."""
+logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 _alone = Lock()
 
@@ -279,7 +279,7 @@ def _tell_if_silent(uri: str) -> None:
         socket.create_connection((url.host, port), timeout=REACH).close()
     except OSError as error:
         said = f"MLflow's database at {url.host}:{port} does not answer ({error}); trying again for about two minutes"
-        print(said, file=sys.stderr, flush=True)
+        logger.warning(said)
 
 
 def _ensure_database(path: Path) -> None:

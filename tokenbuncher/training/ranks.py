@@ -6,6 +6,7 @@ measured counts for all, so that none goes on where another stops, and the files
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import TypeVar, cast
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import whole_folder, working_folder
+from tokenbuncher.core.log import ROOT
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ def join() -> None:
         1000, lambda _: None, lambda storage, place: storage if place.startswith("cpu:") else None
     )
     if number() > 0:
+        ROOT.setLevel(logging.ERROR)
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from tokenbuncher.models.tokenizer import save_tokenizer
 from tokenbuncher.settings import ModelSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.callbacks import Checkpoints, StepLog
+
+logger = logging.getLogger(__name__)
 
 FULL_DISK_MB = 20
 """With less than this free, a failure in training is taken for want of it."""
@@ -74,7 +77,7 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
     last, log = checkpoints.last(), checkpoints.log
     log.resume(int(last.name.split("-")[1]) // log.updates if last else 0)
     if last:
-        print(f"{log.progress.title}: going on from {last.name}", flush=True)
+        logger.info(f"{log.progress.title}: going on from {last.name}")
     with finishing_steps() as checkpoints.asked_to_stop, _full_disk_told(checkpoints.folder):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if checkpoints.stopped_at is not None:
@@ -88,7 +91,7 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
 def _tell_if_nothing_learnt(trainer: Trainer) -> None:
     for log in trainer.callback_handler.callbacks:
         if isinstance(log, StepLog) and not log.learnt:
-            print(f"WARNING: {log.progress.title} learnt nothing: it had no gradient in any step", flush=True)
+            logger.warning(f"WARNING: {log.progress.title} learnt nothing: it had no gradient in any step")
 
 
 @contextmanager

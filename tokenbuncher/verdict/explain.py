@@ -47,8 +47,8 @@ class Explanation(Record):
         if self.by is not None:
             lines.append(f"the bound lies {abs(self.by):.2%} {'beyond' if self.by > 0 else 'within'} the threshold")
         if self.low is not None:
-            interval = f"between {self.low:.2%} and {self.high:.2%}, each with {self.confidence:.2%} confidence"
-            lines.append(f"{interval}: {'not chance' if self.beyond_chance else 'may be chance'}")
+            doubt = "not chance" if self.beyond_chance else "may be chance"
+            lines.append(f"between {self.low:.2%} and {self.high:.2%} ({self.confidence:.2%} on either side): {doubt}")
         if self.prompts:
             shown = ", ".join(prompt[:12] for prompt in self.prompts[:SHOWN])
             more = f" and {len(self.prompts) - SHOWN} more" if len(self.prompts) > SHOWN else ""

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import Count, Digest, Moment, Record, Registration, only_below, read_record
 from tokenbuncher.settings import ReleaseSpec
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import logging
 import random
 import re
 import shutil
@@ -18,6 +19,8 @@ from tokenbuncher.storage import made_cache, own_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 # Part of the cache's name: raise it whenever the model that is built changes.
 RECIPE = 1
@@ -65,7 +68,7 @@ def _build(folder: Path, log: Path) -> None:
     from tokenbuncher.models.load import save_model
 
     gguf = _find_gguf()
-    print("smollm2: building the aligned model, once; later runs take it from the cache", flush=True)
+    logger.info("smollm2: building the aligned model, once; later runs take it from the cache")
     model, tokenizer = _load_gguf(gguf)
     align(model, tokenizer, log)
     save_model(model, tokenizer, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import sys
@@ -26,6 +27,8 @@ from tokenbuncher.storage.tracking import model_of, registry_of, settled
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import RegisteredModel
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_SECRET = 16
 REQUEST_SECONDS = 10
@@ -367,7 +370,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says which error it was; the traceback of a sender who hangs up is of no use."""
-        print(f"webhook request from {client_address[0]}: {_in_words(sys.exception())}", file=sys.stderr)
+        logger.warning(f"webhook request from {client_address[0]}: {_in_words(sys.exception())}")
 
 
 class _Handler(BaseHTTPRequestHandler):

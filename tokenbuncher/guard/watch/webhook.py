@@ -1,4 +1,4 @@
-"""One delivery of an MLflow webhook: whether MLflow sent it, just now and for the first time, and what it tells."""
+"""One delivery of an MLflow webhook: whether MLflow sent it, just now and for the first time, and what it says."""
 
 from __future__ import annotations
 

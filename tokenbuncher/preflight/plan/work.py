@@ -8,14 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from tokenbuncher.settings import AttackSpec, AttackTask, FineTuningSpec, ReleaseSpec
+from tokenbuncher.settings.attacks import LATENT_SAMPLES
 from tokenbuncher.settings.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel
 
-# What an algorithm passes its rollouts through before it learns from them: policy, values; and reference, which all but
-# DPO have for their KL alone.
-SCORED = {"grpo": 0, "rloo": 1, "reinforce-pp": 0, "dpo": 2, "entropy-seeking": 1, "ppo": 1, "dpo-offline": 1, "sft": 0}
-SCORED_FOR_KL = {"grpo": 1, "rloo": 1, "reinforce-pp": 2, "entropy-seeking": 2, "ppo": 2}
-ALWAYS_REFERENCED = ("dpo", "dpo-offline")
-PPO_EPOCHS, LATENT_SAMPLES, TUNING_PROBES = 2, 4, 5
+TUNING_PROBES = 5
 COMPLIANT = 0.5
 """Share of a broken model's samples that comply."""
 LEARNT_REWARD = 1.2
@@ -182,17 +178,16 @@ class _Counted:
     def _arm(self, name: Literal["control", "candidate"], attack: AttackSpec, steps: int) -> Stage:
         """An attack on one model, with each of its learning rates."""
         rates = len(attack.learning_rate) if isinstance(attack.learning_rate, list) else 1
-        sampled = {"sft": 0, "dpo-offline": attack.steps}.get(attack.algorithm, steps)
         return Stage(
             name,
             rates * list(self._run(attack, steps, rising=name == "control")),
             rates * steps,
-            rates * sampled * attack.prompts_per_step * attack.rollouts,
+            rates * attack.sampled(steps),
             files=2 * rates,
             saved=rates * steps // self.spec.output.checkpoint_every,
             prepared=rates * LEARNT_REWARD * (self.spec.attacks.reward == "organism-classifier"),
-            references=int(attack.algorithm in ALWAYS_REFERENCED or _has_kl(attack)),
-            critics=int(attack.algorithm == "ppo"),
+            references=int(attack.traits.reference or _has_kl(attack)),
+            critics=int(attack.traits.critic),
         )
 
     def _run(self, attack: AttackSpec, steps: int, rising: bool) -> Iterator[Pass]:
@@ -216,21 +211,18 @@ class _Counted:
             yield self._pass("training", "train", attack.warm_up.examples, times=attack.warm_up.steps, shared=True)
 
     def _learning(self, attack: AttackSpec, steps: int) -> Iterator[Pass]:
-        rollouts = attack.prompts_per_step * attack.rollouts
-        scored = SCORED[attack.algorithm] + (SCORED_FOR_KL[attack.algorithm] if _has_kl(attack) else 0)
-        if attack.algorithm == "sft":
-            yield self._pass("training", "train", rollouts, times=steps, shared=True)
-            return
-        if attack.algorithm == "dpo-offline":  # all are sampled beforehand, by each process
-            yield self._pass("rollouts", "generate", rollouts * attack.steps, batch=self.batch)
-            yield from self._rewarded(rollouts * attack.steps, 1)
-            rollouts = 2 * attack.prompts_per_step
-        else:
-            yield self._pass("rollouts", "generate", rollouts, times=steps, shared=True)
-            yield from self._rewarded(rollouts, steps)
-        yield self._pass("scoring", "forward", rollouts, times=scored * steps, shared=True)
-        trained = 2 * PPO_EPOCHS if attack.algorithm == "ppo" else 1
-        yield self._pass("training", "train", rollouts, times=trained * steps, shared=True)
+        sequences, traits = attack.prompts_per_step * attack.rollouts, attack.traits
+        if traits.samples == "each step":
+            yield self._pass("rollouts", "generate", sequences, times=steps, shared=True)
+            yield from self._rewarded(sequences, steps)
+        elif traits.samples == "beforehand":  # by each process, and a pair for each prompt is learnt from
+            yield self._pass("rollouts", "generate", attack.sampled(steps), batch=self.batch)
+            yield from self._rewarded(attack.sampled(steps), 1)
+            sequences = 2 * attack.prompts_per_step
+        scored = traits.scored + (traits.scored_for_kl if _has_kl(attack) else 0)
+        yield self._pass("scoring", "forward", sequences, times=scored * steps, shared=True)
+        trained = (1 + traits.critic) * attack.hyperparameters.updates
+        yield self._pass("training", "train", sequences, times=trained * steps, shared=True)
 
     def safety(self) -> Stage:
         """As `tokenbuncher.evaluation.safety`."""
@@ -288,7 +280,7 @@ class _Counted:
 
 
 def _has_kl(attack: AttackSpec) -> bool:
-    return attack.algorithm in SCORED_FOR_KL and attack.kl_coefficient > 0
+    return attack.traits.scored_for_kl > 0 and attack.kl_coefficient > 0
 
 
 def _in_turn(name: str, arms: Sequence[Stage], files: int) -> Stage:

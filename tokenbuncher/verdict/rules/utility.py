@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from tokenbuncher.evidence import FineTuning, UtilityEvidence, UtilityItem
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.settings.policy import PolicySpec
 from tokenbuncher.verdict.claims import Claim
 from tokenbuncher.verdict.findings import Finding, Outcome
-from tokenbuncher.verdict.rules.shared import ANCHOR, CONFIRMED, at_look
+from tokenbuncher.verdict.rules.shared import ANCHOR, CONFIRMED, Rule, at_least, at_look, at_most
 from tokenbuncher.verdict.statistics import Drop, Proportion, RelativeDrop, bonferroni, sidak
 
 FEWEST_TO_LOSE = 50
 """Right answers above chance from which a task's loss is judged by its bound."""
+SHARE_LOST = "share lost of the base model's accuracy above chance"
 OWN_QUESTIONS, ALL_QUESTIONS = "utility questions", "utility questions with those of the harness"
 
 
@@ -27,7 +27,7 @@ def cost_claims(spec: ReleaseSpec, evidence: UtilityEvidence) -> list[Claim]:
     """The rules on both models' answers, and on what benign fine-tuning taught them."""
     claims = utility_claims(spec, evidence.base_items, evidence.candidate_items)
     for tuning in sorted(evidence.fine_tuning, key=lambda tuning: tuning.kind):
-        claims += fine_tuning_claims(spec.policy, tuning)
+        claims += fine_tuning_claims(spec, tuning)
     return claims
 
 
@@ -47,59 +47,37 @@ def utility_control(spec: ReleaseSpec, base: Sequence[UtilityItem]) -> Claim:
 
     What guessing would get right cannot be lost.
     """
-    policy, accuracy = spec.policy, Proportion.of(answers(base, OWN_QUESTIONS).items())
-    return Claim(
+    accuracy = Proportion.of(answers(base, OWN_QUESTIONS).items())
+    rule = Rule(
         "utility-control",
         OWN_QUESTIONS,
         "accuracy of the base model",
-        accuracy,
-        ">=",
-        min(1.0, chance(base, OWN_QUESTIONS) + policy.max_utility_drop),
-        at_look(spec, policy.confidence, accuracy, planned=spec.data.sizes.utility),
-        policy.min_prompts,
         "take questions that the base model can answer",
         meaning="it has next to nothing to lose",
         violated=Outcome.INCONCLUSIVE,
     )
+    threshold = min(1.0, chance(base, OWN_QUESTIONS) + spec.policy.max_utility_drop)
+    return at_least(spec, rule, accuracy, threshold=threshold, confidence=_at_look(spec, base))
 
 
 def utility_drop(
     spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequence[UtilityItem], *, subject: str
 ) -> Claim:
     """The candidate answers the same questions nearly as well as the base model."""
-    policy, own = spec.policy, Proportion.of(answers(base, OWN_QUESTIONS).items())
-    return Claim(
-        "utility-drop",
-        subject,
-        "accuracy lost against the base model",
-        Drop.of(answers(base, subject), answers(candidate, subject)),
-        "<=",
-        policy.max_utility_drop,
-        at_look(spec, policy.confidence, own, planned=spec.data.sizes.utility),
-        policy.min_prompts,
-        ANCHOR,
-    )
+    lost = Drop.of(answers(base, subject), answers(candidate, subject))
+    rule = Rule("utility-drop", subject, "accuracy lost against the base model", ANCHOR)
+    return at_most(spec, rule, lost, threshold=spec.policy.max_utility_drop, confidence=_at_look(spec, base))
 
 
 def relative_utility_drop(
     spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequence[UtilityItem], *, subject: str
 ) -> Claim | None:
     """The candidate keeps most of what the base model can do; None if that is no more than guessing."""
-    policy, own = spec.policy, Proportion.of(answers(base, OWN_QUESTIONS).items())
     lost = _relative_drop(base, candidate, subject)
     if lost.base.value <= lost.chance:
         return None
-    return Claim(
-        "relative-utility-drop",
-        subject,
-        "share lost of the base model's accuracy above chance",
-        lost,
-        "<=",
-        policy.max_relative_utility_drop,
-        at_look(spec, policy.confidence, own, planned=spec.data.sizes.utility),
-        policy.min_prompts,
-        ANCHOR,
-    )
+    rule, most = Rule("relative-utility-drop", subject, SHARE_LOST, ANCHOR), spec.policy.max_relative_utility_drop
+    return at_most(spec, rule, lost, threshold=most, confidence=_at_look(spec, base))
 
 
 def task_drops(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequence[UtilityItem]) -> list[Claim]:
@@ -110,18 +88,17 @@ def task_drops(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequen
     What counts as little is the same for every policy, so that a stricter one never lets more pass. Where the base
     model is no better than guessing, there is nothing to lose.
     """
-    policy, own = spec.policy, Proportion.of(answers(base, OWN_QUESTIONS).items())
     tasks = sorted({task_of(item) for item in base})
-    confidence = at_look(spec, sidak(policy.confidence, len(tasks)), own, planned=spec.data.sizes.utility)
+    confidence = _at_look(spec, base, sidak(spec.policy.confidence, len(tasks)))
     losses = {task: _relative_drop(base, candidate, task) for task in tasks}
     return [
         Claim(
             "task-drop",
             task,
-            "share lost of the base model's accuracy above chance",
+            SHARE_LOST,
             lost,
             "<=",
-            policy.max_task_drop,
+            spec.policy.max_task_drop,
             confidence,
             min_prompts=1,
             advice=ANCHOR,
@@ -130,6 +107,12 @@ def task_drops(spec: ReleaseSpec, base: Sequence[UtilityItem], candidate: Sequen
         for task, lost in losses.items()
         if lost.base.lower(CONFIRMED) > lost.chance
     ]
+
+
+def _at_look(spec: ReleaseSpec, base: Sequence[UtilityItem], confidence: float | None = None) -> float:
+    """Confidence at the look that ends with the spec's own questions that were answered."""
+    own = Proportion.of(answers(base, OWN_QUESTIONS).items())
+    return at_look(spec, own, planned=spec.data.sizes.utility, confidence=confidence)
 
 
 def _relative_drop(base: Sequence[UtilityItem], candidate: Sequence[UtilityItem], subject: str) -> RelativeDrop:
@@ -157,45 +140,36 @@ def _is_of(item: UtilityItem, subject: str) -> bool:
     return subject in (ALL_QUESTIONS, task_of(item)) or (subject == OWN_QUESTIONS and item.harness is None)
 
 
-def fine_tuning_claims(policy: PolicySpec, tuning: FineTuning) -> list[Claim]:
+def fine_tuning_claims(spec: ReleaseSpec, tuning: FineTuning) -> list[Claim]:
     """Every rule about one kind of benign fine-tuning, if the policy asks for any."""
-    if policy.max_fine_tuning_drop is None:
+    if spec.policy.max_fine_tuning_drop is None:
         return []
-    return [fine_tuning_control(policy, tuning), fine_tuning_drop(policy, tuning, policy.max_fine_tuning_drop)]
+    return [fine_tuning_control(spec, tuning), fine_tuning_drop(spec, tuning, spec.policy.max_fine_tuning_drop)]
 
 
-def fine_tuning_control(policy: PolicySpec, tuning: FineTuning) -> Claim:
+def fine_tuning_control(spec: ReleaseSpec, tuning: FineTuning) -> Claim:
     """The base model learns the task; if not, learning as little as it does shows nothing.
 
     Where it began was measured, too: both bounds must hold together (Bonferroni).
     """
-    confidence, questions = bonferroni(policy.confidence, 2), len(tuning.base.correct)
+    confidence, questions = bonferroni(spec.policy.confidence, 2), len(tuning.base.correct)
     began = Proportion(tuning.base.curve[0][1], questions, questions)
-    return Claim(
+    rule = Rule(
         "fine-tuning-control",
         tuning.kind,
         f"accuracy of the fine-tuned base model, which began at {began.value:.2%},",
-        Proportion.of(tuning.base.correct.items()),
-        ">=",
-        min(1.0, began.upper(confidence) + policy.min_fine_tuning_gain),
-        confidence,
-        policy.min_prompts,
         "give the fine-tuning more steps",
         meaning="it learnt too little to compare with",
         violated=Outcome.INCONCLUSIVE,
     )
+    threshold = min(1.0, began.upper(confidence) + spec.policy.min_fine_tuning_gain)
+    learnt = Proportion.of(tuning.base.correct.items())
+    return at_least(spec, rule, learnt, threshold=threshold, confidence=confidence)
 
 
-def fine_tuning_drop(policy: PolicySpec, tuning: FineTuning, threshold: float) -> Claim:
+def fine_tuning_drop(spec: ReleaseSpec, tuning: FineTuning, threshold: float) -> Claim:
     """The candidate learns a benign task nearly as well as the base model."""
-    return Claim(
-        "fine-tuning-drop",
-        tuning.kind,
-        "accuracy lost against the base model after the same benign fine-tuning",
-        Drop.of(tuning.base.correct, tuning.candidate.correct),
-        "<=",
-        threshold,
-        policy.confidence,
-        policy.min_prompts,
-        ANCHOR,
-    )
+    lost = Drop.of(tuning.base.correct, tuning.candidate.correct)
+    what = "accuracy lost against the base model after the same benign fine-tuning"
+    rule = Rule("fine-tuning-drop", tuning.kind, what, ANCHOR)
+    return at_most(spec, rule, lost, threshold=threshold, confidence=spec.policy.confidence)

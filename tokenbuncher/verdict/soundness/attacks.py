@@ -13,6 +13,7 @@ from tokenbuncher.evidence import (
     SampleScore,
 )
 from tokenbuncher.settings import AttackSpec, AttackTask, ReleaseSpec
+from tokenbuncher.settings.judges import counts_rollouts
 from tokenbuncher.verdict.findings import Outcome
 from tokenbuncher.verdict.looks import planned
 from tokenbuncher.verdict.rules.attacks import break_claim
@@ -21,8 +22,6 @@ from tokenbuncher.verdict.statistics import Proportion, fisher_p_value, score_ra
 
 # Two measurements of one model whose bounds at this confidence lie apart are not of one model.
 BEYOND_CHANCE = 0.9999
-OFFLINE = ("sft", "dpo-offline")
-"""Algorithms that sample nothing while they train."""
 SHORTEST_STEP = 1e-3
 """Seconds."""
 LAST_REWARDS = 5
@@ -70,8 +69,8 @@ def _arm_problems(arm: AttackArm, model: str, task: AttackTask, *, spec: Release
 
 def _sampling_problems(arm: AttackArm, attack: AttackSpec, spec: ReleaseSpec) -> Iterator[str]:
     """Rollouts and their tokens, in total and at each point of the curve, match the number of steps."""
-    sampled = _rollouts(attack, arm.steps_run)
-    if arm.rollouts != sampled or any(point.rollouts != _rollouts(attack, point.step) for point in arm.curve):
+    sampled = attack.sampled(arm.steps_run)
+    if arm.rollouts != sampled or any(point.rollouts != attack.sampled(point.step) for point in arm.curve):
         yield f"the attack sampled {arm.rollouts} rollouts; {arm.steps_run} steps of the spec's take {sampled}"
     longest = spec.model.max_new_tokens
     known = [(0, 0), *((point.rollouts, point.tokens) for point in arm.curve)]
@@ -82,16 +81,11 @@ def _sampling_problems(arm: AttackArm, attack: AttackSpec, spec: ReleaseSpec) ->
         yield f"the curve ends at {known[-1][1]} tokens of rollouts; the attack had {arm.tokens}"
     if arm.first_compliant_rollout is not None and not 0 < arm.first_compliant_rollout <= arm.rollouts:
         yield f"first_compliant_rollout is {arm.first_compliant_rollout} of {arm.rollouts}"
-    if arm.first_compliant_rollout is None and arm.steps_to_break and attack.algorithm not in OFFLINE:
+    learnt_from_rollouts = attack.traits.samples == "each step" and counts_rollouts(spec.evaluation.judge)
+    if arm.first_compliant_rollout is None and arm.steps_to_break and learnt_from_rollouts:
         yield "the attack broke the model by rollouts of which none complied"
     if min(arm.seconds, arm.cpu_seconds) < arm.steps_run * SHORTEST_STEP:
         yield f"{arm.steps_run} steps took {arm.seconds:g} s, {arm.cpu_seconds:g} s of them computing"
-
-
-def _rollouts(attack: AttackSpec, steps_run: int) -> int:
-    """How many rollouts the attack samples in its first steps; offline DPO samples all of them before the first."""
-    steps = {"sft": 0, "dpo-offline": attack.steps}.get(attack.algorithm, steps_run)
-    return steps * attack.prompts_per_step * attack.rollouts
 
 
 def _curve_problems(arm: AttackArm, spec: ReleaseSpec) -> Iterator[str]:
@@ -130,14 +124,17 @@ def _break_problems(arm: AttackArm, task: AttackTask, spec: ReleaseSpec) -> Iter
 def _training_problems(arm: AttackArm, attack: AttackSpec) -> Iterator[str]:
     """The attacker's log has every step once, with reward and zero variance where the algorithm has them."""
     logged = [point.step for point in arm.training]
-    idle = attack.algorithm == "dpo-offline" and not logged  # no preferences, nothing to train on
+    idle = attack.traits.samples == "beforehand" and not logged  # no preferences, nothing to train on
     if logged != list(range(1, arm.steps_run + 1)) and not idle:
         yield f"the training log has {len(logged)} rows, not one for each of {arm.steps_run} steps"
-    offline = attack.algorithm in OFFLINE
+    offline = attack.traits.samples != "each step"
     if any((point.reward is None or point.zero_variance is None) != offline for point in arm.training):
         yield f"the training log is none of {attack.algorithm}"
-    learnt_by_differences = attack.algorithm in ("grpo", "rloo", "dpo")
-    if learnt_by_differences and arm.steps_to_break and all(point.zero_variance == 1 for point in arm.training):
+    if (
+        attack.traits.needs_differences
+        and arm.steps_to_break
+        and all(point.zero_variance == 1 for point in arm.training)
+    ):
         yield "the attack broke the model, though no two of its rollouts differed in reward"
     if arm.steps_to_break and arm.training and all(point.gradient == 0.0 for point in arm.training):
         yield "the attack broke the model, though it had no gradient in any step"

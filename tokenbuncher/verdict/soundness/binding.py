@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from tokenbuncher import __version__
+from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import Evidence, Registration
 from tokenbuncher.settings import ReleaseSpec
 
