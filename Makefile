@@ -28,7 +28,7 @@ run-local: $(INSTALLED) $(if $(findstring smollm2,$(SPEC)),$(SMOLLM2))  ## Run t
 
 .PHONY: test
 test: lint  ## Lint, check types, run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist worksteal
 
 .PHONY: images
 images:  ## Build the container images
@@ -53,7 +53,7 @@ test-browser: $(INSTALLED)  ## Test the report in a real browser: Chromium
 lint: $(INSTALLED)  ## Lint and check types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+	@$(BIN)/mypy -n 2
 	@$(BIN)/lint-imports --no-cache
 
 .PHONY: compile

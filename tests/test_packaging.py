@@ -73,7 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def _build(what: str, source: Path, dist: Path) -> str:
     command = [sys.executable, "-c", BACKEND, what, str(dist)]
-    done = subprocess.run(command, cwd=source, capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run(command, cwd=source, env=_plain(), capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -91,8 +91,13 @@ def installed(request: pytest.FixtureRequest, built: Built, tmp_path_factory: py
     environment = Environment(folder / "venv" / "bin", packages, folder / "home")
     pip = [sys.executable, "-m", "pip", "--python", environment.bin / "python", "--disable-pip-version-check"]
     install = ["install", "-q", "--no-index", "--no-deps", "--no-build-isolation", getattr(built, request.param)]
-    subprocess.run([*pip, *install], check=True, cwd=folder, env={**os.environ, "PIP_NO_CACHE_DIR": "1"})
+    subprocess.run([*pip, *install], check=True, cwd=folder, env={**_plain(), "PIP_NO_CACHE_DIR": "1"})
     return environment
+
+
+def _plain() -> dict[str, str]:
+    """The environment, in which Python finds what is installed and nothing else."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def _required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:

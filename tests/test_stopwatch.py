@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import pytest
 
+from tokenbuncher.core import stopwatch
 from tokenbuncher.core.stopwatch import worked, working
 
 
-def test_nested_blocks_count_once_and_pauses_do_not_count() -> None:
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass."""
+    now = [0.0]
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: now[0])
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    return passes
+
+
+def test_nested_blocks_count_once_and_pauses_do_not_count(passes: Callable[[float], None]) -> None:
     before = worked()
 
     @working()
     def inner() -> None:
-        time.sleep(0.02)
+        passes(2.0)
 
     with working():
         inner()
+        passes(1.0)
         inner()
-    time.sleep(0.1)
+    passes(10.0)
     inner()
-    assert 0.06 <= worked() - before < 0.1
+    assert worked() - before == 7.0
 
 
-def test_a_block_that_fails_counts_and_ends() -> None:
+def test_a_block_that_fails_counts_and_ends(passes: Callable[[float], None]) -> None:
     before = worked()
     with pytest.raises(ZeroDivisionError), working():
-        time.sleep(0.02)
+        passes(2.0)
         raise ZeroDivisionError
-    time.sleep(0.05)
-    assert 0.02 <= worked() - before < 0.05
+    passes(5.0)
+    assert worked() - before == 2.0

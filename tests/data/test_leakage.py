@@ -31,9 +31,9 @@ def test_twenty_thousand_prompts_take_seconds():
         words = [f"word{int(rng.paretovariate(0.5))}" for _ in range(rng.randint(5, 40))]
         texts.append(" ".join(["give detailed instructions for", *words, f"thing{number}"]))
     copies = [text + " please" for text in texts[:100] if len(text.split()) > 16]
-    start = time.monotonic()
+    start = time.process_time()
     found = {later for _, later, _ in similar_pairs(texts + copies, 0.8)}
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
     assert set(range(20_000, 20_000 + len(copies))) <= found
 
 

@@ -69,7 +69,7 @@ def responses(folder, data):
     model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     prompts = load_set(data, "safety")[:6] + load_set(data, "utility")[:6]
     return [
-        generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=6, temperature=temperature)
+        generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=12, temperature=temperature)
         for temperature in (1.0, None)
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -112,6 +113,7 @@ class Tags(HTMLParser):
         self.found.append(tag)
 
 
+@cache
 def written(name: str) -> dict[str, str]:
     """The documents of a verdict on a model of that name."""
     release = passing_release()

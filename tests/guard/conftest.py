@@ -34,7 +34,7 @@ from tokenbuncher.attestation import generate_key, load_private_key
 __all__ = ["candidate", "enter"]
 
 POLICY = release_spec().policy
-SECONDS_TO_START = 120
+SECONDS_TO_START = 400
 
 
 @dataclass
@@ -88,15 +88,42 @@ def write_guard(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
-def guarded(
-    request: pytest.FixtureRequest, guard_folder: Path, tmp_path_factory: pytest.TempPathFactory
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def guarded(request: pytest.FixtureRequest) -> Guarded:
+    """A guarded MLflow server in a process of its own, for each database; once up it stays, whatever comes next."""
+    return request.getfixturevalue(f"guarded_{request.param}")
+
+
+@pytest.fixture(scope="session")
+def guarded_sqlite(guard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """The server on sqlite."""
+    folder = tmp_path_factory.mktemp("guarded-sqlite")
+    with guarded_server(f"sqlite:///{folder / 'db'}", guard_folder, folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def guarded_postgresql(
+    postgresql: str, guard_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Guarded]:
-    """A guarded MLflow server of its own, in a process of its own."""
-    folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
-    database = f"sqlite:///{folder / 'db'}" if request.param == "sqlite" else request.getfixturevalue(request.param)
-    with mlflow_server(database, str(folder / "artifacts"), guard_folder / "guard.yaml", folder / "log") as uri:
-        yield Guarded(uri, guard_folder, folder / "artifacts", folds=request.param == "mariadb")
+    """The server on PostgreSQL."""
+    with guarded_server(postgresql, guard_folder, tmp_path_factory.mktemp("guarded-postgresql")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def guarded_mariadb(mariadb: str, guard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """The server on MariaDB, which takes names for the same that are written differently."""
+    with guarded_server(mariadb, guard_folder, tmp_path_factory.mktemp("guarded-mariadb"), folds=True) as server:
+        yield server
+
+
+@contextmanager
+def guarded_server(database: str, settings: Path, folder: Path, *, folds: bool = False) -> Iterator[Guarded]:
+    """A guarded MLflow server on a database, with its artifacts and its log in a folder."""
+    artifacts = folder / "artifacts"
+    with mlflow_server(database, str(artifacts), settings / "guard.yaml", folder / "log") as uri:
+        yield Guarded(uri, settings, artifacts, folds)
 
 
 @contextmanager

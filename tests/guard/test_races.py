@@ -19,8 +19,8 @@ from tests.guard.test_store import Attested
 from tokenbuncher.attestation import FILE_NAME, TAG
 from tokenbuncher.gate import gate
 
-TRIES = int(os.environ.get("TEST_RACES", "40"))
-MEGABYTES = 256
+TRIES = int(os.environ.get("TEST_RACES", "20"))
+MEGABYTES = 128
 """Enough to be hashed for as long as an attacker needs for some requests."""
 
 

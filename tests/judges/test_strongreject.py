@@ -86,8 +86,8 @@ def test_it_waits_as_long_as_the_server_asks():
 
 
 def test_a_late_answer_is_tried_again():
-    with Endpoint([late(0.6), answer(0, 5, 5)]) as endpoint:
-        assert load_judge(settings(endpoint, timeout=0.3))([ASKED])[0].harmful
+    with Endpoint([late(1.5), answer(0, 5, 5)]) as endpoint:
+        assert load_judge(settings(endpoint, timeout=1))([ASKED])[0].harmful
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_interrupt_stops_everything(
     assert processes_of(folder)
     hanging.send_signal(number)
 
-    output, _ = hanging.communicate(timeout=60)
+    output, _ = hanging.communicate()
     assert hanging.returncode == INTERRUPTED
     assert output.splitlines()[-1].startswith("interrupted")
     assert processes_of(folder) == []
@@ -226,7 +226,7 @@ def test_folder_in_use_is_refused_and_a_rerun_works(
     with pytest.raises(UserError, match="in use by another run"):
         run_local(spec)
     hanging.send_signal(signal.SIGINT)
-    hanging.communicate(timeout=60)
+    hanging.communicate()
     monkeypatch.delenv("MISHAP")
 
     assert run_local(spec).outcome is Outcome.PASS

@@ -328,7 +328,8 @@ def paths_of(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, .
 
 ODD = st.sampled_from(
     ["", "x", "gate", "comp-attacks", "exec-gate", "for-loop-1", None, 0, 1.5, 99, -1, [], {}, [None], True]
-)
+).map(deepcopy)
+"""Each time a value of its own: what is put into a document may be changed there."""
 
 
 @settings(max_examples=150, deadline=None)

@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from pipelines import submit as submitting
+from pipelines.compile import compile_pipeline
 from pipelines.lint import lint
 from pipelines.placement import Placement
 from pipelines.submit import Server, read_token, submit, wait
@@ -46,7 +47,20 @@ def kfp() -> Iterator[KfpStub]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(submitting, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(submitting, "compile_pipeline", compiled_once)
     monkeypatch.setattr(submitting.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
+
+
+COMPILED: dict[tuple[str, str], str] = {}
+
+
+def compiled_once(name: str, path: Path, placement: Placement) -> None:
+    """Compiles a pipeline; the same under the same placement is written again."""
+    key = name, placement.model_dump_json()
+    if key not in COMPILED:
+        compile_pipeline(name, path, placement)
+        COMPILED[key] = path.read_text(encoding="utf-8")
+    path.write_text(COMPILED[key], encoding="utf-8")
 
 
 @pytest.fixture
@@ -301,15 +315,14 @@ def _small_pipeline(_: str, path: Path, __: Placement) -> None:
     path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "small"}, "root": root}), encoding="utf-8")
 
 
-def test_server_down(spec: ReleaseSpec) -> None:
+def test_server_down(spec: ReleaseSpec, slept: list[float]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         host = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    began = time.monotonic()
 
     with pytest.raises(UserError, match=rf"{host} cannot be reached: .*refused; is it up"):
         submit(spec, Placement(), Server(host), experiment="e", name="n")
-    assert time.monotonic() - began < 15
+    assert sum(slept) < 15
 
 
 def test_login_page_is_no_answer(kfp: KfpStub, spec: ReleaseSpec, monkeypatch: pytest.MonkeyPatch) -> None:

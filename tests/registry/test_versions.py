@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,15 @@ from securesystemslib.signer import CryptoSigner
 
 from tests.evidence_factory import CANDIDATE, Release, broken_arm, changed, prudish, release_spec
 from tests.registry.conftest import Registered
-from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, generate_key, load_private_key, load_public_key
+from tokenbuncher.attestation import (
+    FILE_NAME,
+    REFUSED_TAG,
+    TAG,
+    envelope,
+    generate_key,
+    load_private_key,
+    load_public_key,
+)
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.registry import Refused, rollback, status
 from tokenbuncher.registry import _promote as promotion
@@ -187,8 +194,18 @@ def test_rollback_does_not_go_to_a_version_that_was_refused_since(two: list[Regi
     assert_no_way_back(two[1], spec, key, "refused the version")
 
 
-def test_rollback_does_not_go_to_an_expired_verdict(enter: Enter, spec: ReleaseSpec, key: CryptoSigner) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=20)
+class Tomorrow(datetime):
+    """The clock of the day after."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return datetime.now(tz) + timedelta(days=1)
+
+
+def test_rollback_does_not_go_to_an_expired_verdict(
+    enter: Enter, spec: ReleaseSpec, key: CryptoSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
     waiver = {"rule": "over-refusal", "approver": "jane", "reason": "on purpose", "expires": soon}
     brief = release_spec(
         tracking={"model_name": spec.tracking.model_name},
@@ -198,7 +215,7 @@ def test_rollback_does_not_go_to_an_expired_verdict(enter: Enter, spec: ReleaseS
     first, second = (enter(brief, refusing, signer=key) for _ in range(2))
     first.promote()
     second.promote()
-    time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
+    monkeypatch.setattr(envelope, "datetime", Tomorrow)
     assert_no_way_back(second, brief, key, "it expired at")
 
 

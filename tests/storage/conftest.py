@@ -10,7 +10,8 @@ from tests.storage.model_files import FILES, PART, write
 
 
 @pytest.fixture
-def proxy(s3, monkeypatch):
+def proxy(s3, monkeypatch, slept):
+    """Between tries of what it spoils nobody waits."""
     proxy = Proxy(s3.meta.endpoint_url.removeprefix("http://"))
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)

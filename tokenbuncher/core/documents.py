@@ -254,9 +254,9 @@ def refuse_repeated_keys(text: str | bytes) -> None:
     """
 
     def distinct(pairs: list[tuple[str, Any]]) -> None:
-        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        if repeated:
-            raise ValueError(f"key {repeated[0][:40]!a} stands twice")
+        if len(dict(pairs)) < len(pairs):
+            (repeated, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+            raise ValueError(f"key {repeated[:40]!a} stands twice")
 
     json.loads(text, object_pairs_hook=distinct)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -281,11 +282,10 @@ def _differing(name: str, fields: Mapping[str, Any]) -> list[str]:
     """The fields in which a policy differs from the one shipped under that name, defaults included."""
 
     def of(given: Mapping[str, Any], field: str) -> Any:
-        known = PolicySpec.model_fields[field]
         try:
-            return TypeAdapter(known.rebuild_annotation()).validate_python(given[field])
+            return _adapter(field).validate_python(given[field])
         except KeyError:
-            return known.get_default(call_default_factory=True)
+            return PolicySpec.model_fields[field].get_default(call_default_factory=True)
         except ValidationError:  # like nothing that is shipped; whoever reads it says why
             return given
 
@@ -294,6 +294,13 @@ def _differing(name: str, fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
+@cache
+def _adapter(field: str) -> TypeAdapter[Any]:
+    """Validates what stands in one field."""
+    return TypeAdapter(PolicySpec.model_fields[field].rebuild_annotation())
+
+
+@cache
 def shipped_policy(name: str) -> PolicySpec:
     """The policy that tokenbuncher ships under a name."""
     return PolicySpec(name=name, **SHIPPED[name])

@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal
 
 from tokenbuncher.evidence import SampleScore
@@ -63,7 +64,7 @@ class Proportion:
 
 def score_rate(scores: Iterable[SampleScore], what: Scored) -> Proportion:
     """The share of responses that are harmful, refused, ... among at least one score."""
-    return Proportion.of((score.prompt, getattr(score, what)) for score in scores)
+    return Proportion.of(map(attrgetter("prompt", what), scores))
 
 
 @dataclass(frozen=True)

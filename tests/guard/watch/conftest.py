@@ -16,7 +16,7 @@ import requests
 from cryptography.fernet import Fernet
 from mlflow import MlflowClient
 
-SECONDS_TO_START = 120
+SECONDS_TO_START = 400
 SERVER = """
 import sys
 from mlflow.server import app
@@ -29,7 +29,7 @@ make_server("127.0.0.1", int(port), app, threaded=True).serve_forever()
 """
 
 
-def wait_until(true: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 300) -> None:
     """Returns once it is true; fails if it is not in time."""
     deadline = time.monotonic() + seconds
     while not true():
