@@ -119,21 +119,42 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[Any]:
-    """A client of a real S3 server, which the environment names."""
-    import boto3
+def s3_settings() -> Iterator[dict[str, str]]:
+    """The environment variables that name a real S3 server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+    yield {
+        "MLFLOW_S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_settings: dict[str, str]) -> Any:
+    """A client of that server, whatever the environment says."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=s3_settings["MLFLOW_S3_ENDPOINT_URL"],
+        aws_access_key_id=s3_settings["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=s3_settings["AWS_SECRET_ACCESS_KEY"],
+        region_name=s3_settings["AWS_DEFAULT_REGION"],
+    )
+
+
+@pytest.fixture
+def s3(s3_client: Any, s3_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of a real S3 server, which the environment names during the test."""
+    for name, value in s3_settings.items():
+        monkeypatch.setenv(name, value)
+    return s3_client
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from tokenbuncher.storage.artifacts import stored_files
 NAME, VERSION = "large", "3"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bucket(s3):
     """A client of an S3 server with a versioned bucket, `models`."""
     s3.create_bucket(Bucket="models")

@@ -14,12 +14,15 @@ from tests.guard.test_store import Attested, assert_denied, put_on_record
 
 
 @pytest.fixture(scope="module")
-def guarded(s3: Any, guard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(
+    s3_client: Any, s3_settings: dict[str, str], guard_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guarded]:
     """Its database is sqlite: that has no part in this."""
-    s3.create_bucket(Bucket="guarded")
+    s3_client.create_bucket(Bucket="guarded")
     folder = tmp_path_factory.mktemp("guarded-s3")
     database = f"sqlite:///{folder / 'db'}"
-    with mlflow_server(database, "s3://guarded/mlflow", guard_folder / "guard.yaml", folder / "log") as uri:
+    settings = guard_folder / "guard.yaml"
+    with mlflow_server(database, "s3://guarded/mlflow", settings, folder / "log", **s3_settings) as uri:
         yield Guarded(uri, guard_folder, folder / "artifacts", folds=False)
 
 

@@ -86,9 +86,17 @@ class Mlflow:
         self.process.wait()
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients give up at once when the server is down."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    # Another fixture may have made a server of this very process, and servers do not read from other hosts.
+    monkeypatch.setenv("MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES", "http,https")
+
+
 @pytest.fixture(scope="session")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
-    """The server, up; clients here give up at once when it is down."""
+    """The server, up."""
     folder = tmp_path_factory.mktemp("watched-mlflow")
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -103,10 +111,6 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
     }
     server = Mlflow(folder, free_port(), {**os.environ, **settings})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        # Another fixture may have made a server of this very process, and servers do not read from other hosts.
-        patch.setenv("MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES", "http,https")
-        server.start()
-        yield server
-        server.kill()
+    server.start()
+    yield server
+    server.kill()
