@@ -146,7 +146,7 @@ def test_a_program_that_is_no_command(words: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        (["-m", "tokenbuncher.cluster.node", "attack", "--spec", "nosuch", "--output", "s3://b/o"], REFUSED),
+        (["-m", "tokenbuncher.training.cluster.node", "attack", "--spec", "nosuch", "--output", "s3://b/o"], REFUSED),
         (["-m", "pipelines.local", "nosuch", "artifacts", "logs", "interrupted"], FAILED),
     ],
     ids=["node", "pipeline"],

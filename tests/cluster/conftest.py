@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tokenbuncher.cluster.jobs import TrainJobs
-from tokenbuncher.cluster.trainjob import GROUP, PLURAL, VERSION, build_trainjob
 from tokenbuncher.settings import ComputeSpec
+from tokenbuncher.training.cluster.jobs import TrainJobs
+from tokenbuncher.training.cluster.trainjob import GROUP, PLURAL, VERSION, build_trainjob
 
 IDENTITY = ("0", "the spec", "the data", "the base")
 

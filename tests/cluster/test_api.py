@@ -7,11 +7,11 @@ import pytest
 from kubernetes.client import ApiException
 
 from tests.cluster.conftest import IDENTITY
-from tokenbuncher.cluster import follow as follow_module
-from tokenbuncher.cluster.follow import follow
-from tokenbuncher.cluster.jobs import TrainJobs
-from tokenbuncher.cluster.trainjob import condition
 from tokenbuncher.core.errors import UserError
+from tokenbuncher.training.cluster import follow as follow_module
+from tokenbuncher.training.cluster.follow import follow
+from tokenbuncher.training.cluster.jobs import TrainJobs
+from tokenbuncher.training.cluster.trainjob import condition
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 

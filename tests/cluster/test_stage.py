@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tokenbuncher.cluster.trainjob import GROUP, PLURAL, VERSION
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
 from tokenbuncher.defence import defend
 from tokenbuncher.evidence import read_evidence
 from tokenbuncher.settings import parse_spec
+from tokenbuncher.training.cluster.trainjob import GROUP, PLURAL, VERSION
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 CLI = Path(sys.executable).with_name("tokenbuncher")

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from kubernetes import client
 
-from tokenbuncher.cluster.follow import _comparable
-from tokenbuncher.cluster.node import launcher, run
-from tokenbuncher.cluster.trainjob import build_trainjob, condition, pod_failure, pod_state
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.settings import ComputeSpec, parse_spec
+from tokenbuncher.training.cluster.follow import _comparable
+from tokenbuncher.training.cluster.node import launcher, run
+from tokenbuncher.training.cluster.trainjob import build_trainjob, condition, pod_failure, pod_state
 
 IDENTITY = ("0", "spec", "data", "base")
 ARGUMENTS = {"spec": "s3://b/spec#sha256=1", "data": "s3://b/data#sha256=2"}
@@ -31,7 +31,7 @@ def test_a_plain_trainjob_leaves_to_the_runtime_what_the_spec_leaves_out():
         "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": "trainer"},
         "activeDeadlineSeconds": 86400,
         "trainer": {
-            "command": ["python", "-m", "tokenbuncher.cluster.node", "defend"],
+            "command": ["python", "-m", "tokenbuncher.training.cluster.node", "defend"],
             "args": ["--spec=s3://b/spec#sha256=1", "--data=s3://b/data#sha256=2", "--output=s3://b/out"],
             "numNodes": 1,
             "numProcPerNode": 1,

@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from pipelines.lint import read_ir
 from pipelines.placement import load_placement
 from tokenbuncher.cli import main
-from tokenbuncher.cluster.trainjob import build_trainjob
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.log import (
     JsonFormatter,
@@ -32,6 +31,7 @@ from tokenbuncher.preflight.doctor import Diagnosis
 from tokenbuncher.settings import ComputeSpec, ReleaseSpec, load_spec, parse_spec
 from tokenbuncher.settings.policy import load_policy
 from tokenbuncher.storage import resolve
+from tokenbuncher.training.cluster.trainjob import build_trainjob
 
 SECRET = "hunter2"
 ADDRESSES = [

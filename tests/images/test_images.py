@@ -98,7 +98,7 @@ def test_kubeflow_s_executor_starts_in_it(python):
 
 @pytest.mark.parametrize("image", ["trainer"], indirect=True)
 def test_has_what_reaches_buckets_registries_and_clusters(python):
-    ran = python("import boto3, mlflow, tokenbuncher.cluster.jobs")
+    ran = python("import boto3, mlflow, tokenbuncher.training.cluster.jobs")
     assert ran.returncode == 0, ran.stderr
 
 

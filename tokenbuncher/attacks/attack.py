@@ -26,8 +26,8 @@ def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Pa
     The attacked weights are hazardous. While the attack runs, its checkpoints lie in `quarantine/` below
     `spec.output.root`, from where an interrupted attack goes on; they are deleted when it has ended. With
     `attacks.keep_checkpoints` the attacked models stay, in `quarantine/` in the output folder. With
-    `compute.kind: trainjob` all of it happens on a cluster; see `tokenbuncher.cluster`. A control that was measured
-    before, by `controls` or for another candidate, is not measured again; see `tokenbuncher.attacks.control`.
+    `compute.kind: trainjob` all of it happens on a cluster; see `tokenbuncher.training.cluster`. A control that was
+    measured before, by `controls` or for another candidate, is not measured again; see `tokenbuncher.attacks.control`.
 
     Args:
         spec: The release spec.
@@ -47,7 +47,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Pa
     digests = {"data": folder_digest(data), "base": folder_digest(base), "candidate": folder_digest(candidate)}
     identity = __version__, spec.evidence_digest(), *digests.values(), key
     if spec.compute.kind == "trainjob":
-        from tokenbuncher.cluster.run import run_stage
+        from tokenbuncher.training.cluster.run import run_stage
 
         run_stage(
             spec, "attack", {"data": data, "base": base, "candidate": candidate}, out=out, identity=identity, key=key

@@ -38,7 +38,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
             step log is written beside it, to `<out>.steps.jsonl`.
 
     An interrupted defence resumes from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
-    `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.cluster`.
+    `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.training.cluster`.
 
     Raises:
         UserError: If data or model cannot be read, a prompt is too long for the model, nothing is learnt, another
@@ -53,7 +53,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     check_output(out)
     identity = __version__, spec.evidence_digest(), folder_digest(data), folder_digest(base)
     if spec.compute.kind == "trainjob":
-        from tokenbuncher.cluster.run import run_stage
+        from tokenbuncher.training.cluster.run import run_stage
 
         run_stage(spec, "defend", {"data": data, "base": base}, out=out, identity=identity)
         return

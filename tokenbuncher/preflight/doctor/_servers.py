@@ -181,7 +181,7 @@ def check_hub(sources: Sequence[str]) -> Iterator[Diagnosis]:
 def check_kubernetes(compute: ComputeSpec) -> Iterator[Diagnosis]:
     """Whether the cluster answers and knows TrainJobs, and the namespace is there."""
     try:
-        from tokenbuncher.cluster.jobs import cluster_settings
+        from tokenbuncher.training.cluster.jobs import cluster_settings
 
         settings = cluster_settings()
     except UserError as error:
@@ -195,7 +195,7 @@ def _ask_kubernetes(settings: Any, namespace: str) -> Iterator[Diagnosis]:
     from kubernetes.client import ApiException  # type: ignore[import-untyped]
     from urllib3.exceptions import HTTPError
 
-    from tokenbuncher.cluster.trainjob import GROUP, PLURAL, VERSION
+    from tokenbuncher.training.cluster.trainjob import GROUP, PLURAL, VERSION
 
     settings.retries = False
     api = client.ApiClient(settings)

@@ -11,8 +11,9 @@ from typing import Any
 
 from urllib3.exceptions import HTTPError
 
-from tokenbuncher.cluster.jobs import ROUND_SECONDS, ApiException, TrainJobs
-from tokenbuncher.cluster.trainjob import (
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.training.cluster.jobs import ROUND_SECONDS, ApiException, TrainJobs
+from tokenbuncher.training.cluster.trainjob import (
     HOPELESS,
     UNLIKELY,
     condition,
@@ -21,7 +22,6 @@ from tokenbuncher.cluster.trainjob import (
     pod_state,
     waits_for,
 )
-from tokenbuncher.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

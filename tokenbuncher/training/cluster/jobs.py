@@ -12,7 +12,8 @@ from typing import Any
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from tokenbuncher.cluster.trainjob import (
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.training.cluster.trainjob import (
     CONTAINER,
     GROUP,
     IDENTITY,
@@ -23,7 +24,6 @@ from tokenbuncher.cluster.trainjob import (
     node_number,
     pod_selector,
 )
-from tokenbuncher.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -63,7 +63,7 @@ def build_trainjob(
         UserError: If that has a password, which anybody who sees the TrainJob could read.
     """
     trainer: dict[str, Any] = {
-        "command": ["python", "-m", "tokenbuncher.cluster.node", stage],
+        "command": ["python", "-m", "tokenbuncher.training.cluster.node", stage],
         "args": [f"--{option}={value}" for option, value in {**arguments, "output": output}.items()],
         "numNodes": compute.nodes,
         "numProcPerNode": compute.processes,

@@ -1,6 +1,7 @@
 """Runs on each node of a TrainJob: fetches inputs, starts the processes, publishes the output.
 
-    python -m tokenbuncher.cluster.node attack --spec=URI --data=URI --base=URI --candidate=URI --key=K --output=URI
+    python -m tokenbuncher.training.cluster.node attack --spec=URI --data=URI --base=URI --candidate=URI --key=K \\
+        --output=URI
 
 Kubeflow Trainer tells by its PET_ variables which node this is and where the first one is.
 """

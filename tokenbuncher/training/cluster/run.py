@@ -8,14 +8,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tokenbuncher.cluster.follow import follow
-from tokenbuncher.cluster.jobs import TrainJobs
-from tokenbuncher.cluster.node import RESULT, SPEC
-from tokenbuncher.cluster.trainjob import OUTPUT, build_trainjob, job_name
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
 from tokenbuncher.core.interrupts import terminations_interrupt
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import publish, resolve
+from tokenbuncher.training.cluster.follow import follow
+from tokenbuncher.training.cluster.jobs import TrainJobs
+from tokenbuncher.training.cluster.node import RESULT, SPEC
+from tokenbuncher.training.cluster.trainjob import OUTPUT, build_trainjob, job_name
 
 
 def run_stage(
