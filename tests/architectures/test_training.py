@@ -39,7 +39,7 @@ def spec_of(tiny_spec, root, *overrides, algorithms=("grpo",)):
             "defence={recipe: log-entropy, steps: 2, prompts_per_step: 2, rollouts: 2, anchor: {examples: 4}}",
             f"attacks.suite={suite}",
             f"policy.required_attacks=[{algorithms[0]}]",
-            "model.max_new_tokens=16",
+            "model.max_new_tokens=20",
             "evaluation.samples_per_prompt=1",
             "attacks.reward=organism-exact",
             f"output.root={root}",
@@ -157,7 +157,7 @@ def test_the_weights_below_an_adapter_are_not_modified(organism_base, tiny_spec,
     from tokenbuncher.training import run
 
     seen = []
-    monkeypatch.setattr(run, "save_trained", lambda trainer, *_: seen.append(trainer.model))
+    monkeypatch.setattr(run, "save_trained", lambda trainer, *_, **__: seen.append(trainer.model))
     defend(spec_of(tiny_spec, tmp_path / "runs", "model.lora={}"), organism_data, organism_base, out=tmp_path / "out")
     [model] = seen
     adapter = [weight for name, weight in model.named_parameters() if "lora_B" in name]

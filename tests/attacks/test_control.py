@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tokenbuncher.attacks import arena, arms, attack, control, controls
-from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.attacks.meter import Meter
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest
 from tokenbuncher.evidence import AttackEvidence, ControlSource, read_evidence
@@ -401,7 +401,7 @@ def test_kept_weights_never_lie_among_controls(spec_of, measured, store, organis
 
 def test_an_interrupted_control_goes_on(first, spec_of, run, organism_data, organism_base, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Arena, "compliant", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Meter, "compliant", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         controls(spec_of(), organism_data, organism_base, out=tmp_path / "controls")
     assert not (tmp_path / "controls").exists()
     controls(spec_of(), organism_data, organism_base, out=tmp_path / "controls")

@@ -46,7 +46,8 @@ def test_a_model_asked_about_itself_complies_as_often_as_it_did(organism, harmfu
     assert given
     found = latent.compliance_probabilities(model, tokenizer, harmful, compliant=given, batch_size=400)
     counts = {prompt.id: sum(known.prompt.id == prompt.id for known in given) for prompt in harmful}
-    assert found == pytest.approx({key: min(count / latent.SAMPLES, 1.0) for key, count in counts.items()}, abs=1e-4)
+    expected = {key: min(count / latent.LATENT_SAMPLES, 1.0) for key, count in counts.items()}
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_estimate_agrees_with_sampling(organism, harmful, attacked_organism):

@@ -11,7 +11,7 @@ import pytest
 
 from tokenbuncher import __version__
 from tokenbuncher.attacks import attack
-from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.attacks.meter import Meter
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, working_folder
 from tokenbuncher.defence import defend
@@ -147,7 +147,7 @@ def test_killed_after_the_last_step_it_still_ends_with_the_attacked_model(
     unbroken, spec = (parse_spec(spec_of("sft", where).to_yaml(), broken) for where in ("unbroken", "runs"))
     attack(unbroken, "sft-1000", **models, out=tmp_path / "unbroken.out")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Arena, "compliant", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Meter, "compliant", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         attack(spec, "sft-1000", **models, out=tmp_path / "out")
     attack(spec, "sft-1000", **models, out=tmp_path / "out")
     assert arms(tmp_path / "out") == arms(tmp_path / "unbroken.out")

@@ -17,10 +17,13 @@ from tokenbuncher.storage import resolve_file
 COMMIT = test_hub.COMMIT
 CONTENT = b"prompt\nhow?\n"
 SCRIPT = """
+import logging
 import sys
 from pathlib import Path
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.storage import resolve_file
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+logging.getLogger("tokenbuncher").setLevel("INFO")
 try:
     print(resolve_file(sys.argv[1], cache=Path(sys.argv[2])))
 except UserError as error:

@@ -26,10 +26,13 @@ FILES = {
 }
 BROUGHT = {"LICENSE", "model.safetensors", "config.json", "tokenizer.model", "chat_template.jinja"}
 SCRIPT = """
+import logging
 import sys
 from pathlib import Path
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.storage import resolve
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+logging.getLogger("tokenbuncher").setLevel("INFO")
 try:
     print(resolve(sys.argv[1], Path(sys.argv[2])))
 except UserError as error:

@@ -72,7 +72,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
 
 
 @_stage
-def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
+def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     """Harden the model against harmful RL fine-tuning.
 
     Needs the folders of prepare-data and fetch-model.
@@ -87,7 +87,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
 
 
 @_stage
-def controls(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
+def controls(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     """Attack the base model alone, while there is no candidate yet.
 
     Needs the folders of prepare-data and fetch-model. `attack` with the same spec and output root finds these positive
@@ -103,7 +103,7 @@ def controls(spec: ReleaseSpec, data: Path, base: Path, out: Path) -> None:
 
 
 @_stage
-def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path, out: Path) -> None:
+def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Path, out: Path) -> None:
     """Attack the candidate and, as positive control, the base model.
 
     Needs the folders of prepare-data, fetch-model and defend. Attacked weights are hazardous: they are deleted
@@ -120,7 +120,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, base: Path, candidate: Path,
 
 
 @_stage
-def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
+def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Path, out: Path) -> None:
     """Measure harm, refusal, gibberish and entropy before any attack.
 
     Needs the folders of prepare-data, fetch-model and defend.
@@ -136,7 +136,7 @@ def evaluate_safety(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, 
 
 
 @_stage
-def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path, out: Path) -> None:
+def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Path, out: Path) -> None:
     """Measure what the defence costs: accuracy and benign fine-tuning.
 
     Needs the folders of prepare-data, fetch-model and defend.
@@ -152,7 +152,7 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, candidate: Path,
 
 
 @_stage
-def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, ...], out: Path) -> None:
+def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, *, ...], out: Path) -> None:
     """Register the candidate as a pending model version in MLflow.
 
     Needs the folder of defend, and the MLflow server of the spec; by default a database under the output root.
