@@ -152,7 +152,7 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pa
 
 
 @_stage
-def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, *, ...], out: Path) -> None:
+def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, ...], *, out: Path) -> None:
     """Register the candidate as a pending model version in MLflow.
 
     Needs the folder of defend, and the MLflow server of the spec; by default a database under the output root.
