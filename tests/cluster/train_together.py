@@ -19,6 +19,7 @@ quiet_libraries()
 import trl  # noqa: E402
 
 from tokenbuncher.attacks import attack  # noqa: E402
+from tokenbuncher.core.log import logging_to, plain_handlers  # noqa: E402
 from tokenbuncher.defence import defend  # noqa: E402
 from tokenbuncher.settings import load_spec  # noqa: E402
 from tokenbuncher.settings.prompts import load_set  # noqa: E402
@@ -72,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with logging_to(*plain_handlers()):
+        main()
