@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from tokenbuncher.core.log import (
     current_format,
     event,
     logging_to,
+    plain_handlers,
     printed_as_messages,
+    warnings_handler,
 )
 
 
@@ -42,17 +45,21 @@ def telling(command: Callable[..., Any]) -> Callable[..., Any]:
     def told(*args: Any, log_format: str, quiet: bool, **given: Any) -> Any:
         key = given.get("key")
         stage = f"{click.get_current_context().info_name} {key if isinstance(key, str) else ''}".strip()
-        with logging_to(_handler(stage, log_format, quiet)), _events(), printed_as_messages():
+        with logging_to(*_handlers(stage, log_format, quiet)), _events(), printed_as_messages():
             return command(*args, **given)
 
     return told
 
 
-def _handler(stage: str, log_format: str, quiet: bool) -> LineHandler:
+def _handlers(stage: str, log_format: str, quiet: bool) -> list[logging.Handler]:
+    messages: logging.Handler
     if log_format == "json":
-        return LineHandler(sys.stdout, JsonFormatter(stage), quiet=quiet)
-    kind = ScreenHandler if sys.stdout.isatty() else LineHandler
-    return kind(sys.stdout, TextFormatter(stage), quiet=quiet)
+        messages = LineHandler(sys.stdout, JsonFormatter(stage), quiet=quiet)
+    elif sys.stdout.isatty():
+        messages = ScreenHandler(sys.stdout, TextFormatter(stage), quiet=quiet)
+    else:
+        return plain_handlers(stage, quiet=quiet)
+    return [messages, warnings_handler()] if quiet else [messages]
 
 
 @contextmanager

@@ -135,7 +135,9 @@ class LineHandler(logging.StreamHandler[Any]):
         super().__init__(out)
         self.setFormatter(formatter)
         if quiet:
-            self.addFilter(lambda record: getattr(record, "event", MESSAGE) == RESULT)
+            self.addFilter(
+                lambda record: getattr(record, "event", MESSAGE) == RESULT or record.levelno == logging.WARNING
+            )
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Raises what went wrong."""
@@ -210,12 +212,18 @@ def channel_handlers(stage: str = "") -> list[logging.Handler]:
     return [ChannelHandler(int(number), stage)]
 
 
-def plain_handlers() -> list[logging.Handler]:
-    """Messages as lines on stdout and warnings on stderr, for a program without a log of its own."""
-    messages, warnings = LineHandler(sys.stdout, TextFormatter()), LineHandler(sys.stderr, TextFormatter())
+def plain_handlers(stage: str = "", *, quiet: bool = False) -> list[logging.Handler]:
+    """Messages as lines on stdout, of which `quiet` leaves the results, and warnings on stderr."""
+    messages = LineHandler(sys.stdout, TextFormatter(stage), quiet=quiet)
     messages.addFilter(lambda record: record.levelno < logging.WARNING)
+    return [messages, warnings_handler()]
+
+
+def warnings_handler() -> logging.Handler:
+    """Warnings as lines on stderr."""
+    warnings = LineHandler(sys.stderr, TextFormatter())
     warnings.setLevel(logging.WARNING)
-    return [messages, warnings]
+    return warnings
 
 
 @contextmanager

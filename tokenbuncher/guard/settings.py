@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tokenbuncher.attestation import Withdrawn, load_public_key
 from tokenbuncher.core.documents import Origin, parse_yaml, read_text, refuse_tilde
@@ -27,6 +27,20 @@ GUARD = "TOKENBUNCHER_GUARD"
 """Environment variable of the server: path of the guard's settings."""
 
 Stage = Literal["Staging", "Production"]
+
+
+def _located_root(folder: Path, root: str) -> str:
+    """A root of the document, which may count from the document's folder."""
+    refuse_tilde(root)
+    return checked_root(root if ":" in root else str(folder.resolve() / root))
+
+
+def _place(root: str) -> str:
+    try:
+        _located_root(Path(), root)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return root
 
 
 class Protected(Strict):
@@ -70,7 +84,7 @@ class GuardSettings(Strict):
     max_checks: Annotated[int, Field(ge=1)] = Field(
         2, description="How many versions each process of the server checks at a time; others wait, then try again."
     )
-    artifact_roots: list[Annotated[str, Field(min_length=1)]] = Field(
+    artifact_roots: list[Annotated[str, Field(min_length=1), AfterValidator(_place)]] = Field(
         [],
         description="Where a version's files may lie beside the server's own artifact root: folders, or prefixes of "
         "buckets such as `s3://bucket/mlflow`.",
@@ -95,8 +109,8 @@ class GuardSettings(Strict):
         return Withdrawn(self.revoked_attestations, self.not_before.get(model), refused_at, made)
 
     def checks(self) -> Iterable[Iterator[Contradiction]]:
-        """Aliases can be protected, and artifact roots are places."""
-        return self._unprotectable(), self._ambiguous(), self._no_places()
+        """Aliases can be protected."""
+        return self._unprotectable(), self._ambiguous()
 
     def _unprotectable(self) -> Iterator[Contradiction]:
         for alias in self.aliases:
@@ -113,13 +127,6 @@ class GuardSettings(Strict):
         if twice := [name for name, count in Counter(map(folded, self.aliases)).items() if count > 1]:
             message = f"{', '.join(twice)} is written in two ways, which to some databases are the same alias"
             yield ("aliases",), message
-
-    def _no_places(self) -> Iterator[Contradiction]:
-        for number, root in enumerate(self.artifact_roots):
-            try:
-                _located_root(Path(), root)
-            except UserError as error:
-                yield ("artifact_roots", number), str(error)
 
     @model_validator(mode="after")
     def _protects_something(self) -> GuardSettings:
@@ -155,12 +162,6 @@ def load_guard(path: Path) -> GuardSettings:
         load_policy(protected.policy)
         trusted_keys(settings, protected)
     return settings
-
-
-def _located_root(folder: Path, root: str) -> str:
-    """A root of the document, which may count from the document's folder."""
-    refuse_tilde(root)
-    return checked_root(root if ":" in root else str(folder.resolve() / root))
 
 
 def trusted_keys(settings: GuardSettings, protected: Protected) -> list[SSlibKey]:
