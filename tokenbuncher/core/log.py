@@ -135,9 +135,7 @@ class LineHandler(logging.StreamHandler[Any]):
         super().__init__(out)
         self.setFormatter(formatter)
         if quiet:
-            self.addFilter(
-                lambda record: getattr(record, "event", MESSAGE) == RESULT or record.levelno == logging.WARNING
-            )
+            self.addFilter(lambda record: getattr(record, "event", MESSAGE) == RESULT)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Raises what went wrong."""
