@@ -53,7 +53,7 @@ test-browser: $(INSTALLED)  ## Test the report in a real browser: Chromium
 lint: $(INSTALLED)  ## Lint and check types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy -n 2
+	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
 .PHONY: compile
