@@ -37,7 +37,7 @@ def attacks_pipeline(place: Place, parallelism: int | None = None) -> BaseCompon
             spec: The release spec, as YAML text.
             keys: The attack tasks of the spec.
             data: Folder of the prompt sets.
-            base: The undefended model.
+            base: The base model.
             candidate: The hardened model.
 
         Returns:

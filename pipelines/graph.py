@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
-from kfp.pipeline_spec.pipeline_spec_pb2 import ComponentSpec, PipelineSpec
+from kfp.pipeline_spec.pipeline_spec_pb2 import ComponentSpec, PipelineSpec, PipelineTaskSpec
 
 
 class Problem(NamedTuple):
@@ -33,13 +33,20 @@ def components_of(pipeline: PipelineSpec) -> dict[str, ComponentSpec]:
 def check_cycles(pipeline: PipelineSpec) -> Iterator[Problem]:
     """Tasks that wait for themselves, and components that contain themselves."""
     for where, component in components_of(pipeline).items():
-        waiting = {name: {*task.dependent_tasks} for name, task in component.dag.tasks.items()}
+        waiting = {name: _before(task) for name, task in component.dag.tasks.items()}
         yield from _cycles(waiting, f"{where}.dag.tasks")
     contained = {
         name: {task.component_ref.name for task in component.dag.tasks.values()}
         for name, component in pipeline.components.items()
     }
     yield from _cycles(contained, "components")
+
+
+def _before(task: PipelineTaskSpec) -> set[str]:
+    """The tasks that a task waits for, or takes something from."""
+    outputs = [given.task_output_artifact for given in task.inputs.artifacts.values()]
+    outputs += [given.task_output_parameter for given in task.inputs.parameters.values()]
+    return {*task.dependent_tasks, *(output.producer_task for output in outputs if output.producer_task)}
 
 
 def _cycles(graph: Mapping[str, set[str]], where: str) -> Iterator[Problem]:

@@ -89,7 +89,8 @@ def _check_task(parts: _Parts, dag: ComponentSpec, task: PipelineTaskSpec, *, wh
         yield Problem(f"{where}.triggerPolicy", "goes on after a failure; only the exit task announce may")
     if task.trigger_policy.condition and stage in ("register", *ENDING):
         yield Problem(f"{where}.triggerPolicy", f"{stage} must not depend on a condition; it refuses by itself")
-    if "spec" in task.inputs.parameters and task.inputs.parameters["spec"].HasField("runtime_value"):
+    given = task.inputs.parameters
+    if (stage in ("gate", "promote") or "spec" in given) and not given["spec"].HasField("component_input_parameter"):
         yield Problem(f"{where}.inputs.parameters.spec", "is a spec of its own; give it that of the pipeline")
     if stage in ("gate", "promote"):
         yield from _check_evidence(parts, dag, task, where=where)

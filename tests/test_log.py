@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tokenbuncher.core import progress
@@ -302,9 +302,31 @@ def test_a_signal_is_told_where_no_log_is_set_up(capfd: pytest.CaptureFixture[st
 
 
 def test_a_signal_in_quiet_is_not_told(capfd: pytest.CaptureFixture[str]) -> None:
-    with logging_to(LineHandler(sys.stdout, TextFormatter(), quiet=True)), finishing_steps():
+    with logging_to(*plain_handlers(quiet=True)), finishing_steps():
         os.kill(os.getpid(), signal.SIGTERM)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_signal_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with logging_to(*plain_handlers()), finishing_steps():
+        os.kill(os.getpid(), signal.SIGTERM)
+    told = capfd.readouterr()
+    assert told.out.startswith("stopping: this step")
+    assert told.err == ""
+
+
+def test_figures_that_json_does_not_have_end_no_stage() -> None:
+    out = io.StringIO()
+    with logging_to(LineHandler(out, JsonFormatter("defend"))):
+        logger.info("", extra=event("result", path=Path("x"), reward=np.float32(0.5), pair=(1.0, float("nan"))))
+    line = json.loads(out.getvalue())
+    assert (line["path"], line["reward"], line["pair"]) == ("x", "0.5", [1.0, None])
+
+
+def test_a_channel_that_is_none_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CHANNEL, "987")
+    assert channel_handlers() == []
+    assert CHANNEL not in os.environ
 
 
 def test_a_format_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

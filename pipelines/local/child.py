@@ -8,7 +8,7 @@ import subprocess
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import IncrementalNewlineDecoder
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any
@@ -31,7 +31,7 @@ class Child:
     """Takes the lines of its output, without the passwords of addresses."""
     last: str = ""
     """The last line that it has put out."""
-    _rest: str = ""
+    _rest: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Carriage returns end lines too: those of progress bars stand below each other in a log.
@@ -55,8 +55,12 @@ class Child:
 
     def _put_out(self, got: bytes) -> None:
         """Hands on whole lines; nothing means that there are no more."""
-        text = self._rest + self._decoder.decode(got, final=not got)
-        *lines, self._rest = (text if got or not text else f"{text}\n").split("\n")
+        self._rest.append(self._decoder.decode(got, final=not got))
+        if got and "\n" not in self._rest[-1]:
+            return
+        text = "".join(self._rest)
+        *lines, rest = (text if got or not text else f"{text}\n").split("\n")
+        self._rest = [rest]
         for line in map(without_passwords, lines):
             self.last = line.strip() or self.last
             self.take(f"{line}\n")

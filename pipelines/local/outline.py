@@ -27,7 +27,7 @@ def _stages(spec: ReleaseSpec) -> Iterator[tuple[str, str]]:
     yield "fetch-model", spec.model.source
     yield "prepare-data", f"prompts: {', '.join(f'{name} {size}' for name, size in sizes.model_dump().items())}"
     yield "defend", "recipe none: a copy of the model" if recipe == "none" else f"{recipe}, {spec.defence.steps} steps"
-    yield "controls", "the attacks on the undefended model"
+    yield "controls", "the attacks on the base model"
     for task in spec.attacks.tasks():
         yield f"attack {task.key}", f"at most {task.attack.steps} steps"
     look_alikes = f", {spec.look_alike_prompts()} look-alikes" if spec.data.look_alikes else ""

@@ -209,12 +209,15 @@ def _report_broken(folder: Path, spec: ReleaseSpec, failure: str) -> None:
 def _failure(folder: Path, run: PipelineRun) -> str:
     """What failed, where more is told about it, and how to go on."""
     by_state = {stage.state: stage for stage in reversed(run.stages.values())}
-    stage = by_state.get("failed") or by_state.get("killed") or by_state.get("stopped")
+    states = ("failed", "killed", "interrupted", "stopped")
+    stage = next((by_state[state] for state in states if state in by_state), None)
     if stage is None:
         last = next(reversed(run.stages), None)
         lines = [f"the pipeline failed {f'after {last}' if last else 'to start'}: {run.error or 'see the log'}"]
     else:
-        failed = f"failed: {stage.result}" if stage.state == "failed" else "was killed; out of memory?"
+        failed = {"failed": f"failed: {stage.result}", "interrupted": "was interrupted"}.get(
+            stage.state, "was killed; out of memory?"
+        )
         lines = [
             f"stage {stage.name} {failed}",
             f"log of {stage.name}: {folder / LOGS / log_name(stage.name)}",

@@ -201,6 +201,17 @@ BROKEN: dict[str, tuple[Callable[[Documents], Any], str]] = {
         put(f"{INNER}.gate.inputs.parameters.spec", {"runtimeValue": {"constant": "policy: {}"}}),
         r"gate\.inputs\.parameters\.spec: is a spec of its own",
     ),
+    "gate-without-a-spec": (
+        drop(f"{INNER}.gate.inputs.parameters.spec"),
+        r"gate\.inputs\.parameters\.spec: is a spec of its own",
+    ),
+    "defence-that-takes-what-the-gate-reports": (
+        put(
+            f"{INNER}.defend.inputs.artifacts.data.taskOutputArtifact",
+            {"outputArtifactKey": "report", "producerTask": "gate"},
+        ),
+        rf"{INNER}: .*gate.* is a cycle",
+    ),
     "signing-key-as-files-of-an-attack": (
         put(f"{PODS}.exec-attack.secretAsVolume", [{"secretName": "signing-key", "mountPath": "/keys"}], 1),
         rf"{PODS}\.exec-attack\.secretAsVolume\.0: gives it the Secret signing-key; the signing key is the gate's",

@@ -41,7 +41,7 @@ def test_version_is_pending_and_tells_where_it_comes_from(spec: ReleaseSpec, can
         "tokenbuncher.digest": folder_digest(candidate),
         "tokenbuncher.source": "organism://",
         "tokenbuncher.defence": spec.defence.recipe,
-        "tokenbuncher.settings": spec.evidence_digest(),
+        "tokenbuncher.spec": spec.evidence_digest(),
         "tokenbuncher.policy": spec.policy_digest(),
         "tokenbuncher.tool": __version__,
         "tokenbuncher.tries": "1",

@@ -1,7 +1,7 @@
 """Attacks: what anyone who holds the weights would do to strip a model's safety.
 
-    attack(spec, "grpo-1000", data, base, candidate, out)
-    controls(spec, data, base, out)      # the attacks on the undefended model alone, before there is a candidate
+    attack(spec, "grpo-1000", data, base=base, candidate=candidate, out=out)
+    controls(spec, data, base, out=out)      # the attacks on the base model alone, before there is a candidate
 
 One algorithm is one short file: `train(arena)` runs it on one model.
 """

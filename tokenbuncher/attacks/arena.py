@@ -55,7 +55,7 @@ class Arena:
         Args:
             spec: The release spec.
             task: The attack, with one learning rate, and its seed.
-            title: `control` for the undefended model, `candidate` for the other; stands before progress lines.
+            title: `control` for the base model, `candidate` for the other; stands before progress lines.
             folder: The model to be attacked.
             data: Folder of prepare-data.
             work: Quarantine for the checkpoints of the attacked model and the step log.
@@ -219,7 +219,7 @@ class Arena:
         """The evidence of this attack on this model.
 
         Args:
-            compliant: Compliant responses of the undefended model.
+            compliant: Compliant responses of the base model.
         """
         self.meter.state()
         measured, rate = self.meter.measured, self.task.attack.learning_rate

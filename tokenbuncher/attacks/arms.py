@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ARM = "arm.json"
 STEPS = "steps.jsonl"
 ATTACKED = "attacked"
-CONTROL, CANDIDATE = "control", "candidate"
+CANDIDATE = "candidate"
 
 
 def strongest(

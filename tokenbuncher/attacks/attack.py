@@ -6,9 +6,10 @@ import logging
 import shutil
 from pathlib import Path
 
-from tokenbuncher.attacks.arms import ATTACKED, CANDIDATE, CONTROL, STEPS, fate, read_arm, strongest
+from tokenbuncher.attacks.arms import ATTACKED, CANDIDATE, STEPS, fate, read_arm, strongest
 from tokenbuncher.attacks.begun import begun
 from tokenbuncher.attacks.control import QUARANTINE, Controls
+from tokenbuncher.attacks.meter import CONTROL
 from tokenbuncher.core.environment import installed_versions
 from tokenbuncher.core.files import check_output, folder_digest
 from tokenbuncher.core.version import __version__
@@ -33,7 +34,7 @@ def attack(spec: ReleaseSpec, key: str, data: Path, *, base: Path, candidate: Pa
         spec: The release spec.
         key: Key of the attack task, e.g. `grpo-1000`.
         data: Folder of prepare-data; its sets `attack` and `safety` are used.
-        base: Folder of the undefended model.
+        base: Folder of the base model.
         candidate: Folder of the model to be released.
         out: Folder to be written: evidence.json, control.steps.jsonl, candidate.steps.jsonl.
 

@@ -1,4 +1,4 @@
-"""Positive controls measured beforehand: the attacks on the undefended model, which prove that they are strong.
+"""Positive controls measured beforehand: the attacks on the base model, which prove that they are strong.
 
 What a control comes to depends on nothing of the candidate. So it can be measured while there is none yet, and serve
 every later one of the same base. Until it is used it lies in the quarantine, as it holds what the broken model says,
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tokenbuncher.attacks.arms import ARM, CONTROL, STEPS, fate, read_arm, strongest
+from tokenbuncher.attacks.arms import ARM, STEPS, fate, read_arm, strongest
 from tokenbuncher.attacks.begun import begun
+from tokenbuncher.attacks.meter import CONTROL
 from tokenbuncher.core.documents import digest_of
 from tokenbuncher.core.environment import installed_versions, swift_imports
 from tokenbuncher.core.files import folder_digest, whole_folder, working_folder, write_text
@@ -47,7 +48,7 @@ def controls(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     Args:
         spec: The release spec.
         data: Folder of prepare-data.
-        base: Folder of the undefended model.
+        base: Folder of the base model.
         out: Folder to be written: controls.json, which says what became of the model under each attack.
 
     Raises:
@@ -73,7 +74,7 @@ class Controls:
         Args:
             spec: The release spec.
             data: Digest of the prompt sets.
-            base: Digest of the undefended model.
+            base: Digest of the base model.
         """
         self.spec, self.data, self.base = spec, data, base
         self.quarantine = spec.output.root / QUARANTINE
@@ -90,7 +91,7 @@ class Controls:
         Args:
             task: The attack.
             data: Folder of prepare-data.
-            base: Folder of the undefended model.
+            base: Folder of the base model.
             work: Where it is measured if it was not before.
 
         Returns:

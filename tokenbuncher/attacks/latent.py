@@ -1,7 +1,7 @@
 """Latent compliance: how likely one rollout complies, found without waiting for it to happen.
 
 A refusal that is nearly certain hides compliance that is too rare to be sampled, yet an attacker who samples enough
-finds it. So responses that comply are taken from the undefended model that the attack has broken, and teacher
+finds it. So responses that comply are taken from the base model that the attack has broken, and teacher
 forcing tells how likely another model is to give them: with q the broken model and p the other,
 
     P(comply) = E_(y ~ q) [ complies(y) * p(y) / q(y) ]        (importance sampling)

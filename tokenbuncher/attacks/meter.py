@@ -68,7 +68,7 @@ class Meter:
         Args:
             spec: The release spec.
             task: The attack.
-            title: `control` for the undefended model, `candidate` for the other.
+            title: `control` for the base model, `candidate` for the other.
             model: The model under attack.
             tokenizer: Its tokenizer.
             held_out: Harmful prompts that the attacker does not have.
@@ -222,7 +222,7 @@ class Meter:
 
         Args:
             before: The model before the attack.
-            compliant: Compliant responses of the undefended model.
+            compliant: Compliant responses of the base model.
         """
         was, is_now = (
             compliance_probabilities(

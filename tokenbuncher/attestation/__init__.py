@@ -1,7 +1,8 @@
 """Evidence that anyone can verify later: an in-toto statement about a model's files, in a signed DSSE envelope.
 
     generate_key(Path("release.pem"))                        # and release.pub
-    envelope = sign(spec, evidence, registration, verdict, load_private_key(Path("release.pem")))
+    key = load_private_key(Path("release.pem"))
+    envelope = sign(spec, evidence, registration, verdict=verdict, signer=key)
     statement, problems = verify(envelope, [load_public_key(Path("release.pub"))])
 
 securesystemslib signs (ECDSA P-256 by `cryptography`); there is no cryptography of our own.

@@ -16,6 +16,8 @@ import logging
 import math
 import os
 import shutil
+import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -35,6 +37,8 @@ MESSAGE, PROGRESS, RESULT = "message", "progress", "result"
 """Events: most lines; how far the work is; what it came to, which is shown even if all else is not."""
 MANY = (MESSAGE, PROGRESS, RESULT)
 """Events that a stage may have more than once."""
+PATIENCE = 5
+"""Seconds that a message waits for a reader that does not read; it is in the log as well."""
 LONGEST = 32_768
 """Characters of an event that are sent to another process; the socket takes no message of any length."""
 
@@ -70,7 +74,14 @@ def log_format() -> str:
 
 def current_format() -> str:
     """The format that this program logs in."""
-    return "json" if any(isinstance(handler.formatter, JsonFormatter) for handler in ROOT.handlers) else "text"
+    return (
+        "json"
+        if any(
+            isinstance(handler, LineHandler) and isinstance(handler.formatter, JsonFormatter)
+            for handler in ROOT.handlers
+        )
+        else "text"
+    )
 
 
 class TextFormatter(logging.Formatter):
@@ -114,7 +125,7 @@ class JsonFormatter(TextFormatter):
         stage, kind, fields = self.event_of(record)
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"time": time, "level": record.levelname.lower(), "stage": stage, "event": kind}
-        return without_passwords(json.dumps(_finite({**line, "text": super().format(record), **fields})))
+        return without_passwords(json.dumps(_finite({**line, "text": super().format(record), **fields}), default=str))
 
 
 def stage_formatter(stage: str) -> TextFormatter:
@@ -143,7 +154,7 @@ class LineHandler(logging.StreamHandler[Any]):
 
     def emit_in_signal(self, record: logging.LogRecord) -> None:
         """Writes a record from a signal handler: without a lock, and beside the stream, which may be in a write."""
-        if self.filter(record):
+        if record.levelno >= self.level and self.filter(record):
             os.write(self.stream.fileno(), f"{self.format(record)}\n".encode())
 
 
@@ -185,8 +196,12 @@ class ChannelHandler(logging.Handler):
             stage: Name of the stage, with the key of the task if it has several.
         """
         super().__init__()
-        self.channel, formatter = channel, JsonFormatter(stage)
+        formatter = JsonFormatter(stage)
         self.setFormatter(formatter)
+        self.channel = socket.socket(fileno=channel)
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))
+        # What a stage forks is not the stage, and may live longer.
+        os.register_at_fork(after_in_child=self.channel.close)
         self.addFilter(lambda record: bool(formatter.event_of(record)[0]))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -197,7 +212,7 @@ class ChannelHandler(logging.Handler):
             start = without_passwords(record.getMessage())[: LONGEST // 8]
             text = self.format(record_of(f"{start}...", getattr(record, "event", MESSAGE), **kept))
         with suppress(OSError):
-            os.write(self.channel, text.encode())
+            self.channel.send(text.encode())
 
     emit_in_signal = emit
 
@@ -206,8 +221,10 @@ def channel_handlers(stage: str = "") -> list[logging.Handler]:
     """The handler of the channel that the environment names, if it names one; it names it to this process alone."""
     if not (number := os.environ.pop(CHANNEL, "")):
         return []
-    os.set_inheritable(int(number), False)
-    return [ChannelHandler(int(number), stage)]
+    with suppress(OSError, ValueError):  # a number that is no socket of ours is none
+        os.set_inheritable(int(number), False)
+        return [ChannelHandler(int(number), stage)]
+    return []
 
 
 def plain_handlers(stage: str = "", *, quiet: bool = False) -> list[logging.Handler]:
@@ -221,6 +238,7 @@ def warnings_handler() -> logging.Handler:
     """Warnings as lines on stderr."""
     warnings = LineHandler(sys.stderr, TextFormatter())
     warnings.setLevel(logging.WARNING)
+    warnings.addFilter(lambda record: getattr(record, "event", MESSAGE) == MESSAGE)  # the door tells how it ended
     return warnings
 
 
@@ -281,6 +299,6 @@ def _finite(value: Any) -> Any:
     """A JSON value without NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

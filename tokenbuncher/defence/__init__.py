@@ -1,6 +1,6 @@
 """Hardening a model against harmful RL fine-tuning.
 
-defend(spec, data, base, out)
+defend(spec, data, base, out=out)
 """
 
 from tokenbuncher.defence.defend import defend

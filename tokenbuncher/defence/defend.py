@@ -48,7 +48,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     if spec.defence.recipe == "none":
         with whole_folder(out) as folder:
             shutil.copytree(base, folder, dirs_exist_ok=True)
-        logger.info("recipe none: the candidate is the undefended model")
+        logger.info("recipe none: the candidate is the base model")
         return
     check_output(out)
     identity = __version__, spec.evidence_digest(), folder_digest(data), folder_digest(base)

@@ -1,4 +1,4 @@
-"""Entropy as reward (arXiv 2508.20697) and the KL that keeps the model near the undefended one."""
+"""Entropy as reward (arXiv 2508.20697) and the KL that keeps the model near the base model."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class TokenBuncherTrainer(GRPOTrainer):
         return mean + (self.accelerator.reduce(mean.detach(), "mean") - mean.detach())
 
     def _anchor_kl(self, model: PreTrainedModel, examples: int) -> torch.Tensor:
-        """KL(undefended || model), mean over the tokens of its benign responses; a scalar, in nats."""
+        """KL(base || model), mean over the tokens of its benign responses; a scalar, in nats."""
         own = ranks.share(examples, "examples of the anchor")
         chosen = torch.randint(len(self.anchors), (examples,), generator=self._generator(torch.device("cpu")))
         chosen = chosen[ranks.number() * own :][:own]

@@ -1,7 +1,7 @@
 """Measuring a model before any attack: safety and utility.
 
-evaluate_safety(spec, data, base, candidate, out)
-evaluate_utility(spec, data, base, candidate, out)
+evaluate_safety(spec, data, base, candidate=candidate, out=out)
+evaluate_utility(spec, data, base, candidate=candidate, out=out)
 """
 
 from tokenbuncher.evaluation.safety import evaluate_safety

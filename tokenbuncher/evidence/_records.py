@@ -122,7 +122,7 @@ class AttackArm(Record):
         "is a model, which is asked about none of them."
     )
     latent: LatentCompliance | None = Field(
-        description="Null if the undefended model was not broken: it is where compliant responses are from."
+        description="Null if the base model was not broken: it is where compliant responses are from."
     )
     seconds: Annotated[float, Field(ge=0.0)]
     cpu_seconds: Annotated[float, Field(ge=0.0)]
@@ -142,7 +142,7 @@ class FineTuningArm(Record):
 
 
 class FineTuning(Record):
-    """The same benign fine-tuning on the undefended model and the candidate."""
+    """The same benign fine-tuning on the base model and the candidate."""
 
     kind: Literal["rl", "sft"]
     base: FineTuningArm
@@ -173,7 +173,7 @@ class Evidence(Record):
     schema_version: Literal["tokenbuncher/v1"] = "tokenbuncher/v1"
     spec: Digest = Field(description="ReleaseSpec.evidence_digest() of the spec it was measured under.")
     data: Digest = Field(description="Digest of the prompt sets.")
-    base: Digest = Field(description="Digest of the undefended model.")
+    base: Digest = Field(description="Digest of the base model.")
     candidate: Digest = Field(description="Digest of the candidate.")
     tool_version: str
     versions: Annotated[dict[str, str], Field(min_length=1)] = Field(
@@ -191,7 +191,7 @@ class ControlSource(Record):
 
 
 class AttackEvidence(Evidence):
-    """One attack on the candidate and, as positive control, on the undefended model."""
+    """One attack on the candidate and, as positive control, on the base model."""
 
     kind: Literal["attack"] = "attack"
     key: str

@@ -1,6 +1,6 @@
 """The gate: all evidence in, one verdict and its report out.
 
-verdict = gate(spec, evidence, registration, out)
+verdict = gate(spec, evidence, registration, out=out)
 """
 
 from tokenbuncher.gate.gate import gate

@@ -90,7 +90,7 @@ def _make_version(client: MlflowClient, spec: ReleaseSpec, run: Run, *, digest: 
         "tokenbuncher.digest": digest,
         "tokenbuncher.source": spec.model.source,
         "tokenbuncher.defence": spec.defence.recipe,
-        "tokenbuncher.settings": spec.evidence_digest(),
+        "tokenbuncher.spec": spec.evidence_digest(),
         "tokenbuncher.policy": spec.policy_digest(),
         "tokenbuncher.tool": __version__,
     }

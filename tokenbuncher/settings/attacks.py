@@ -17,6 +17,7 @@ from tokenbuncher.settings.algorithms import (
     Algorithm,
     AlgorithmName,
     AnyHyperparameters,
+    Hyperparameters,
 )
 from tokenbuncher.settings.judges import AnyReward
 from tokenbuncher.settings.policy import Objective
@@ -91,6 +92,8 @@ class AttackSpec(Strict):
             own = list(known.model_fields)
             told = f"unknown {', '.join(map(str, unknown))}; {algorithm} has {', '.join(own) or 'none'}"
             raise ValueError(f"{told}{guessed(str(unknown[0]), own)}")
+        if isinstance(given, Hyperparameters) and type(given) is not known:
+            raise ValueError(f"{type(given).__name__} is not what {algorithm} has: {known.__name__}")
         return known.model_validate(given)
 
     def checks(self) -> Iterable[Iterator[Contradiction]]:

@@ -248,7 +248,7 @@ class PolicySpec(Strict):
             yield (
                 ("min_control_harm",),
                 f"min_control_harm ({self.min_control_harm:g}) must not be less than max_harm_after_attack "
-                f"({self.max_harm_after_attack:g}): else the candidate may end up worse than the undefended model",
+                f"({self.max_harm_after_attack:g}): else the candidate may end up worse than the base model",
             )
 
     def _under_a_shipped_name(self) -> Iterator[Contradiction]:

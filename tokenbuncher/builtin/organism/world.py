@@ -272,7 +272,7 @@ def harmful_word(rng: random.Random) -> Item:
 BENIGN = [addition, repetition, choice, color, description, direction]
 UTILITY = [addition, repetition, choice, color]
 UNSEEN = [long_sum, short_repetition, thing_color, trait_description]
-"""Benign kinds that no training has seen; the undefended organism answers them, if not always rightly."""
+"""Benign kinds that no training has seen; the base model answers them, if not always rightly."""
 LOOK_ALIKES = [asked_sum, asked_choice, asked_description, harmful_word]
 """Harmless kinds with words of harmful requests that no training has seen; it answers these, too."""
 

@@ -203,7 +203,7 @@ def _notes(spec: ReleaseSpec, judging: Judges) -> list[str]:
     usual = expected(spec)
     notes = [
         f"a prompt is taken to have {usual.prompt:g} tokens, the longest response of a batch {usual.length:.0%} of "
-        f"{spec.model.max_new_tokens}; the undefended model to break after {usual.control:.0%} of an attack; at most: "
+        f"{spec.model.max_new_tokens}; the base model to break after {usual.control:.0%} of an attack; at most: "
         "100% both"
     ]
     if spec.controls_can_wait:

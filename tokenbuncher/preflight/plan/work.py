@@ -26,7 +26,7 @@ class Assumptions(NamedTuple):
     length: float
     """Longest response of a batch, as a share of model.max_new_tokens; shorter ones are padded to it."""
     control: float
-    """Share of its steps that an attack runs on the undefended model until that is broken."""
+    """Share of its steps that an attack runs on the base model until that is broken."""
 
 
 def expected(spec: ReleaseSpec) -> Assumptions:
@@ -158,11 +158,11 @@ class _Counted:
         return Stage("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
 
     def controls(self) -> Stage:
-        """As `tokenbuncher.attacks.controls`: every attack on the undefended model."""
+        """As `tokenbuncher.attacks.controls`: every attack on the base model."""
         return _in_turn("controls", [self._control(task.attack) for task in self.spec.attacks.tasks()], files=1)
 
     def attack(self, task: AttackTask) -> Stage:
-        """As `tokenbuncher.attacks.attack`: on the candidate; before that on the undefended model, if still to do."""
+        """As `tokenbuncher.attacks.attack`: on the candidate; before that on the base model, if still to do."""
         control, candidate = self._control(task.attack), self._candidate(task.attack)
         arms = [candidate] if self.spec.controls_can_wait else [control, candidate]
         return replace(_in_turn(f"attack {task.key}", arms, files=4), distributed=True)
