@@ -21,7 +21,7 @@ assert scipy.stats.norm.cdf(0.0) == 0.5
 """
 HIDDEN = """
 import gc, json, sys
-from tokenbuncher import environment
+from tokenbuncher.core import environment
 
 environment.UNUSED = ("colorsys", "json")
 with environment.swift_imports():
@@ -37,7 +37,7 @@ assert gc.isenabled()
 """
 AFTER_AN_ERROR = """
 import gc, sys
-from tokenbuncher import environment
+from tokenbuncher.core import environment
 
 environment.UNUSED = ("colorsys",)
 try:
@@ -50,7 +50,7 @@ assert gc.isenabled()
 """
 BESIDE_ANOTHER_THREAD = """
 import threading
-from tokenbuncher import environment
+from tokenbuncher.core import environment
 
 environment.UNUSED = ("colorsys",)
 done = threading.Event()

@@ -218,7 +218,7 @@ def test_contradictions_of_one_section_are_told_together(tmp_path: Path) -> None
         "artifact_roots: [mlruns, 's3://']\n"
     )
     told = refused(GuardSettings, text, tmp_path)
-    assert [int(number) for number in re.findall(r"line (\d+)", told)] == [3, 4, 2, 7]
+    assert sorted(int(number) for number in re.findall(r"line (\d+)", told)) == [2, 3, 4, 7]
 
 
 def test_contradictions_are_told_beside_wrong_fields_as_far_as_they_are_known() -> None:
