@@ -198,10 +198,9 @@ class ChannelHandler(logging.Handler):
         super().__init__()
         formatter = JsonFormatter(stage)
         self.setFormatter(formatter)
-        self.channel = socket.socket(fileno=channel)
-        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))
-        # What a stage forks is not the stage, and may live longer.
-        os.register_at_fork(after_in_child=self.channel.close)
+        end = socket.socket(fileno=channel)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", PATIENCE, 0))
+        self.channel = end.detach()
         self.addFilter(lambda record: bool(formatter.event_of(record)[0]))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -212,7 +211,7 @@ class ChannelHandler(logging.Handler):
             start = without_passwords(record.getMessage())[: LONGEST // 8]
             text = self.format(record_of(f"{start}...", getattr(record, "event", MESSAGE), **kept))
         with suppress(OSError):
-            self.channel.send(text.encode())
+            os.write(self.channel, text.encode())
 
     emit_in_signal = emit
 
