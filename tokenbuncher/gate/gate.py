@@ -32,7 +32,7 @@ def gate(
     out: Path | None = None,
     signer: CryptoSigner | None = None,
 ) -> Verdict:
-    """Judges a release and prints the verdict.
+    """Judges a release and logs the verdict.
 
     Evidence that cannot be read makes the verdict INCONCLUSIVE, like evidence that is missing.
 

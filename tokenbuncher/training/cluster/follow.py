@@ -34,7 +34,7 @@ GRACE = 60
 
 
 def follow(jobs: TrainJobs, job: dict[str, Any]) -> None:
-    """Waits until a TrainJob is complete, and prints its progress.
+    """Waits until a TrainJob is complete, and logs its progress.
 
     A dropped connection or an API server that is away for a while only delays it.
 
@@ -82,7 +82,7 @@ class _Watched:
         self.log: NodeLog | None = None
 
     def tell(self, what: str, state: str) -> None:
-        """Prints the state of an object if it has changed."""
+        """Logs the state of an object if it has changed."""
         if self.told.get(what) != state:
             self.told[what] = state
             logger.info(f"trainjob {self.name}: {what} {state}")
@@ -137,7 +137,7 @@ class _Watched:
 
 
 class NodeLog(threading.Thread):
-    """Prints the log of a pod as it grows, each line once, however often the connection drops."""
+    """Logs the log of a pod as it grows, each line once, however often the connection drops."""
 
     def __init__(self, jobs: TrainJobs, pod: str) -> None:
         super().__init__(daemon=True)

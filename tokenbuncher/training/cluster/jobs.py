@@ -123,7 +123,7 @@ class TrainJobs:
                 return there
 
     def delete(self, name: str) -> None:
-        """Deletes a TrainJob with all its pods, and prints a warning if that fails."""
+        """Deletes a TrainJob with all its pods, and logs a warning if that fails."""
         try:
             self.objects.delete_namespaced_custom_object(
                 *self._where, name, propagation_policy="Foreground", _request_timeout=(_CONNECT, _ANSWER)
