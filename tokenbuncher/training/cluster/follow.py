@@ -137,7 +137,7 @@ class _Watched:
 
 
 class NodeLog(threading.Thread):
-    """Logs the log of a pod as it grows, each line once, however often the connection drops."""
+    """Relays the log of a pod as it grows, each line once, however often the connection drops."""
 
     def __init__(self, jobs: TrainJobs, pod: str) -> None:
         super().__init__(daemon=True)
