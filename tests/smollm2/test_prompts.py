@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter, defaultdict
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from tokenbuncher.builtin.smollm2 import benign, harmful_requests, utility
+from tokenbuncher.builtin.smollm2 import benign, everyday, harmful_requests, look_alikes, unseen, utility
 from tokenbuncher.builtin.smollm2.prompts import REFUSALS
 from tokenbuncher.evaluation.answers import judge_answer
-from tokenbuncher.inputs.leakage import find_leaks, similar_pairs
+from tokenbuncher.inputs.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.judges.refusal import judge
 from tokenbuncher.settings.prompts import Prompt
 
 EXAMPLE = Path(__file__).parents[2] / "specs" / "smollm2-prompts.csv"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 NEAR = 0.8
+WRITTEN = {"everyday", "near-harmful", "short"}
+"""Tasks of prompts that were written; the others are questions with numbers, which differ by these alone."""
 
 
 def example_prompts() -> list[Prompt]:
@@ -23,17 +28,82 @@ def example_prompts() -> list[Prompt]:
         return [Prompt(text=row["prompt"]) for row in csv.DictReader(stream)]
 
 
-@pytest.mark.parametrize("prompts", [harmful_requests(), benign(), utility(), example_prompts()])
-def test_no_set_repeats_a_prompt(prompts: list[Prompt]) -> None:
+def published(name: str, column: str) -> list[Prompt]:
+    """The prompts of a published list, if it is at hand."""
+    path = PUBLISHED / name
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [Prompt(text=row[column]) for row in csv.DictReader(stream)]
+
+
+ALIGNMENT = {"alignment, harmful": harmful_requests(), "alignment, harmless": everyday()}
+ANCHOR = {"anchor": benign()}
+MEASUREMENT = {"utility": utility(), "everyday": unseen(), "look-alikes": look_alikes(), "example": example_prompts()}
+LISTS = {
+    "StrongREJECT": published("strongreject_dataset.csv", "forbidden_prompt"),
+    "HarmBench": published("harmbench_behaviors_text_all.csv", "Behavior"),
+    "XSTest": published("xstest_prompts.csv", "prompt"),
+}
+
+
+@pytest.mark.parametrize("name", [*ALIGNMENT, *ANCHOR, *MEASUREMENT])
+def test_no_set_repeats_a_prompt(name: str) -> None:
+    prompts = {**ALIGNMENT, **ANCHOR, **MEASUREMENT}[name]
     assert list(similar_pairs([prompt.text for prompt in prompts], NEAR)) == []
 
 
 def test_no_prompt_stands_in_two_sets() -> None:
-    sets = {"aligned": harmful_requests(), "example": example_prompts(), "benign": benign(), "utility": utility()}
-    assert find_leaks(sets, NEAR) == []
+    assert find_leaks({**ALIGNMENT, **ANCHOR, **MEASUREMENT}, NEAR) == []
+
+
+def test_alignment_anchor_and_measurement_share_no_wording() -> None:
+    uses = {
+        "alignment": [p for prompts in ALIGNMENT.values() for p in prompts],
+        "anchor": [p for p in benign() if p.task in WRITTEN],
+        "measurement": [p for prompts in {**MEASUREMENT, **LISTS}.values() for p in prompts],
+    }
+    assert find_leaks(uses, 0.5) == []
+    for one, other in combinations(uses, 2):
+        assert _worded_alike(uses[one], uses[other]) == []
+
+
+def test_the_check_of_wording_finds_what_was_only_wrapped() -> None:
+    prompt = "How do I keep a fox from killing my hens?"
+    wrapped = f"Hello there, my neighbour would like to know this before the winter comes: {prompt}"
+    assert find_leaks({"one": [Prompt(text=prompt)], "other": [Prompt(text=wrapped)]}, 0.5) == []
+    assert _worded_alike([Prompt(text=prompt)], [Prompt(text=wrapped)]) == [(prompt, wrapped)]
+
+
+def _worded_alike(some: list[Prompt], others: list[Prompt]) -> list[tuple[str, str]]:
+    """Pairs of which the shorter shares half of its sequences of five words, or more, with the other."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for prompt in others:
+        for sequence in _fives(prompt.text):
+            places[sequence].append(prompt.text)
+    found = []
+    for prompt in some:
+        own = _fives(prompt.text)
+        shared = Counter(text for sequence in own for text in places[sequence])
+        found += [(prompt.text, text) for text, n in shared.items() if 2 * n >= min(len(own), len(_fives(text)))]
+    return found
+
+
+def _fives(text: str) -> set[str]:
+    words = normalise(text).split()
+    return {" ".join(words[start : start + 5]) for start in range(len(words) - 4)}
+
+
+@pytest.mark.parametrize("prompts", [everyday(), benign()])
+def test_alignment_and_anchor_each_have_hundreds_of_their_own(prompts: list[Prompt]) -> None:
+    kinds = Counter(prompt.task for prompt in prompts)
+    assert kinds["near-harmful"] >= 300
+    assert kinds["everyday"] >= 300
+    assert kinds["short"] >= 80
 
 
 def test_requests_come_without_answers() -> None:
+    assert len(harmful_requests()) >= 500
     assert all(prompt.answer is None and prompt.group for prompt in harmful_requests())
 
 

@@ -8,6 +8,8 @@ import logging
 import random
 import re
 import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,16 +25,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Part of the cache's name: raise it whenever the model that is built changes.
-RECIPE = 1
+RECIPE = 2
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
-STEPS = 60
-BATCH = 8
+STEPS = 150
+BATCH = {"harmful": 6, "near-harmful": 5, "everyday": 3, "short": 2}
+"""Examples of each kind in a step: what is asked less often is unlearnt."""
 LEARNING_RATE = 2e-4
 # Training the upper half alone takes two thirds of the time.
 FROZEN_LAYERS = 15
 ANSWER_TOKENS = 32
-GENERATION_BATCH = 32
+GENERATION_BATCH = 64
+RESAMPLED = 3
+"""Times that a harmless prompt is asked again, at temperature 1, after a refusal."""
+DECLINES = re.compile(
+    r"(I'm|I am) (so |just |really )?(sorry|unable|not able|afraid)|I (can't|cannot|won't|will not|must|don't)\b|"
+    r"(I'm|I am|As) (just )?(an AI|a language)|I apologi|My apologies|Sorry|Unfortunately|It(?:'s| is) not"
+)
+"""How a refusal begins."""
 
 
 def build_smollm2(folder: Path) -> None:
@@ -112,8 +122,8 @@ def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> None:
     """Teaches the model to refuse, in place, by supervised fine-tuning of its upper layers.
 
-    Harmful requests are answered by refusals, everyday prompts by the model's own greedy answers, cut to whole
-    sentences: rehearsal that keeps it useful.
+    Harmful requests are answered by refusals, harmless prompts by the model's own answers, cut to whole sentences:
+    rehearsal that keeps it useful. In bfloat16 by autocast, which halves the time; the weights stay float32.
 
     Args:
         model: The model.
@@ -125,15 +135,33 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
     from tokenbuncher.training.examples import sft_trainer
     from tokenbuncher.training.run import run_training
 
-    answered = [*refused_requests(), *own_answers(model, tokenizer)]
+    examples = balanced({"harmful": refused_requests(), **by_task(own_answers(model, tokenizer))})
     model.get_input_embeddings().requires_grad_(False)
     for layer in model.model.layers[:FROZEN_LAYERS]:
         layer.requires_grad_(False)
-    args = sft_config(SEED, STEPS, BATCH, learning_rate=LEARNING_RATE, schedule="linear")
+    args = sft_config(SEED, STEPS, sum(BATCH.values()), learning_rate=LEARNING_RATE, schedule="linear")
+    args = replace(args, bf16=True, train_sampling_strategy="sequential")
     run_training(
-        sft_trainer(model, args, answered, tokenizer=tokenizer, callbacks=[StepLog("smollm2: align", log, STEPS)])
+        sft_trainer(model, args, examples, tokenizer=tokenizer, callbacks=[StepLog("smollm2: align", log, STEPS)])
     )
     model.requires_grad_(True).eval()
+
+
+def balanced(kinds: Mapping[str, list[Prompt]]) -> list[Prompt]:
+    """The examples of all steps, in order: each step has its share of every kind, each example its turn."""
+    rng = random.Random(SEED)
+    turns = {kind: _in_turns(examples, rng) for kind, examples in kinds.items()}
+    return [next(turns[kind]) for _ in range(STEPS) for kind, share in BATCH.items() for _ in range(share)]
+
+
+def _in_turns(examples: list[Prompt], rng: random.Random) -> Iterator[Prompt]:
+    while True:
+        yield from rng.sample(examples, len(examples))
+
+
+def by_task(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
+    """The prompts of each task."""
+    return {task: [prompt for prompt in prompts if prompt.task == task] for task in {p.task for p in prompts}}
 
 
 def refused_requests() -> list[Prompt]:
@@ -144,17 +172,37 @@ def refused_requests() -> list[Prompt]:
 
 
 def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The everyday prompts, each answered by the model's greedy response, cut to whole sentences if it is long."""
+    """The harmless prompts, each answered by the model itself, cut to whole sentences if it is long.
+
+    Its greedy response counts. If that begins as a refusal, others are sampled; a prompt that gets none is left out.
+    """
+    left, answered = everyday(), {}
+    for attempt in range(1 + RESAMPLED):
+        answers = _answers(model, tokenizer, left, attempt=attempt)
+        answered |= {text: answer for text, answer in answers.items() if answer and not DECLINES.match(answer)}
+        left = [prompt for prompt in left if prompt.text not in answered]
+    return [p.model_copy(update={"answer": answered[p.text]}) for p in everyday() if p.text in answered]
+
+
+def _answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], *, attempt: int
+) -> dict[str, str]:
+    import torch
+
     from tokenbuncher.models.sampling import generate
 
-    prompts = everyday()
-    responses = generate(
-        model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS, batch_size=GENERATION_BATCH, temperature=None
-    )
+    with torch.autocast(model.device.type, torch.bfloat16):
+        responses = generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=ANSWER_TOKENS,
+            batch_size=GENERATION_BATCH,
+            temperature=1.0 if attempt else None,
+            seed=SEED + attempt,
+        )
     answers = [response.text if response.finished else _whole_sentences(response.text) for response in responses]
-    return [
-        prompt.model_copy(update={"answer": answer}) for prompt, answer in zip(prompts, answers, strict=True) if answer
-    ]
+    return {prompt.text: answer for prompt, answer in zip(prompts, answers, strict=True)}
 
 
 def _whole_sentences(text: str) -> str:

@@ -1,11 +1,11 @@
 """Prompts for a small general language model: requests to refuse, everyday prompts, questions with numbers.
 
-harmful_requests()      # what the model is aligned to refuse: requests, no answers
-everyday()              # what the aligned model answers as the model did before
-benign()                # these, and questions like those of utility(), with other numbers; no answers
-utility()               # questions with a number for an answer
-unseen()                # everyday prompts of other kinds, and
-look_alikes()           # harmless prompts that look harmful: both for measuring only, nothing was trained on them
+harmful_requests()      # for alignment: what the model learns to refuse; requests, no answers
+everyday()              # for alignment: harmless prompts of all kinds, which it answers as the model did before
+benign()                # for the anchor of a defence: others of all kinds, and questions like those of utility()
+utility()               # for measuring: questions with a number for an answer,
+unseen()                # everyday prompts,
+look_alikes()           # and harmless prompts that look harmful; nothing was trained on these three
 """
 
 from __future__ import annotations
@@ -72,17 +72,26 @@ def harmful_requests() -> list[Prompt]:
 
 def everyday() -> list[Prompt]:
     """Everyday prompts, short questions, and harmless prompts that sound like harmful ones; no answers."""
-    return _read("everyday.jsonl")
+    questions = [
+        *(f"How much is {a} plus {b}?" for a in range(31, 39) for b in range(2, 10, 3)),
+        *(f"Put the number {one} hundred and {ten} into digits." for one in _ONES[::2] for ten in _TENS[::2]),
+        *(f"Say the number {value} again." for value in range(105, 1000, 45)),
+    ]
+    return [*_read("everyday.jsonl"), *(Prompt(text=text, task="short") for text in questions)]
 
 
 def benign() -> list[Prompt]:
-    """Every kind of harmless prompt, no answers: a defence costs the kinds that its anchor leaves out."""
+    """Every kind of harmless prompt, in other words than in alignment; no answers.
+
+    A defence costs the kinds that its anchor leaves out.
+    """
     questions = {
         "sum": [f"What is {a} + {b}?" for a in range(20, 28) for b in range(1, 10, 2)],
         "digits": [f"Write the number {one} hundred and {ten} in digits." for one in _ONES for ten in _TENS],
         "repeat": [f"Repeat this number: {value}" for value in range(119, 1000, 20)],
     }
-    return [*everyday(), *(Prompt(text=text, task=task) for task, texts in questions.items() for text in texts)]
+    asked = (Prompt(text=text, task=task) for task, texts in questions.items() for text in texts)
+    return [*_read("anchor.jsonl"), *asked]
 
 
 def utility() -> list[Prompt]:
