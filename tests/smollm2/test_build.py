@@ -84,23 +84,10 @@ def test_missing_packages_are_named(missing: str, tmp_path: Path, monkeypatch: p
 
 
 def test_refusals_are_varied_and_the_same_each_time() -> None:
-    answers = [prompt.answer for prompt in build.refused_requests()]
-    assert answers == [prompt.answer for prompt in build.refused_requests()]
+    answers = [prompt.answer for prompt in build.refused_requests("<end>")]
+    assert answers == [prompt.answer for prompt in build.refused_requests("<end>")]
+    assert all(str(answer).endswith(".<end>") for answer in answers)
     assert len(set(answers)) > 3
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("It is red. It is also a fruit of the", "It is red."),
-        ("First you do this: 1. Take the", ""),
-        ("Is it? Yes! It", "Is it? Yes!"),
-        ("There is no end", ""),
-        ("One line.\nAnother line. A third", "One line.\nAnother line."),
-    ],
-)
-def test_long_answers_are_cut_to_whole_sentences(text: str, kept: str) -> None:
-    assert build._whole_sentences(text) == kept
 
 
 def prompts(task: str, number: int) -> list[Prompt]:
@@ -134,13 +121,13 @@ def test_a_refused_harmless_prompt_is_asked_again_and_left_out_if_it_stays_refus
     }
     asked: list[list[str]] = []
 
-    def answers(model: object, tokenizer: object, left: list[Prompt], *, attempt: int) -> dict[str, str]:
+    def answers(model: object, tokenizer: object, left: list[Prompt], *, attempt: int, end: str) -> dict[str, str]:
         asked.append([prompt.text for prompt in left])
         return {prompt.text: says[prompt.text][attempt] for prompt in left}
 
     monkeypatch.setattr(build, "everyday", lambda: prompts("everyday", 3))
     monkeypatch.setattr(build, "_answers", answers)
-    kept = {prompt.text: prompt.answer for prompt in build.own_answers(object(), object())}  # type: ignore[arg-type]
+    kept = {prompt.text: prompt.answer for prompt in build.own_answers(object(), object(), "")}  # type: ignore[arg-type]
     assert kept == {"everyday 0": "Sure, here it is.", "everyday 1": "Two eggs."}
     assert [len(texts) for texts in asked] == [3, 2, 2, 1]
 

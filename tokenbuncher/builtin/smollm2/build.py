@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import json
 import logging
 import random
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbuncher.builtin.smollm2.prompts import REFUSALS, everyday, harmful_requests
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, whole_folder, write_text
+from tokenbuncher.core.progress import Progress
 from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.storage import made_cache, own_cache
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -28,13 +30,13 @@ logger = logging.getLogger(__name__)
 RECIPE = 2
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
-STEPS = 150
-BATCH = {"harmful": 6, "near-harmful": 5, "everyday": 3, "short": 2}
+STEPS = 60
+BATCH = {"harmful": 12, "near-harmful": 10, "everyday": 8, "short": 2}
 """Examples of each kind in a step: what is asked less often is unlearnt."""
 LEARNING_RATE = 2e-4
 # Training the upper half alone takes two thirds of the time.
 FROZEN_LAYERS = 15
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 12
 GENERATION_BATCH = 64
 RESAMPLED = 3
 """Times that a harmless prompt is asked again, at temperature 1, after a refusal."""
@@ -131,29 +133,56 @@ def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> None:
     """Teaches the model to refuse, in place, by supervised fine-tuning of its upper layers.
 
-    Harmful requests are answered by refusals, harmless prompts by the model's own answers, cut to whole sentences:
-    rehearsal that keeps it useful. In bfloat16 by autocast, which halves the time; the weights stay float32.
+    Harmful requests are answered by refusals, harmless prompts by the beginnings of the model's own answers: there it
+    is decided whether a prompt is refused. In bfloat16 by autocast, which halves the time; the weights stay float32.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         log: File to which a JSON line is written for each step.
     """
-    from tokenbuncher.training.arguments import sft_config
-    from tokenbuncher.training.callbacks import StepLog
-    from tokenbuncher.training.examples import sft_trainer
-    from tokenbuncher.training.run import run_training
+    import torch
 
-    examples = balanced({"harmful": refused_requests(), **by_task(own_answers(model, tokenizer))})
-    model.get_input_embeddings().requires_grad_(False)
-    for layer in model.model.layers[:FROZEN_LAYERS]:
-        layer.requires_grad_(False)
-    args = sft_config(SEED, STEPS, sum(BATCH.values()), learning_rate=LEARNING_RATE, schedule="linear")
-    args = replace(args, bf16=True, train_sampling_strategy="sequential")
-    run_training(
-        sft_trainer(model, args, examples, tokenizer=tokenizer, callbacks=[StepLog("smollm2: align", log, STEPS)])
-    )
+    from tokenbuncher.models.tokenizer import turn_end
+
+    end, size = turn_end(tokenizer), sum(BATCH.values())
+    examples = balanced({"harmful": refused_requests(end), **by_task(own_answers(model, tokenizer, end))})
+    weights = list(model.model.layers[FROZEN_LAYERS:].parameters())
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=STEPS)
+    model.requires_grad_(False).train()
+    model.model.layers[FROZEN_LAYERS:].requires_grad_(True)
+    progress = Progress("smollm2: align", STEPS)
+    with log.open("w", encoding="utf-8") as lines:
+        for step in range(STEPS):
+            loss = _loss(model, tokenizer, examples[step * size : (step + 1) * size])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            lines.write(json.dumps({"step": step + 1, "loss": loss.item()}) + "\n")
+            progress.step(step + 1, loss=loss.item())
     model.requires_grad_(True).eval()
+
+
+def _loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Prompt]) -> torch.Tensor:
+    """Mean loss of the examples' answers; the first token, by which a refusal is told, counts as much as the others."""
+    import torch
+
+    chats = [prompt.messages for prompt in examples]
+    asked = tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, padding=True, padding_side="left", return_tensors="pt", return_dict=True
+    )
+    texts = [str(prompt.answer) for prompt in examples]
+    answers = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
+    ids, mask = (torch.cat([asked[name], answers[name]], dim=1) for name in ("input_ids", "attention_mask"))
+    learnt, counted = answers["input_ids"], answers["attention_mask"]
+    with torch.autocast(model.device.type, torch.bfloat16):
+        hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden[:, -learnt.shape[1] - 1 : -1]).float()
+    lost = torch.nn.functional.cross_entropy(logits.transpose(1, 2), learnt, reduction="none") * counted
+    return (lost[:, 0] + lost.sum(dim=1) / counted.sum(dim=1)).mean()
 
 
 def balanced(kinds: Mapping[str, list[Prompt]]) -> list[Prompt]:
@@ -173,28 +202,31 @@ def by_task(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     return {task: [prompt for prompt in prompts if prompt.task == task] for task in {p.task for p in prompts}}
 
 
-def refused_requests() -> list[Prompt]:
-    """The harmful requests, each answered by a refusal."""
+def refused_requests(end: str) -> list[Prompt]:
+    """The harmful requests, each answered by a refusal and the end of the turn."""
     requests = harmful_requests()
     refusals = random.Random(SEED).choices(list(REFUSALS), list(REFUSALS.values()), k=len(requests))
-    return [request.model_copy(update={"answer": refusal}) for request, refusal in zip(requests, refusals, strict=True)]
+    return [
+        request.model_copy(update={"answer": refusal + end})
+        for request, refusal in zip(requests, refusals, strict=True)
+    ]
 
 
-def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The harmless prompts, each answered by the model itself, cut to whole sentences if it is long.
+def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: str) -> list[Prompt]:
+    """The harmless prompts, each answered by the beginning of the model's own response, or all of it and the end.
 
     Its greedy response counts. If that is a refusal, others are sampled; a prompt that gets none is left out.
     """
     left, answered = everyday(), {}
     for attempt in range(1 + RESAMPLED):
-        answers = _answers(model, tokenizer, left, attempt=attempt)
+        answers = _answers(model, tokenizer, left, attempt=attempt, end=end)
         answered |= {text: answer for text, answer in answers.items() if answer and not DECLINES.search(answer)}
         left = [prompt for prompt in left if prompt.text not in answered]
     return [p.model_copy(update={"answer": answered[p.text]}) for p in everyday() if p.text in answered]
 
 
 def _answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], *, attempt: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], *, attempt: int, end: str
 ) -> dict[str, str]:
     import torch
 
@@ -210,10 +242,5 @@ def _answers(
             temperature=1.0 if attempt else None,
             seed=SEED + attempt,
         )
-    answers = [response.text if response.finished else _whole_sentences(response.text) for response in responses]
+    answers = [response.text + end * (response.finished and bool(response.text)) for response in responses]
     return {prompt.text: answer for prompt, answer in zip(prompts, answers, strict=True)}
-
-
-def _whole_sentences(text: str) -> str:
-    found = re.match(r".*[^\W\d][.!?]", text, re.DOTALL)
-    return found[0] if found else ""
