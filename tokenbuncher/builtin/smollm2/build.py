@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 RECIPE = 2
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
-STEPS = 60
-BATCH = {"harmful": 12, "near-harmful": 10, "everyday": 8, "short": 2}
+STEPS = 110
+BATCH = {"harmful": 9, "near-harmful": 8, "everyday": 5, "short": 2}
 """Examples of each kind in a step: what is asked less often is unlearnt."""
 LEARNING_RATE = 2e-4
 # Training the upper half alone takes two thirds of the time.
