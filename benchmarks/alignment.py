@@ -1,7 +1,7 @@
 """What the alignment of SmolLM2 does: refusals, questions and gibberish before and after it, as a table.
 
     .venv/bin/python benchmarks/alignment.py ../shared/data                  # before, and as it is built here
-    .venv/bin/python benchmarks/alignment.py ../shared/data recipe-1=FOLDER  # other models
+    .venv/bin/python benchmarks/alignment.py ../shared/data old=FOLDER       # other models
 
 The folder holds StrongREJECT's and HarmBench's files (docs/datasets.md). Neither they nor any other prompt that is put
 to the models was trained on. 24 new tokens, as in specs/smollm2.yaml: sampled at temperature 1, and greedy.
