@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any
 
 import pytest
@@ -52,6 +54,24 @@ def short_stacks() -> Iterator[None]:
     """kfp looks up who calls it with the source of every frame, of which pytest has many; it uses the name alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inspect, "stack", partial(inspect.stack, context=0))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_to_be_absent() -> Iterator[None]:
+    """MLflow looks for Databricks' modules at every request, five times each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("dbruntime", "IPython", "pyspark"):
+            if find_spec(name) is None:
+                patch.setitem(sys.modules, name, None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_that_stop_at_once() -> Iterator[None]:
+    """Servers of the standard library look twice a second whether they shall stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseServer.serve_forever, "__defaults__", (0.01,))
         yield
 
 
