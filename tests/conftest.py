@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
 
 from tokenbuncher.core.environment import quiet_libraries
@@ -59,9 +59,11 @@ def migrated_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     def connect(dialect: Any, record: object, args: list[Any], options: object) -> None:
         if dialect.name == "sqlite" and args[0] not in (":memory:", str(first)) and not Path(args[0]).exists():
             if not first.exists():
-                from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+                from mlflow.store.db.utils import _initialize_tables
 
-                SqlAlchemyStore(f"sqlite:///{first}", first.parent.as_uri()).engine.dispose()
+                engine = create_engine(f"sqlite:///{first}")
+                _initialize_tables(engine)
+                engine.dispose()
             shutil.copyfile(first, args[0])
 
 
