@@ -92,8 +92,9 @@ class RefusalTrainer(Trainer):
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds this trainer's own figures of the step."""
-        super().log({**logs, **self.figures}, *args, **kwargs)
+        """Adds this trainer's own figures to those of a step; the last call is about the whole training."""
+        own, self.figures = self.figures, {}
+        super().log({**logs, **own} if "loss" in logs else logs, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The loss of a step, whose rows carry nothing: what is drawn follows from the step and the seed."""
