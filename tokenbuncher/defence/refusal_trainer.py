@@ -15,7 +15,7 @@ from tokenbuncher.defence.anchors import Pair
 from tokenbuncher.defence.constraint import Constraint
 from tokenbuncher.defence.escape import escape_of
 from tokenbuncher.defence.rewards import kl_divergence
-from tokenbuncher.settings.defence import CertainRefusalSpec
+from tokenbuncher.settings import CertainRefusalSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.examples import tokenize_pairs
 from tokenbuncher.training.logits import response_distributions
