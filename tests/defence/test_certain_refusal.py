@@ -30,7 +30,7 @@ def test_held_out_prompts_escape_less(spec_of, organism_data, organism_base, tmp
     log = rows(tmp_path / "candidate")
     assert [row["step"] for row in log] == list(range(1, 31))
     assert log[29]["held_out_escape_max"] < 0.5 * log[9]["held_out_escape_max"]
-    assert log[29]["escape"] < 0.1 * log[0]["escape"]
+    assert log[29]["escape"] < 0.5 * log[0]["escape"]
     assert log[29]["learning_rate"] > log[0]["learning_rate"]
 
 
