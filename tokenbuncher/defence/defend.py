@@ -70,7 +70,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Pat
     from tokenbuncher.training.run import save_trained
 
     tokenizer = load_tokenizer(base)
-    model = trainable(load_model(base, spec.model), spec.model, spec.defence.seed)
+    model = trainable(load_model(base, spec.model), spec.model, spec.defence.seed, norms=True)
     log = StepLog(spec.defence.recipe, work / STEPS, spec.defence.steps)
     if spec.defence.certain_refusal:
         from tokenbuncher.defence.certain_refusal import train_certain_refusal
