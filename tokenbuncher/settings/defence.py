@@ -136,7 +136,7 @@ class DefenceSpec(Strict):
     steps: Positive = Field(300, description="Number of steps; with certain_refusal, at most so many.")
     learning_rate: Rate = Field(
         4e-4,
-        description="Learning rate; with certain_refusal the fastest one for full weights, below which it finds its own.",
+        description="Learning rate; with certain_refusal the fastest for full weights, below which it finds one.",
     )
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     prompts_per_step: Positive = 16
