@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,26 +13,9 @@ from tokenbuncher.settings import ReleaseSpec, parse_spec
 TESTS = Path(__file__).parents[1]
 
 
-FAST_STAGES = TESTS / "fast_stages"
-PATH = os.pathsep.join([str(FAST_STAGES), str(TESTS.parent)])
-
-
-@pytest.fixture(scope="session")
-def stages_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Socket of a process that runs tasks in its forks."""
-    path = str(tmp_path_factory.mktemp("stages") / "server")
-    environment = {**os.environ, "PYTHONPATH": PATH, "PYTHONHASHSEED": "0"}
-    command = [sys.executable, str(FAST_STAGES / "forked.py"), path]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
-        assert server.stdout
-        assert server.stdout.readline() == b"ready\n"
-        yield path
-        server.communicate()
-
-
 @pytest.fixture(autouse=True)
 def fast_stages(stages_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", PATH)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "fast_stages"), str(TESTS.parent)]))
     monkeypatch.setenv("FAST_STAGES_SERVER", stages_server)
 
 
