@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -124,6 +126,21 @@ def logged_lines() -> Iterator[None]:
 def embedded_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output root with an embedded database, made once because that takes seconds."""
     return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.fixture(scope="session")
+def stages_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Socket of a process that runs tasks with stages that take no time (see fast_stages) in its forks."""
+    path = str(tmp_path_factory.mktemp("stages") / "server")
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests / "fast_stages"), str(tests.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, str(tests / "fast_stages" / "forked.py"), path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
+        assert server.stdout
+        assert server.stdout.readline() == b"ready\n"
+        yield path
+        server.communicate()
 
 
 @pytest.fixture(scope="session")
