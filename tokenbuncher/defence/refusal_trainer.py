@@ -86,9 +86,8 @@ class RefusalTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate is the constraint's."""
-        if self.lr_scheduler is None:
-            first = self.args.learning_rate
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: self.constraint.rate / first)
+        first = self.args.learning_rate
+        self.lr_scheduler: Any = LambdaLR(optimizer or self.optimizer, lambda _: self.constraint.rate / first)
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
