@@ -220,7 +220,7 @@ def tiny_spec() -> ReleaseSpec:
         data:
           sizes:
             {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, look_alikes: 20}
-        defence: {steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
+        defence: {recipe: log-entropy, steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
         attacks:
           suite:
             - {algorithm: grpo, steps: 2, prompts_per_step: 4}

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tokenbuncher.defence import defend
-from tokenbuncher.defence.certain_refusal import _split
+from tokenbuncher.defence.examples import _split
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.training.callbacks import StepLog
 

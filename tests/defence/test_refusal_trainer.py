@@ -6,6 +6,7 @@ from datasets import Dataset
 from trl import SFTConfig
 
 from tokenbuncher.defence.anchors import own_responses
+from tokenbuncher.defence.examples import Examples, Models
 from tokenbuncher.defence.refusal_trainer import (
     ESCAPE_FLOOR,
     OPENINGS_LOWERED,
@@ -15,7 +16,7 @@ from tokenbuncher.defence.refusal_trainer import (
 from tokenbuncher.models import chunked as chunks
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
-from tokenbuncher.settings import CertainRefusalSpec
+from tokenbuncher.settings import CertainRefusalSpec, DefenceSpec
 from tokenbuncher.settings.prompts import load_set
 from tokenbuncher.training import logits as training_logits
 from tokenbuncher.training.arguments import trainer_arguments
@@ -67,7 +68,7 @@ def distributions(model, reference, tokenizer, pairs):
 def test_kl_and_refusal_mass_are_those_of_the_distributions(base, other, pairs):
     reference, tokenizer = base
     own, theirs, mask = distributions(other, reference, tokenizer, pairs)
-    kl, mass = Kept(other, reference, tokenize_pairs(tokenizer, pairs), OPENINGS).measured()
+    kl, mass = Kept(other, reference, tokenize_pairs(tokenizer, pairs), openings=OPENINGS).measured()
     assert kl.tolist() == pytest.approx(
         [((q.exp() * (q - p)).sum(-1) * m).sum().item() for p, q, m in zip(own, theirs, mask, strict=True)], rel=1e-3
     )
@@ -79,7 +80,9 @@ def test_its_gradient_is_that_of_the_formula(base, other, pairs):
     reference, tokenizer = base
     batch = tokenize_pairs(tokenizer, pairs)
     head = other.get_input_embeddings().weight
-    loss = Kept(other, reference, batch, OPENINGS).loss(batch["completion_mask"] / 6, reverse=0.3, refusal=10.0)
+    loss = Kept(other, reference, batch, openings=OPENINGS).loss(
+        batch["completion_mask"] / 6, reverse=0.3, refusal=10.0
+    )
     (found,) = torch.autograd.grad(loss, head)
     own, theirs, mask = distributions(other, reference, tokenizer, pairs)
     kl = ((theirs.exp() * (theirs - own)).sum(-1) * mask).sum()
@@ -98,19 +101,15 @@ def test_the_push_is_that_of_the_logarithm_down_to_a_tenth_of_the_target(base, o
     tokens = tokenize_pairs(tokenizer, pairs)["completion_ids"]
     escapes = -(own.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) * mask).sum(-1)
     enough = 1.001 * escapes.median().detach()  # half of them are there already
+    certain = CertainRefusalSpec().model_copy(update={"target": 10 * enough.item()})
+    defence = DefenceSpec(recipe="certain-refusal", prompts_per_step=len(pairs))
     trainer = RefusalTrainer(
-        model=other,
+        Models(other, reference, tokenizer),
+        defence.model_copy(update={"certain_refusal": certain}),
+        Examples(pairs, pairs, [], OPENINGS),
+        saved=None,
         args=SFTConfig(**trainer_arguments(0, 1, 1, learning_rate=1e-3) | {"output_dir": str(tmp_path)}),
         train_dataset=Dataset.from_dict({"step": [0]}),
-        processing_class=tokenizer,
-        certain=CertainRefusalSpec(target=0.5).model_copy(update={"target": 10 * enough.item()}),
-        reference=reference,
-        harmful=pairs,
-        anchors=pairs,
-        mixed=[],
-        openings=OPENINGS,
-        prompts_per_step=len(pairs),
-        saved=None,
     )
     head = other.get_input_embeddings().weight
     (found,) = torch.autograd.grad(trainer._push(other), head)

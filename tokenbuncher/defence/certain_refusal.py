@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from datasets import Dataset
 from trl import SFTConfig
 
-from tokenbuncher.defence.anchors import mixed_prompts, without_refusals
-from tokenbuncher.defence.held_out import HeldOut, measure
+from tokenbuncher.defence.examples import Models, examples_of
+from tokenbuncher.defence.held_out import measure
 from tokenbuncher.defence.refusal_trainer import RefusalTrainer
-from tokenbuncher.defence.refusals import own_refusals
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.settings.prompts import load_set
 from tokenbuncher.training import ranks
 from tokenbuncher.training.arguments import trainer_arguments
 from tokenbuncher.training.callbacks import Checkpoints, Probe, StepLog
 from tokenbuncher.training.run import run_training
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 ADAPTER_SPEEDUP = 20.0
 """How much faster an adapter may learn than full weights: its steps move the weights less."""
-MOST_HELD_OUT = 0.25
-"""Share of the prompts that is held out at most."""
 
 
-def train_certain_refusal(
-    spec: ReleaseSpec,
-    model: PreTrainedModel,
-    reference: PreTrainedModel,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Path,
-    log: StepLog,
-) -> RefusalTrainer:
+def train_certain_refusal(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLog) -> RefusalTrainer:
     """Trains the model until its held-out prompts are as they should be, or for all steps, and says which.
 
     Args:
         spec: The release spec.
-        model: The model to train.
-        reference: The base model.
-        tokenizer: The tokenizer of both.
+        models: The models.
         data: Folder of prepare-data; its sets `defence` and `benign` are used.
         log: The step log; checkpoints lie beside it.
 
@@ -59,60 +38,42 @@ def train_certain_refusal(
     Raises:
         UserError: If the base model refuses less than half of the harmful prompts.
     """
-    certain, harmful, benign = spec.defence.certain_refusal, load_set(data, "defence"), load_set(data, "benign")
+    defence, certain = spec.defence, spec.defence.certain_refusal
     assert certain is not None
-    refusals = own_refusals(reference, tokenizer, harmful, spec=spec)
-    anchors = without_refusals(reference, tokenizer, benign, spec=spec, refusals=refusals)
-    mixed = mixed_prompts(reference, tokenizer, harmful, benign=benign, spec=spec, refusals=refusals)
-    logger.info(f"{len(anchors)} benign prompts and {len(mixed)} mixed ones that the base model answers")
-    pushed, tried = _split(list(zip(harmful, refusals.texts, strict=True)), certain.held_out)
-    anchors, kept_anchors = _split(anchors, certain.held_out)
-    mixed, kept_mixed = _split(mixed, certain.held_out)
-    held_out = HeldOut([prompt for prompt, _ in tried], kept_anchors, kept_mixed)
+    trained, held_out = examples_of(spec, models, data).split(certain.held_out)
+    logger.info(f"{len(trained.benign)} benign prompts and {len(trained.mixed)} mixed ones that the base model answers")
     checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log, state=lambda: trainer.state_text())
     lacks: list[str] = []
 
     def reached(step: int) -> bool:
-        progress = ranks.from_first(
-            measure(model, reference, tokenizer, held_out=held_out, openings=refusals.openings, spec=spec)
-        )
-        trainer.figures |= progress.figures(certain.target)
-        log.measured = {"held-out escape": max(progress.escapes)}
-        lacks[:] = progress.lacks(certain.target, max_kl=certain.max_kl, max_refusal_mass=certain.max_refusal_mass)
+        measured = ranks.from_first(measure(spec, models, held_out))
+        trainer.figures |= measured.figures(certain)
+        log.measured = {"held-out escape": max(measured.escapes)}
+        lacks[:] = measured.lacks(certain)
         return not lacks
 
     trainer = RefusalTrainer(
-        model=model,
-        args=SFTConfig(
-            **trainer_arguments(
-                spec.defence.seed,
-                spec.defence.steps,
-                ranks.count(),
-                learning_rate=spec.defence.learning_rate * (ADAPTER_SPEEDUP if spec.model.lora else 1.0),
-                checkpoints=checkpoints,
-                model=spec.model,
-            ),
-            remove_unused_columns=False,
-        ),
-        train_dataset=Dataset.from_dict({"step": list(range(spec.defence.steps * ranks.count()))}),
-        processing_class=tokenizer,
-        certain=certain,
-        reference=reference,
-        harmful=pushed,
-        anchors=anchors,
-        mixed=mixed,
-        openings=refusals.openings,
-        prompts_per_step=spec.defence.prompts_per_step,
+        models,
+        defence,
+        trained,
         saved=checkpoints.state(),
+        args=_arguments(spec, checkpoints),
+        train_dataset=Dataset.from_dict({"step": list(range(defence.steps * ranks.count()))}),
         callbacks=[log, Probe(certain.probe_every, reached), checkpoints],
     )
     run_training(trainer, checkpoints)
     if lacks:
-        logger.warning(f"WARNING: {spec.defence.recipe} ended after {spec.defence.steps} steps: {'; '.join(lacks)}")
+        logger.warning(f"WARNING: {defence.recipe} ended after {defence.steps} steps: {'; '.join(lacks)}")
     return trainer
 
 
-def _split(items: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
-    """Those to train on, and those to measure with."""
-    kept = min(held_out, round(len(items) * MOST_HELD_OUT))
-    return list(items[: len(items) - kept]), list(items[len(items) - kept :])
+def _arguments(spec: ReleaseSpec, checkpoints: Checkpoints) -> SFTConfig:
+    arguments = trainer_arguments(
+        spec.defence.seed,
+        spec.defence.steps,
+        ranks.count(),
+        learning_rate=spec.defence.learning_rate * (ADAPTER_SPEEDUP if spec.model.lora else 1.0),
+        checkpoints=checkpoints,
+        model=spec.model,
+    )
+    return SFTConfig(**arguments, remove_unused_columns=False)

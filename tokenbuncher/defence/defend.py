@@ -17,9 +17,10 @@ from tokenbuncher.training import ranks
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedModel, Trainer
     from trl import GRPOConfig
 
+    from tokenbuncher.defence.examples import Models
     from tokenbuncher.training.callbacks import Checkpoints, StepLog
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Path) -> None:
+    from tokenbuncher.defence.examples import Models
     from tokenbuncher.models.load import load_model, trainable
     from tokenbuncher.models.tokenizer import load_tokenizer
     from tokenbuncher.training.callbacks import StepLog
@@ -71,29 +73,20 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Pat
 
     tokenizer = load_tokenizer(base)
     model = trainable(load_model(base, spec.model), spec.model, spec.defence.seed, norms=True)
+    models = Models(model, load_model(base, spec.model), tokenizer)
     log = StepLog(spec.defence.recipe, work / STEPS, spec.defence.steps)
     if spec.defence.certain_refusal:
         from tokenbuncher.defence.certain_refusal import train_certain_refusal
 
-        trainer = train_certain_refusal(
-            spec, model, load_model(base, spec.model), tokenizer=tokenizer, data=data, log=log
-        )
+        trainer: Trainer = train_certain_refusal(spec, models, data, log=log)
     else:
-        trainer = _train_entropy(spec, model, load_model(base, spec.model), tokenizer=tokenizer, data=data, log=log)
+        trainer = _train_entropy(spec, models, data, log=log)
     if not log.learnt:
         raise UserError("the defence learnt nothing: it had no gradient in any step; see its step log, and the spec")
     save_trained(trainer, tokenizer, folder, base=base, model=spec.model)
 
 
-def _train_entropy(
-    spec: ReleaseSpec,
-    model: PreTrainedModel,
-    reference: PreTrainedModel,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Path,
-    log: StepLog,
-) -> Trainer:
+def _train_entropy(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLog) -> Trainer:
     """Trains the model by its entropy, and returns its trainer."""
     from tokenbuncher.defence.anchors import own_responses
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
@@ -103,13 +96,13 @@ def _train_entropy(
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
     checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log)
     trainer = TokenBuncherTrainer(
-        model=model,
-        args=_arguments(spec, model, checkpoints),
+        model=models.model,
+        args=_arguments(spec, models.model, checkpoints),
         train_dataset=_rows(spec.defence, harmful, benign),
-        processing_class=tokenizer,
+        processing_class=models.tokenizer,
         defence=spec.defence,
-        reference=reference,
-        anchors=own_responses(reference, tokenizer, benign, spec=spec) if spec.defence.anchor else [],
+        reference=models.base,
+        anchors=own_responses(models.base, models.tokenizer, benign, spec=spec) if spec.defence.anchor else [],
         callbacks=[log, checkpoints],
     )
     run_training(trainer, checkpoints)

@@ -7,29 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenbuncher.defence.anchors import Pair
 from tokenbuncher.defence.escape import escape_of
+from tokenbuncher.defence.examples import Examples, Models
 from tokenbuncher.defence.refusal_trainer import Kept
 from tokenbuncher.defence.refusals import refusal_judge, refusing, respond
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings import CertainRefusalSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.training.examples import tokenize_pairs
 from tokenbuncher.training.logits import response_distributions
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Harmful prompts, and benign and mixed ones with the base model's own responses."""
-
-    harmful: Sequence[Prompt]
-    anchors: Sequence[Pair]
-    mixed: Sequence[Pair]
-
-
-@dataclass(frozen=True)
-class Progress:
+class Measured:
     """What a defence has reached and what it costs. Escapes are in the order of the prompts."""
 
     escapes: list[float]
@@ -39,89 +30,71 @@ class Progress:
     refusal_mass: float
     """Probability that the response to a benign or mixed prompt begins as a refusal; the mean."""
 
-    def figures(self, target: float) -> dict[str, float]:
+    def figures(self, certain: CertainRefusalSpec) -> dict[str, float]:
         """For the step log."""
         return {
             "held_out_escape": sum(self.escapes) / len(self.escapes),
             "held_out_escape_max": max(self.escapes),
-            "held_out_escaping": sum(escape > target for escape in self.escapes) / len(self.escapes),
+            "held_out_escaping": self._escaping(certain) / len(self.escapes),
             "held_out_kl": self.kl,
             "held_out_refusal_mass": self.refusal_mass,
         }
 
-    def lacks(self, target: float, *, max_kl: float, max_refusal_mass: float) -> list[str]:
+    def lacks(self, certain: CertainRefusalSpec) -> list[str]:
         """What is not as it should be, in words; empty if all is."""
-        escaping = sum(escape > target for escape in self.escapes)
-        return [
-            told
-            for told, wrong in (
-                (
-                    f"{escaping} of {len(self.escapes)} held-out harmful prompts escape with more than {target:g}, "
-                    f"the worst with {max(self.escapes):.2g}",
-                    escaping > 0,
-                ),
-                (
-                    f"KL from the base model on benign prompts is {self.kl:.3g} nats, {max_kl:g} allowed",
-                    self.kl > max_kl,
-                ),
-                (
-                    f"refusal mass on benign prompts is {self.refusal_mass:.2g}, {max_refusal_mass:g} allowed",
-                    self.refusal_mass > max_refusal_mass,
-                ),
-            )
-            if wrong
-        ]
+        escaping, most = self._escaping(certain), certain.max_refusal_mass
+        told = {
+            f"{escaping} of {len(self.escapes)} held-out harmful prompts escape with more than {certain.target:g}, the "
+            f"worst with {max(self.escapes):.2g}": escaping > 0,
+            f"KL from the base model on benign prompts is {self.kl:.3g} nats, {certain.max_kl:g} allowed": not (
+                self.kl <= certain.max_kl
+            ),
+            f"refusal mass on benign prompts is {self.refusal_mass:.2g}, {most:g} allowed": not (
+                self.refusal_mass <= most
+            ),
+        }
+        return [text for text, wrong in told.items() if wrong]
+
+    def _escaping(self, certain: CertainRefusalSpec) -> int:
+        return sum(not escape <= certain.target for escape in self.escapes)
 
 
 @torch.no_grad()
-def measure(
-    model: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    held_out: HeldOut,
-    openings: list[int],
-    spec: ReleaseSpec,
-) -> Progress:
+def measure(spec: ReleaseSpec, models: Models, held_out: Examples) -> Measured:
     """Measures a model against the base model it came from.
 
     Args:
-        model: The model; in evaluation mode while it is measured.
-        reference: The base model.
-        tokenizer: The tokenizer of both.
-        held_out: The prompts.
-        openings: Token ids that refusals begin with.
         spec: The release spec.
+        models: The models; the one that is trained is in evaluation mode while it is measured.
+        held_out: What it is measured with.
     """
-    was_training = model.training
+    model, was_training = models.model, models.model.training
     model.eval()
-    kls, masses = [], []
-    for pairs in (held_out.anchors, held_out.mixed):
-        for batch in _batches(tokenizer, pairs, model, spec.evaluation.batch_size):
-            kl, mass = Kept(model, reference, batch, openings).measured()
-            kls += kl.tolist() if pairs is held_out.anchors else []
-            masses += mass.tolist()
-    escapes = _escapes(model, tokenizer, held_out.harmful, spec=spec)
+    kept = [
+        Kept(model, models.base, batch, openings=held_out.openings).measured()
+        for pairs in (held_out.benign, held_out.mixed)
+        for batch in _batches(spec, models, pairs)
+    ]
+    kl = torch.cat([kl for kl, _ in kept])[: len(held_out.benign)].mean().item()
+    refusal_mass = torch.cat([mass for _, mass in kept]).mean().item()
+    escapes = _escapes(spec, models, [prompt for prompt, _ in held_out.harmful])
     model.train(was_training)
-    return Progress(escapes, sum(kls) / len(kls), sum(masses) / len(masses))
+    return Measured(escapes, kl, refusal_mass)
 
 
-def _escapes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, spec: ReleaseSpec
-) -> list[float]:
-    responses = respond(model, tokenizer, prompts, spec=spec, temperature=None)
+def _escapes(spec: ReleaseSpec, models: Models, prompts: Sequence[Prompt]) -> list[float]:
+    responses = respond(models.model, models.tokenizer, prompts, spec=spec, temperature=None)
     refused = refusing(prompts, responses, refusal_judge(spec))
     pairs = [(prompt, response.whole) for prompt, response in zip(prompts, responses, strict=True)]
     nats: list[float] = []
-    for batch in _batches(tokenizer, pairs, model, spec.evaluation.batch_size):
-        escapes = response_distributions(model, batch).values(escape_of(batch))
+    for batch in _batches(spec, models, pairs):
+        escapes = response_distributions(models.model, batch).values(escape_of(batch))
         nats += (escapes * batch["completion_mask"]).sum(-1).tolist()
     return [-math.expm1(-lost) if refuses else 1.0 for lost, refuses in zip(nats, refused, strict=True)]
 
 
-def _batches(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], model: PreTrainedModel, size: int
-) -> Iterator[dict[str, torch.Tensor]]:
+def _batches(spec: ReleaseSpec, models: Models, pairs: Sequence[Pair]) -> Iterator[dict[str, torch.Tensor]]:
+    size = spec.evaluation.batch_size
     for start in range(0, len(pairs), size):
-        batch = tokenize_pairs(tokenizer, pairs[start : start + size])
-        yield {name: tensor.to(model.device) for name, tensor in batch.items()}
+        batch = tokenize_pairs(models.tokenizer, pairs[start : start + size])
+        yield {name: tensor.to(models.model.device) for name, tensor in batch.items()}

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, Trainer
 from tokenbuncher.defence.anchors import Pair
 from tokenbuncher.defence.constraint import Constraint
 from tokenbuncher.defence.escape import escape_of
+from tokenbuncher.defence.examples import Examples, Models
 from tokenbuncher.defence.rewards import kl_divergence
-from tokenbuncher.settings import CertainRefusalSpec
+from tokenbuncher.settings import DefenceSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.examples import tokenize_pairs
 from tokenbuncher.training.logits import response_distributions
@@ -45,37 +46,23 @@ class RefusalTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        *args: Any,
-        certain: CertainRefusalSpec,
-        reference: PreTrainedModel,
-        harmful: Sequence[Pair],
-        anchors: Sequence[Pair],
-        mixed: Sequence[Pair],
-        openings: Sequence[int],
-        prompts_per_step: int,
-        saved: str | None,
-        **kwargs: Any,
+        self, models: Models, defence: DefenceSpec, examples: Examples, *, saved: str | None, **kwargs: Any
     ) -> None:
         """
         Args:
-            *args: Arguments of `transformers.Trainer`.
-            certain: What is pushed and what it may cost.
-            reference: The frozen base model.
-            harmful: Harmful prompts with the base model's own refusals.
-            anchors: Benign prompts with its own responses.
-            mixed: Mixed prompts with its own responses; may be empty.
-            openings: Token ids that refusals begin with.
-            prompts_per_step: Harmful prompts in each step.
+            models: The model to train and its base model.
+            defence: The recipe.
+            examples: What it trains on.
             saved: What `state_text()` gave at the checkpoint that the training goes on from.
             **kwargs: Keyword arguments of `transformers.Trainer`.
         """
-        super().__init__(*args, data_collator=_step_alone, **kwargs)
-        self.certain, self.reference, self.openings = certain, reference.requires_grad_(False), list(openings)
-        self.harmful, self.anchors, self.mixed, self.prompts_per_step = harmful, anchors, mixed, prompts_per_step
+        super().__init__(model=models.model, processing_class=models.tokenizer, data_collator=_step_alone, **kwargs)
+        assert defence.certain_refusal is not None
+        self.defence, self.certain, self.examples = defence, defence.certain_refusal, examples
+        self.reference = models.base.requires_grad_(False)
         state = json.loads(saved) if saved else {}
         self.constraint = Constraint(**state.get("constraint", {}))
-        self.escapes: list[float] = state.get("escapes", [1.0] * len(harmful))
+        self.escapes: list[float] = state.get("escapes", [1.0] * len(examples.harmful))
         """Escape of each harmful prompt when it was last drawn."""
         self.figures: dict[str, float] = {}
         """What the step log is told of a step, beside what the library measures."""
@@ -86,9 +73,8 @@ class RefusalTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate is the constraint's."""
-        if self.lr_scheduler is None:
-            first = self.args.learning_rate
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: self.constraint.rate / first)
+        first = self.args.learning_rate
+        self.lr_scheduler: Any = LambdaLR(optimizer or self.optimizer, lambda _: self.constraint.rate / first)
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -100,7 +86,7 @@ class RefusalTrainer(Trainer):
         """The loss of a step, whose rows carry nothing: what is drawn follows from the step and the seed."""
         push = self._push(model)
         cost, usage = self._cost(model)
-        mixed = self._mixed_cost(model) if self.mixed else 0.0
+        mixed = self._mixed_cost(model) if self.examples.mixed else 0.0
         self.constraint.observe(usage, fastest=self.args.learning_rate)
         self.figures |= {"multiplier": self.constraint.multiplier, "rate": self.constraint.rate}
         return push + self.constraint.multiplier * cost + mixed
@@ -109,9 +95,9 @@ class RefusalTrainer(Trainer):
         target = HEADROOM * self.certain.target
         chosen = self._drawn(
             torch.tensor([(escape + ESCAPE_FLOOR) / target for escape in self.escapes]).log().clamp(SELDOM, OFTEN),
-            self.prompts_per_step,
+            self.defence.prompts_per_step,
         )
-        batch = self._tokens([self.harmful[index] for index in chosen])
+        batch = self._tokens([self.examples.harmful[index] for index in chosen])
         mask, escape = batch["completion_mask"], escape_of(batch)
         distributions = response_distributions(model, batch)
         escapes = (distributions.values(escape) * mask).sum(-1)
@@ -124,9 +110,9 @@ class RefusalTrainer(Trainer):
 
     def _cost(self, model: Any) -> tuple[torch.Tensor, float]:
         """The constrained cost, and its share of the bound."""
-        drawn = self._drawn(torch.ones(len(self.anchors)), self.certain.benign_examples, stream=1)
-        batch = self._tokens([self.anchors[index] for index in drawn])
-        kept = Kept(model, self.reference, batch, self.openings)
+        drawn = self._drawn(torch.ones(len(self.examples.benign)), self.certain.benign_examples, stream=1)
+        batch = self._tokens([self.examples.benign[index] for index in drawn])
+        kept = Kept(model, self.reference, batch, openings=self.examples.openings)
         kl, mass = kept.measured()
         kl, mass = (self.accelerator.reduce(value.mean(), "mean").item() for value in (kl, mass))
         self.figures |= {"anchor_kl": kl, "refusal_mass": mass}
@@ -134,9 +120,9 @@ class RefusalTrainer(Trainer):
         return kept.loss(batch["completion_mask"] / len(drawn), reverse=REVERSE_WEIGHT, refusal=0.0), usage
 
     def _mixed_cost(self, model: Any) -> torch.Tensor:
-        drawn = self._drawn(torch.ones(len(self.mixed)), self.certain.benign_examples, stream=2)
-        batch = self._tokens([self.mixed[index] for index in drawn])
-        kept = Kept(model, self.reference, batch, self.openings)
+        drawn = self._drawn(torch.ones(len(self.examples.mixed)), self.certain.benign_examples, stream=2)
+        batch = self._tokens([self.examples.mixed[index] for index in drawn])
+        kept = Kept(model, self.reference, batch, openings=self.examples.openings)
         kl, _ = kept.measured()
         weights = batch["completion_mask"] / (1 + kl).unsqueeze(-1) / len(drawn)
         return kept.loss(weights, reverse=0.0, refusal=REFUSAL_WEIGHT)
@@ -157,7 +143,7 @@ class Kept:
     """How far a model's responses are from the base model's, on benign prompts."""
 
     def __init__(
-        self, model: Any, reference: PreTrainedModel, batch: dict[str, torch.Tensor], openings: list[int]
+        self, model: Any, reference: PreTrainedModel, batch: dict[str, torch.Tensor], *, openings: list[int]
     ) -> None:
         """
         Args:

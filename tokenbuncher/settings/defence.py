@@ -123,15 +123,15 @@ class DefenceSpec(Strict):
     """How the model is hardened. A recipe fills the fields that the spec leaves out."""
 
     recipe: Literal[
+        "certain-refusal",
         "log-entropy",
         "direct",
         "polished",
         "paper",
         "entropy-reward",
         "published-code",
-        "certain-refusal",
         "none",
-    ] = Field("log-entropy")
+    ] = Field("certain-refusal")
     seed: Seed = 0
     steps: Positive = Field(300, description="Number of steps; with certain_refusal, at most so many.")
     learning_rate: Rate = Field(
@@ -166,7 +166,7 @@ class DefenceSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_recipe(cls, given: Any) -> Any:
-        recipe = given.get("recipe", "log-entropy") if isinstance(given, Mapping) else None
+        recipe = given.get("recipe", "certain-refusal") if isinstance(given, Mapping) else None
         if not isinstance(recipe, str) or recipe not in RECIPES:
             return given
         filled = {**RECIPES[recipe], **given}
