@@ -1,10 +1,14 @@
+import hashlib
 import json
+import re
+import shutil
 
 import pytest
 
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
 from tokenbuncher.defence.examples import _split
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings import RECIPES, parse_spec
 from tokenbuncher.training.callbacks import StepLog
 
 
@@ -69,8 +73,47 @@ def test_an_interrupted_defence_ends_with_the_figures_of_an_unbroken_one(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-@pytest.mark.parametrize(("count", "kept"), [(100, 8), (16, 4), (1, 0)])
+@pytest.mark.parametrize(("count", "kept"), [(100, 8), (16, 4), (4, 1)])
 def test_at_most_a_quarter_is_held_out(count, kept):
     trained, measured = _split(list(range(count)), 8)
     assert (len(trained), len(measured)) == (count - kept, kept)
     assert trained + measured == list(range(count))
+
+
+@pytest.mark.parametrize("name", ["defence", "benign"])
+def test_too_few_prompts_are_refused_before_anything_is_sampled(spec_of, organism_data, organism_base, tmp_path, name):
+    data = tmp_path / "data"
+    shutil.copytree(organism_data, data)
+    lines = (data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data / f"{name}.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
+    manifest = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256((data / f"{name}.jsonl").read_bytes()).hexdigest()
+    manifest["sets"][name] |= {"count": 3, "sha256": digest}
+    manifest["sets"][name] |= {key: manifest["sets"][name][key][:3] for key in ("ids", "tasks", "options")}
+    (data / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UserError, match=f"needs 4 prompts of set {name}, .*; there are 3: raise data.sizes.{name}"):
+        defend(spec_of(), data, organism_base, out=tmp_path / "candidate")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("{anchor: {examples: 8}}", "recipe certain-refusal, the default, has no anchor; name the recipe that they"),
+        ("{entropy: loss}", "the default, has no entropy"),
+        ("{benign_prompts: 2}", "the default, has no benign_prompts"),
+        ("{certain_refusal: null}", "goes with recipe certain-refusal, and that recipe with it"),
+        ("{recipe: certain-refusal, certain_refusal: null, entropy: loss}", "goes with recipe certain-refusal"),
+        ("{recipe: log-entropy, certain_refusal: {}, entropy: null, anchor: null}", "goes with recipe certain-refusal"),
+        ("{recipe: direct, entropy: null}", "null goes with recipe certain-refusal only"),
+        ("{certain_refusal: {target: 1.0e-30}}", "greater than or equal to 0.0000000001"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        parse_spec(f"defence: {settings}")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_spec_with_any_recipe_reloads_as_itself(recipe):
+    spec = parse_spec(f"defence: {{recipe: {recipe}}}")
+    assert parse_spec(spec.to_yaml()) == spec

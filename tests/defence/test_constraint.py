@@ -1,5 +1,8 @@
+import math
+
 import pytest
 
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence.constraint import MULTIPLIERS, Constraint
 
 
@@ -29,3 +32,13 @@ def test_the_rate_grows_until_steps_cost_something_and_never_above_the_fastest()
 
 def test_one_bad_batch_does_not_count_for_much():
     assert after([0.1] * 10 + [3.0], rate=1e-4).usage < 1.0
+
+
+def test_no_rate_is_above_the_fastest():
+    assert after([3.0, 1.0], rate=1e-2).rate <= 1e-3
+
+
+@pytest.mark.parametrize("cost", [math.nan, math.inf])
+def test_a_cost_that_is_no_number_is_refused(cost):
+    with pytest.raises(UserError, match=r"lower defence\.learning_rate"):
+        after([1.0, cost])

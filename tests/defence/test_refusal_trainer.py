@@ -12,6 +12,7 @@ from tokenbuncher.defence.refusal_trainer import (
     OPENINGS_LOWERED,
     Kept,
     RefusalTrainer,
+    _log_not,
 )
 from tokenbuncher.models import chunked as chunks
 from tokenbuncher.models.load import load_model
@@ -65,33 +66,46 @@ def distributions(model, reference, tokenizer, pairs):
 
 
 @pytest.mark.usefixtures("chunked")
-def test_kl_and_refusal_mass_are_those_of_the_distributions(base, other, pairs):
+def test_kl_and_added_refusal_mass_are_those_of_the_distributions(base, other, pairs):
     reference, tokenizer = base
     own, theirs, mask = distributions(other, reference, tokenizer, pairs)
-    kl, mass = Kept(other, reference, tokenize_pairs(tokenizer, pairs), openings=OPENINGS).measured()
-    assert kl.tolist() == pytest.approx(
-        [((q.exp() * (q - p)).sum(-1) * m).sum().item() for p, q, m in zip(own, theirs, mask, strict=True)], rel=1e-3
-    )
-    assert mass.tolist() == pytest.approx(own[:, 0, OPENINGS].exp().sum(-1).tolist(), rel=1e-4)
+    kl, added = Kept(other, reference, tokenize_pairs(tokenizer, pairs), openings=OPENINGS).measured()
+    masses = [logs[:, 0, OPENINGS].exp().sum(-1) for logs in (own, theirs)]
+    assert kl.tolist() == pytest.approx((((theirs.exp() * (theirs - own)).sum(-1) * mask).sum(-1)).tolist(), rel=1e-3)
+    assert added.tolist() == pytest.approx((masses[0] - masses[1]).clamp(min=0.0).tolist(), rel=1e-4, abs=1e-9)
+
+
+def test_what_the_base_model_does_is_no_cost(base, pairs):
+    reference, tokenizer = base
+    batch = tokenize_pairs(tokenizer, pairs)
+    begun = batch["completion_ids"][:, 0].unique().tolist()  # as if every answer began as refusals do
+    kl, added = Kept(reference, reference, batch, openings=begun).measured()
+    assert kl.tolist() == pytest.approx([0.0] * len(pairs), abs=1e-6)
+    assert added.tolist() == [0.0] * len(pairs)
 
 
 @pytest.mark.usefixtures("chunked")
-def test_its_gradient_is_that_of_the_formula(base, other, pairs):
+@pytest.mark.parametrize(("reverse", "refusal", "fades"), [(0.3, 0.0, False), (0.0, 10.0, True), (0.3, 10.0, True)])
+def test_its_gradient_is_that_of_the_formula(base, other, pairs, reverse, refusal, fades):
     reference, tokenizer = base
-    batch = tokenize_pairs(tokenizer, pairs)
+    kept = Kept(other, reference, tokenize_pairs(tokenizer, pairs), openings=OPENINGS)
     head = other.get_input_embeddings().weight
-    loss = Kept(other, reference, batch, openings=OPENINGS).loss(
-        batch["completion_mask"] / 6, reverse=0.3, refusal=10.0
-    )
-    (found,) = torch.autograd.grad(loss, head)
+    faded = 1 + kept.measured()[0] if fades else None
+    (found,) = torch.autograd.grad(kept.loss(faded=faded, reverse=reverse, refusal=refusal), head)
     own, theirs, mask = distributions(other, reference, tokenizer, pairs)
-    kl = ((theirs.exp() * (theirs - own)).sum(-1) * mask).sum()
-    reverse = (own[:, 0].exp() * (own[:, 0] - theirs[:, 0])).sum()
-    refusal = -torch.log1p(-own[:, 0, OPENINGS].exp().sum(-1)).sum()
-    expected = (kl + 0.3 * reverse + 10.0 * refusal) / 6
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    kl = ((theirs.exp() * (theirs - own)).sum(-1) * mask).sum(-1)
+    other_way = (own[:, 0].exp() * (own[:, 0] - theirs[:, 0])).sum(-1)
+    refuses = -torch.log1p(-own[:, 0, OPENINGS].exp().sum(-1))
+    expected = ((torch.log1p(kl) if fades else kl) + reverse * other_way + refusal * refuses).mean()
     (wanted,) = torch.autograd.grad(expected, head)
-    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
+
+
+def test_a_model_that_refuses_for_certain_is_still_pushed_off():
+    logits = torch.tensor([[20.0, 0.0, 0.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(-_log_not(logits.log_softmax(-1), [0]).sum(), logits)
+    assert gradient[0, 0].item() == pytest.approx(1.0, abs=1e-6)
+    assert _log_not(torch.zeros(1, 3).log_softmax(-1), []).item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.usefixtures("chunked")

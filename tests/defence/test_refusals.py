@@ -8,7 +8,7 @@ from tokenbuncher.defence.refusals import own_refusals, refusal_judge, refusing,
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import parse_spec
-from tokenbuncher.settings.prompts import load_set
+from tokenbuncher.settings.prompts import Prompt, load_set
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,26 @@ def test_no_response_begins_with_a_banned_token(base, harmful, refusals, spec):
 
 
 def test_responses_that_refuse_are_sampled_anew(base, harmful, refusals, spec):
-    anew = without_refusals(*base, harmful, spec=spec, refusals=refusals)
+    responses = list(zip(harmful, respond(*base, harmful, spec=spec), strict=True))
+    refused = refusing(harmful, [response for _, response in responses], refusal_judge(spec))
+    anew = without_refusals(*base, responses, spec=spec, refused=refused, openings=refusals.openings)
     _, tokenizer = base
-    assert [prompt for prompt, _ in anew] == harmful
     begun = [tokenizer(text, add_special_tokens=False)["input_ids"][0] for _, text in anew]
-    assert sum(token in refusals.openings for token in begun) < 0.2 * len(begun)
+    assert [prompt for prompt, _ in anew] == harmful
+    assert not any(token in refusals.openings for token, refuses in zip(begun, refused, strict=True) if refuses)
+    assert any(refused)
+
+
+def test_what_begins_answers_too_is_no_opening(base, harmful, refusals, spec):
+    own = own_refusals(*base, harmful, spec=spec, answers=refusals.texts)
+    assert own.openings == []
+    assert own.texts == refusals.texts
+
+
+def test_a_refusal_that_was_cut_off_is_none(base, harmful, spec):
+    short = spec.model_copy(update={"model": spec.model.model_copy(update={"max_new_tokens": 3})})
+    with pytest.raises(UserError, match="refuses 0 of"):
+        own_refusals(*base, harmful, spec=short)
 
 
 def test_a_mixed_prompt_has_words_of_a_harmful_and_of_a_benign_one(harmful, benign):
@@ -72,13 +87,22 @@ def test_a_mixed_prompt_has_words_of_a_harmful_and_of_a_benign_one(harmful, beni
     made = [mixed(random.Random(seed), harmful, benign).text.split() for seed in range(50)]
     assert all(set(text) <= words[0] | words[1] for text in made)
     assert sum(bool(set(text) & words[0]) and bool(set(text) & words[1]) for text in made) > 40
+    assert max(map(len, made)) <= max(len(prompt.text.split()) for prompt in [*harmful, *benign])
+
+
+def test_prompts_without_words_can_be_mixed():
+    blank = [Prompt(text="  ")]
+    assert all(mixed(random.Random(seed), blank, blank).text for seed in range(10))
 
 
 def test_mixed_prompts_are_those_that_the_base_model_answers(base, harmful, benign, refusals, spec):
-    found = mixed_prompts(*base, harmful, benign=benign, spec=spec, refusals=refusals)
+    def made():
+        return mixed_prompts(*base, (harmful, benign), number=200, spec=spec, openings=refusals.openings)
+
+    found = made()
     prompts = [prompt for prompt, _ in found]
     assert 10 < len(found) < 200
     assert len({prompt.id for prompt in prompts}) == len(prompts)
     assert not any(refusing(prompts, respond(*base, prompts, spec=spec, temperature=None), refusal_judge(spec)))
-    assert max(refusal_masses(*base, found, openings=refusals.openings, batch=64)) < MOST_REFUSAL_MASS
-    assert found == mixed_prompts(*base, harmful, benign=benign, spec=spec, refusals=refusals)
+    assert max(refusal_masses(*base, prompts, openings=refusals.openings, batch=64)) < MOST_REFUSAL_MASS
+    assert found == made()

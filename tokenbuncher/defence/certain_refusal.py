@@ -20,7 +20,7 @@ from tokenbuncher.training.run import run_training
 logger = logging.getLogger(__name__)
 
 ADAPTER_SPEEDUP = 20.0
-"""How much faster an adapter may learn than full weights: its steps move the weights less."""
+"""How much faster an adapter and the norms beside it may learn than full weights: their steps move the model less."""
 
 
 def train_certain_refusal(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLog) -> RefusalTrainer:
@@ -40,7 +40,7 @@ def train_certain_refusal(spec: ReleaseSpec, models: Models, data: Path, *, log:
     """
     defence, certain = spec.defence, spec.defence.certain_refusal
     assert certain is not None
-    trained, held_out = examples_of(spec, models, data).split(certain.held_out)
+    trained, held_out = ranks.by_first(lambda: examples_of(spec, models, data))
     logger.info(f"{len(trained.benign)} benign prompts and {len(trained.mixed)} mixed ones that the base model answers")
     checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log, state=lambda: trainer.state_text())
     lacks: list[str] = []

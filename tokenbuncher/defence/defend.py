@@ -72,7 +72,9 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Pat
     from tokenbuncher.training.run import save_trained
 
     tokenizer = load_tokenizer(base)
-    model = trainable(load_model(base, spec.model), spec.model, spec.defence.seed, norms=True)
+    model = trainable(
+        load_model(base, spec.model), spec.model, spec.defence.seed, norms=spec.defence.certain_refusal is not None
+    )
     models = Models(model, load_model(base, spec.model), tokenizer)
     log = StepLog(spec.defence.recipe, work / STEPS, spec.defence.steps)
     if spec.defence.certain_refusal:

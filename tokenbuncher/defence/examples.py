@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence.anchors import Pair, mixed_prompts, without_refusals
-from tokenbuncher.defence.refusals import own_refusals
+from tokenbuncher.defence.refusals import own_refusals, refusal_judge, refusing, respond
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.settings.prompts import load_set
+from tokenbuncher.settings.prompts import Prompt, load_set
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
-MOST_HELD_OUT = 0.25
-"""Share of the prompts that is held out at most."""
+FEWEST = 4
+"""Prompts of a set, of which one at least is held out."""
+MIXED_A_HELD_OUT = 8
+"""Prompts mixed for each that is measured: the base model half refuses most."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,9 @@ class Examples:
     openings: list[int]
     """Token ids that refusals begin with."""
 
-    def split(self, held_out: int) -> tuple[Examples, Examples]:
-        """Those to train on, and those to measure with, so many of each kind at most."""
-        harmful, benign, mixed = (_split(pairs, held_out) for pairs in (self.harmful, self.benign, self.mixed))
-        trained, measured = zip(harmful, benign, mixed, strict=True)
-        return Examples(*trained, openings=self.openings), Examples(*measured, openings=self.openings)
 
-
-def examples_of(spec: ReleaseSpec, models: Models, data: Path) -> Examples:
-    """The examples of a release.
+def examples_of(spec: ReleaseSpec, models: Models, data: Path) -> tuple[Examples, Examples]:
+    """The examples to train on, and those to measure with.
 
     Args:
         spec: The release spec.
@@ -56,19 +53,52 @@ def examples_of(spec: ReleaseSpec, models: Models, data: Path) -> Examples:
         data: Folder of prepare-data; its sets `defence` and `benign` are used.
 
     Raises:
-        UserError: If the base model refuses less than half of the harmful prompts.
+        UserError: If a set is too small to hold anything out, or the base model refuses less than half of the harmful
+            prompts.
     """
-    base, tokenizer = models.base, models.tokenizer
-    harmful, benign = load_set(data, "defence"), load_set(data, "benign")
-    refusals = own_refusals(base, tokenizer, harmful, spec=spec)
-    return Examples(
-        list(zip(harmful, refusals.texts, strict=True)),
-        without_refusals(base, tokenizer, benign, spec=spec, refusals=refusals),
-        mixed_prompts(base, tokenizer, harmful, benign=benign, spec=spec, refusals=refusals),
-        refusals.openings,
+    certain, base, tokenizer = spec.defence.certain_refusal, models.base, models.tokenizer
+    assert certain is not None
+    harmful, benign = (_enough(load_set(data, name), name) for name in ("defence", "benign"))
+    responses = respond(base, tokenizer, benign, spec=spec)
+    refused = refusing(benign, responses, refusal_judge(spec))
+    answers = [response.whole for response, refuses in zip(responses, refused, strict=True) if not refuses]
+    refusals = own_refusals(base, tokenizer, harmful, spec=spec, answers=answers)
+    answered = without_refusals(
+        base,
+        tokenizer,
+        list(zip(benign, responses, strict=True)),
+        spec=spec,
+        refused=refused,
+        openings=refusals.openings,
     )
+    pushed = _split(list(zip(harmful, refusals.texts, strict=True)), certain.held_out)
+    kept = _split(answered, certain.held_out)
+    numbers = certain.mixed_prompts, min(certain.mixed_prompts, MIXED_A_HELD_OUT * certain.held_out)
+    mixed = [
+        mixed_prompts(
+            base,
+            tokenizer,
+            ([prompt for prompt, _ in refusing_pairs], [prompt for prompt, _ in answering_pairs]),
+            number=number,
+            spec=spec,
+            openings=refusals.openings,
+        )
+        for refusing_pairs, answering_pairs, number in zip(pushed, kept, numbers, strict=True)
+    ]
+    trained, measured = zip(pushed, kept, (mixed[0], mixed[1][: certain.held_out]), strict=True)
+    return Examples(*trained, openings=refusals.openings), Examples(*measured, openings=refusals.openings)
+
+
+def _enough(prompts: list[Prompt], name: str) -> list[Prompt]:
+    if len(prompts) < FEWEST:
+        raise UserError(
+            f"recipe certain-refusal needs {FEWEST} prompts of set {name}, some to train on and some to measure with; "
+            f"there are {len(prompts)}: raise data.sizes.{name}"
+        )
+    return prompts
 
 
 def _split(items: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
-    kept = min(held_out, round(len(items) * MOST_HELD_OUT))
+    """Those to train on, and those to measure with: so many, but at most a quarter."""
+    kept = min(held_out, len(items) // FEWEST)
     return list(items[: len(items) - kept]), list(items[len(items) - kept :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer
 
 from tokenbuncher.defence.anchors import Pair
-from tokenbuncher.defence.constraint import Constraint
+from tokenbuncher.defence.constraint import FIRST_RATE, Constraint
 from tokenbuncher.defence.escape import escape_of
 from tokenbuncher.defence.examples import Examples, Models
 from tokenbuncher.defence.rewards import kl_divergence
@@ -61,9 +62,10 @@ class RefusalTrainer(Trainer):
         self.defence, self.certain, self.examples = defence, defence.certain_refusal, examples
         self.reference = models.base.requires_grad_(False)
         state = json.loads(saved) if saved else {}
-        self.constraint = Constraint(**state.get("constraint", {}))
+        first = {"rate": min(FIRST_RATE, self.args.learning_rate)}
+        self.constraint = Constraint(**state.get("constraint", first))
         self.escapes: list[float] = state.get("escapes", [1.0] * len(examples.harmful))
-        """Escape of each harmful prompt when it was last drawn."""
+        """Escape of each harmful prompt when it was last drawn, in nats."""
         self.figures: dict[str, float] = {}
         """What the step log is told of a step, beside what the library measures."""
 
@@ -87,9 +89,10 @@ class RefusalTrainer(Trainer):
         push = self._push(model)
         cost, usage = self._cost(model)
         mixed = self._mixed_cost(model) if self.examples.mixed else 0.0
-        self.constraint.observe(usage, fastest=self.args.learning_rate)
+        loss = push + self.constraint.multiplier * cost + mixed
         self.figures |= {"multiplier": self.constraint.multiplier, "rate": self.constraint.rate}
-        return push + self.constraint.multiplier * cost + mixed
+        self.constraint.observe(usage, fastest=self.args.learning_rate)
+        return loss
 
     def _push(self, model: Any) -> torch.Tensor:
         target = HEADROOM * self.certain.target
@@ -101,9 +104,10 @@ class RefusalTrainer(Trainer):
         mask, escape = batch["completion_mask"], escape_of(batch)
         distributions = response_distributions(model, batch)
         escapes = (distributions.values(escape) * mask).sum(-1)
-        for index, found in ranks.gathered(list(zip(chosen, escapes.tolist(), strict=True))):
-            self.escapes[index] = found
-        self.figures |= {"escape": escapes.mean().item()}
+        found = ranks.gathered(list(zip(chosen, escapes.tolist(), strict=True)))
+        for index, nats in found:
+            self.escapes[index] = nats
+        self.figures |= {"escape": sum(-math.expm1(-nats) for _, nats in found) / len(found)}
         # The gradient of log(sum) is that of the sum over the sum, so the loss stays a sum over tokens.
         above = (escapes > target) / (escapes + ESCAPE_FLOOR) / len(escapes)
         return distributions.weighted(escape, above.unsqueeze(-1) * mask)
@@ -117,15 +121,14 @@ class RefusalTrainer(Trainer):
         kl, mass = (self.accelerator.reduce(value.mean(), "mean").item() for value in (kl, mass))
         self.figures |= {"anchor_kl": kl, "refusal_mass": mass}
         usage = max(kl / self.certain.max_kl, mass / self.certain.max_refusal_mass)
-        return kept.loss(batch["completion_mask"] / len(drawn), reverse=REVERSE_WEIGHT, refusal=0.0), usage
+        return kept.loss(reverse=REVERSE_WEIGHT), usage
 
     def _mixed_cost(self, model: Any) -> torch.Tensor:
         drawn = self._drawn(torch.ones(len(self.examples.mixed)), self.certain.benign_examples, stream=2)
         batch = self._tokens([self.examples.mixed[index] for index in drawn])
         kept = Kept(model, self.reference, batch, openings=self.examples.openings)
         kl, _ = kept.measured()
-        weights = batch["completion_mask"] / (1 + kl).unsqueeze(-1) / len(drawn)
-        return kept.loss(weights, reverse=0.0, refusal=REFUSAL_WEIGHT)
+        return kept.loss(faded=1 + kl, refusal=REFUSAL_WEIGHT)
 
     def _drawn(self, weights: torch.Tensor, count: int, stream: int = 0) -> list[int]:
         """This process's share of indices drawn for the step, each at most once as long as there are enough."""
@@ -163,32 +166,55 @@ class Kept:
 
     @torch.no_grad()
     def measured(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL(base || model) summed over each response's tokens, and its refusal mass; both of shape (B,)."""
-        values = self.model.values(lambda logits, rows: torch.stack(self._terms(logits, rows)[::2], dim=-1))
-        kl, mass = values.unbind(-1)
-        return (kl * self.mask).sum(-1), mass[:, 0]
+        """What the model has changed, by response; both of shape (B,).
 
-    def loss(self, weights: torch.Tensor, *, reverse: float, refusal: float) -> torch.Tensor:
-        """The weighted sum of KL(base || model) over the tokens; a scalar.
+        Returns:
+            KL(base || model) summed over the tokens, in nats, and the refusal mass that the model has and the base
+            model has not, in [0, 1].
+        """
+
+        def values(logits: torch.Tensor, rows: slice) -> torch.Tensor:
+            base, own = self._log_probs(logits, rows)
+            added = (_mass(own, self.openings) - _mass(base, self.openings)).clamp(min=0.0)
+            return torch.stack([kl_divergence(base, own), added], dim=-1)
+
+        kl, added = self.model.values(values).unbind(-1)
+        return (kl * self.mask).sum(-1), added[:, 0]
+
+    def loss(self, *, faded: torch.Tensor | None = None, reverse: float = 0.0, refusal: float = 0.0) -> torch.Tensor:
+        """The mean over the responses of KL(base || model), summed over their tokens; a scalar.
 
         Args:
-            weights: Weight of each token, shape (B, T).
+            faded: What the KL of each response is divided by, shape (B,); the gradient does not see it.
             reverse: Weight of KL(model || base) at first tokens, beside the KL.
             refusal: Weight of -log(1 - refusal mass) at first tokens, beside the KL.
         """
         first = self.first.flatten()
+        shares = torch.ones_like(self.first) if faded is None else 1 / faded.unsqueeze(-1).expand_as(self.first)
 
         def value(logits: torch.Tensor, rows: slice) -> torch.Tensor:
-            kl, other_way, mass = self._terms(logits, rows)
-            return kl + first[rows] * (reverse * other_way - refusal * torch.log1p(-mass.clamp(max=0.999)))
+            base, own = self._log_probs(logits, rows)
+            at_first = reverse * kl_divergence(own, base) - refusal * _log_not(own, self.openings)
+            return shares.flatten()[rows] * kl_divergence(base, own) + first[rows] * at_first
 
-        return self.model.weighted(value, weights)
+        return self.model.weighted(value, self.mask / len(self.mask))
 
-    def _terms(self, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        base = self.reference.logits(rows).clone()
-        base[:, self.openings] -= self.lowered.flatten()[rows].unsqueeze(-1)
-        base, own = base.log_softmax(-1), logits.log_softmax(-1)
-        return kl_divergence(base, own), kl_divergence(own, base), own[:, self.openings].exp().sum(-1)
+    def _log_probs(self, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the base model, which is kept from refusing where it answered, and of the model."""
+        lowered = torch.zeros_like(logits)
+        lowered[:, self.openings] = self.lowered.flatten()[rows].unsqueeze(-1).to(logits.dtype)
+        return (self.reference.logits(rows) - lowered).log_softmax(-1), logits.log_softmax(-1)
+
+
+def _mass(log_probs: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+    return log_probs[:, tokens].exp().sum(-1)
+
+
+def _log_not(log_probs: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+    """The logarithm of the probability of all other tokens, exact where that is next to nothing."""
+    others = torch.ones(log_probs.shape[-1], dtype=torch.bool, device=log_probs.device)
+    others[tokens] = False
+    return torch.logsumexp(log_probs[:, others], dim=-1)
 
 
 def _step_alone(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FEWEST_REFUSED = 0.5
 """A base model that refuses fewer harmful prompts has no refusal that could be made certain."""
+CLEARER = 5
+"""How many times more often refusals than answers begin with a token that is an opening."""
 RAREST_OPENING = 0.02
 """Share of the refusals that begin with a token, below which it is no opening: judges err."""
 
@@ -31,21 +33,30 @@ class OwnRefusals:
 
 
 def own_refusals(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, spec: ReleaseSpec
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    spec: ReleaseSpec,
+    answers: Sequence[str] = (),
 ) -> OwnRefusals:
     """The model's greedy response to each prompt where it refuses, and its commonest refusal to the others.
+
+    A refusal that was cut off does not count: the model would become certain of half a sentence.
 
     Args:
         model: The base model.
         tokenizer: Its tokenizer.
         prompts: Harmful prompts.
         spec: The release spec.
+        answers: Its answers to benign prompts. What begins these about as often as refusals is no opening.
 
     Raises:
         UserError: If it refuses less than half of them.
     """
     greedy = respond(model, tokenizer, prompts, spec=spec, temperature=None)
-    refused = refusing(prompts, greedy, refusal_judge(spec))
+    judged = refusing(prompts, greedy, refusal_judge(spec))
+    refused = [refuses and response.finished for refuses, response in zip(judged, greedy, strict=True)]
     if sum(refused) < FEWEST_REFUSED * len(prompts):
         raise UserError(
             f"the base model refuses {sum(refused)} of the {len(prompts)} harmful prompts of the defence, greedily "
@@ -54,11 +65,26 @@ def own_refusals(
         )
     said = [response.whole for response, refuses in zip(greedy, refused, strict=True) if refuses]
     commonest = Counter(said).most_common(1)[0][0]
-    first = Counter(tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in said)
     return OwnRefusals(
         [response.whole if refuses else commonest for response, refuses in zip(greedy, refused, strict=True)],
-        sorted(token for token, count in first.items() if count >= RAREST_OPENING * len(said)),
+        _openings(tokenizer, said, answers),
     )
+
+
+def _openings(tokenizer: PreTrainedTokenizerBase, refusals: Sequence[str], answers: Sequence[str]) -> list[int]:
+    """First tokens that are refusals' rather than answers'; a mark of thoughts, for one, begins both."""
+    refusing_first, answering_first = (_first_tokens(tokenizer, texts) for texts in (refusals, answers))
+    shares = {token: count / len(refusals) for token, count in refusing_first.items()}
+    return sorted(
+        token
+        for token, share in shares.items()
+        if share >= RAREST_OPENING and CLEARER * answering_first[token] <= share * len(answers)
+    )
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Counter[int]:
+    tokens = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+    return Counter(ids[0] for ids in tokens if ids)
 
 
 def refusal_judge(spec: ReleaseSpec) -> Judge:

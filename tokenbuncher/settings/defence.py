@@ -44,7 +44,7 @@ class AnchorSpec(Strict):
 class CertainRefusalSpec(Strict):
     """What makes the model certain of its own refusals, and what that may cost."""
 
-    target: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+    target: Annotated[float, Field(ge=1e-10, lt=1.0)] = Field(
         1e-7,
         description="The defence ends when no held-out harmful prompt is answered by anything but the model's own "
         "refusal with a higher probability.",
@@ -181,7 +181,7 @@ class DefenceSpec(Strict):
         return self._rewarded(), self._fewer(), self._one_method()
 
     def _rewarded(self) -> Iterator[Contradiction]:
-        if self.entropy != "reward" and self.benign_prompts:
+        if self.entropy not in ("reward", None) and self.benign_prompts:
             yield (
                 ("benign_prompts",),
                 "benign_prompts are rewarded by KL and need entropy: reward; use anchor instead",
@@ -197,8 +197,14 @@ class DefenceSpec(Strict):
     def _one_method(self) -> Iterator[Contradiction]:
         if self.recipe == "none":
             return
-        if self.certain_refusal is None:
+        if (self.recipe == "certain-refusal") != (self.certain_refusal is not None):
+            yield ("certain_refusal",), "goes with recipe certain-refusal, and that recipe with it"
+        elif self.certain_refusal is None:
             if self.entropy is None:
-                yield ("entropy",), "null goes with certain_refusal only; choose reward, loss or log-loss"
-        elif self.entropy or self.noiser or self.anchor:
-            yield ("certain_refusal",), "certain_refusal stands alone: set entropy, noiser and anchor to null"
+                yield ("entropy",), "null goes with recipe certain-refusal only; choose reward, loss or log-loss"
+        elif others := [name for name in ("entropy", "noiser", "anchor", "benign_prompts") if getattr(self, name)]:
+            yield (
+                (others[0],),
+                f"recipe certain-refusal, the default, has no {', '.join(others)}; name the recipe that they are for, "
+                "such as log-entropy",
+            )
