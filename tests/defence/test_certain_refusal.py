@@ -26,7 +26,9 @@ def spec_of(tiny_spec, tmp_path):
 
 
 def rows(out):
-    return [json.loads(line) for line in out.with_name(f"{out.name}.steps.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in out.with_name(f"{out.name}.steps.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_held_out_prompts_escape_less(spec_of, organism_data, organism_base, tmp_path):
