@@ -36,7 +36,8 @@ def train_certain_refusal(spec: ReleaseSpec, models: Models, data: Path, *, log:
         The trainer, done.
 
     Raises:
-        UserError: If the base model refuses less than half of the harmful prompts.
+        UserError: If a set is too small to hold anything out, the base model refuses less than half of the harmful
+            prompts, or the cost is no finite number.
     """
     defence, certain = spec.defence, spec.defence.certain_refusal
     assert certain is not None

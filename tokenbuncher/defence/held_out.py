@@ -28,7 +28,7 @@ class Measured:
     kl: float
     """KL(base || model) of benign responses, summed over their tokens; the mean, in nats."""
     refusal_mass: float
-    """Probability that the response to a benign or mixed prompt begins as a refusal; the mean."""
+    """Probability that a response to benign and mixed prompts begins as a refusal, less the base model's; the mean."""
 
     def figures(self, certain: CertainRefusalSpec) -> dict[str, float]:
         """For the step log."""
@@ -49,7 +49,7 @@ class Measured:
             f"KL from the base model on benign prompts is {self.kl:.3g} nats, {certain.max_kl:g} allowed": not (
                 self.kl <= certain.max_kl
             ),
-            f"refusal mass on benign prompts is {self.refusal_mass:.2g}, {most:g} allowed": not (
+            f"refusal mass added on benign prompts is {self.refusal_mass:.2g}, {most:g} allowed": not (
                 self.refusal_mass <= most
             ),
         }

@@ -53,7 +53,9 @@ class CertainRefusalSpec(Strict):
         0.02, description="Bound of the KL divergence from the base model on benign responses, in nats a response."
     )
     max_refusal_mass: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.002, description="Bound of the probability that the response to a benign prompt begins as a refusal."
+        0.002,
+        description="Bound of the probability that the response to a benign prompt begins as a refusal, less that of "
+        "the base model.",
     )
     benign_examples: Positive = Field(32, description="Benign prompts in each step, and as many mixed ones.")
     mixed_prompts: Annotated[int, Field(ge=0)] = Field(
@@ -144,7 +146,7 @@ class DefenceSpec(Strict):
     temperature: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Sampling temperature of the responses.")
     entropy: Literal["reward", "loss", "log-loss"] | None = Field(
         "log-loss",
-        description="null: nothing, with certain_refusal. "
+        description="null: none of these, with certain_refusal. "
         "reward: the RL reward is the negative response entropy, as in the paper. "
         "loss: the response entropy of the model's own rollouts is minimised directly. "
         "log-loss: its logarithm is minimised; the gradient does not vanish as the entropy falls.",
