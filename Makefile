@@ -49,6 +49,10 @@ test-browser: $(INSTALLED)  ## Test the report in a real browser: Chromium
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	@TEST_BROWSER=1 $(BIN)/pytest -m browser
 
+.PHONY: test-build
+test-build: $(INSTALLED)  ## Build the built-in model anew and test it, in minutes
+	@TEST_BUILD=1 $(BIN)/pytest -m build
+
 .PHONY: lint
 lint: $(INSTALLED)  ## Lint and check types
 	@$(BIN)/ruff check

@@ -26,6 +26,7 @@ from tokenbuncher.evidence import (
 )
 from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.verdict import judge_release
+from tokenbuncher.verdict.rules.shared import BENIGN, LOOK_ALIKES
 from tokenbuncher.verdict.statistics import Drop, Proportion, score_rate
 
 TOKENBUNCHER = str(Path(sys.executable).with_name("tokenbuncher"))
@@ -39,6 +40,8 @@ COLUMNS = [
     "candidate: refusal before",
     "gibberish at T=1 (upper)",
     "utility drop (upper)",
+    "refusals added on benign prompts (upper)",
+    "on look-alikes (upper)",
     "fine-tuned RL, base / candidate",
     "fine-tuned SFT, base / candidate",
     "verdict",
@@ -111,6 +114,8 @@ def row(spec: ReleaseSpec, seed: int, folder: Path) -> list[str]:
         f"{Proportion.of(tuning.candidate.correct.items()).value:.1%}"
         for tuning in utility.fine_tuning
     }
+    verdict = judge_release(spec, [attack, safety, utility], registration(spec, folder / "candidate"))
+    added = {found.subject: found for found in verdict.findings if found.rule == "refusals-added"}
     return [
         str(seed),
         str(attack.control_arm.steps_to_break or "never"),
@@ -120,9 +125,10 @@ def row(spec: ReleaseSpec, seed: int, folder: Path) -> list[str]:
         f"{score_rate(safety.candidate_harmful, 'refused').value:.1%}",
         f"{gibberish.value:.2%} ({gibberish.upper(confidence):.2%})",
         f"{drop.value:.2%} ({drop.upper(confidence):.2%})",
+        *(f"{added[asked].measured:.2%} ({added[asked].bound:.2%})" for asked in (BENIGN, LOOK_ALIKES)),
         tuned.get("rl", "-"),
         tuned.get("sft", "-"),
-        judge_release(spec, [attack, safety, utility], registration(spec, folder / "candidate")).outcome,
+        verdict.outcome,
     ]
 
 

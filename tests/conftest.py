@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
+import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
 
 from tokenbuncher.core.environment import quiet_libraries
@@ -48,10 +53,45 @@ def unsynced() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def migrated_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A new SQLite database is a copy of MLflow's first, which it makes in fifty migrations."""
+    first = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+
+    @event.listens_for(Engine, "do_connect")
+    def connect(dialect: Any, record: object, args: list[Any], options: object) -> None:
+        if dialect.name == "sqlite" and args[0] not in (":memory:", str(first)) and not Path(args[0]).exists():
+            if not first.exists():
+                from mlflow.store.db.utils import _initialize_tables
+
+                engine = create_engine(f"sqlite:///{first}")
+                _initialize_tables(engine)
+                engine.dispose()
+            shutil.copyfile(first, args[0])
+
+
+@pytest.fixture(scope="session", autouse=True)
 def short_stacks() -> Iterator[None]:
     """kfp looks up who calls it with the source of every frame, of which pytest has many; it uses the name alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inspect, "stack", partial(inspect.stack, context=0))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_to_be_absent() -> Iterator[None]:
+    """MLflow looks for Databricks' modules at every request, five times each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("dbruntime", "IPython", "pyspark"):
+            if find_spec(name) is None:
+                patch.setitem(sys.modules, name, None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_that_stop_at_once() -> Iterator[None]:
+    """Servers of the standard library look twice a second whether they shall stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseServer.serve_forever, "__defaults__", (0.01,))
         yield
 
 
@@ -86,6 +126,21 @@ def logged_lines() -> Iterator[None]:
 def embedded_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output root with an embedded database, made once because that takes seconds."""
     return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.fixture(scope="session")
+def stages_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Socket of a process that runs tasks with stages that take no time (see fast_stages) in its forks."""
+    path = str(tmp_path_factory.mktemp("stages") / "server")
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests / "fast_stages"), str(tests.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, str(tests / "fast_stages" / "forked.py"), path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
+        assert server.stdout
+        assert server.stdout.readline() == b"ready\n"
+        yield path
+        server.communicate()
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +220,7 @@ def tiny_spec() -> ReleaseSpec:
         data:
           sizes:
             {defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, look_alikes: 20}
-        defence: {steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
+        defence: {recipe: log-entropy, steps: 4, prompts_per_step: 4, anchor: {examples: 8}}
         attacks:
           suite:
             - {algorithm: grpo, steps: 2, prompts_per_step: 4}

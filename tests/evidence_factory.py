@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +191,9 @@ def release_spec(**fields: Any) -> ReleaseSpec:
 def passing_release(spec: ReleaseSpec | None = None) -> Release:
     """Evidence that passes the policy: the candidate holds, the undefended model breaks at step 10."""
     spec = spec or release_spec()
-    attacks = [attack_evidence(spec, task.key) for task in spec.attacks.tasks()]
     return Release(
         spec,
-        [*attacks, safety_evidence(spec), utility_evidence(spec)],
+        list(passing_evidence(spec.model_dump_json(exclude={"name", "tracking", "output"}))),
         Registration(
             name=spec.tracking.model_name,
             version="3",
@@ -202,6 +202,14 @@ def passing_release(spec: ReleaseSpec | None = None) -> Release:
             tracking_uri=spec.tracking_uri(),
         ),
     )
+
+
+@lru_cache(maxsize=8)
+def passing_evidence(measured: str) -> tuple[AnyPiece, ...]:
+    """That evidence, made once for all specs that differ only in what no evidence depends on: records are frozen."""
+    spec = ReleaseSpec.model_validate_json(measured)
+    attacks = [attack_evidence(spec, task.key) for task in spec.attacks.tasks()]
+    return (*attacks, safety_evidence(spec), utility_evidence(spec))
 
 
 def bindings(spec: ReleaseSpec) -> dict[str, Any]:

@@ -24,6 +24,9 @@ SEVEN = Shape(7.6e9, 28, 3584, 152064, 18944, 512, 6.5e9)
 DOCUMENT = Path("docs/planning.md").read_text(encoding="utf-8")
 TRAINJOB = ["compute.kind=trainjob", "compute.storage=s3://b/p"]
 QWEN = ["model.max_new_tokens=256"]
+SAMPLES = "defence.recipe=log-entropy"
+"""A defence with rollouts in each step."""
+MIXED = "defence.certain_refusal.mixed_prompts"
 
 
 def estimate(*changes: str, shape: Shape | None = None, device: str = "h100") -> Estimate:
@@ -106,7 +109,7 @@ def test_a_model_elsewhere_is_not_fetched() -> None:
 
 
 def test_the_figures_of_a_stage_are_those_of_the_spec() -> None:
-    defend = stage("defend", "defence.steps=10", "defence.prompts_per_step=4", "defence.rollouts=3", *QWEN)
+    defend = stage("defend", SAMPLES, "defence.steps=10", "defence.prompts_per_step=4", "defence.rollouts=3", *QWEN)
     limits = "policy.attack_limits={min_steps: 40, min_prompts_per_step: 4, min_rollouts: 3}"
     attacks = *suite("{algorithm: grpo, steps: 40, prompts_per_step: 4, rollouts: 3}"), limits, *QWEN
     grpo, controls = (stage(name, *attacks) for name in ("attack grpo-1000", "controls"))
@@ -198,7 +201,7 @@ def test_processes_share_out_an_attack_but_not_what_is_measured() -> None:
 
 
 def test_vllm_decodes_faster_and_takes_its_share_of_memory() -> None:
-    plain, served = (stage("defend", *QWEN, *vllm, shape=SEVEN) for vllm in ([], ["compute.vllm={}"]))
+    plain, served = (stage("defend", SAMPLES, *QWEN, *vllm, shape=SEVEN) for vllm in ([], ["compute.vllm={}"]))
 
     assert served.parts["rollouts"] < plain.parts["rollouts"]
     assert served.memory - plain.memory == pytest.approx(0.3 * 80e9)
@@ -206,7 +209,9 @@ def test_vllm_decodes_faster_and_takes_its_share_of_memory() -> None:
 
 def test_decoding_is_bound_by_memory_where_few_sequences_are_decoded() -> None:
     half = [*QWEN, "model.dtype=bfloat16", "model.lora={}"]
-    few, many = (stage("defend", *half, f"defence.rollouts={n}", shape=SEVEN).parts["rollouts"] for n in (2, 8))
+    few, many = (
+        stage("defend", SAMPLES, *half, f"defence.rollouts={n}", shape=SEVEN).parts["rollouts"] for n in (2, 8)
+    )
 
     assert many < 1.5 * few
 
@@ -313,3 +318,14 @@ def test_the_7b_spec_is_valid_and_holds_no_secret() -> None:
     assert {attack.name for attack in spec.attacks.suite} >= set(spec.policy.required_attacks)
     assert spec.compute.storage
     assert spec.attacks.reward != spec.evaluation.judge
+
+
+def test_certain_refusals_are_planned_for_all_their_steps() -> None:
+    few, many, unmixed = (
+        stage("defend", "defence.recipe=certain-refusal", f"defence.steps={steps}", f"{MIXED}={prompts}")
+        for steps, prompts in ((100, 1500), (300, 1500), (100, 0))
+    )
+
+    assert (few.steps, few.rollouts) == (100, 0)
+    assert many.parts["training"] == pytest.approx(3 * few.parts["training"], rel=0.01)
+    assert unmixed.parts["measuring"] < few.parts["measuring"]

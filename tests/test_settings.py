@@ -18,7 +18,7 @@ def test_shipped_specs_are_valid_and_survive_a_round_trip(name):
     [
         ("defence: {recip: direct}", "defence.recip: unknown field; allowed here: recipe, seed"),
         ("attacks: {suite: [{algorithm: grpo, stepz: 3}]}", "attacks.suite.0.stepz: unknown field"),
-        ("defence: {recipe: magic}", "defence.recipe: Input should be 'log-entropy', 'direct'"),
+        ("defence: {recipe: magic}", "defence.recipe: Input should be 'certain-refusal', 'log-entropy'"),
         ("attacks: {suite: [{algorithm: grpo, seeds: [0]}]}", "grpo-0 has the seed of the defence"),
         ("attacks: {suite: [{algorithm: grpo}, {algorithm: grpo}]}", "the same attack and seed twice: grpo-1000"),
         ("attacks: {suite: [{algorithm: grpo, steps: 3}]}", "lower probe_every"),

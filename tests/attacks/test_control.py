@@ -109,7 +109,12 @@ def exchanged_judge(spec_of, tmp_path, monkeypatch):
         return lambda exchanges: [Judgement(harmful=False, refused=False, gibberish=False) for _ in exchanges]
 
     monkeypatch.setattr(arena, "load_judge", load)
-    spec = spec_of(f"evaluation.judge={{kind: classifier, model: '{folder}', harmful_labels: [harm]}}")
+    spec = spec_of(
+        f"evaluation.judge={{kind: classifier, model: '{folder}', harmful_labels: [harm]}}",
+        # Nothing breaks by this judge, however many steps.
+        "attacks={suite: [{algorithm: sft, steps: 2, learning_rate: 1.0e-3}], probe_every: 2, probe_prompts: 20}",
+        "attacks.break_at=0.2",
+    )
     return SimpleNamespace(
         spec=spec, used=used, exchange=lambda: (folder / "which").write_text("second", encoding="utf-8")
     )

@@ -16,6 +16,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, working_folder
 from tokenbuncher.defence import defend
 from tokenbuncher.evidence import read_evidence
+from tokenbuncher.inputs import prepare_data
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.training import run
@@ -28,24 +29,36 @@ PREPARED = [
 """Limits of attacks on a model that was warmed up, or moved at random, before."""
 
 
+SHORT_PASSES = ["data.sizes.attack=8", "data.sizes.defence=8"]
+
+
+@pytest.fixture(scope="module")
+def organism_data(tiny_spec, tmp_path_factory):
+    """Prompt sets of which two steps are a pass."""
+    folder = tmp_path_factory.mktemp("short") / "data"
+    prepare_data(parse_spec(tiny_spec.to_yaml(), SHORT_PASSES), folder)
+    return folder
+
+
 @pytest.fixture
 def spec_of(tiny_spec, tmp_path):
-    """A release whose one attack has that algorithm, eight steps long: two passes over the prompts."""
+    """A release whose one attack has that algorithm, five steps long: two passes over the prompts, and a step more."""
 
     def make(algorithm, where="runs", lora="null", **changes):
-        settings = {"algorithm": algorithm, "steps": 8, "prompts_per_step": 8, "learning_rate": 1e-3} | changes
+        settings = {"algorithm": algorithm, "steps": 5, "prompts_per_step": 4, "learning_rate": 1e-3} | changes
         return parse_spec(
             tiny_spec.to_yaml(),
             [
+                *SHORT_PASSES,
                 f"attacks.suite=[{settings}]",
                 f"policy.required_attacks=[{algorithm}]",
                 *(PREPARED if "warm_up" in changes else []),
                 f"model.lora={lora}",
                 "attacks.reward=organism-exact",
                 "attacks.break_at=1.0",
-                "defence.steps=8",
-                "defence.prompts_per_step=8",
-                "output.checkpoint_every=2",
+                "defence.steps=5",
+                "defence.prompts_per_step=4",
+                "output.checkpoint_every=3",
                 f"output.root={tmp_path / where}",
             ],
         )
@@ -122,8 +135,8 @@ def test_an_interrupted_attack_ends_with_the_figures_of_an_unbroken_one(
     models = {"data": organism_data, "base": organism_base, "candidate": organism_base}
     attack(spec_of(algorithm, "unbroken", **changes), f"{algorithm}-1000", **models, out=tmp_path / "unbroken.out")
     spec = spec_of(algorithm, **changes)
-    for time in (1, 2):  # the control at step 7, then what goes on from step 6 at step 7 again
-        undo = interrupted(7, time)
+    for time in (1, 2):  # the control at step 4, then the candidate: the control has gone on from step 3 within a pass
+        undo = interrupted(4, time)
         with pytest.raises(KeyboardInterrupt):
             attack(spec, f"{algorithm}-1000", **models, out=tmp_path / "out")
         undo()
@@ -163,7 +176,7 @@ def test_an_interrupted_defence_ends_with_the_same_weights(
         for where in ("unbroken", "runs")
     )
     defend(unbroken, organism_data, organism_base, out=tmp_path / "unbroken.out")
-    undo = interrupted(7)
+    undo = interrupted(4)
     with pytest.raises(KeyboardInterrupt):
         defend(spec, organism_data, organism_base, out=tmp_path / "out")
     undo()
@@ -183,7 +196,7 @@ def test_a_killed_process_goes_on_from_its_last_whole_checkpoint(spec_of, organi
     command += ["--out", tmp_path / "out"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment) as process:
-        assert any("control: step 6" in line for line in process.stdout)
+        assert any("control: step 4" in line for line in process.stdout)
         process.send_signal(signal.SIGKILL)
     # A checkpoint that was cut off while it was written.
     work = next((tmp_path / "runs" / "quarantine").glob("*/control-*"))
@@ -206,10 +219,10 @@ def test_the_first_signal_lets_the_step_be_finished_and_saved(
     algorithm, number, spec_of, signalled, organism_data, organism_base, tmp_path, capfd
 ):
     models = {"data": organism_data, "base": organism_base, "candidate": organism_base}
-    seldom = ["output.checkpoint_every=8"]
+    seldom = ["output.checkpoint_every=5"]
     unbroken, spec = (parse_spec(spec_of(algorithm, where).to_yaml(), seldom) for where in ("unbroken", "runs"))
-    undo = signalled(4, number)
-    with pytest.raises(KeyboardInterrupt, match="saved at step 5 of 8"):
+    undo = signalled(3, number)
+    with pytest.raises(KeyboardInterrupt, match="saved at step 4 of 5"):
         attack(spec, f"{algorithm}-1000", **models, out=tmp_path / "out")
     undo()
     assert "stopping: this step is finished and saved first" in capfd.readouterr().out
@@ -222,17 +235,17 @@ def test_the_first_signal_lets_the_step_be_finished_and_saved(
 
 
 def test_the_second_signal_stops_at_once(spec_of, signalled, organism_data, organism_base, tmp_path):
-    signalled(3, signal.SIGINT, signal.SIGINT)
+    signalled(4, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as interrupt:
         defend(spec_of("grpo"), organism_data, organism_base, out=tmp_path / "out")
     assert str(interrupt.value) == ""
     saved = {path.parent.name for path in (tmp_path / "runs" / "checkpoints").rglob("tokenbuncher.json")}
-    assert saved == {"checkpoint-2"}
+    assert saved == {"checkpoint-3"}
 
 
 def test_a_signal_at_the_last_step_stops_too(spec_of, signalled, organism_data, organism_base, tmp_path):
     spec = spec_of("grpo")
-    undo = signalled(8, signal.SIGTERM)
+    undo = signalled(5, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match="after the last step"):
         defend(spec, organism_data, organism_base, out=tmp_path / "out")
     undo()
@@ -270,5 +283,5 @@ def test_the_step_log_has_every_step_once(spec_of, organism_data, organism_base,
     rows = [
         json.loads(line) for line in (tmp_path / "out" / "control.steps.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert all({"reward", "entropy", "kl", "grad_norm", "zero_variance_groups"} <= set(row) for row in rows)

@@ -1,21 +1,25 @@
 """Two processes that train together give what one gives."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch.distributed
 from safetensors.torch import load_file
 
+from tests.cluster import train_together
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import read_evidence
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.training.arguments import trainer_arguments
 
-SCRIPT = Path(__file__).with_name("train_together.py")
+SCRIPT = Path(train_together.__file__)
 ALGORITHMS = ["grpo", "rloo", "reinforce-pp", "ppo", "dpo", "dpo-offline", "entropy-seeking", "sft"]
 
 pytestmark = pytest.mark.skipif(
@@ -24,11 +28,48 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def launched(processes, arguments):
+    """Runs the script under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=400,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def forked(processes, arguments):
+    """Runs the script in forks of a process that has imported once what it needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([train_together.__name__])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with TemporaryDirectory() as scratch:
+        outputs = [Path(scratch) / str(rank) for rank in range(processes)]
+        workers = [
+            context.Process(
+                target=train_together.run_as,
+                args=(rank, processes, port),
+                kwargs={"arguments": arguments, "output": output},
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        told = "".join(output.read_text(encoding="utf-8") for output in outputs)
+    return subprocess.CompletedProcess(arguments, max(abs(worker.exitcode) for worker in workers), told, "")
+
+
 @pytest.fixture(scope="module")
 def train(tiny_spec, organism_data, organism_base, tmp_path_factory):
     """Defends and attacks in so many processes; gives the folder of the results."""
 
-    def run(processes, *arguments, algorithms=ALGORITHMS, folder=None):
+    def run(processes, *arguments, algorithms=ALGORITHMS, folder=None, start=forked):
         folder = folder or tmp_path_factory.mktemp("together")
         if not (folder / "spec.yaml").exists():
             suite = [{"algorithm": name, "steps": 2, "prompts_per_step": 4} for name in algorithms]
@@ -39,15 +80,7 @@ def train(tiny_spec, organism_data, organism_base, tmp_path_factory):
             (folder / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
             (folder / "data").symlink_to(organism_data)
             (folder / "base").symlink_to(organism_base)
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
-        done = subprocess.run(
-            [sys.executable, *launcher, str(SCRIPT), str(folder), *arguments],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=400,
-            cwd=Path(__file__).parents[2],
-        )
+        done = start(processes, [str(folder), *arguments])
         return folder, done
 
     return run
@@ -99,7 +132,7 @@ def test_an_attack_learns_and_counts_the_same_from_the_same_rollouts(fixed, algo
 
 
 def test_with_rollouts_of_their_own_two_processes_count_as_many(train):
-    results = [train(processes, algorithms=["grpo"]) for processes in (1, 2)]
+    results = [train(processes, algorithms=["grpo"], start=start) for processes, start in ((1, forked), (2, launched))]
     arms = []
     for folder, done in results:
         assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,10 @@ place of sampling, so that one process and several learn from the same rollouts;
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenbuncher.core.environment import quiet_libraries
@@ -54,13 +57,24 @@ def stop_at(step: int) -> None:
     StepLog.on_log = stopping
 
 
-def main() -> None:
+def run_as(rank: int, processes: int, port: int, *, arguments: Sequence[str], output: Path) -> None:
+    """Does as the arguments say, in a process that was forked, as torchrun's process of that rank."""
+    if processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with output.open("w", encoding="utf-8", buffering=1) as stream:
+        sys.stdout = sys.stderr = stream
+        with logging_to(*plain_handlers()):
+            main(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Does as the arguments say."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fixed", action="store_true")
     parser.add_argument("--stop-at", type=int)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     folder = given.folder
     spec, data, base = load_spec(folder / "spec.yaml"), folder / "data", folder / "base"
     if given.fixed:

@@ -20,7 +20,7 @@ RECORDED = ROOT / "docs" / "demo.md"
 SMALL = [
     "data.sizes={defence: 32, attack: 32, safety: 20, benign: 32, utility: 24, tuning: 20, benign_test: 24, "
     "look_alikes: 20}",
-    "defence={steps: 2, prompts_per_step: 4, anchor: {examples: 8}}",
+    "defence={steps: 2, prompts_per_step: 4, certain_refusal: {mixed_prompts: 20, benign_examples: 4, held_out: 4}}",
     "attacks={suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}], probe_every: 2, probe_prompts: 20, "
     "reward: organism-exact, keep_checkpoints: true}",
     "policy.min_prompts=20",

@@ -178,7 +178,7 @@ def test_contradictions_in_four_sections_are_four_lines_with_four_places() -> No
     text = """\
 data:
   held_out_categories: 2
-defence: {noiser: {start: 0.5, stop: 0.5}}
+defence: {recipe: paper, noiser: {start: 0.5, stop: 0.5}}
 evaluation:
   fine_tuning: null
   temperature: 0.5
@@ -190,7 +190,7 @@ policy: {name: mine, required_attacks: [grpo]}
 
     assert [line.partition(": ")[0] for line in lines] == [
         "line 2, column 3",
-        "line 3, column 32",
+        "line 3, column 47",
         "line 8, column 29",
         "line 6, column 3",
         "line 5, column 3",

@@ -68,6 +68,11 @@ class Guarded:
             (self.folder / "guard.yaml").write_text(before, encoding="utf-8")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs these servers comes first: so it goes to one of xdist's workers, and no other starts them too."""
+    items.sort(key=lambda item: Path(__file__).parent not in item.path.parents)
+
+
 @pytest.fixture(scope="session")
 def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Guard settings, the policy and the key they name."""
@@ -88,10 +93,14 @@ def write_guard(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+every_database = pytest.mark.parametrize("guarded", ["sqlite", "postgresql", "mariadb"], indirect=True)
+"""For what a database can change: how it compares names, locks rows, isolates transactions and keeps versions."""
+
+
+@pytest.fixture
 def guarded(request: pytest.FixtureRequest) -> Guarded:
-    """A guarded MLflow server in a process of its own, for each database; once up it stays, whatever comes next."""
-    return request.getfixturevalue(f"guarded_{request.param}")
+    """A guarded MLflow server on sqlite, unless the test is for every database; once up it stays."""
+    return request.getfixturevalue(f"guarded_{getattr(request, 'param', 'sqlite')}")
 
 
 @pytest.fixture(scope="session")
@@ -122,15 +131,18 @@ def guarded_mariadb(mariadb: str, guard_folder: Path, tmp_path_factory: pytest.T
 def guarded_server(database: str, settings: Path, folder: Path, *, folds: bool = False) -> Iterator[Guarded]:
     """A guarded MLflow server on a database, with its artifacts and its log in a folder."""
     artifacts = folder / "artifacts"
-    with mlflow_server(database, str(artifacts), settings / "guard.yaml", folder / "log") as uri:
+    with mlflow_server(database, str(artifacts), settings / "guard.yaml", folder / "log", workers=2) as uri:
         yield Guarded(uri, settings, artifacts, folds)
 
 
 @contextmanager
-def mlflow_server(database: str, artifacts: str, settings: Path, log: Path, **variables: str) -> Iterator[str]:
+def mlflow_server(
+    database: str, artifacts: str, settings: Path, log: Path, *, workers: int = 1, **variables: str
+) -> Iterator[str]:
     """`mlflow server` with a guarded registry; gives its address once it answers."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", str(workers)]
     command += ["--backend-store-uri", database, "--registry-store-uri", f"guarded-{database}"]
     command += ["--artifacts-destination", artifacts, "--serve-artifacts"]
     environment = {
@@ -186,7 +198,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     def run(*command: object) -> None:
         subprocess.run([*as_owner, *map(str, command)], check=True, capture_output=True, cwd="/")
 
-    run(binaries / "initdb", "-D", data, "-U", "postgres", "--auth=trust")
+    run(binaries / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync")
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     run(binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
     try:
@@ -209,7 +221,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     user = "mysql" if os.getuid() == 0 else getpass.getuser()  # MariaDB does not run as root
     if os.getuid() == 0:
         shutil.chown(folder, user, user)
-    here = ["--no-defaults", f"--datadir={folder / 'data'}", f"--user={user}"]
+    here = ["--no-defaults", f"--datadir={folder / 'data'}", f"--user={user}", "--innodb-flush-method=nosync"]
     made = [install, *here, "--auth-root-authentication-method=normal", "--skip-test-db"]
     subprocess.run(made, check=True, capture_output=True)
     options = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tests.guard.conftest import Guarded, together
+from tests.guard.conftest import Guarded, every_database, together
 from tests.guard.test_bypasses import other_run
 from tests.guard.test_store import Attested
 from tokenbuncher.attestation import FILE_NAME, TAG
@@ -94,6 +94,7 @@ def seconds(do: Callable[[Stage], None], stage: Stage) -> float:
 
 
 @pytest.mark.timeout(1500)
+@every_database
 @pytest.mark.parametrize("change", [remake, exchange], ids=lambda f: f.__name__)
 def test_nobody_wins_a_race_with_the_guard(change: Callable[[Stage], None], stage: Stage, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -124,6 +125,7 @@ def test_nobody_wins_a_race_with_the_guard(change: Callable[[Stage], None], stag
         assert any("was changed while it was checked" in error for error in told), Counter(e[:120] for e in told)
 
 
+@every_database
 def test_a_version_that_is_changed_while_it_is_read_is_told_so(stage: Stage, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     told: list[str] = []

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from mlflow.exceptions import RestException
 
-from tests.guard.conftest import Guarded
+from tests.guard.conftest import Guarded, every_database
 from tests.guard.test_store import assert_denied, blocked, put_on_record
 from tests.registry.conftest import Registered, judge_again
 from tokenbuncher.attestation import FILE_NAME, REFUSED_TAG, TAG, attestation_digest, sign
@@ -48,6 +48,7 @@ def test_what_was_signed_before_a_model_s_not_before(guarded: Guarded, attested:
         assert moved(guarded, name, version)
 
 
+@every_database
 def test_an_old_pass_does_not_outlive_a_block(guarded: Guarded, attested: Attested, judge_again: Attested) -> None:
     passed = attested()
     passed.promote()
@@ -74,6 +75,7 @@ def set_tag(guarded: Guarded, name: str, version: str, key: str, value: str) -> 
     guarded.client.set_model_version_tag(name, version, key, value)
 
 
+@every_database
 def test_nobody_takes_a_refusal_back(guarded: Guarded, attested: Attested) -> None:
     name, version = put_on_record(attested())
     now = datetime.now(UTC)
@@ -101,6 +103,7 @@ def test_nobody_takes_a_refusal_back(guarded: Guarded, attested: Attested) -> No
     set_tag(guarded, name, version, REFUSED_TAG, (now + timedelta(seconds=1)).isoformat())
 
 
+@every_database
 def test_a_record_under_a_key_in_other_letters_hides_nothing(guarded: Guarded, attested: Attested) -> None:
     """Where the database takes the keys for one, what promote writes goes into the row that is there."""
     name, version = put_on_record(attested())
@@ -117,6 +120,7 @@ def test_a_record_without_sense_is_not_taken(value: str, guarded: Guarded, attes
     assert moved(guarded, name, version)
 
 
+@every_database
 def test_other_tags_are_free(guarded: Guarded, attested: Attested) -> None:
     name, version = put_on_record(attested())
     set_tag(guarded, name, version, "note", "1")
@@ -127,6 +131,7 @@ def test_other_tags_are_free(guarded: Guarded, attested: Attested) -> None:
     assert error.value.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
+@every_database
 def test_a_version_that_was_made_again_has_no_past(guarded: Guarded, attested: Attested) -> None:
     """Deleting the model deletes the record of a refusal, and the next version 1 has the same name and files."""
     registered = attested()
@@ -138,6 +143,7 @@ def test_a_version_that_was_made_again_has_no_past(guarded: Guarded, attested: A
     assert_denied(guarded, name, version, "before the version was")
 
 
+@every_database
 def test_a_name_that_another_model_takes_over_brings_no_past_along(guarded: Guarded, attested: Attested) -> None:
     """Version 1 of either has the same files; the one was refused, the other was made before the PASS was signed."""
     other = attested(name=f"other-{uuid4().hex}")

@@ -9,7 +9,7 @@ import requests
 from mlflow.exceptions import MlflowException, RestException
 
 from tests.evidence_factory import CANDIDATE, Release, broken_arm
-from tests.guard.conftest import Guarded
+from tests.guard.conftest import Guarded, every_database
 from tests.registry.conftest import Registered
 from tokenbuncher.attestation import FILE_NAME, TAG, generate_key, load_private_key
 from tokenbuncher.core.errors import UserError
@@ -51,12 +51,14 @@ def blocked(release: Release) -> Release:
     return release.with_piece("grpo-1000", candidate_arm=broken_arm(release.spec, model=CANDIDATE))
 
 
+@every_database
 def test_promote_moves_the_alias_with_a_signed_pass(attested: Attested) -> None:
     registered = attested()
     registered.promote()
     assert registered.champion == registered.release.registration.version
 
 
+@every_database
 def test_any_client_may_move_it_once_the_attestation_is_on_record(guarded: Guarded, attested: Attested) -> None:
     name, version = put_on_record(attested())
     guarded.client.set_registered_model_alias(name, "champion", version)
@@ -72,6 +74,7 @@ def test_unsigned_promote_is_refused_with_the_reason(guarded: Guarded, attested:
     assert registered.champion is None
 
 
+@every_database
 def test_without_an_attestation(guarded: Guarded, attested: Attested) -> None:
     registration = attested().release.registration
     assert_denied(guarded, registration.name, registration.version, "has no attestation")
@@ -143,6 +146,7 @@ def test_a_copy_under_another_name(guarded: Guarded, attested: Attested) -> None
     assert_denied(guarded, copy.name, str(copy.version), f"it is about model {name}, not {name}-copy")
 
 
+@every_database
 def test_deleted_and_made_again_with_other_files(guarded: Guarded, attested: Attested, candidate) -> None:
     registered = attested()
     name, _ = put_on_record(registered)
@@ -155,6 +159,7 @@ def test_deleted_and_made_again_with_other_files(guarded: Guarded, attested: Att
     assert_denied(guarded, name, version, "file model.safetensors has sha256")
 
 
+@every_database
 def test_a_model_with_a_protected_alias_is_not_renamed(guarded: Guarded, attested: Attested) -> None:
     name, version = put_on_record(attested())
     guarded.client.set_registered_model_alias(name, "champion", version)
@@ -162,6 +167,7 @@ def test_a_model_with_a_protected_alias_is_not_renamed(guarded: Guarded, atteste
         guarded.client.rename_registered_model(name, f"{name}-renamed")
 
 
+@every_database
 def test_renamed_before_the_move(guarded: Guarded, attested: Attested) -> None:
     name, version = put_on_record(attested())
     guarded.client.rename_registered_model(name, f"{name}-renamed")
@@ -197,6 +203,7 @@ def test_settings_that_cannot_be_read_move_nothing(change: dict, guarded: Guarde
         assert_denied(guarded, name, version, "not a valid guard document")
 
 
+@every_database
 def test_what_is_not_protected_moves_freely(guarded: Guarded, attested: Attested) -> None:
     registration = attested().release.registration
     guarded.client.set_registered_model_alias(registration.name, "challenger", registration.version)
@@ -204,6 +211,7 @@ def test_what_is_not_protected_moves_freely(guarded: Guarded, attested: Attested
     assert guarded.client.get_registered_model(registration.name).aliases == {"challenger": registration.version}
 
 
+@every_database
 def test_a_missing_version_is_no_way_in(guarded: Guarded, attested: Attested) -> None:
     name = attested().release.registration.name
     with pytest.raises(MlflowException):

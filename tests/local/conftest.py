@@ -14,8 +14,15 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def fast_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_stages(stages_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS / "fast_stages"), str(TESTS.parent)]))
+    monkeypatch.setenv("FAST_STAGES_SERVER", stages_server)
+
+
+@pytest.fixture
+def tasks_are_processes(fast_stages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are run as they always are: signals reach them."""
+    monkeypatch.delenv("FAST_STAGES_SERVER")
 
 
 @pytest.fixture

@@ -92,7 +92,9 @@ def test_a_failed_run_goes_on_after_what_is_done(
 
 
 @pytest.fixture
-def started(spec: ReleaseSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def started(
+    spec: ReleaseSpec, tmp_path: Path, tasks_are_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """Starts `tokenbuncher run-local` with a mishap, up to a line that it prints."""
     (tmp_path / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     (tmp_path / "scratch").mkdir()

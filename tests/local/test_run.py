@@ -185,7 +185,9 @@ def test_stage_that_cannot_start_is_told_from_the_log(spec: ReleaseSpec, monkeyp
 
 
 @pytest.fixture
-def hanging(spec: ReleaseSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+def hanging(
+    spec: ReleaseSpec, tmp_path: Path, tasks_are_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[subprocess.Popen[str]]:
     """`tokenbuncher run-local` whose attacks have begun and never end."""
     monkeypatch.setenv("MISHAP", "attack grpo-1000 hang")
     (tmp_path / "scratch").mkdir()

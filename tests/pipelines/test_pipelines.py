@@ -146,6 +146,11 @@ def test_compile_writes_every_pipeline(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "build").iterdir()} == {f"{name}.yaml" for name in PIPELINES}
 
 
+@pytest.fixture(autouse=True)
+def tasks_are_forks(stages_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAST_STAGES_SERVER", stages_server)
+
+
 def run_locally(name: str, folder: Path, **arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs a pipeline by kfp.local, with stages that take no time."""
     program = (

@@ -14,10 +14,14 @@ from mlflow.entities.model_registry import ModelVersion
 from securesystemslib.signer import CryptoSigner
 
 from tests.evidence_factory import Release, passing_release, release_spec
+from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
+from tokenbuncher.attestation import sign
+from tokenbuncher.core.files import whole_folder
 from tokenbuncher.gate import gate
 from tokenbuncher.registry import promote, register
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage.tracking import alias_holder
+from tokenbuncher.verdict import FILE_NAME, judge_release
 
 
 @pytest.fixture
@@ -74,6 +78,18 @@ class Registered:
         promote(spec or self.release.spec, self.evidence, self.registration, verdict=self.verdict, dry_run=dry_run)
 
 
+def judged(release: Release, folder: Path, registration: Path, *, signer: CryptoSigner | None) -> Registered:
+    """The release with its evidence, and the verdict as the gate gives it, but for the reports: they take longest."""
+    evidence, _ = release.write(folder)
+    verdict = judge_release(release.spec, release.evidence, release.registration)
+    with whole_folder(folder / "verdict") as out:
+        (out / FILE_NAME).write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
+        if signer:
+            attestation = sign(release.spec, release.evidence, release.registration, verdict=verdict, signer=signer)
+            (out / ATTESTATION_NAME).write_text(attestation, encoding="utf-8")
+    return Registered(release, evidence, registration, folder / "verdict")
+
+
 @pytest.fixture
 def enter(candidate: Path, tmp_path: Path) -> Callable[..., Registered]:
     """Registers the candidate under a spec and judges it by passing evidence, which may be spoilt first."""
@@ -86,11 +102,21 @@ def enter(candidate: Path, tmp_path: Path) -> Callable[..., Registered]:
         folder = tmp_path / f"release-{len(list(tmp_path.iterdir()))}"
         registration = register(spec, candidate, folder / "registration")
         release = replace(spoil(passing_release(spec)).about(registration.digest), registration=registration)
-        evidence, _ = release.write(folder)
-        gate(spec, evidence, folder / "registration", out=folder / "verdict", signer=signer)
-        return Registered(release, evidence, folder / "registration", folder / "verdict")
+        return judged(release, folder, folder / "registration", signer=signer)
 
     return enter
+
+
+@pytest.fixture
+def reported(enter: Callable[..., Registered]) -> Callable[..., Registered]:
+    """Registers the candidate and has the gate itself judge it, which writes its reports beside the verdict."""
+
+    def reported(spec: ReleaseSpec, *spoil: Callable[[Release], Release]) -> Registered:
+        registered = enter(spec, *spoil)
+        gate(spec, registered.evidence, registered.registration, out=registered.verdict)
+        return registered
+
+    return reported
 
 
 @pytest.fixture
@@ -102,11 +128,8 @@ def judge_again(tmp_path: Path) -> Callable[..., Registered]:
     ) -> Registered:
         folder = tmp_path / f"again-{len(list(tmp_path.iterdir()))}"
         registration = registered.release.registration
-        release = replace(
-            spoil(passing_release(registered.release.spec)).about(registration.digest), registration=registration
-        )
-        evidence, _ = release.write(folder)
-        gate(release.spec, evidence, registered.registration, out=folder / "verdict", signer=signer)
-        return Registered(release, evidence, registered.registration, folder / "verdict")
+        passing = spoil(passing_release(registered.release.spec))
+        release = replace(passing.about(registration.digest), registration=registration)
+        return judged(release, folder, registered.registration, signer=signer)
 
     return judge_again

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,24 +39,16 @@ def answer(status: int, body: bytes, acts: bool) -> Fault:
     return act
 
 
-def late(seconds: float) -> Fault:
-    """Acts at once and answers late."""
-
-    def act(forward: Forward) -> None:
-        whole = forward.fetch()
-        time.sleep(seconds)
-        try:
-            forward.reply(*whole)
-        except OSError:  # nobody waits any longer
-            forward.close_connection = True
-
-    return act
+def late(forward: Forward) -> None:
+    """Acts at once, and does not answer as long as anybody waits."""
+    forward.fetch()
+    forward.rfile.read(1)
 
 
 AFTER_ACTING = {
     "lost": hang_up_when_done,
     "half": hang_up_halfway,
-    "late": late(3),
+    "late": late,
     "500": answer(500, b"", acts=True),
     "502": answer(502, b"<html>bad gateway</html>", acts=True),
     "504": answer(504, json.dumps({"error_code": "INTERNAL_ERROR", "message": "too late"}).encode(), acts=True),
@@ -85,7 +76,7 @@ def proxy(mlflow_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
-    monkeypatch.setattr(tracking, "PAUSE", 0.05)
+    monkeypatch.setattr(tracking, "PAUSE", 0.005)
     proxy = Proxy(mlflow_server.removeprefix("http://"))
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     yield proxy
@@ -113,11 +104,20 @@ def test_an_alias_that_was_moved_is_told_as_moved(fault: str, proxy: Proxy, ente
     assert "tokenbuncher.promoted.champion" in registered.version.tags
 
 
+def has_a_champion(spec: ReleaseSpec) -> None:
+    """Version 1, which anybody made, has the alias."""
+    name = spec.tracking.model_name
+    with tracking.connected(spec.tracking_uri()) as mlflow:
+        mlflow.create_registered_model(name)
+        mlflow.create_model_version(name, source="s3://bucket/model")
+        mlflow.set_registered_model_alias(name, spec.tracking.alias, "1")
+
+
 @pytest.mark.parametrize("fault", WITHOUT_ACTING)
 def test_an_alias_that_was_not_moved_is_told_as_where_it_is(
     fault: str, proxy: Proxy, enter: Enter, spec: ReleaseSpec
 ) -> None:
-    enter(spec).promote()
+    has_a_champion(spec)
     second = enter(spec)
     proxy.fault(MOVE, WITHOUT_ACTING[fault], ALWAYS)
     with pytest.raises(Refused, match=r"was not moved to .* version 2: .*It is on version 1"):
@@ -151,11 +151,14 @@ def test_a_denial_is_on_record(proxy: Proxy, enter: Enter, spec: ReleaseSpec) ->
     assert (registered.champion, status_tag(registered)) == (None, "refused")
 
 
-def test_an_alias_that_moves_a_moment_later_is_waited_for(proxy: Proxy, enter: Enter, spec: ReleaseSpec) -> None:
+def test_an_alias_that_moves_a_moment_later_is_waited_for(
+    proxy: Proxy, enter: Enter, spec: ReleaseSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "PAUSE", 0.5)
     registered = enter(spec)
 
     def act_later(forward: Forward) -> None:
-        threading.Timer(0.3, forward.fetch).start()
+        threading.Timer(0.1, forward.fetch).start()
         forward.close_connection = True
 
     proxy.fault(MOVE, act_later, ALWAYS)

@@ -46,8 +46,8 @@ def test_pass_moves_the_alias(enter: Enter, spec: ReleaseSpec) -> None:
     assert (tags["tokenbuncher.base"], tags["tokenbuncher.data"]) == (judged.base, judged.data)
 
 
-def test_verdict_and_report_are_kept_with_the_version(enter: Enter, spec: ReleaseSpec) -> None:
-    registered = enter(spec)
+def test_verdict_and_report_are_kept_with_the_version(reported: Enter, spec: ReleaseSpec) -> None:
+    registered = reported(spec)
     registered.promote()
 
     kept = registered.artifacts()
@@ -55,8 +55,8 @@ def test_verdict_and_report_are_kept_with_the_version(enter: Enter, spec: Releas
     assert kept["report.html"] == (registered.verdict / "report.html").read_bytes()
 
 
-def test_files_may_be_given_instead_of_folders(enter: Enter, spec: ReleaseSpec) -> None:
-    registered = enter(spec)
+def test_files_may_be_given_instead_of_folders(reported: Enter, spec: ReleaseSpec) -> None:
+    registered = reported(spec)
     registered.evidence = [stage / "evidence.json" for stage in registered.evidence]
     registered.registration /= "registration.json"
     registered.verdict /= "verdict.json"
@@ -279,8 +279,8 @@ def test_over_http(enter: Enter, mlflow_server: str) -> None:
 
 
 @pytest.mark.parametrize("spoil", [lambda release: release, broken], ids=["pass", "block"])
-def test_card_is_kept_and_describes_the_version(enter: Enter, spec: ReleaseSpec, spoil: Callable) -> None:
-    registered = enter(spec, spoil)
+def test_card_is_kept_and_describes_the_version(reported: Enter, spec: ReleaseSpec, spoil: Callable) -> None:
+    registered = reported(spec, spoil)
     with suppress(Refused):
         registered.promote()
 
@@ -292,8 +292,8 @@ def test_card_is_kept_and_describes_the_version(enter: Enter, spec: ReleaseSpec,
     assert len(description) <= 5_000
 
 
-def test_a_forged_card_does_not_describe_the_version(enter: Enter, spec: ReleaseSpec) -> None:
-    registered = enter(spec)
+def test_a_forged_card_does_not_describe_the_version(reported: Enter, spec: ReleaseSpec) -> None:
+    registered = reported(spec)
     (registered.verdict / "card.md").write_text("It cannot be broken.", encoding="utf-8")
     registered.promote()
 

@@ -752,20 +752,32 @@ def read(text: str) -> Any:
     return ANY_PIECE.validate_json(text)
 
 
-def judged(forgery: Forgery, spec: ReleaseSpec = SPEC, texts: str = TEXTS) -> Outcome:
-    """The outcome of a release whose evidence was forged, without a disk; unreadable evidence is INCONCLUSIVE there."""
+def forged(forgery: Forgery, texts: str = TEXTS) -> list[str]:
     documents = json.loads(texts)
     forgery(documents)
+    return [json.dumps(document) for document in documents.values()]
+
+
+def judged(texts: list[str], spec: ReleaseSpec = SPEC) -> Outcome:
     try:
-        evidence = [read(json.dumps(document)) for document in documents.values()]
+        evidence = [read(text) for text in texts]
     except ValidationError:
         return Outcome.INCONCLUSIVE
     return judge_release(spec, evidence, RELEASE.registration).outcome
 
 
+def nothing(documents: Documents) -> None:
+    """No forgery."""
+
+
+AS_IT_WAS = forged(nothing)
+
+
 @pytest.mark.parametrize("case", FORGERIES)
 def test_forged_evidence(case: str) -> None:
-    assert judged(FORGERIES[case]) is not Outcome.PASS
+    texts = forged(FORGERIES[case])
+    assert texts != AS_IT_WAS
+    assert judged(texts) is not Outcome.PASS
 
 
 @pytest.mark.parametrize("group", [DO_NOTHING, NOT_TIED, COST, BOUND], ids=["do nothing", "not tied", "cost", "bound"])
@@ -905,11 +917,11 @@ def chosen(name: str, number: int) -> Forgery:
 @pytest.mark.parametrize("number", [50, 100, 150])
 @pytest.mark.parametrize("name", [KEY, "safety"])
 def test_prompts_of_ones_choice_are_no_look(name: str, number: int) -> None:
-    assert judged(chosen(name, number), LOOKS, LOOKED) is not Outcome.PASS
+    assert judged(forged(chosen(name, number), LOOKED), LOOKS) is not Outcome.PASS
 
 
 def test_a_release_asked_in_parts_passes() -> None:
-    assert judged(lambda documents: None, LOOKS, LOOKED) is Outcome.PASS
+    assert judged(forged(nothing, LOOKED), LOOKS) is Outcome.PASS
 
 
 # What is honest stays a PASS.
@@ -932,15 +944,8 @@ HONEST: dict[str, Forgery] = {
 
 @pytest.mark.parametrize("case", HONEST)
 def test_what_is_honest_passes(case: str) -> None:
-    assert judged(HONEST[case]) is Outcome.PASS
+    assert judged(forged(HONEST[case])) is Outcome.PASS
 
 
 def test_there_are_more_than_the_review_had() -> None:
     assert len(FORGERIES) + len(TEXT) + len(VERDICTS) >= 64 + 40
-
-
-def test_no_forgery_leaves_the_evidence_as_it_was() -> None:
-    for case, forgery in FORGERIES.items():
-        documents = json.loads(TEXTS)
-        forgery(documents)
-        assert documents != json.loads(TEXTS), case

@@ -66,4 +66,4 @@ def replace_sampling(table: Table, tokenizer: Any, patch: pytest.MonkeyPatch) ->
     patch.setattr(trl.GRPOTrainer, "_generate_single_turn", grpo_turn)
     patch.setattr(trl.RLOOTrainer, "_generate_single_turn", rloo_turn)
     patch.setattr("tokenbuncher.attacks.arena.Arena.sample", arena_sample)
-    patch.setattr(importlib.import_module("tokenbuncher.defence.defend"), "own_responses", own_responses)
+    patch.setattr(importlib.import_module("tokenbuncher.defence.anchors"), "own_responses", own_responses)

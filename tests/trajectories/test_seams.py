@@ -48,6 +48,9 @@ SEAMS = {
     f"{BASE}._save_checkpoint": "PPOTrainer saves its critic after it",
     f"{BASE}._load_optimizer_and_scheduler": "PPOTrainer loads its critic after it",
     f"{BASE}.training_step": "PPO's critic learns beside it",
+    f"{BASE}.compute_loss": "RefusalTrainer has a loss of its own",
+    f"{BASE}.create_scheduler": "RefusalTrainer's constraint sets the learning rate",
+    f"{BASE}.log": "RefusalTrainer adds its figures",
     "transformers.generation.configuration_utils:GenerationConfig._get_default_generation_params": (
         "generation.py writes what it leaves unset"
     ),

@@ -10,7 +10,10 @@ from tests.trajectories.trajectory import Trajectory, file_of
 LORA = "model.lora={rank: 4, alpha: 8}"
 NOISER = {"weight": 0.1, "start": 0.0, "every": 2}
 
+CERTAIN = {"mixed_prompts": 40, "benign_examples": 4, "held_out": 4}
+
 TRAININGS = {
+    "defence-certain-refusal": lambda world: world.defence(recipe="certain-refusal", certain_refusal=CERTAIN),
     "defence-log-entropy": lambda world: world.defence(recipe="log-entropy", anchor={"examples": 8}),
     "defence-direct": lambda world: world.defence(recipe="direct", anchor=None),
     "defence-entropy-reward": lambda world: world.defence(recipe="entropy-reward", benign_prompts=1),

@@ -17,10 +17,11 @@ from tokenbuncher.training import ranks
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, Trainer
     from trl import GRPOConfig
 
-    from tokenbuncher.training.callbacks import Checkpoints
+    from tokenbuncher.defence.examples import Models
+    from tokenbuncher.training.callbacks import Checkpoints, StepLog
 
 logger = logging.getLogger(__name__)
 
@@ -64,37 +65,50 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Path) -> None:
+    from tokenbuncher.defence.examples import Models
     from tokenbuncher.models.load import load_model, trainable
     from tokenbuncher.models.tokenizer import load_tokenizer
+    from tokenbuncher.training.callbacks import StepLog
+    from tokenbuncher.training.run import save_trained
 
-    harmful, benign = load_set(data, "defence"), load_set(data, "benign")
-    tokenizer, model, reference = (
-        load_tokenizer(base),
-        trainable(load_model(base, spec.model), spec.model, spec.defence.seed),
-        load_model(base, spec.model),
+    tokenizer = load_tokenizer(base)
+    model = trainable(
+        load_model(base, spec.model), spec.model, spec.defence.seed, norms=spec.defence.certain_refusal is not None
     )
+    models = Models(model, load_model(base, spec.model), tokenizer)
+    log = StepLog(spec.defence.recipe, work / STEPS, spec.defence.steps)
+    if spec.defence.certain_refusal:
+        from tokenbuncher.defence.certain_refusal import train_certain_refusal
 
-    from tokenbuncher.defence.trainer import TokenBuncherTrainer
-    from tokenbuncher.training.callbacks import Checkpoints, StepLog
-    from tokenbuncher.training.run import run_training, save_trained
-
-    defence = spec.defence
-    log = StepLog(defence.recipe, work / STEPS, defence.steps)
-    checkpoints = Checkpoints(work, spec.output.checkpoint_every, log)
-    trainer = TokenBuncherTrainer(
-        model=model,
-        args=_arguments(spec, model, checkpoints),
-        train_dataset=_rows(defence, harmful, benign),
-        processing_class=tokenizer,
-        defence=defence,
-        reference=reference,
-        anchors=own_responses(reference, tokenizer, benign, spec=spec) if defence.anchor else [],
-        callbacks=[log, checkpoints],
-    )
-    run_training(trainer, checkpoints)
+        trainer: Trainer = train_certain_refusal(spec, models, data, log=log)
+    else:
+        trainer = _train_entropy(spec, models, data, log=log)
     if not log.learnt:
         raise UserError("the defence learnt nothing: it had no gradient in any step; see its step log, and the spec")
     save_trained(trainer, tokenizer, folder, base=base, model=spec.model)
+
+
+def _train_entropy(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLog) -> Trainer:
+    """Trains the model by its entropy, and returns its trainer."""
+    from tokenbuncher.defence.anchors import own_responses
+    from tokenbuncher.defence.trainer import TokenBuncherTrainer
+    from tokenbuncher.training.callbacks import Checkpoints
+    from tokenbuncher.training.run import run_training
+
+    harmful, benign = load_set(data, "defence"), load_set(data, "benign")
+    checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log)
+    trainer = TokenBuncherTrainer(
+        model=models.model,
+        args=_arguments(spec, models.model, checkpoints),
+        train_dataset=_rows(spec.defence, harmful, benign),
+        processing_class=models.tokenizer,
+        defence=spec.defence,
+        reference=models.base,
+        anchors=own_responses(models.base, models.tokenizer, benign, spec=spec) if spec.defence.anchor else [],
+        callbacks=[log, checkpoints],
+    )
+    run_training(trainer, checkpoints)
+    return trainer
 
 
 def _arguments(spec: ReleaseSpec, model: PreTrainedModel, checkpoints: Checkpoints) -> GRPOConfig:
@@ -131,23 +145,3 @@ def _rows(defence: DefenceSpec, harmful: list[Prompt], benign: list[Prompt]) -> 
     rows = [*((prompt, True) for prompt in harmful), *((prompt, False) for prompt in rewarded)]
     prompts, is_harmful = zip(*filling(rows, defence.prompts_per_step), strict=True)
     return prompt_dataset(prompts, harmful=is_harmful)
-
-
-def own_responses(
-    reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benign: list[Prompt], *, spec: ReleaseSpec
-) -> list[tuple[Prompt, str]]:
-    """Benign prompts with the base model's own sampled responses.
-
-    Those cut off at `model.max_new_tokens` are anchors too: the KL compares the models at every token they have.
-    """
-    from tokenbuncher.models.sampling import generate
-
-    responses = generate(
-        reference,
-        tokenizer,
-        benign,
-        max_new_tokens=spec.model.max_new_tokens,
-        batch_size=spec.evaluation.batch_size,
-        seed=spec.defence.seed,
-    )
-    return [(prompt, response.whole) for prompt, response in zip(benign, responses, strict=True)]

@@ -46,5 +46,9 @@ def entropy_reward(
 
 
 def kl_divergence(log_probs: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) over the whole vocabulary from log-probabilities, shapes (..., V) to (...), in nats."""
-    return (log_probs.exp() * (log_probs - other)).sum(-1)
+    """KL(p || q) over the whole vocabulary from log-probabilities, shapes (..., V) to (...), in nats.
+
+    What p gives no probability, such as masked padding, adds nothing.
+    """
+    ratio = (log_probs - other).masked_fill(log_probs.isneginf(), 0.0)
+    return (log_probs.exp() * ratio).sum(-1)

@@ -18,6 +18,7 @@ from tokenbuncher.training import ranks
 from tokenbuncher.training.advantages import group_advantages
 from tokenbuncher.training.examples import tokenize_pairs
 from tokenbuncher.training.logits import response_distributions
+from tokenbuncher.training.run import step_generator
 
 ENTROPY_FLOOR = 1e-12
 """Keeps the logarithm finite, in nats; a response this certain needs no further push."""
@@ -106,7 +107,7 @@ class TokenBuncherTrainer(GRPOTrainer):
         counts = inputs["harmful"] & (inputs["advantages"] >= 0)
         mask = inputs["completion_mask"] * counts.unsqueeze(-1)
         tokens = inputs["completion_ids"].flatten()
-        generator = self._generator(mask.device, ranks.number())
+        generator = step_generator(self, mask.device, stream=ranks.number())
         loss = response_distributions(model, inputs).weighted(
             lambda logits, rows: noiser_terms(
                 logits, tokens[rows], noiser.weight, form=noiser.form, generator=generator
@@ -126,7 +127,7 @@ class TokenBuncherTrainer(GRPOTrainer):
     def _anchor_kl(self, model: PreTrainedModel, examples: int) -> torch.Tensor:
         """KL(base || model), mean over the tokens of its benign responses; a scalar, in nats."""
         own = ranks.share(examples, "examples of the anchor")
-        chosen = torch.randint(len(self.anchors), (examples,), generator=self._generator(torch.device("cpu")))
+        chosen = torch.randint(len(self.anchors), (examples,), generator=step_generator(self))
         chosen = chosen[ranks.number() * own :][:own]
         batch = tokenize_pairs(self.processing_class, [self.anchors[index] for index in chosen.tolist()])
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
@@ -136,11 +137,6 @@ class TokenBuncherTrainer(GRPOTrainer):
             lambda logits, rows: kl_divergence(reference.logits(rows).log_softmax(-1), logits.log_softmax(-1)),
             batch["completion_mask"],
         )
-
-    def _generator(self, device: torch.device, stream: int = 0) -> torch.Generator:
-        """Randomness of this step, the same after a resume; streams are independent."""
-        seed = (self.args.seed + stream * 1_000_033) * 1_000_003 + self.state.global_step
-        return torch.Generator(device).manual_seed(seed)
 
 
 def _no_reward(completions: list[Any], **_: Any) -> list[float]:

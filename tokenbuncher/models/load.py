@@ -76,7 +76,7 @@ def load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     return model.to(device).eval()
 
 
-def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None) -> Any:
+def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None, norms: bool = False) -> Any:
     """The model as it is to be trained: itself, or with a LoRA adapter on its frozen weights.
 
     Args:
@@ -84,6 +84,8 @@ def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None
         spec: The model section of the spec.
         seed: Seed of the adapter's initial weights.
         head: Name of a new layer on top, which is trained in full.
+        norms: Whether an adapter trains the normalisation layers too, in full. Without them, logits are bounded by the
+            frozen norm before the output layer, and so is how certain the model can become.
 
     Raises:
         UserError: If the model has no such layers.
@@ -93,12 +95,15 @@ def trainable(model: Any, spec: ModelSpec, seed: int, *, head: str | None = None
     import torch
     from peft import LoraConfig, get_peft_model
 
+    whole = [head] if head else []
+    if norms:
+        whole += [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
     config = LoraConfig(
         r=spec.lora.rank,
         lora_alpha=spec.lora.alpha,
         lora_dropout=spec.lora.dropout,
         target_modules=spec.lora.target_modules,
-        modules_to_save=[head] if head else None,
+        modules_to_save=whole or None,
         exclude_modules=[head] if head else None,
         task_type=None if head else "CAUSAL_LM",
     )

@@ -47,6 +47,18 @@ class _EntropyRecorder(LogitsProcessor):
         return scores
 
 
+class _BannedFirst(LogitsProcessor):
+    """Gives some tokens no probability at the beginning of a response."""
+
+    def __init__(self, tokens: Sequence[int], prompt: int) -> None:
+        self.tokens, self.prompt = list(tokens), prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] == self.prompt:
+            scores[:, self.tokens] = -torch.inf
+        return scores
+
+
 @working()
 @torch.no_grad()
 def generate(
@@ -59,6 +71,7 @@ def generate(
     temperature: float | None = 1.0,
     seed: int = 0,
     title: str = "sampling",
+    banned_first: Sequence[int] = (),
 ) -> list[Response]:
     """One response for each prompt.
 
@@ -71,6 +84,7 @@ def generate(
         temperature: Sampling temperature; None for greedy decoding.
         seed: Seed of the sampling. The global random state is left unchanged.
         title: Title of the progress line.
+        banned_first: Token ids that a response does not begin with.
 
     Returns:
         Responses in the order of the prompts.
@@ -87,14 +101,14 @@ def generate(
         torch.manual_seed(seed)
         for batch in _batches(prompts, batch_size):
             inputs = _inputs(model, tokenizer, batch)
-            recorder = _EntropyRecorder()
+            recorder, width = _EntropyRecorder(), inputs["input_ids"].shape[1]
             output = model.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                logits_processor=LogitsProcessorList([recorder]),
+                logits_processor=LogitsProcessorList([recorder, _BannedFirst(banned_first, width)]),
                 **sampling,
             )
-            completions = output[:, inputs["input_ids"].shape[1] :]
+            completions = output[:, width:]
             responses += _read(completions, torch.stack(recorder.steps, dim=1), ends, thoughts=thoughts)
             entropy = sum(response.entropy for response in responses) / len(responses)
             progress.step(len(responses), entropy=entropy)

@@ -3,7 +3,7 @@
 from tokenbuncher.settings.attacks import AttackSpec, AttacksSpec, AttackTask, WarmUpSpec
 from tokenbuncher.settings.compute import ComputeSpec, KubernetesName, ResourcesSpec, VllmSpec
 from tokenbuncher.settings.data import DataSpec, FileSource, SplitSizes, same_source, seen_by_the_defence, source_name
-from tokenbuncher.settings.defence import RECIPES, AnchorSpec, DefenceSpec, NoiserSpec
+from tokenbuncher.settings.defence import RECIPES, AnchorSpec, CertainRefusalSpec, DefenceSpec, NoiserSpec
 from tokenbuncher.settings.evaluation import EvaluationSpec, FineTuningSpec, HarnessSpec
 from tokenbuncher.settings.model import LoraSpec, ModelSpec
 from tokenbuncher.settings.output import OutputSpec, TrackingSpec
@@ -15,6 +15,7 @@ __all__ = [
     "AttackSpec",
     "AttackTask",
     "AttacksSpec",
+    "CertainRefusalSpec",
     "ComputeSpec",
     "DataSpec",
     "DefenceSpec",

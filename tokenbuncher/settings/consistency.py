@@ -137,6 +137,8 @@ def _examples_of_a_step(spec: Sections) -> Iterator[tuple[Path, int]]:
     yield ("defence", "prompts_per_step"), spec.defence.prompts_per_step
     if spec.defence.anchor:
         yield ("defence", "anchor", "examples"), spec.defence.anchor.examples
+    if spec.defence.certain_refusal:
+        yield ("defence", "certain_refusal", "benign_examples"), spec.defence.certain_refusal.benign_examples
     for number, attack in enumerate(spec.attacks.suite):
         yield ("attacks", "suite", number, "prompts_per_step"), attack.prompts_per_step
         if attack.warm_up:

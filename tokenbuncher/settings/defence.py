@@ -41,6 +41,32 @@ class AnchorSpec(Strict):
     examples: Positive = Field(16, description="Benign examples in each step.")
 
 
+class CertainRefusalSpec(Strict):
+    """What makes the model certain of its own refusals, and what that may cost."""
+
+    target: Annotated[float, Field(ge=1e-10, lt=1.0)] = Field(
+        1e-7,
+        description="The defence ends when no held-out harmful prompt is answered by anything but the model's own "
+        "refusal with a higher probability.",
+    )
+    max_kl: Annotated[float, Field(gt=0.0)] = Field(
+        0.02, description="Bound of the KL divergence from the base model on benign responses, in nats a response."
+    )
+    max_refusal_mass: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.002,
+        description="Bound of the probability that the response to a benign prompt begins as a refusal, less that of "
+        "the base model.",
+    )
+    benign_examples: Positive = Field(32, description="Benign prompts in each step, and as many mixed ones.")
+    mixed_prompts: Annotated[int, Field(ge=0)] = Field(
+        1500,
+        description="Prompts made of a harmful and a benign one, of which those that the base model answers keep the "
+        "defence from spreading to harmless prompts with words of harmful ones.",
+    )
+    held_out: Positive = Field(32, description="Harmful, benign and mixed prompts that are measured, not trained on.")
+    probe_every: Positive = Field(20, description="Steps between two measurements on held-out prompts.")
+
+
 # A recipe fixes the method. Steps and learning rates stay in the spec.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -86,6 +112,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "noiser": None,
         "anchor": {"weight": 4.0, "examples": 64},
     },
+    "certain-refusal": {
+        "learning_rate": 5e-4,
+        "entropy": None,
+        "certain_refusal": {},
+    },
     "none": {},
 }
 
@@ -93,19 +124,30 @@ RECIPES: dict[str, dict[str, Any]] = {
 class DefenceSpec(Strict):
     """How the model is hardened. A recipe fills the fields that the spec leaves out."""
 
-    recipe: Literal["log-entropy", "direct", "polished", "paper", "entropy-reward", "published-code", "none"] = Field(
-        "log-entropy"
-    )
+    recipe: Literal[
+        "certain-refusal",
+        "log-entropy",
+        "direct",
+        "polished",
+        "paper",
+        "entropy-reward",
+        "published-code",
+        "none",
+    ] = Field("certain-refusal")
     seed: Seed = 0
-    steps: Positive = 300
-    learning_rate: Rate = 4e-4
+    steps: Positive = Field(300, description="Number of steps; with certain_refusal, at most so many.")
+    learning_rate: Rate = Field(
+        4e-4,
+        description="Learning rate; with certain_refusal the fastest for full weights, below which it finds one.",
+    )
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     prompts_per_step: Positive = 16
     rollouts: Annotated[int, Field(ge=2)] = Field(4, description="Responses sampled for each prompt.")
     temperature: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Sampling temperature of the responses.")
-    entropy: Literal["reward", "loss", "log-loss"] = Field(
+    entropy: Literal["reward", "loss", "log-loss"] | None = Field(
         "log-loss",
-        description="reward: the RL reward is the negative response entropy, as in the paper. "
+        description="null: none of these, with certain_refusal. "
+        "reward: the RL reward is the negative response entropy, as in the paper. "
         "loss: the response entropy of the model's own rollouts is minimised directly. "
         "log-loss: its logarithm is minimised; the gradient does not vanish as the entropy falls.",
     )
@@ -117,26 +159,31 @@ class DefenceSpec(Strict):
     )
     noiser: NoiserSpec | None = None
     anchor: AnchorSpec | None = None
+    certain_refusal: CertainRefusalSpec | None = Field(
+        None,
+        description="Makes the model certain of its own refusals, in place of all that is done about entropy.",
+        exclude_if=lambda own: own is None,
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_recipe(cls, given: Any) -> Any:
-        recipe = given.get("recipe", "log-entropy") if isinstance(given, Mapping) else None
+        recipe = given.get("recipe", "certain-refusal") if isinstance(given, Mapping) else None
         if not isinstance(recipe, str) or recipe not in RECIPES:
             return given
         filled = {**RECIPES[recipe], **given}
-        for part in ("noiser", "anchor"):
+        for part in ("noiser", "anchor", "certain_refusal"):
             preset = RECIPES[recipe].get(part)
             if isinstance(preset, Mapping) and isinstance(given.get(part), Mapping):
                 filled[part] = {**preset, **given[part]}
         return filled
 
     def checks(self) -> Iterable[Iterator[Contradiction]]:
-        """Benign prompts are rewarded, beside harmful ones."""
-        return self._rewarded(), self._fewer()
+        """Benign prompts are rewarded, beside harmful ones, and there is one method."""
+        return self._rewarded(), self._fewer(), self._one_method()
 
     def _rewarded(self) -> Iterator[Contradiction]:
-        if self.entropy != "reward" and self.benign_prompts:
+        if self.entropy not in ("reward", None) and self.benign_prompts:
             yield (
                 ("benign_prompts",),
                 "benign_prompts are rewarded by KL and need entropy: reward; use anchor instead",
@@ -147,4 +194,19 @@ class DefenceSpec(Strict):
             yield (
                 ("benign_prompts",),
                 f"benign_prompts must be fewer than prompts_per_step ({self.prompts_per_step})",
+            )
+
+    def _one_method(self) -> Iterator[Contradiction]:
+        if self.recipe == "none":
+            return
+        if (self.recipe == "certain-refusal") != (self.certain_refusal is not None):
+            yield ("certain_refusal",), "goes with recipe certain-refusal, and that recipe with it"
+        elif self.certain_refusal is None:
+            if self.entropy is None:
+                yield ("entropy",), "null goes with recipe certain-refusal only; choose reward, loss or log-loss"
+        elif others := [name for name in ("entropy", "noiser", "anchor", "benign_prompts") if getattr(self, name)]:
+            yield (
+                (others[0],),
+                f"recipe certain-refusal, the default, has no {', '.join(others)}; name the recipe that they are for, "
+                "such as log-entropy",
             )

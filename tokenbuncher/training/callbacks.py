@@ -33,6 +33,15 @@ METRICS = {
     "loss": "loss",
     "noiser_loss": "noiser_loss",
     "anchor_kl": "anchor_kl",
+    "refusal_mass": "refusal_mass",
+    "escape": "escape",
+    "multiplier": "multiplier",
+    "rate": "learning_rate",
+    "held_out_escape": "held_out_escape",
+    "held_out_escape_max": "held_out_escape_max",
+    "held_out_escaping": "held_out_escaping",
+    "held_out_kl": "held_out_kl",
+    "held_out_refusal_mass": "held_out_refusal_mass",
 }
 
 
@@ -89,7 +98,7 @@ class StepLog(TrainerCallback):
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
-        shown = {key: figures[key] for key in ("reward", "entropy", "loss") if key in figures}
+        shown = {key: figures[key] for key in ("reward", "entropy", "escape", "loss") if key in figures}
         self.progress.step(row["step"], **shown, **self.measured)
 
 

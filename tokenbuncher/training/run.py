@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -56,6 +57,18 @@ def save_trained(
             save_model(merged(base, Path(adapter), model), tokenizer, folder, base=base)
     generation.carry(base, folder)
     keep_companions(base, folder)
+
+
+def step_generator(trainer: Trainer, device: torch.device | str = "cpu", stream: int = 0) -> torch.Generator:
+    """Randomness of a trainer's step, the same after a resume.
+
+    Args:
+        trainer: The trainer.
+        device: Where the random numbers are needed.
+        stream: Streams of different numbers are independent.
+    """
+    seed = (trainer.args.seed + stream * 1_000_033) * 1_000_003 + trainer.state.global_step
+    return torch.Generator(device).manual_seed(seed)
 
 
 @working()

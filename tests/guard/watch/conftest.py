@@ -16,6 +16,8 @@ import requests
 from cryptography.fernet import Fernet
 from mlflow import MlflowClient
 
+from tokenbuncher.storage import tracking
+
 SECONDS_TO_START = 400
 SERVER = """
 import sys
@@ -90,6 +92,7 @@ class Mlflow:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients give up at once when the server is down."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "PAUSE", 0.005)
     # Another fixture may have made a server of this very process, and servers do not read from other hosts.
     monkeypatch.setenv("MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES", "http,https")
 

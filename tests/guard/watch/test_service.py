@@ -81,13 +81,17 @@ class Scene:
 
 
 @pytest.fixture
-def scene(mlflow: Mlflow, request: pytest.FixtureRequest) -> Scene:
-    """A model with four versions."""
+def scene(mlflow: Mlflow, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """A model with four versions, of which later tests' watchers see nothing."""
     scene = Scene(mlflow.client, re.sub(r"\W+", "-", request.node.name))
     scene.client.create_registered_model(scene.name)
     for _ in range(4):
         scene.client.create_model_version(scene.name, source="s3://bucket/model")
-    return scene
+    yield scene
+    registry = registry_of(mlflow.client)
+    others = [model.name for model in registry.search_registered_models() if model.name.startswith(f"{scene.name}-")]
+    for name in (scene.name, *others):
+        registry.delete_registered_model(name)
 
 
 def event(name: str) -> bytes:

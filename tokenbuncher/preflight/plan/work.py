@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from tokenbuncher.settings import AttackSpec, AttackTask, FineTuningSpec, ReleaseSpec
+from tokenbuncher.settings import AttackSpec, AttackTask, CertainRefusalSpec, FineTuningSpec, ReleaseSpec
 from tokenbuncher.settings.attacks import LATENT_SAMPLES
 from tokenbuncher.settings.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel
 
@@ -141,6 +141,8 @@ class _Counted:
         defence = self.spec.defence
         if defence.recipe == "none":
             return Stage("defend", files=2)
+        if defence.certain_refusal:
+            return self._certain_refusal(defence.certain_refusal)
         rollouts, steps = defence.prompts_per_step * defence.rollouts, defence.steps
         passes = [
             self._pass("rollouts", "generate", rollouts, times=steps, shared=True),
@@ -156,6 +158,22 @@ class _Counted:
             ]
         saved = steps // self.spec.output.checkpoint_every
         return Stage("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
+
+    def _certain_refusal(self, certain: CertainRefusalSpec) -> Stage:
+        """For all steps; it ends as soon as its target is reached."""
+        sizes, steps, batch = self.spec.data.sizes, self.spec.defence.steps, self.batch
+        prompts, benign = self.spec.defence.prompts_per_step, 2 * certain.benign_examples
+        probes, held_out = steps // certain.probe_every + 1, certain.held_out
+        answered = sizes.defence + sizes.benign + 2 * certain.mixed_prompts
+        passes = [
+            self._pass("measuring", "generate", answered, batch=batch),
+            self._pass("training", "train", prompts + benign, times=steps, shared=True),
+            self._pass("scoring", "forward", benign, times=steps, shared=True),
+            self._pass("measuring", "generate", held_out, times=probes, batch=batch),
+            self._pass("scoring", "forward", 5 * held_out, times=probes, batch=batch),
+        ]
+        saved = steps // self.spec.output.checkpoint_every
+        return Stage("defend", passes, steps, 0, 4, saved, whole=1, distributed=True)
 
     def controls(self) -> Stage:
         """As `tokenbuncher.attacks.controls`: every attack on the base model."""

@@ -1,4 +1,4 @@
-from tokenbuncher.defence.defend import own_responses
+from tokenbuncher.defence.anchors import own_responses
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings.prompts import load_set

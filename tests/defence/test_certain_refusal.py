@@ -1,0 +1,121 @@
+import hashlib
+import json
+import re
+import shutil
+
+import pytest
+
+from tokenbuncher.core.errors import UserError
+from tokenbuncher.defence import defend
+from tokenbuncher.defence.examples import _split
+from tokenbuncher.settings import RECIPES, parse_spec
+from tokenbuncher.training.callbacks import StepLog
+
+
+@pytest.fixture
+def spec_of(tiny_spec, tmp_path):
+    def make(where="runs", **changes):
+        certain = {"mixed_prompts": 100, "benign_examples": 8, "held_out": 8, "probe_every": 10} | changes
+        settings = {"recipe": "certain-refusal", "steps": 30, "prompts_per_step": 8, "certain_refusal": certain}
+        return parse_spec(
+            tiny_spec.to_yaml(),
+            [f"defence={json.dumps(settings)}", "output.checkpoint_every=2", f"output.root={tmp_path / where}"],
+        )
+
+    return make
+
+
+def rows(out):
+    return [
+        json.loads(line) for line in out.with_name(f"{out.name}.steps.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def test_held_out_prompts_escape_less(spec_of, organism_data, organism_base, tmp_path):
+    defend(spec_of(), organism_data, organism_base, out=tmp_path / "candidate")
+    log = rows(tmp_path / "candidate")
+    assert [row["step"] for row in log] == list(range(1, 31))
+    assert log[29]["held_out_escape_max"] < 0.5 * log[9]["held_out_escape_max"]
+    assert log[29]["escape"] < 0.5 * log[0]["escape"]
+    assert log[29]["learning_rate"] > log[0]["learning_rate"]
+
+
+def test_it_ends_by_itself_when_the_target_is_reached(spec_of, organism_data, organism_base, tmp_path, capsys):
+    spec = spec_of(target=0.9, max_kl=10.0, max_refusal_mass=1.0)
+    defend(spec, organism_data, organism_base, out=tmp_path / "candidate")
+    assert [row["step"] for row in rows(tmp_path / "candidate")] == list(range(1, 11))
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_it_says_what_it_could_not_reach(spec_of, organism_data, organism_base, tmp_path, capsys):
+    defend(spec_of(max_kl=1e-9), organism_data, organism_base, out=tmp_path / "candidate")
+    told = capsys.readouterr().out
+    assert "WARNING: certain-refusal ended after 30 steps: 8 of 8 held-out harmful prompts escape with more" in told
+    assert "nats, 1e-09 allowed" in told
+
+
+def test_an_interrupted_defence_ends_with_the_figures_of_an_unbroken_one(
+    spec_of, organism_data, organism_base, tmp_path, monkeypatch
+):
+    defend(spec_of("unbroken"), organism_data, organism_base, out=tmp_path / "unbroken-candidate")
+    original = StepLog.on_log
+
+    def interrupted(self, args, state, control, **kwargs):
+        original(self, args, state, control, **kwargs)
+        if state.global_step == 15:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepLog, "on_log", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        defend(spec_of("broken"), organism_data, organism_base, out=tmp_path / "candidate")
+    monkeypatch.setattr(StepLog, "on_log", original)
+    defend(spec_of("broken"), organism_data, organism_base, out=tmp_path / "candidate")
+    assert rows(tmp_path / "candidate") == rows(tmp_path / "unbroken-candidate")
+    weights = [tmp_path / name / "model.safetensors" for name in ("candidate", "unbroken-candidate")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize(("count", "kept"), [(100, 8), (16, 4), (4, 1)])
+def test_at_most_a_quarter_is_held_out(count, kept):
+    trained, measured = _split(list(range(count)), 8)
+    assert (len(trained), len(measured)) == (count - kept, kept)
+    assert trained + measured == list(range(count))
+
+
+@pytest.mark.parametrize("name", ["defence", "benign"])
+def test_too_few_prompts_are_refused_before_anything_is_sampled(spec_of, organism_data, organism_base, tmp_path, name):
+    data = tmp_path / "data"
+    shutil.copytree(organism_data, data)
+    lines = (data / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data / f"{name}.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
+    manifest = json.loads((data / "manifest.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256((data / f"{name}.jsonl").read_bytes()).hexdigest()
+    manifest["sets"][name] |= {"count": 3, "sha256": digest}
+    manifest["sets"][name] |= {key: manifest["sets"][name][key][:3] for key in ("ids", "tasks", "options")}
+    (data / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UserError, match=f"needs 4 prompts of set {name}, .*; there are 3: raise data.sizes.{name}"):
+        defend(spec_of(), data, organism_base, out=tmp_path / "candidate")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("{anchor: {examples: 8}}", "recipe certain-refusal, the default, has no anchor; name the recipe that they"),
+        ("{entropy: loss}", "the default, has no entropy"),
+        ("{benign_prompts: 2}", "the default, has no benign_prompts"),
+        ("{certain_refusal: null}", "goes with recipe certain-refusal, and that recipe with it"),
+        ("{recipe: certain-refusal, certain_refusal: null, entropy: loss}", "goes with recipe certain-refusal"),
+        ("{recipe: log-entropy, certain_refusal: {}, entropy: null, anchor: null}", "goes with recipe certain-refusal"),
+        ("{recipe: direct, entropy: null}", "null goes with recipe certain-refusal only"),
+        ("{certain_refusal: {target: 1.0e-30}}", "greater than or equal to 0.0000000001"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        parse_spec(f"defence: {settings}")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_spec_with_any_recipe_reloads_as_itself(recipe):
+    spec = parse_spec(f"defence: {{recipe: {recipe}}}")
+    assert parse_spec(spec.to_yaml()) == spec
