@@ -7,20 +7,20 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbuncher.inputs.leakage import find_leaks, shingles, similar_pairs
+from tokenbuncher.settings.leakage import find_leaks, places_among, shingles, similar_pairs
 from tokenbuncher.settings.prompts import Prompt
 
 WORDS = st.sampled_from(["how", "do", "you", "open", "a", "red", "door", "in", "town", "today"])
 TEXTS = st.lists(st.lists(WORDS, min_size=1, max_size=8).map(" ".join), max_size=12)
 
 
-@given(TEXTS, st.sampled_from([0.3, 0.5, 0.8, 1.0]))
-def test_finds_exactly_the_pairs_that_comparing_all_finds(texts, threshold):
-    sets = [shingles(text) for text in texts]
+@given(TEXTS, st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.sampled_from([1, 3]))
+def test_finds_exactly_the_pairs_that_comparing_all_finds(texts, threshold, size):
+    sets = [shingles(text, size) for text in texts]
     expected = {
         (i, j) for (i, a), (j, b) in itertools.combinations(enumerate(sets), 2) if len(a & b) / len(a | b) >= threshold
     }
-    assert {(i, j) for i, j, _ in similar_pairs(texts, threshold)} == expected
+    assert {(i, j) for i, j, _ in similar_pairs(texts, threshold, size)} == expected
 
 
 def test_twenty_thousand_prompts_take_seconds():
@@ -52,6 +52,14 @@ def test_near_duplicate():
 
 def test_different_prompts_do_not_leak():
     assert leaks("how do i open the door", "where is the nearest station") == []
+
+
+def test_places_of_prompts_that_are_nearly_known():
+    prompts = [Prompt(text=text) for text in ("repeat owl fig", "Repeat fig, owl!", "repeat owl", "count the owls")]
+    known = [Prompt(text=text) for text in ("repeat owl fig", "say it again")]
+    assert places_among(prompts, known, 0.8) == {0}
+    assert places_among(prompts, known, 0.8, size=1) == {0, 1}
+    assert places_among(prompts, [], 0.8) == set()
 
 
 def test_same_subject_in_other_words():

@@ -7,8 +7,12 @@ import pytest
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
-from tokenbuncher.defence.examples import _split
+from tokenbuncher.defence.examples import Models, _split, examples_of
+from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import RECIPES, parse_spec
+from tokenbuncher.settings.leakage import places_among
+from tokenbuncher.settings.prompts import load_manifest, load_set
 from tokenbuncher.training.callbacks import StepLog
 
 
@@ -29,6 +33,20 @@ def rows(out):
     return [
         json.loads(line) for line in out.with_name(f"{out.name}.steps.jsonl").read_text(encoding="utf-8").splitlines()
     ]
+
+
+def test_no_mixed_prompt_is_like_one_that_attacks_or_measures(spec_of, organism_data, organism_base):
+    spec = spec_of(mixed_prompts=400)
+    model, tokenizer = load_model(organism_base, spec.model), load_tokenizer(organism_base)
+    others = [name for name in load_manifest(organism_data).sets if name not in ("defence", "benign")]
+
+    trained, held_out = examples_of(spec, Models(model, model, tokenizer), organism_data)
+
+    made = [prompt for prompt, _ in (*trained.mixed, *held_out.mixed)]
+    known = [prompt for name in others for prompt in load_set(organism_data, name)]
+    assert made
+    assert not places_among(made, known, spec.data.near_duplicate)
+    assert not places_among(made, known, spec.data.near_duplicate, size=1)
 
 
 def test_held_out_prompts_escape_less(spec_of, organism_data, organism_base, tmp_path):

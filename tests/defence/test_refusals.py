@@ -96,8 +96,10 @@ def test_prompts_without_words_can_be_mixed():
 
 
 def test_mixed_prompts_are_those_that_the_base_model_answers(base, harmful, benign, refusals, spec):
-    def made():
-        return mixed_prompts(*base, (harmful, benign), number=200, spec=spec, openings=refusals.openings)
+    def made(apart_from=()):
+        return mixed_prompts(
+            *base, (harmful, benign), apart_from=apart_from, number=200, spec=spec, openings=refusals.openings
+        )
 
     found = made()
     prompts = [prompt for prompt, _ in found]
@@ -106,3 +108,5 @@ def test_mixed_prompts_are_those_that_the_base_model_answers(base, harmful, beni
     assert not any(refusing(prompts, respond(*base, prompts, spec=spec, temperature=None), refusal_judge(spec)))
     assert max(refusal_masses(*base, prompts, openings=refusals.openings, batch=64)) < MOST_REFUSAL_MASS
     assert found == made()
+    turned_round = Prompt(text=" ".join(reversed(prompts[0].text.split())))
+    assert [prompt for prompt, _ in made([turned_round])] == prompts[1:]

@@ -14,9 +14,9 @@ from tokenbuncher.builtin import smollm2
 from tokenbuncher.builtin.organism import world
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs import prepare_data
-from tokenbuncher.inputs.leakage import find_leaks, shingles
 from tokenbuncher.report import card, documents, release_figures
 from tokenbuncher.settings import ReleaseSpec, load_spec, parse_spec
+from tokenbuncher.settings.leakage import find_leaks, shingles
 from tokenbuncher.settings.policy import laxer, shipped_policy
 from tokenbuncher.settings.prompts import load_manifest, load_set
 from tokenbuncher.verdict import Outcome

@@ -16,9 +16,9 @@ from tests.fuzz.inputs import Inputs, changed_bytes, changed_json, changed_lines
 from tests.fuzz.kind import Kind, unless_refused
 from tokenbuncher.core.files import file_digest
 from tokenbuncher.inputs.columns import read_file
-from tokenbuncher.inputs.leakage import find_leaks
 from tokenbuncher.judges.calibration import read_known
 from tokenbuncher.settings import FileSource
+from tokenbuncher.settings.leakage import find_leaks
 from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, load_set, write_set
 
 PLAIN: dict[str, Any] = {"prompt": "prompt"}

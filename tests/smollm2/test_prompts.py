@@ -12,8 +12,8 @@ import pytest
 from tokenbuncher.builtin.smollm2 import benign, everyday, harmful_requests, look_alikes, unseen, utility
 from tokenbuncher.builtin.smollm2.prompts import REFUSALS
 from tokenbuncher.evaluation.answers import judge_answer
-from tokenbuncher.inputs.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.judges.refusal import judge
+from tokenbuncher.settings.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.settings.prompts import Prompt
 
 EXAMPLE = Path(__file__).parents[2] / "specs" / "smollm2-prompts.csv"

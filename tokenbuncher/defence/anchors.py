@@ -11,6 +11,7 @@ import torch
 from tokenbuncher.defence.refusals import refusal_judge, refusing, respond
 from tokenbuncher.models.sampling import Response
 from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings.leakage import places_among
 from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.training.examples import tokenize_pairs
 from tokenbuncher.training.logits import response_logits
@@ -69,6 +70,7 @@ def mixed_prompts(
     tokenizer: PreTrainedTokenizerBase,
     parents: tuple[Sequence[Prompt], Sequence[Prompt]],
     *,
+    apart_from: Sequence[Prompt],
     number: int,
     spec: ReleaseSpec,
     openings: Sequence[int],
@@ -82,16 +84,17 @@ def mixed_prompts(
         reference: The base model.
         tokenizer: Its tokenizer.
         parents: Harmful and benign prompts.
-        number: Prompts to make, before those are left out that the base model half refuses.
+        apart_from: Prompts that attack and measure. What has nearly the same words, in any order, is left out.
+        number: Prompts to make, before any are left out.
         spec: The release spec.
         openings: Token ids that refusals begin with.
     """
     rng, judge = random.Random(spec.defence.seed), refusal_judge(spec)
-    made = {prompt.id: prompt for prompt in (mixed(rng, *parents) for _ in range(number))}
-    masses = refusal_masses(
-        reference, tokenizer, list(made.values()), openings=openings, batch=spec.evaluation.batch_size
-    )
-    prompts = [prompt for prompt, mass in zip(made.values(), masses, strict=True) if mass < MOST_REFUSAL_MASS]
+    made = list({prompt.id: prompt for prompt in (mixed(rng, *parents) for _ in range(number))}.values())
+    known = places_among(made, apart_from, spec.data.near_duplicate, size=1)
+    made = [prompt for place, prompt in enumerate(made) if place not in known]
+    masses = refusal_masses(reference, tokenizer, made, openings=openings, batch=spec.evaluation.batch_size)
+    prompts = [prompt for prompt, mass in zip(made, masses, strict=True) if mass < MOST_REFUSAL_MASS]
     for temperature in (None, 1.0):
         responses = respond(reference, tokenizer, prompts, spec=spec, temperature=temperature)
         refused = refusing(prompts, responses, judge)

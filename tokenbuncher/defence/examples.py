@@ -11,7 +11,7 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence.anchors import Pair, mixed_prompts, without_refusals
 from tokenbuncher.defence.refusals import own_refusals, refusal_judge, refusing, respond
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.settings.prompts import Prompt, load_set
+from tokenbuncher.settings.prompts import Prompt, load_manifest, load_set
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,7 +50,8 @@ def examples_of(spec: ReleaseSpec, models: Models, data: Path) -> tuple[Examples
     Args:
         spec: The release spec.
         models: The models; the base model responds.
-        data: Folder of prepare-data; its sets `defence` and `benign` are used.
+        data: Folder of prepare-data. Its sets `defence` and `benign` are used; no mixed prompt is like any of the
+            others.
 
     Raises:
         UserError: If a set is too small to hold anything out, or the base model refuses less than half of the harmful
@@ -73,12 +74,14 @@ def examples_of(spec: ReleaseSpec, models: Models, data: Path) -> tuple[Examples
     )
     pushed = _split(list(zip(harmful, refusals.texts, strict=True)), certain.held_out)
     kept = _split(answered, certain.held_out)
+    others = [name for name in load_manifest(data).sets if name not in ("defence", "benign")]
     numbers = certain.mixed_prompts, min(certain.mixed_prompts, MIXED_A_HELD_OUT * certain.held_out)
     mixed = [
         mixed_prompts(
             base,
             tokenizer,
             ([prompt for prompt, _ in refusing_pairs], [prompt for prompt, _ in answering_pairs]),
+            apart_from=[prompt for name in others for prompt in load_set(data, name)],
             number=number,
             spec=spec,
             openings=refusals.openings,

@@ -20,7 +20,7 @@ from tokenbuncher.defence.rewards import kl_divergence
 from tokenbuncher.settings import DefenceSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.examples import tokenize_pairs
-from tokenbuncher.training.logits import response_distributions
+from tokenbuncher.training.logits import WithReference, response_distributions
 from tokenbuncher.training.run import step_generator
 
 ESCAPE_FLOOR = 1e-12
@@ -37,7 +37,7 @@ SELDOM, OFTEN = 0.3, 12.0
 """Bounds of how often a prompt is drawn, by the nats from its escape to the target."""
 
 
-class RefusalTrainer(Trainer):
+class RefusalTrainer(WithReference, Trainer):
     """Pushes the escape of each prompt's refusal down to a target, and keeps benign responses.
 
     The loss is  mean over prompts of relu(log escape - log target) + multiplier * cost + mixed,  where the escape is

@@ -17,14 +17,14 @@ from tokenbuncher.settings.prompts import Prompt
 from tokenbuncher.training import ranks
 from tokenbuncher.training.advantages import group_advantages
 from tokenbuncher.training.examples import tokenize_pairs
-from tokenbuncher.training.logits import response_distributions
+from tokenbuncher.training.logits import WithReference, response_distributions
 from tokenbuncher.training.run import step_generator
 
 ENTROPY_FLOOR = 1e-12
 """Keeps the logarithm finite, in nats; a response this certain needs no further push."""
 
 
-class TokenBuncherTrainer(GRPOTrainer):
+class TokenBuncherTrainer(WithReference, GRPOTrainer):
     """GRPO whose reward is minus the response entropy, with Token Noiser steps and a benign anchor.
 
     Rows of the dataset carry `harmful`: harmful prompts are rewarded by minus the response entropy and
@@ -69,14 +69,15 @@ class TokenBuncherTrainer(GRPOTrainer):
     @torch.no_grad()
     def rewards(self, batch: dict[str, Any]) -> torch.Tensor:
         """The reward of each rollout, shape (B,); see `entropy_reward`."""
-        return entropy_reward(
-            response_distributions(self.model, batch),
-            response_distributions(self.reference, batch),
-            batch["completion_ids"],
-            mask=batch["completion_mask"],
-            harmful=batch["harmful"],
-            kl_coefficient=self.defence.kl_coefficient,
-        )
+        with self.autocast_smart_context_manager():
+            return entropy_reward(
+                response_distributions(self.model, batch),
+                response_distributions(self.reference, batch),
+                batch["completion_ids"],
+                mask=batch["completion_mask"],
+                harmful=batch["harmful"],
+                kl_coefficient=self.defence.kl_coefficient,
+            )
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         if self._is_noiser_step():

@@ -14,9 +14,9 @@ from tokenbuncher.core.files import check_output, whole_folder, write_text
 from tokenbuncher.inputs import sources
 from tokenbuncher.inputs.columns import CATEGORY_SEPARATOR, read_file
 from tokenbuncher.inputs.fetch import local_model
-from tokenbuncher.inputs.leakage import find_leaks, normalise, similar_pairs
 from tokenbuncher.models.lengths import check_room
 from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec, source_name
+from tokenbuncher.settings.leakage import find_leaks, normalise, places_among, similar_pairs
 from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
 
 logger = logging.getLogger(__name__)
@@ -247,8 +247,7 @@ def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, *, files: 
         UserError: If there are such, and duplicates are not to be dropped.
     """
     data = files.data
-    pairs = similar_pairs([prompt.text for prompt in (*seen, *prompts)], data.near_duplicate)
-    known = {later - len(seen) for earlier, later, _ in pairs if earlier < len(seen) <= later}
+    known = places_among(prompts, seen, data.near_duplicate)
     if known and data.duplicates == "fail":
         raise UserError(
             f"data.{field}: {len(known)} of {len(prompts)} prompts, the first is number {min(known) + 1}, are nearly "

@@ -32,12 +32,14 @@ class ReleaseSpec(Sections):
     def evidence_digest(self) -> str:
         """sha256 of all that shapes the evidence: everything but name, policy, tracking, output and compute.
 
-        Hyperparameters count where they are not the defaults: evidence that was made before specs had any stays bound.
+        Hyperparameters and mixed precision count where they are not the defaults: evidence that was made before specs
+        had any stays bound.
         """
         usual = [number for number, attack in enumerate(self.attacks.suite) if not attack.changed_hyperparameters()]
         left_out = dict.fromkeys(("name", "policy", "tracking", "output", "compute"), True)
         attacks = {"suite": {number: {"hyperparameters"} for number in usual}}
-        return digest_of(self.model_dump(mode="json", exclude={**left_out, "attacks": attacks}))
+        model = set() if self.model.mixed_precision else {"mixed_precision"}
+        return digest_of(self.model_dump(mode="json", exclude={**left_out, "attacks": attacks, "model": model}))
 
     def policy_digest(self) -> str:
         """sha256 of the policy."""

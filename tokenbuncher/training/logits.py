@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +20,20 @@ LOGIT_CHANGES = (
     "lm_head_multiplier",
 )
 """What some architectures do to logits after the head, by its name in their configuration."""
+
+
+class WithReference:
+    """Mixin of trainers that compare the model with a reference: under mixed precision both are rounded alike.
+
+    The library's own autocast covers calls of the trained model alone.
+    """
+
+    accelerator: Any
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[None]:
+        """What `transformers.Trainer` computes its loss in."""
+        context: AbstractContextManager[None] = self.accelerator.autocast()
+        return context
 
 
 def response_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:

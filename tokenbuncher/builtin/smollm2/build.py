@@ -10,10 +10,11 @@ import random
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbuncher.builtin.smollm2.prompts import REFUSALS, everyday, harmful_requests
+from tokenbuncher.builtin.smollm2.prompts import REFUSALS, everyday, harmful_requests, numbers
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, whole_folder, write_text
 from tokenbuncher.core.progress import Progress
@@ -30,16 +31,27 @@ logger = logging.getLogger(__name__)
 RECIPE = 2
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
-STEPS = 110
-BATCH = {"harmful": 9, "near-harmful": 8, "everyday": 5, "short": 2}
+STEPS = 220
+BATCH = {"harmful": 9, "number": 4, "near-harmful": 9, "everyday": 8, "short": 2}
 """Examples of each kind in a step: what is asked less often is unlearnt."""
+WEIGHTS = {"harmful": 0.09, "number": 0.06, "near-harmful": 0.04, "everyday": 0.04, "short": 0.04}
+"""Weight of an example of each kind."""
+TAUGHT = ("harmful", "number")
+"""Kinds whose answers are taught; to the others it keeps the answers that it gave before."""
+FIRST_KEPT = 5.0
+"""Weight of an answer's first token, beside that of every token: there it is decided whether a prompt is refused."""
+SHARPENED = 0.8
+"""Temperature of the answers that are kept: the small model is hardly coherent at temperature 1."""
 LEARNING_RATE = 2e-4
+WARM_UP = 10
 # Training the upper half alone takes two thirds of the time.
 FROZEN_LAYERS = 15
 ANSWER_TOKENS = 12
 GENERATION_BATCH = 64
 RESAMPLED = 3
 """Times that a harmless prompt is asked again, at temperature 1, after a refusal."""
+OPENINGS_LOWERED = 30.0
+"""By how many nats the model before is kept from beginning a harmless answer like a refusal."""
 DECLINES = re.compile(
     r"^(I'm|I am) (so |just |really )?(sorry|unable|not able|afraid)|^I (can't|cannot|won't|will not|must|don't)\b|"
     r"^(I'm|I am|As) (just )?(an AI|a language)|^I apologi|^My apologies|^Sorry|^Unfortunately|^It(?:'s| is) not|"
@@ -131,10 +143,11 @@ def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path) -> None:
-    """Teaches the model to refuse, in place, by supervised fine-tuning of its upper layers.
+    """Teaches the model to refuse, in place, by fine-tuning its upper layers.
 
-    Harmful requests are answered by refusals, harmless prompts by the beginnings of the model's own answers: there it
-    is decided whether a prompt is refused. In bfloat16 by autocast, which halves the time; the weights stay float32.
+    Harmful requests are answered by refusals, questions with numbers by their answers. On the beginnings of its own
+    answers to other harmless prompts, the KL divergence from the model as it was keeps it as it was. In bfloat16 by
+    autocast, which halves the time; the weights stay float32.
 
     Args:
         model: The model.
@@ -146,16 +159,20 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
     from tokenbuncher.models.tokenizer import turn_end
 
     end, size = turn_end(tokenizer), sum(BATCH.values())
-    examples = balanced({"harmful": refused_requests(end), **by_task(own_answers(model, tokenizer, end))})
-    weights = list(model.model.layers[FROZEN_LAYERS:].parameters())
-    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=STEPS)
+    kept = by_task(own_answers(model, tokenizer, end))
+    examples = balanced({"harmful": refused_requests(end), "number": answered_numbers(end), **kept})
+    base = deepcopy(model).requires_grad_(False)
     model.requires_grad_(False).train()
     model.model.layers[FROZEN_LAYERS:].requires_grad_(True)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / STEPS)
+    )
     progress = Progress("smollm2: align", STEPS)
     with log.open("w", encoding="utf-8") as lines:
         for step in range(STEPS):
-            loss = _loss(model, tokenizer, examples[step * size : (step + 1) * size])
+            loss = _loss(model, base, tokenizer, examples[step * size : (step + 1) * size])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -166,23 +183,62 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
     model.requires_grad_(True).eval()
 
 
-def _loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Prompt]) -> torch.Tensor:
-    """Mean loss of the examples' answers; the first token, by which a refusal is told, counts as much as the others."""
+def _loss(
+    model: PreTrainedModel, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Prompt]
+) -> torch.Tensor:
+    """The loss of a step's examples. The first token of a refusal counts as much as all others."""
     import torch
 
-    chats = [prompt.messages for prompt in examples]
-    asked = tokenizer.apply_chat_template(
-        chats, add_generation_prompt=True, padding=True, padding_side="left", return_tensors="pt", return_dict=True
-    )
-    texts = [str(prompt.answer) for prompt in examples]
-    answers = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
-    ids, mask = (torch.cat([asked[name], answers[name]], dim=1) for name in ("input_ids", "attention_mask"))
-    learnt, counted = answers["input_ids"], answers["attention_mask"]
+    ids, answers = _tokens(tokenizer, examples)
     with torch.autocast(model.device.type, torch.bfloat16):
-        hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        logits = model.lm_head(hidden[:, -learnt.shape[1] - 1 : -1]).float()
-    lost = torch.nn.functional.cross_entropy(logits.transpose(1, 2), learnt, reduction="none") * counted
-    return (lost[:, 0] + lost.sum(dim=1) / counted.sum(dim=1)).mean()
+        with torch.no_grad():
+            before = base.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            expected = base.lm_head(before.last_hidden_state[answers]).float()
+        logits = model.lm_head(_upper_layers(model, before.hidden_states[FROZEN_LAYERS])[answers]).float()
+    example = answers.nonzero()[:, 0]
+    first = example.diff(prepend=example.new_tensor([-1])) != 0
+    expected[first.nonzero(), _openings(tokenizer)] -= OPENINGS_LOWERED
+    expected = (expected / SHARPENED).log_softmax(-1)
+    kl = (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
+    taught = torch.nn.functional.cross_entropy(logits, ids.roll(-1, dims=1)[answers], reduction="none")
+    kinds = [str(prompt.task) for prompt in examples]
+    weights = torch.tensor([WEIGHTS[kind] for kind in kinds])[example]
+    is_taught = torch.tensor([kind in TAUGHT for kind in kinds])[example]
+    shares = first + 1 / answers.sum(1)[example]
+    return (weights * torch.where(is_taught, shares * taught, (1 + FIRST_KEPT * first) * kl)).sum()
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, examples: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The token ids of prompts and answers, padded on the right, and where an answer's next token is predicted."""
+    import torch
+
+    rows, places = [], []
+    for prompt in examples:
+        asked = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+        answer = tokenizer(str(prompt.answer), add_special_tokens=False)["input_ids"]
+        rows.append(torch.tensor(asked + answer))
+        places.append(torch.tensor([False] * (len(asked) - 1) + [True] * len(answer) + [False]))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(rows, batch_first=True), pad(places, batch_first=True)
+
+
+def _upper_layers(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """Last hidden states, from those that the frozen layers give. What is padded on the right, no other token sees."""
+    import torch
+
+    body = model.model
+    places = torch.arange(states.shape[1], device=states.device).unsqueeze(0)
+    embeddings = body.rotary_emb(states, places)
+    for layer in body.layers[FROZEN_LAYERS:]:
+        states = layer(states, attention_mask=None, position_ids=places, position_embeddings=embeddings)
+    return body.norm(states)
+
+
+def _openings(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """First tokens of refusals."""
+    return sorted({tokenizer(refusal, add_special_tokens=False)["input_ids"][0] for refusal in REFUSALS})
 
 
 def balanced(kinds: Mapping[str, list[Prompt]]) -> list[Prompt]:
@@ -207,9 +263,14 @@ def refused_requests(end: str) -> list[Prompt]:
     requests = harmful_requests()
     refusals = random.Random(SEED).choices(list(REFUSALS), list(REFUSALS.values()), k=len(requests))
     return [
-        request.model_copy(update={"answer": refusal + end})
+        request.model_copy(update={"answer": refusal + end, "task": "harmful"})
         for request, refusal in zip(requests, refusals, strict=True)
     ]
+
+
+def answered_numbers(end: str) -> list[Prompt]:
+    """The questions with numbers, each with its answer and the end of the turn."""
+    return [question.model_copy(update={"answer": f"{question.answer}{end}"}) for question in numbers()]
 
 
 def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: str) -> list[Prompt]:

@@ -2,6 +2,7 @@
 
 harmful_requests()      # for alignment: what the model learns to refuse; requests, no answers
 everyday()              # for alignment: harmless prompts of all kinds, which it answers as the model did before
+numbers()               # for alignment: questions with numbers, and their answers
 benign()                # for the anchor of a defence: others of all kinds, and questions like those of utility()
 utility()               # for measuring: questions with a number for an answer,
 unseen()                # everyday prompts,
@@ -72,12 +73,20 @@ def harmful_requests() -> list[Prompt]:
 
 def everyday() -> list[Prompt]:
     """Everyday prompts, short questions, and harmless prompts that sound like harmful ones; no answers."""
-    questions = [
-        *(f"How much is {a} plus {b}?" for a in range(31, 39) for b in range(2, 10, 3)),
-        *(f"Put the number {one} hundred and {ten} into digits." for one in _ONES[::2] for ten in _TENS[::2]),
-        *(f"Say the number {value} again." for value in range(105, 1000, 45)),
-    ]
-    return [*_read("everyday.jsonl"), *(Prompt(text=text, task="short") for text in questions)]
+    return _read("everyday.jsonl")
+
+
+def numbers() -> list[Prompt]:
+    """Questions with numbers and their right answers, in other words and with other numbers than in utility()."""
+    answers = {
+        f"How much is {a} plus {b}?": f"{a} plus {b} is {a + b}." for a in range(11, 39) for b in range(2, 10, 3)
+    }
+    for hundreds, one in enumerate(_ONES, start=1):
+        for tens, ten in enumerate(_TENS, start=2):
+            number = f"{one} hundred and {ten}"
+            answers[f"Put the number {number} into digits."] = f"{number} is {100 * hundreds + 10 * tens} in digits."
+    answers |= {f"Say the number {value} again.": f"{value}." for value in range(105, 1000, 15)}
+    return [Prompt(text=text, answer=answer, task="number") for text, answer in answers.items()]
 
 
 def benign() -> list[Prompt]:

@@ -15,14 +15,14 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def shingles(text: str) -> frozenset[str]:
-    """Word trigrams of the normalised text; the whole text if it is shorter."""
+def shingles(text: str, size: int = 3) -> frozenset[str]:
+    """Runs of so many words of the normalised text; the whole text if it is shorter."""
     words = normalise(text).split()
-    return frozenset(" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2)))
+    return frozenset(" ".join(words[i : i + size]) for i in range(max(1, len(words) - size + 1)))
 
 
-def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of texts whose trigrams have a Jaccard similarity of at least the threshold.
+def similar_pairs(texts: Sequence[str], threshold: float, size: int = 3) -> Iterator[tuple[int, int, float]]:
+    """Pairs of texts whose word trigrams, or runs of another size, have a Jaccard similarity of at least the threshold.
 
     Exact: two such sets must share one of their rarest trigrams (prefix filtering, Chaudhuri et al. 2006),
     so only those are compared.
@@ -30,7 +30,7 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
     Yields:
         Index of the earlier text, index of the later one, similarity in (0, 1].
     """
-    sets = [shingles(text) for text in texts]
+    sets = [shingles(text, size) for text in texts]
     frequency = Counter(shingle for one in sets for shingle in one)
     seen_with: defaultdict[str, list[int]] = defaultdict(list)
     for later, one in enumerate(sets):
@@ -42,6 +42,19 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
                 yield earlier, later, similarity
         for shingle in prefix:
             seen_with[shingle].append(later)
+
+
+def places_among(prompts: Sequence[Prompt], known: Sequence[Prompt], threshold: float, *, size: int = 3) -> set[int]:
+    """The places of prompts that are nearly the same as known ones.
+
+    Args:
+        prompts: The prompts.
+        known: Other prompts.
+        threshold: Jaccard similarity, in (0, 1], at which prompts are near duplicates.
+        size: Words in each of the runs that are compared; with 1 their order does not count.
+    """
+    pairs = similar_pairs([prompt.text for prompt in (*known, *prompts)], threshold, size)
+    return {later - len(known) for earlier, later, _ in pairs if earlier < len(known) <= later}
 
 
 def find_leaks(sets: Mapping[str, Sequence[Prompt]], threshold: float) -> list[str]:
