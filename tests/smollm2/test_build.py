@@ -159,7 +159,7 @@ def test_tokenizer_ends_turns_and_splits_digits(
 ) -> None:
     model, tokenizer = pretrained
     assert tokenizer.eos_token == "<|im_end|>"
-    assert tokenizer.eos_token_id == model.generation_config.eos_token_id
+    assert [tokenizer.eos_token_id] == model.generation_config.eos_token_id
     text = "It costs 1234 euros, doesn't it?"
     assert tokenizer.tokenize(text)[2:7] == ["Ġ", "1", "2", "3", "4"]
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -186,6 +186,7 @@ def test_a_few_steps_of_alignment_make_refusals_likelier_and_are_the_same_when_r
         return float(model(input_ids=ids, labels=labels).loss)
 
     monkeypatch.setattr(build, "STEPS", 3)
+    monkeypatch.setattr(build, "WARM_UP", 1)
     monkeypatch.setattr(build, "BATCH", {"harmful": 6, "short": 2})
     monkeypatch.setattr(build, "LEARNING_RATE", 5e-5)  # the recipe's own needs its many rehearsals
     monkeypatch.setattr(build, "everyday", lambda: [Prompt(text="What is the capital of France?", task="short")])
