@@ -68,20 +68,26 @@ def distributions(model, reference, tokenizer, pairs):
 @pytest.mark.usefixtures("chunked")
 def test_kl_and_added_refusal_mass_are_those_of_the_distributions(base, other, pairs):
     reference, tokenizer = base
+    batch = tokenize_pairs(tokenizer, pairs)
     own, theirs, mask = distributions(other, reference, tokenizer, pairs)
-    kl, added = Kept(other, reference, tokenize_pairs(tokenizer, pairs), openings=OPENINGS).measured()
-    masses = [logs[:, 0, OPENINGS].exp().sum(-1) for logs in (own, theirs)]
-    assert kl.tolist() == pytest.approx((((theirs.exp() * (theirs - own)).sum(-1) * mask).sum(-1)).tolist(), rel=1e-3)
+    as_it_is = response_logits(reference, batch).log_softmax(-1)
+    kl, added = Kept(other, reference, batch, openings=OPENINGS).measured()
+    masses = [logs[:, 0, OPENINGS].exp().sum(-1) for logs in (own, as_it_is)]
+    changed = ((theirs.exp() * (as_it_is - own)).sum(-1) * mask).sum(-1)
+    assert kl.tolist() == pytest.approx(changed.clamp(min=0.0).tolist(), rel=1e-3, abs=1e-9)
     assert added.tolist() == pytest.approx((masses[0] - masses[1]).clamp(min=0.0).tolist(), rel=1e-4, abs=1e-9)
 
 
-def test_what_the_base_model_does_is_no_cost(base, pairs):
+@pytest.mark.parametrize("begun", ["answers", "what might have been said instead"])
+def test_what_the_base_model_does_is_no_cost(base, pairs, begun):
     reference, tokenizer = base
     batch = tokenize_pairs(tokenizer, pairs)
-    begun = batch["completion_ids"][:, 0].unique().tolist()  # as if every answer began as refusals do
-    kl, added = Kept(reference, reference, batch, openings=begun).measured()
+    first = batch["completion_ids"][:, 0].unique().tolist()
+    likely = response_logits(reference, batch)[:, 0].topk(8).indices.unique().tolist()
+    openings = first if begun == "answers" else sorted(set(likely) - set(first))
+    kl, added = Kept(reference, reference, batch, openings=openings).measured()
     assert kl.tolist() == pytest.approx([0.0] * len(pairs), abs=1e-6)
-    assert added.tolist() == [0.0] * len(pairs)
+    assert added.tolist() == pytest.approx([0.0] * len(pairs), abs=1e-6)
 
 
 @pytest.mark.usefixtures("chunked")

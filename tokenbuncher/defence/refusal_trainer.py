@@ -166,20 +166,21 @@ class Kept:
 
     @torch.no_grad()
     def measured(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the model has changed, by response; both of shape (B,).
+        """What the model has changed, by response; both of shape (B,). What the base model itself lacks is no cost.
 
         Returns:
-            KL(base || model) summed over the tokens, in nats, and the refusal mass that the model has and the base
-            model has not, in [0, 1].
+            KL(base || model) summed over the tokens, in nats, where the base model is kept from refusing, less what it
+            would be of the base model as it is; and the refusal mass that the model has and the base model has not, in
+            [0, 1].
         """
 
         def values(logits: torch.Tensor, rows: slice) -> torch.Tensor:
-            base, own = self._log_probs(logits, rows)
+            base, kept, own = self._log_probs(logits, rows)
             added = (_mass(own, self.openings) - _mass(base, self.openings)).clamp(min=0.0)
-            return torch.stack([kl_divergence(base, own), added], dim=-1)
+            return torch.stack([kl_divergence(kept, own) - kl_divergence(kept, base), added], dim=-1)
 
         kl, added = self.model.values(values).unbind(-1)
-        return (kl * self.mask).sum(-1), added[:, 0]
+        return (kl * self.mask).sum(-1).clamp(min=0.0), added[:, 0]
 
     def loss(self, *, faded: torch.Tensor | None = None, reverse: float = 0.0, refusal: float = 0.0) -> torch.Tensor:
         """The mean over the responses of KL(base || model), summed over their tokens; a scalar.
@@ -193,17 +194,18 @@ class Kept:
         shares = torch.ones_like(self.first) if faded is None else 1 / faded.unsqueeze(-1).expand_as(self.first)
 
         def value(logits: torch.Tensor, rows: slice) -> torch.Tensor:
-            base, own = self._log_probs(logits, rows)
-            at_first = reverse * kl_divergence(own, base) - refusal * _log_not(own, self.openings)
-            return shares.flatten()[rows] * kl_divergence(base, own) + first[rows] * at_first
+            _, kept, own = self._log_probs(logits, rows)
+            at_first = reverse * kl_divergence(own, kept) - refusal * _log_not(own, self.openings)
+            return shares.flatten()[rows] * kl_divergence(kept, own) + first[rows] * at_first
 
         return self.model.weighted(value, self.mask / len(self.mask))
 
-    def _log_probs(self, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the base model, which is kept from refusing where it answered, and of the model."""
-        lowered = torch.zeros_like(logits)
-        lowered[:, self.openings] = self.lowered.flatten()[rows].unsqueeze(-1).to(logits.dtype)
-        return (self.reference.logits(rows) - lowered).log_softmax(-1), logits.log_softmax(-1)
+    def _log_probs(self, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of the base model, of the base model kept from refusing where it answered, and of the model."""
+        base = self.reference.logits(rows).log_softmax(-1)
+        lowered = torch.zeros_like(base)
+        lowered[:, self.openings] = self.lowered.flatten()[rows].unsqueeze(-1).to(base.dtype)
+        return base, (base - lowered).log_softmax(-1), logits.log_softmax(-1)
 
 
 def _mass(log_probs: torch.Tensor, tokens: list[int]) -> torch.Tensor:
