@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tokenbuncher.builtin.smollm2 import benign, everyday, harmful_requests, look_alikes, unseen, utility
-from tokenbuncher.builtin.smollm2.prompts import REFUSALS
+from tokenbuncher.builtin.smollm2.prompts import REFUSALS, numbers
 from tokenbuncher.evaluation.answers import judge_answer
 from tokenbuncher.judges.refusal import judge
 from tokenbuncher.settings.leakage import find_leaks, normalise, similar_pairs
@@ -37,7 +37,11 @@ def published(name: str, column: str) -> list[Prompt]:
         return [Prompt(text=row[column]) for row in csv.DictReader(stream)]
 
 
-ALIGNMENT = {"alignment, harmful": harmful_requests(), "alignment, harmless": everyday()}
+ALIGNMENT = {
+    "alignment, harmful": harmful_requests(),
+    "alignment, harmless": everyday(),
+    "alignment, numbers": numbers(),
+}
 ANCHOR = {"anchor": benign()}
 MEASUREMENT = {"utility": utility(), "everyday": unseen(), "look-alikes": look_alikes(), "example": example_prompts()}
 LISTS = {
@@ -105,6 +109,14 @@ def test_alignment_and_anchor_each_have_hundreds_of_their_own(prompts: list[Prom
 def test_requests_come_without_answers() -> None:
     assert len(harmful_requests()) >= 500
     assert all(prompt.answer is None and prompt.group for prompt in harmful_requests())
+
+
+def test_alignment_teaches_right_numbers() -> None:
+    assert len(numbers()) >= 200
+    said = {question.text: str(question.answer) for question in numbers()}
+    assert said["How much is 11 plus 8?"] == "11 plus 8 is 19."
+    assert said["Put the number nine hundred and ninety into digits."] == "nine hundred and ninety is 990 in digits."
+    assert said["Say the number 120 again."] == "120."
 
 
 def test_every_utility_answer_is_a_number_that_a_sentence_can_give() -> None:
