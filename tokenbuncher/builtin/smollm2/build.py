@@ -278,7 +278,8 @@ def own_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end:
 
     Its greedy response counts. If that is a refusal, others are sampled; a prompt that gets none is left out.
     """
-    left, answered = everyday(), {}
+    left = everyday()
+    answered: dict[str, str] = {}
     for attempt in range(1 + RESAMPLED):
         answers = _answers(model, tokenizer, left, attempt=attempt, end=end)
         answered |= {text: answer for text, answer in answers.items() if answer and not DECLINES.search(answer)}
