@@ -92,6 +92,7 @@ MODEL: dict[str, Strong | str] = {
     "dtype": lambda spec: spec.model.dtype == "float32" or spec.model.lora is not None,
     "device": "where, not what",
     "lora": lambda spec: as_good_as_all(spec.model.lora),
+    "mixed_precision": "changes nothing in the attack, which never has it",
     "gradient_checkpointing": "changes nothing in the attack",
     "enable_thinking": "the model itself: as it is served",
     "max_new_tokens": lambda spec: spec.model.max_new_tokens >= 20,

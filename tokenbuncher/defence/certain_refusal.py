@@ -77,4 +77,4 @@ def _arguments(spec: ReleaseSpec, checkpoints: Checkpoints) -> SFTConfig:
         checkpoints=checkpoints,
         model=spec.model,
     )
-    return SFTConfig(**arguments, remove_unused_columns=False)
+    return SFTConfig(**arguments | {"bf16": spec.model.mixed_precision}, remove_unused_columns=False)

@@ -128,7 +128,8 @@ def _arguments(spec: ReleaseSpec, model: PreTrainedModel, checkpoints: Checkpoin
             checkpoints=checkpoints,
             group=defence.rollouts,
             model=spec.model,
-        ),
+        )
+        | {"bf16": spec.model.mixed_precision},
         **sampling_arguments(defence.rollouts, spec.model.max_new_tokens, defence.temperature),
         **vllm_arguments(spec.compute.vllm, eos_ids(model)),
         **ALL_ROLLOUTS,

@@ -48,8 +48,9 @@ class ModelSpec(Strict):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights.")
     mixed_precision: bool = Field(
         False,
-        description="Trainers multiply matrices in bfloat16, and keep weights, optimizer and losses in float32. Takes "
-        "about half the time where the processor has bfloat16. Needs dtype: float32.",
+        description="The defence multiplies matrices in bfloat16, and keeps weights, optimizer and losses in float32. "
+        "Takes less time where the processor has bfloat16. Attacks never do: rounding would hide from them the little "
+        "that a hardened model leaves to learn. Needs dtype: float32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses the GPU if there is one.")
     lora: LoraSpec | None = Field(

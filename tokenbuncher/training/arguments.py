@@ -37,6 +37,7 @@ ALWAYS = {
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "ddp_find_unused_parameters": False,
+    "bf16": False,
     "gradient_checkpointing_kwargs": {"use_reentrant": False},
     "dataloader_pin_memory": False,
     "dataloader_drop_last": False,
@@ -75,7 +76,7 @@ def trainer_arguments(
         updates: Optimizer updates in each step.
         adam_epsilon: Term that Adam adds to the square root of its second moment.
         group: Sequences of one prompt. A process gets all of them or none.
-        model: Settings of device, precision and gradient checkpointing. Defaults to those of `ModelSpec`.
+        model: Settings of device and gradient checkpointing. Defaults to those of `ModelSpec`.
 
     Raises:
         UserError: If the processes cannot have equal shares.
@@ -90,7 +91,6 @@ def trainer_arguments(
         "learning_rate": learning_rate,
         "lr_scheduler_type": schedule,
         "adam_epsilon": adam_epsilon,
-        "bf16": model.mixed_precision,
         "gradient_checkpointing": model.gradient_checkpointing,
         "use_cpu": device_of(model) == "cpu",
         "logging_steps": updates,

@@ -72,8 +72,7 @@ class Clock:
         if one.kind == "generate":
             return one.times * calls * self._generation(one, size, sharding)
         share = sequences / one.sequences
-        halved = one.what in JUDGING or (self.spec.model.mixed_precision and one.kind == "train")
-        rate = self.device.flops["bfloat16"] if halved else self.rate
+        rate = self.device.flops["bfloat16"] if one.what in JUDGING else self.rate
         seconds = share * sum(self.flops(one)) / rate
         passes = {"forward": 1, "train": 4 if self.spec.model.gradient_checkpointing else 3}[one.kind]
         seconds += one.times * calls * (passes * self._overhead(sharding) + self._logits(size * one.response))
