@@ -221,7 +221,7 @@ def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prom
     taken, sets = {prompt.group for prompts in others.values() for prompt in prompts}, {}
     seen = [prompt for prompts in others.values() for prompt in prompts]
     seen += files.kept.get("benign", []) if data.benign_test != "benign" else []
-    seen += smollm2.everyday() if spec.model.source == "smollm2://" else []
+    seen += [*smollm2.everyday(), *smollm2.numbers()] if spec.model.source == "smollm2://" else []
     for field, kinds, shipped in (
         ("benign_test", world.UNSEEN, smollm2.unseen),
         ("look_alikes", world.LOOK_ALIKES, smollm2.look_alikes),

@@ -4,6 +4,14 @@ build_smollm2(folder)
 """
 
 from tokenbuncher.builtin.smollm2.build import build_smollm2
-from tokenbuncher.builtin.smollm2.prompts import benign, everyday, harmful_requests, look_alikes, unseen, utility
+from tokenbuncher.builtin.smollm2.prompts import (
+    benign,
+    everyday,
+    harmful_requests,
+    look_alikes,
+    numbers,
+    unseen,
+    utility,
+)
 
-__all__ = ["benign", "build_smollm2", "everyday", "harmful_requests", "look_alikes", "unseen", "utility"]
+__all__ = ["benign", "build_smollm2", "everyday", "harmful_requests", "look_alikes", "numbers", "unseen", "utility"]
