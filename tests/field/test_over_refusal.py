@@ -217,6 +217,15 @@ def test_a_copy_of_some_rows_of_the_anchors_file_is_no_other_source(tmp_path: Pa
         prepare_data(parse_spec(f"data: {{{data}, duplicates: drop}}\n{LOOSE}"), tmp_path / "data")
 
 
+@pytest.mark.parametrize("taught", ["everyday", "numbers"])
+def test_what_a_model_was_aligned_with_does_not_measure_it(tmp_path: Path, taught: str) -> None:
+    prompts = [prompt.text for prompt in getattr(smollm2, taught)()][:60]
+    (tmp_path / "a.csv").write_text("\n".join(["prompt", *(f'"{text}"' for text in prompts)]), encoding="utf-8")
+    data = f"benign_test: {{path: {tmp_path}/a.csv}}, sizes: {FEW}, benign: smollm2, look_alikes: smollm2"
+    with pytest.raises(UserError, match=r"data\.benign_test: 60 of 60 prompts"):
+        prepare_data(parse_spec(f"model: {{source: 'smollm2://'}}\ndata: {{{data}}}\n{LOOSE}"), tmp_path / "data")
+
+
 # Specs written before there were look-alikes.
 
 
