@@ -36,7 +36,7 @@ class Output(BaseModel):
     schema_title: str
 
 
-class Record(BaseModel):
+class CompletedTask(BaseModel):
     """What is written into the folder of a task when it is completed."""
 
     key: str
@@ -99,16 +99,18 @@ class Completed:
         paths = {name: Path(output.path) for name, output in outputs.items()}
         folder = next(iter(paths.values())).parent
         made = {name: Output(path=path.name, schema_title=outputs[name].schema_title) for name, path in paths.items()}
-        write_text(folder / RECORD, Record(key=key, digest=_digest(folder), outputs=made).model_dump_json(indent=1))
+        write_text(
+            folder / RECORD, CompletedTask(key=key, digest=_digest(folder), outputs=made).model_dump_json(indent=1)
+        )
 
-    def _records(self) -> Iterator[tuple[Record, Path]]:
+    def _records(self) -> Iterator[tuple[CompletedTask, Path]]:
         for path in self.interrupted.rglob(RECORD):
             try:
-                yield Record.model_validate_json(path.read_bytes()), path.parent
+                yield CompletedTask.model_validate_json(path.read_bytes()), path.parent
             except (OSError, ValidationError):  # not whole, so not completed
                 continue
 
-    def _taken_over(self, folder: Path, record: Record) -> Path | None:
+    def _taken_over(self, folder: Path, record: CompletedTask) -> Path | None:
         """Where the folder of a task is now; None if it is not as it was when the task was completed."""
         try:
             (run,) = self.artifacts.iterdir()  # fetch-model has been run

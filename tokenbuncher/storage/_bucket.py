@@ -63,14 +63,14 @@ class ManifestFile(Strict):
     sha256: str
 
 
-class Manifest(Strict):
+class PublishedManifest(Strict):
     """A published folder."""
 
     digest: str
     files: dict[str, ManifestFile]
 
     @classmethod
-    def of(cls, folder: Path) -> Manifest:
+    def of(cls, folder: Path) -> PublishedManifest:
         """The manifest of a local folder."""
         digests = folder_files(folder)
         files = {name: ManifestFile(size=(folder / name).stat().st_size, sha256=digests[name]) for name in digests}
@@ -155,9 +155,9 @@ def _fetch(client: Any, source: Source, stored: dict[str, StoredObject], *, targ
         _verify_plain(source.uri, files, target)
 
 
-def _manifest(uri: str, content: bytes | None) -> Manifest:
+def _manifest(uri: str, content: bytes | None) -> PublishedManifest:
     try:
-        manifest = Manifest.model_validate_json(content or b"")
+        manifest = PublishedManifest.model_validate_json(content or b"")
     except ValidationError as error:
         raise UserError(
             f"{uri}: {MANIFEST} cannot be read; is it another tool's? {error.errors()[0]['msg']}"
@@ -168,7 +168,7 @@ def _manifest(uri: str, content: bytes | None) -> Manifest:
     return manifest
 
 
-def _compare(uri: str, manifest: Manifest, files: dict[str, StoredObject]) -> None:
+def _compare(uri: str, manifest: PublishedManifest, files: dict[str, StoredObject]) -> None:
     """Compares what is known without reading the files."""
     for name in sorted(manifest.files.keys() ^ files.keys()):
         raise UserError(
@@ -233,7 +233,7 @@ class _Known:
         future.meta.provide_object_etag(self.file.etag)
 
 
-def _verify_published(uri: str, manifest: Manifest, target: Path) -> None:
+def _verify_published(uri: str, manifest: PublishedManifest, target: Path) -> None:
     for name, digest in folder_files(target).items():
         if digest != manifest.files[name].sha256:
             raise UserError(f"{uri}: {name} is damaged: it has sha256 {digest}, not {manifest.files[name].sha256}")

@@ -18,7 +18,7 @@ from tokenbuncher.storage import _bucket
 from tokenbuncher.storage._bucket import (
     CLAIM,
     MANIFEST,
-    Manifest,
+    PublishedManifest,
     StoredObject,
     TransferProgress,
     client_of_bucket,
@@ -55,7 +55,7 @@ def publish(folder: Path, uri: str) -> str:
     target = parse_source(uri)
     if target.scheme not in ("file", "s3"):
         raise UserError(f"{uri}: publish to a local folder, file:// or s3://")
-    manifest = Manifest.of(folder)
+    manifest = PublishedManifest.of(folder)
     if not manifest.files:
         raise UserError(f"{folder} has no files to be published")
     refuse_unsafe(manifest.files, str(folder))
@@ -71,7 +71,7 @@ def publish(folder: Path, uri: str) -> str:
     return f"{target.uri}#sha256={manifest.digest}"
 
 
-def _publish_locally(folder: Path, manifest: Manifest, target: Path) -> None:
+def _publish_locally(folder: Path, manifest: PublishedManifest, target: Path) -> None:
     if not target.exists():
         with working_folder(target.parent / ".publishing", str(target.resolve()), manifest.digest) as work:
             copy = work / "files"
@@ -100,7 +100,7 @@ class _Prefix:
         self.checksum = {"ChecksumAlgorithm": "SHA256"} if sent == "when_supported" else {}
         self.asked = {"ChecksumMode": "ENABLED"} if checked == "when_supported" else {}
 
-    def publish(self, folder: Path, manifest: Manifest) -> None:
+    def publish(self, folder: Path, manifest: PublishedManifest) -> None:
         present = set(bucket_names(self.client, self.bucket, self.prefix))
         if CLAIM in present:
             self._check_mine(CLAIM, manifest.digest)
@@ -162,7 +162,7 @@ class _Prefix:
             for upload in page.get("Uploads", ()):
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
-    def _upload(self, folder: Path, manifest: Manifest) -> None:
+    def _upload(self, folder: Path, manifest: PublishedManifest) -> None:
         """Uploads the files that are not there yet, and checks that all are there as they are in the folder."""
         sums = {name: _sums(folder / name, file.sha256) for name, file in manifest.files.items()}
         missing = [name for name, file in manifest.files.items() if not self._is_there(name, file.size, sums[name])]

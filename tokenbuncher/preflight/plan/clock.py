@@ -8,7 +8,7 @@ from collections import defaultdict
 from tokenbuncher.preflight.plan.device import Device
 from tokenbuncher.preflight.plan.shape import Shape
 from tokenbuncher.preflight.plan.sharding import Sharding
-from tokenbuncher.preflight.plan.work import Judges, Pass, Stage
+from tokenbuncher.preflight.plan.work import Judges, Pass, StageWork
 from tokenbuncher.settings import ReleaseSpec
 
 SMALL = ("prepare-data", "register", "gate", "promote")
@@ -29,17 +29,17 @@ class Clock:
         self.bytes = 2 if spec.model.dtype == "bfloat16" else 4
         self.rate = device.flops[spec.model.dtype]
 
-    def sharding(self, stage: Stage) -> Sharding:
+    def sharding(self, stage: StageWork) -> Sharding:
         """How a stage is shared out among processes."""
         return Sharding.of(self.spec.compute, stage.distributed)
 
-    def reserved(self, stage: Stage) -> float:
+    def reserved(self, stage: StageWork) -> float:
         """Memory that vLLM takes for itself."""
         vllm = self.spec.compute.vllm
         colocated = vllm and vllm.mode == "colocate" and stage.distributed and stage.rollouts
         return vllm.gpu_memory_utilization * (self.device.memory or 0.0) if vllm and colocated else 0.0
 
-    def parts(self, stage: Stage) -> dict[str, float]:
+    def parts(self, stage: StageWork) -> dict[str, float]:
         """Seconds of a stage, by what they go into."""
         device, sharding = self.device, self.sharding(stage)
         parts: dict[str, float] = defaultdict(float)

@@ -10,7 +10,7 @@ from tokenbuncher.preflight.plan.clock import SMALL, Clock
 from tokenbuncher.preflight.plan.device import Device
 from tokenbuncher.preflight.plan.memory import peak_memory
 from tokenbuncher.preflight.plan.shape import Shape
-from tokenbuncher.preflight.plan.work import Judges, Stage, at_most, expected, judges, readers, stages
+from tokenbuncher.preflight.plan.work import Judges, StageWork, at_most, expected, judges, readers, stages
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.judges import StrongRejectSpec
 
@@ -165,7 +165,7 @@ def plan(spec: ReleaseSpec, shape: Shape, device: Device, *, judging: Judges = S
     )
 
 
-def _estimate(clock: Clock, stage: Stage, longest: Stage, *, memory: float) -> StageEstimate:
+def _estimate(clock: Clock, stage: StageWork, longest: StageWork, *, memory: float) -> StageEstimate:
     parts = clock.parts(stage)
     return StageEstimate(
         name=stage.name,
@@ -184,7 +184,7 @@ def _estimate(clock: Clock, stage: Stage, longest: Stage, *, memory: float) -> S
     )
 
 
-def _generated(stage: Stage) -> int:
+def _generated(stage: StageWork) -> int:
     return round(sum(one.responses for one in stage.passes if one.kind == "generate"))
 
 

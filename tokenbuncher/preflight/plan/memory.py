@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenbuncher.preflight.plan.shape import Shape
 from tokenbuncher.preflight.plan.sharding import Sharding
-from tokenbuncher.preflight.plan.work import Judges, Pass, Stage, judges, readers
+from tokenbuncher.preflight.plan.work import Judges, Pass, StageWork, judges, readers
 from tokenbuncher.settings import ReleaseSpec
 
 PROCESS = 7e8
@@ -15,7 +15,7 @@ LOGIT_COPIES = 4
 """Tensors of their size that a loss, or sampling, has at a time; all are float32."""
 
 
-def peak_memory(stage: Stage, spec: ReleaseSpec, shape: Shape, *, sharding: Sharding, judging: Judges) -> float:
+def peak_memory(stage: StageWork, spec: ReleaseSpec, shape: Shape, *, sharding: Sharding, judging: Judges) -> float:
     """Bytes on each device.
 
     Args:

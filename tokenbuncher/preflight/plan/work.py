@@ -69,8 +69,8 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A task of the pipeline."""
+class StageWork:
+    """What a task of the pipeline does."""
 
     name: str
     passes: list[Pass] = field(default_factory=list)
@@ -95,20 +95,20 @@ class Stage:
     """Whether `compute` has it trained by several processes."""
 
 
-def stages(spec: ReleaseSpec, assumed: Assumptions) -> list[Stage]:
+def stages(spec: ReleaseSpec, assumed: Assumptions) -> list[StageWork]:
     """The tasks of the release pipeline, in their order."""
     counted = _Counted(spec, assumed)
     return [
-        Stage("fetch-model", files=3),
-        Stage("prepare-data"),
+        StageWork("fetch-model", files=3),
+        StageWork("prepare-data"),
         counted.defend(),
         *([counted.controls()] if spec.controls_can_wait else []),
         *(counted.attack(task) for task in spec.attacks.tasks()),
         counted.safety(),
         counted.utility(),
-        Stage("register", files=2),
-        Stage("gate"),
-        Stage("promote", files=1),
+        StageWork("register", files=2),
+        StageWork("gate"),
+        StageWork("promote", files=1),
     ]
 
 
@@ -136,11 +136,11 @@ class _Counted:
         self.prompt, self.response = assumed.prompt, assumed.length * spec.model.max_new_tokens
         self.batch = spec.evaluation.batch_size
 
-    def defend(self) -> Stage:
+    def defend(self) -> StageWork:
         """As `tokenbuncher.defence.defend`."""
         defence = self.spec.defence
         if defence.recipe == "none":
-            return Stage("defend", files=2)
+            return StageWork("defend", files=2)
         if defence.certain_refusal:
             return self._certain_refusal(defence.certain_refusal)
         rollouts, steps = defence.prompts_per_step * defence.rollouts, defence.steps
@@ -157,9 +157,9 @@ class _Counted:
                 self._pass("training", "train", defence.anchor.examples, times=steps, shared=True),
             ]
         saved = steps // self.spec.output.checkpoint_every
-        return Stage("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
+        return StageWork("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
 
-    def _certain_refusal(self, certain: CertainRefusalSpec) -> Stage:
+    def _certain_refusal(self, certain: CertainRefusalSpec) -> StageWork:
         """For all steps; it ends as soon as its target is reached."""
         sizes, steps, batch = self.spec.data.sizes, self.spec.defence.steps, self.batch
         prompts, benign = self.spec.defence.prompts_per_step, 2 * certain.benign_examples
@@ -173,30 +173,30 @@ class _Counted:
             self._pass("scoring", "forward", 5 * held_out, times=probes, batch=batch),
         ]
         saved = steps // self.spec.output.checkpoint_every
-        return Stage("defend", passes, steps, 0, 4, saved, whole=1, distributed=True)
+        return StageWork("defend", passes, steps, 0, 4, saved, whole=1, distributed=True)
 
-    def controls(self) -> Stage:
+    def controls(self) -> StageWork:
         """As `tokenbuncher.attacks.controls`: every attack on the base model."""
         return _in_turn("controls", [self._control(task.attack) for task in self.spec.attacks.tasks()], files=1)
 
-    def attack(self, task: AttackTask) -> Stage:
+    def attack(self, task: AttackTask) -> StageWork:
         """As `tokenbuncher.attacks.attack`: on the candidate; before that on the base model, if still to do."""
         control, candidate = self._control(task.attack), self._candidate(task.attack)
         arms = [candidate] if self.spec.controls_can_wait else [control, candidate]
         return replace(_in_turn(f"attack {task.key}", arms, files=4), distributed=True)
 
-    def _control(self, attack: AttackSpec) -> Stage:
+    def _control(self, attack: AttackSpec) -> StageWork:
         every = self.spec.attacks.probe_every
         broken_at = every * math.ceil(attack.steps * self.assumed.control / every)
         return self._arm("control", attack, min(attack.steps, broken_at))
 
-    def _candidate(self, attack: AttackSpec) -> Stage:
+    def _candidate(self, attack: AttackSpec) -> StageWork:
         return self._arm("candidate", attack, attack.steps)
 
-    def _arm(self, name: Literal["control", "candidate"], attack: AttackSpec, steps: int) -> Stage:
+    def _arm(self, name: Literal["control", "candidate"], attack: AttackSpec, steps: int) -> StageWork:
         """An attack on one model, with each of its learning rates."""
         rates = len(attack.learning_rate) if isinstance(attack.learning_rate, list) else 1
-        return Stage(
+        return StageWork(
             name,
             rates * list(self._run(attack, steps, rising=name == "control")),
             rates * steps,
@@ -242,22 +242,22 @@ class _Counted:
         trained = (1 + traits.critic) * attack.hyperparameters.updates
         yield self._pass("training", "train", sequences, times=trained * steps, shared=True)
 
-    def safety(self) -> Stage:
+    def safety(self) -> StageWork:
         """As `tokenbuncher.evaluation.safety`."""
         asked = self.spec.data.sizes.safety + self.spec.benign_prompts() + self.spec.look_alike_prompts()
         passes = list(self._measured(asked * self.spec.evaluation.samples_per_prompt, 2))
-        return Stage("evaluate-safety", passes, files=4, judged=True)
+        return StageWork("evaluate-safety", passes, files=4, judged=True)
 
-    def utility(self) -> Stage:
+    def utility(self) -> StageWork:
         """As `tokenbuncher.evaluation.utility`."""
         tuning, harness = self.spec.evaluation.fine_tuning, self.spec.evaluation.harness
         asked = self.spec.data.sizes.utility + (len(harness.tasks) * (harness.limit or 0) if harness else 0)
         passes = [self._pass("measuring", "generate", asked, times=2, batch=self.batch)]
         if tuning is None:
-            return Stage("evaluate-utility", passes, files=4)
+            return StageWork("evaluate-utility", passes, files=4)
         passes += [one for _ in ("base", "candidate") for one in self._fine_tuning(tuning)]
         rollouts = tuning.prompts_per_step * tuning.rollouts
-        return Stage(
+        return StageWork(
             "evaluate-utility",
             passes,
             2 * (tuning.rl_steps + tuning.sft_steps),
@@ -301,10 +301,10 @@ def _has_kl(attack: AttackSpec) -> bool:
     return attack.traits.scored_for_kl > 0 and attack.kl_coefficient > 0
 
 
-def _in_turn(name: str, arms: Sequence[Stage], files: int) -> Stage:
+def _in_turn(name: str, arms: Sequence[StageWork], files: int) -> StageWork:
     """A task that does several attacks, one after the other, and reads or writes so many files beside theirs."""
     heaviest = max(arms, key=lambda arm: (arm.critics, arm.references))
-    return Stage(
+    return StageWork(
         name,
         [one for arm in arms for one in arm.passes],
         sum(arm.steps for arm in arms),
