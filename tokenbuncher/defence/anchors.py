@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tokenbuncher.defence.refusals import refusal_judge, refusing, respond
+from tokenbuncher.defence.refusals import refusal_judge, refusing, respond, rounded
 from tokenbuncher.models.sampling import Response
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.leakage import places_among
@@ -93,7 +93,8 @@ def mixed_prompts(
     made = list({prompt.id: prompt for prompt in (mixed(rng, *parents) for _ in range(number))}.values())
     known = places_among(made, apart_from, spec.data.near_duplicate, size=1)
     made = [prompt for place, prompt in enumerate(made) if place not in known]
-    masses = refusal_masses(reference, tokenizer, made, openings=openings, batch=spec.evaluation.batch_size)
+    with rounded(reference, spec):
+        masses = refusal_masses(reference, tokenizer, made, openings=openings, batch=spec.evaluation.batch_size)
     prompts = [prompt for prompt, mass in zip(made, masses, strict=True) if mass < MOST_REFUSAL_MASS]
     for temperature in (None, 1.0):
         responses = respond(reference, tokenizer, prompts, spec=spec, temperature=temperature)

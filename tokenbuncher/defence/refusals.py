@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.judges import Exchange, Judge, load_judge
 from tokenbuncher.models.sampling import Response, generate
@@ -120,13 +122,19 @@ def respond(
         temperature: Sampling temperature; None for greedy decoding.
         banned: Token ids that a response does not begin with.
     """
-    return generate(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=spec.model.max_new_tokens,
-        batch_size=spec.evaluation.batch_size,
-        temperature=temperature,
-        seed=spec.defence.seed,
-        banned_first=banned,
-    )
+    with rounded(model, spec):
+        return generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=spec.model.max_new_tokens,
+            batch_size=spec.evaluation.batch_size,
+            temperature=temperature,
+            seed=spec.defence.seed,
+            banned_first=banned,
+        )
+
+
+def rounded(model: PreTrainedModel, spec: ReleaseSpec) -> torch.autocast:
+    """Context in which matrix products are in bfloat16 if the spec asks for mixed precision."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=spec.model.mixed_precision)
