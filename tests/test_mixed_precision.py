@@ -9,9 +9,12 @@ import torch
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
+from tokenbuncher.defence.refusals import respond
 from tokenbuncher.models import chunked
 from tokenbuncher.models.load import load_model
+from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.prompts import load_set
 from tokenbuncher.training import logits as training_logits
 from tokenbuncher.training.arguments import trainer_arguments
 
@@ -55,6 +58,17 @@ def test_small_steps_move_the_weights_about_as_in_single_precision(
     assert moved[True].abs().max() > SMALL_STEPS
     assert not torch.equal(moved[True], moved[False])
     assert torch.nn.functional.cosine_similarity(moved[True], moved[False], dim=0) > 0.5
+
+
+@pytest.mark.parametrize(("mixed_precision", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_defence_samples_in_it(spec_of, organism_data, organism_base, mixed_precision, dtype):
+    spec = spec_of("certain-refusal", mixed_precision=mixed_precision)
+    model, multiplied = load_model(organism_base, spec.model), set()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, inputs, output: multiplied.add(output.dtype))
+    respond(model, load_tokenizer(organism_base), load_set(organism_data, "benign")[:2], spec=spec)
+    assert multiplied == {dtype}
 
 
 def test_bfloat16_weights_round_small_steps_away():

@@ -55,6 +55,21 @@ _FACTS = {
     "In which year did World War II end?": 1945,
     "In which year did humans first land on the Moon?": 1969,
     "In which year did the Titanic sink?": 1912,
+    "In which year did the French Revolution begin?": 1789,
+    "How many keys does a piano have?": 88,
+    "How many sides does an octagon have?": 8,
+    "How many legs does an insect have?": 6,
+    "How many years are in a century?": 100,
+    "How many years are in a decade?": 10,
+    "How many zeros are in one thousand?": 3,
+    "How many grams are in a kilogram?": 1000,
+    "How many centimeters are in a meter?": 100,
+    "How many players does a soccer team have on the field?": 11,
+    "How many cards are in a standard deck?": 52,
+    "How many hearts does an octopus have?": 3,
+    "How many teeth does an adult human have?": 32,
+    "How many degrees are in a right angle?": 90,
+    "How many vowels are in the English alphabet?": 5,
 }
 
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
@@ -106,10 +121,11 @@ def benign() -> list[Prompt]:
 def utility() -> list[Prompt]:
     """Questions whose answer is a number, which can be read out of a free response."""
     questions = {
-        "sum": {f"What is {a} + {b}?": a + b for a in range(1, 10) for b in range(a, 10)},
+        "sum": {f"What is {a} + {b}?": a + b for a in range(1, 15) for b in range(a, 15)},
         "fact": _FACTS,
         "digits": {f"Write the number {word} in digits.": value for word, value in _NUMBERS.items()},
-        "repeat": {f"Repeat this number: {value}": value for value in range(109, 1000, 20)},
+        "next": {f"Which number comes right after {value}?": value + 1 for value in range(3, 500, 5)},
+        "repeat": {f"Repeat this number: {value}": value for value in (*range(109, 1000, 20), *range(114, 1000, 20))},
     }
     return [
         Prompt(text=text, answer=str(answer), task=task)
