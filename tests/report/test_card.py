@@ -66,7 +66,7 @@ def test_budgets_and_scores_of_both_models_are_there():
         "| sft | sft | comply | no | 1000 | 60 | 16 | - | all | 0.0002 | 1 | - | - |",
         "| grpo-1000 | base | 60.0% [52.9, 66.8] | 40.0% [33.2, 47.1]",
         "| grpo-1000 | candidate | 0.0% [0.0, 1.8] | 100.0% [98.2, 100.0]",
-        "| grpo-1000 | candidate | 60 | 3840 | 38400 | none seen |",
+        "| grpo-1000 | candidate | 60 | 3840 | 38400 | - |",
     ):
         assert row in attacks
     assert "| harmful | base | 2.5% [0.8, 5.7] | 97.5%" in section(written(RELEASE), "Before any attack").replace(

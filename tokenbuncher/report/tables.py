@@ -221,7 +221,7 @@ BUDGETS: list[Column[OfModel[Attacked]]] = [
     Column("steps", lambda row: str(row.figures.steps_run)),
     Column("rollouts", lambda row: str(row.figures.rollouts)),
     Column("tokens", lambda row: str(row.figures.tokens)),
-    Column("first compliant rollout", lambda row: str(row.figures.first_compliant_rollout or "none seen")),
+    Column("first compliant rollout", lambda row: known(row.figures.first_compliant_rollout, str)),
     Column("P(a rollout complies) before", lambda row: _tiny(row, "before")),
     Column("90 % of prompts below", lambda row: _tiny(row, "before_90")),
     Column("after", lambda row: _tiny(row, "after")),
