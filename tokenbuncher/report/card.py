@@ -52,8 +52,8 @@ def card(
         ),
         "Attacks": _tables(
             "Each ran on both models, with the same seed and budget; on the base model it shows that the attack is "
-            "strong. In brackets 95 % intervals over prompts (Clopper-Pearson). No first compliant rollout: none complied, or "
-            "the judge is a model, which is not asked about rollouts.",
+            "strong. In brackets 95 % intervals over prompts (Clopper-Pearson). No first compliant rollout: none "
+            "complied, or the judge is a model, which is not asked about rollouts.",
             tables.setups(figures.attacks),
             tables.attacked(figures.attacks),
             tables.budgets(figures.attacks),
