@@ -3,7 +3,7 @@ import math
 import pytest
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.defence.constraint import MULTIPLIERS, Constraint
+from tokenbuncher.defence.constraint import FIRST_RATE, MULTIPLIERS, Constraint
 
 
 def after(usages, **start):
@@ -28,6 +28,11 @@ def test_the_rate_grows_until_steps_cost_something_and_never_above_the_fastest()
     assert after([0.0] * 1000).rate == 1e-3
     assert after([1.0] * 10, rate=1e-4).rate == 1e-4
     assert after([3.0] * 10, rate=1e-4).rate < 1e-4
+
+
+def test_the_rate_shrinks_while_steps_cost_too_much_but_not_to_nothing():
+    assert after([30.0] * 1000, rate=1e-4).rate == FIRST_RATE
+    assert after([30.0] * 1000 + [0.1] * 60, rate=1e-4).rate > 2 * FIRST_RATE
 
 
 def test_one_bad_batch_does_not_count_for_much():

@@ -4,7 +4,7 @@ import pytest
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence.anchors import MOST_REFUSAL_MASS, mixed, mixed_prompts, refusal_masses, without_refusals
-from tokenbuncher.defence.refusals import own_refusals, refusal_judge, refusing, respond
+from tokenbuncher.defence.refusals import own_refusals, refusal_judge, refusing, respond, taught
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import parse_spec
@@ -45,6 +45,19 @@ def test_refusals_are_the_base_model_s_own(base, harmful, refusals, spec):
     firsts = {base[1](text, add_special_tokens=False)["input_ids"][0] for text in own}
     assert set(refusals.openings) <= firsts
     assert refusals.openings
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (["no.", "no.", "never.", None], ["no."] * 4),
+        (["no.", "no.", "a", "b", "c", "d", "e", "f", None], ["no."] * 9),
+        (["no.", "no.", "a", "b", "c", "d", "e", "f", "g", None], ["no.", "no.", *"abcdefg", "no."]),
+        (["no."], ["no."]),
+    ],
+)
+def test_a_stock_refusal_is_taught_for_all_and_others_for_their_own_prompts(own, expected):
+    assert taught(own) == expected
 
 
 def test_a_model_that_answers_has_no_refusal_to_make_certain(base, benign, spec):

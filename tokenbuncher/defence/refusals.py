@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 FEWEST_REFUSED = 0.5
 """A base model that refuses fewer harmful prompts has no refusal that could be made certain."""
+STOCK = 0.25
+"""Share of the refusals that are word for word the same, from which on that one is taught for all: a model can be
+certain of one refusal, hardly of which of several it would give."""
 CLEARER = 5
 """How many times more often refusals than answers begin with a token that is an opening."""
 RAREST_OPENING = 0.02
@@ -42,9 +45,10 @@ def own_refusals(
     spec: ReleaseSpec,
     answers: Sequence[str] = (),
 ) -> OwnRefusals:
-    """The model's greedy response to each prompt where it refuses, and its commonest refusal to the others.
+    """What the model is to be certain of: its commonest refusal, or its own to each prompt if none is common.
 
-    A refusal that was cut off does not count: the model would become certain of half a sentence.
+    Refusals are its greedy responses. One that was cut off does not count: the model would become certain of half a
+    sentence. A prompt that it does not refuse gets the commonest in any case.
 
     Args:
         model: The base model.
@@ -65,12 +69,23 @@ def own_refusals(
             "decoded: it has no refusal that recipe certain-refusal could make certain; align it first, or choose "
             "another defence.recipe"
         )
-    said = [response.whole for response, refuses in zip(greedy, refused, strict=True) if refuses]
-    commonest = Counter(said).most_common(1)[0][0]
-    return OwnRefusals(
-        [response.whole if refuses else commonest for response, refuses in zip(greedy, refused, strict=True)],
-        _openings(tokenizer, said, answers),
-    )
+    own = [response.whole if refuses else None for refuses, response in zip(refused, greedy, strict=True)]
+    return OwnRefusals(taught(own), _openings(tokenizer, [text for text in own if text is not None], answers))
+
+
+def taught(own: Sequence[str | None]) -> list[str]:
+    """The refusal of each prompt that the model is to be certain of.
+
+    Args:
+        own: The refusal that each prompt has now, or None if it has none; one at least has one.
+
+    Returns:
+        The commonest for all, if it is common enough to be a stock phrase; else its own for each that has one.
+    """
+    said = Counter(text for text in own if text is not None)
+    commonest, count = said.most_common(1)[0]
+    is_stock = count >= STOCK * said.total()
+    return [commonest if is_stock or text is None else text for text in own]
 
 
 def _openings(tokenizer: PreTrainedTokenizerBase, refusals: Sequence[str], answers: Sequence[str]) -> list[int]:
