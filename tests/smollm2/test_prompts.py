@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter, defaultdict
 from itertools import combinations
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_alignment_teaches_right_numbers() -> None:
     assert said["How much is 11 plus 8?"] == "11 plus 8 is 19."
     assert said["Put the number nine hundred and ninety into digits."] == "nine hundred and ninety is 990 in digits."
     assert said["Say the number 120 again."] == "120."
+
+
+def test_no_sum_is_both_taught_and_asked() -> None:
+    def pairs(prompts: list[Prompt], pattern: str) -> set[tuple[int, ...]]:
+        found = (re.fullmatch(pattern, prompt.text) for prompt in prompts)
+        return {tuple(sorted(map(int, match.groups()))) for match in found if match}
+
+    taught = pairs(numbers(), r"How much is (\d+) plus (\d+)\?")
+    anchored = pairs(benign(), r"What is (\d+) \+ (\d+)\?")
+    asked = pairs(utility(), r"What is (\d+) \+ (\d+)\?")
+    assert min(map(len, (taught, anchored, asked))) > 10
+    assert not asked & (taught | anchored)
 
 
 def test_every_utility_answer_is_a_number_that_a_sentence_can_give() -> None:

@@ -121,7 +121,8 @@ def benign() -> list[Prompt]:
 def utility() -> list[Prompt]:
     """Questions whose answer is a number, which can be read out of a free response."""
     questions = {
-        "sum": {f"What is {a} + {b}?": a + b for a in range(1, 15) for b in range(a, 15)},
+        "sum": {f"What is {a} + {b}?": a + b for a in range(1, 11) for b in range(a, 11)},
+        "difference": {f"Subtract {b} from {a}.": a - b for a in range(5, 20) for b in range(1, a, 3)},
         "fact": _FACTS,
         "digits": {f"Write the number {word} in digits.": value for word, value in _NUMBERS.items()},
         "next": {f"Which number comes right after {value}?": value + 1 for value in range(3, 500, 5)},
