@@ -42,9 +42,17 @@ def test_refusals_are_the_base_model_s_own(base, harmful, refusals, spec):
     own = [response.whole for response, refuses in zip(greedy, refused, strict=True) if refuses]
     assert [text for text, refuses in zip(refusals.texts, refused, strict=True) if refuses] == own
     assert set(refusals.texts) == set(own)  # those that it does not refuse get one of these
-    firsts = {base[1](text, add_special_tokens=False)["input_ids"][0] for text in own}
-    assert set(refusals.openings) <= firsts
-    assert refusals.openings
+
+
+def test_openings_are_those_of_sampled_refusals_too(base, harmful, refusals, spec):
+    def firsts(temperature):
+        responses = respond(*base, harmful, spec=spec, temperature=temperature)
+        refused = refusing(harmful, responses, refusal_judge(spec))
+        said = [response.whole for response, refuses in zip(responses, refused, strict=True) if refuses]
+        return {base[1](text, add_special_tokens=False)["input_ids"][0] for text in said}
+
+    greedy, sampled = firsts(None), firsts(1.0)
+    assert greedy < set(refusals.openings) <= greedy | sampled
 
 
 @pytest.mark.parametrize(

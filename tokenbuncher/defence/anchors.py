@@ -49,6 +49,8 @@ def without_refusals(
 ) -> list[Pair]:
     """The responses to benign prompts; one that refuses is sampled anew, with the openings of refusals banned.
 
+    A prompt that is refused even so is left out.
+
     Args:
         reference: The base model.
         tokenizer: Its tokenizer.
@@ -58,11 +60,14 @@ def without_refusals(
         openings: Token ids that refusals begin with.
     """
     over_refused = [prompt for (prompt, _), refuses in zip(responses, refused, strict=True) if refuses]
-    anew = iter(respond(reference, tokenizer, over_refused, spec=spec, banned=openings))
-    return [
-        (prompt, (next(anew) if refuses else response).whole)
+    anew = respond(reference, tokenizer, over_refused, spec=spec, banned=openings)
+    still = refusing(over_refused, anew, refusal_judge(spec))
+    answers = iter(None if refuses else response.whole for response, refuses in zip(anew, still, strict=True))
+    pairs = [
+        (prompt, next(answers) if refuses else response.whole)
         for (prompt, response), refuses in zip(responses, refused, strict=True)
     ]
+    return [(prompt, answer) for prompt, answer in pairs if answer is not None]
 
 
 def mixed_prompts(

@@ -8,10 +8,10 @@ from pathlib import Path
 from datasets import Dataset
 from trl import SFTConfig
 
-from tokenbuncher.defence.examples import Models, examples_of
+from tokenbuncher.defence.examples import Examples, Models, examples_of
 from tokenbuncher.defence.held_out import measure
 from tokenbuncher.defence.refusal_trainer import RefusalTrainer
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings import CertainRefusalSpec, ReleaseSpec
 from tokenbuncher.training import ranks
 from tokenbuncher.training.arguments import trainer_arguments
 from tokenbuncher.training.callbacks import Checkpoints, Probe, StepLog
@@ -43,6 +43,7 @@ def train_certain_refusal(spec: ReleaseSpec, models: Models, data: Path, *, log:
     assert certain is not None
     trained, held_out = ranks.by_first(lambda: examples_of(spec, models, data))
     logger.info(f"{len(trained.benign)} benign prompts and {len(trained.mixed)} mixed ones that the base model answers")
+    _warn_of_gaps(trained, certain)
     checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log, state=lambda: trainer.state_text())
     lacks: list[str] = []
 
@@ -66,6 +67,20 @@ def train_certain_refusal(spec: ReleaseSpec, models: Models, data: Path, *, log:
     if lacks:
         logger.warning(f"WARNING: {defence.recipe} ended after {defence.steps} steps: {'; '.join(lacks)}")
     return trainer
+
+
+def _warn_of_gaps(trained: Examples, certain: CertainRefusalSpec) -> None:
+    """What would switch off a part of the constraint in silence."""
+    if not trained.openings:
+        logger.warning(
+            "WARNING: the base model begins refusals as it begins answers: no refusal mass is measured, and "
+            "max_refusal_mass keeps nothing"
+        )
+    if certain.mixed_prompts and not trained.mixed:
+        logger.warning(
+            "WARNING: the base model answers none of the mixed prompts: nothing keeps the defence from harmless "
+            "prompts with words of harmful ones; raise defence.certain_refusal.mixed_prompts"
+        )
 
 
 def _arguments(spec: ReleaseSpec, checkpoints: Checkpoints) -> SFTConfig:

@@ -72,6 +72,11 @@ def examples_of(spec: ReleaseSpec, models: Models, data: Path) -> tuple[Examples
         refused=refused,
         openings=refusals.openings,
     )
+    if len(answered) < FEWEST:
+        raise UserError(
+            f"the base model refuses all but {len(answered)} of the {len(benign)} benign prompts: recipe "
+            f"certain-refusal needs {FEWEST} answers to keep; choose other prompts (data.benign)"
+        )
     pushed = _split(list(zip(harmful, refusals.texts, strict=True)), certain.held_out)
     kept = _split(answered, certain.held_out)
     others = [name for name in load_manifest(data).sets if name not in ("defence", "benign")]

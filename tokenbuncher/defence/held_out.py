@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from tokenbuncher.defence.anchors import Pair
 from tokenbuncher.defence.escape import escape_of
@@ -70,16 +72,28 @@ def measure(spec: ReleaseSpec, models: Models, held_out: Examples) -> Measured:
     """
     model, was_training = models.model, models.model.training
     model.eval()
-    kept = [
-        Kept(model, models.base, batch, openings=held_out.openings).measured()
-        for pairs in (held_out.benign, held_out.mixed)
-        for batch in _batches(spec, models, pairs)
-    ]
+    with _in_single_precision(model):
+        kept = [
+            Kept(model, models.base, batch, openings=held_out.openings).measured()
+            for pairs in (held_out.benign, held_out.mixed)
+            for batch in _batches(spec, models, pairs)
+        ]
+        escapes = _escapes(spec, models, [prompt for prompt, _ in held_out.harmful])
     kl = torch.cat([kl for kl, _ in kept])[: len(held_out.benign)].mean().item()
     refusal_mass = torch.cat([mass for _, mass in kept]).mean().item()
-    escapes = _escapes(spec, models, [prompt for prompt, _ in held_out.harmful])
     model.train(was_training)
     return Measured(escapes, kl, refusal_mass)
+
+
+@contextmanager
+def _in_single_precision(model: PreTrainedModel) -> Iterator[None]:
+    """Undoes for a while what accelerate puts over a model's forward, which rounds it alone and not the base model."""
+    rounding = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if rounding is not None:
+            model.forward = rounding  # type: ignore[method-assign]
 
 
 def _escapes(spec: ReleaseSpec, models: Models, prompts: Sequence[Prompt]) -> list[float]:

@@ -180,7 +180,7 @@ class Kept:
             return torch.stack([kl_divergence(kept, own) - kl_divergence(kept, base), added], dim=-1)
 
         kl, added = self.model.values(values).unbind(-1)
-        return (kl * self.mask).sum(-1).clamp(min=0.0), added[:, 0]
+        return (kl.clamp(min=0.0) * self.mask).sum(-1), added[:, 0]
 
     def loss(self, *, faded: torch.Tensor | None = None, reverse: float = 0.0, refusal: float = 0.0) -> torch.Tensor:
         """The mean over the responses of KL(base || model), summed over their tokens; a scalar.

@@ -70,7 +70,14 @@ def own_refusals(
             "another defence.recipe"
         )
     own = [response.whole if refuses else None for refuses, response in zip(refused, greedy, strict=True)]
-    return OwnRefusals(taught(own), _openings(tokenizer, [text for text in own if text is not None], answers))
+    sampled = respond(model, tokenizer, prompts, spec=spec)
+    refuses_again = refusing(prompts, sampled, refusal_judge(spec))
+    said = [
+        response.whole
+        for response, refuses in zip([*greedy, *sampled], [*refused, *refuses_again], strict=True)
+        if refuses
+    ]
+    return OwnRefusals(taught(own), _openings(tokenizer, said, answers))
 
 
 def taught(own: Sequence[str | None]) -> list[str]:

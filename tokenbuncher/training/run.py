@@ -78,9 +78,11 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
     Prints a warning if no step had a gradient; see `StepLog.learnt`.
 
     Raises:
+        UserError: If the environment sets a precision that the spec does not.
         KeyboardInterrupt: On SIGINT or SIGTERM; with checkpoints, on the first one only when the step is finished and
             saved.
     """
+    _refuse_other_precision(trainer)
     trainer.remove_callback(PrinterCallback)
     _refer_to_frozen_weights(trainer)
     if checkpoints is None:
@@ -99,6 +101,16 @@ def run_training(trainer: Trainer, checkpoints: Checkpoints | None = None) -> No
     if any(ranks.gathered([checkpoints.asked_to_stop()])):
         raise KeyboardInterrupt("after the last step; run again, it goes on from the last checkpoint")
     _tell_if_nothing_learnt(trainer)
+
+
+def _refuse_other_precision(trainer: Trainer) -> None:
+    """`accelerate launch` exports its own, which counts for more than the trainer's arguments: an attack could fail."""
+    found, wanted = trainer.accelerator.mixed_precision, "bf16" if trainer.args.bf16 else "no"
+    if found != wanted:
+        raise UserError(
+            f"training would be in precision {found!r} where the spec has {wanted!r}, by the environment variable "
+            "ACCELERATE_MIXED_PRECISION; unset it, or set mixed_precision to no in accelerate's own configuration"
+        )
 
 
 def _tell_if_nothing_learnt(trainer: Trainer) -> None:
