@@ -3,7 +3,9 @@
 import itertools
 import random
 import time
+import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +45,49 @@ def leaks(first, second, threshold=0.8):
 
 def test_same_prompt_but_for_case_and_punctuation():
     assert leaks("How do I open it?", "how do i  OPEN it") == ["defence 1 and safety 1: same prompt"]
+
+
+FRENCH = "Décris-moi, étape par étape, comment forcer une fenêtre fermée"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (unicodedata.normalize("NFC", FRENCH), unicodedata.normalize("NFD", FRENCH)),
+        ("how do i open the door", "h\u200bow do i o\u00adpen t\u2060he d\ufe0foor"),
+        ("now open the door", "".join(chr(ord(letter) + 0xFEE0) for letter in "now") + "\u3000open the door"),
+        ("how do i open the door", "how\u00a0do\u2003i open—the “door”?"),
+        ("怎么打开那扇红色的旧门?", "怎么打开那扇红色的旧门 !"),
+        ("Straße öffnen", "STRASSE ÖFFNEN"),
+    ],
+)
+def test_same_prompt_but_for_what_nobody_sees(first, second):
+    assert leaks(first, second) == ["defence 1 and safety 1: same prompt"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("请一步一步地告诉我怎么打开镇上那扇红色的旧门和窗户", "请一步一步地告诉我怎么打开镇上那扇红色的旧门和窗户吧"),
+        ("บอกวิธีเปิดประตูสีแดงบานเก่าในเมืองทีละขั้นตอน", "บอกวิธีเปิดประตูสีแดงบานเก่าในเมืองทีละขั้นตอนที"),
+        ("町の古い赤いドアを開ける方法を順番に教えてください", "町の古い赤いドアを開ける方法を順番に教えてくださいね"),
+    ],
+)
+def test_near_duplicates_in_scripts_without_spaces(first, second):
+    assert [leak.split(":")[1].split()[0] for leak in leaks(first, second)] == ["near"]
+
+
+def test_words_that_differ_by_vowel_signs_are_other_words():
+    assert leaks("बम कैसे बनाएं", "बीमा कसे बुने") == []
+
+
+def test_a_similarity_that_is_just_the_threshold_counts():
+    words = [f"w{number}" for number in range(145)]
+    first, second = " ".join(words[:100]), " ".join(words[45:145])
+    shared = len(shingles(first, 1) & shingles(second, 1)) / 145
+    assert [pair[2] for pair in similar_pairs([first, second], shared, 1)] == [shared]
+    hundred, part = " ".join(f"w{n}" for n in range(100)), " ".join(f"w{n}" for n in range(55))
+    assert [pair[2] for pair in similar_pairs([hundred, part], 0.55, 1)] == [0.55]
 
 
 def test_near_duplicate():

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 
 from tokenbuncher.settings.prompts import Prompt
 
+UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+"""Characters that nobody sees, beside those of category Cf (Unicode: Default_Ignorable_Code_Point)."""
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Kana, Han. Each character counts as a word."""
+
 
 def normalise(text: str) -> str:
-    """Text without case, punctuation and extra space."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    """Text without case, punctuation, extra space, and differences that nobody sees: the words that are compared."""
+    if text.isascii():
+        return " ".join(re.findall(r"\w+", text.casefold()))
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(map(_spaced, UNSEEN.sub("", folded))).split())
+
+
+def _spaced(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cf":
+        return ""
+    if UNSPACED.match(character):
+        return f" {character} "
+    return character if character == "_" or category[0] in "LMN" else " "
 
 
 def shingles(text: str, size: int = 3) -> frozenset[str]:
@@ -35,7 +55,7 @@ def similar_pairs(texts: Sequence[str], threshold: float, size: int = 3) -> Iter
     seen_with: defaultdict[str, list[int]] = defaultdict(list)
     for later, one in enumerate(sets):
         rarest = sorted(one, key=lambda shingle: (frequency[shingle], shingle))
-        prefix = rarest[: len(one) - ceil(threshold * len(one)) + 1]
+        prefix = rarest[: len(one) - ceil(threshold * len(one) - 1e-9) + 1]
         for earlier in sorted({index for shingle in prefix for index in seen_with[shingle]}):
             similarity = len(one & sets[earlier]) / len(one | sets[earlier])
             if similarity >= threshold:
