@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
@@ -81,6 +84,22 @@ def test_no_attack_has_it(spec_of):
     """Rounding would hide from an attacker the little that a hardened model leaves to learn."""
     spec = spec_of("log-entropy", mixed_precision=True)
     assert trainer_arguments(0, 1, 1, learning_rate=1.0, model=spec.model)["bf16"] is False
+
+
+@pytest.mark.parametrize("recipe", ["certain-refusal", "log-entropy"])
+def test_the_environment_sets_no_precision(spec_of, organism_data, organism_base, tmp_path, monkeypatch, recipe):
+    """`accelerate launch` exports its own, which counts for more than a trainer's arguments."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(UserError, match="precision 'bf16' where the spec has 'no', by the environment variable"):
+        defend(spec_of(recipe), organism_data, organism_base, out=tmp_path / "candidate")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_every_trainer_is_run_where_the_precision_is_looked_at():
+    sources = (Path(__file__).parents[1] / "tokenbuncher").rglob("*.py")
+    called = {path.name for path in sources if re.search(r"\btrainer\.train\(", path.read_text(encoding="utf-8"))}
+    assert called == {"run.py", "stopwatch.py"}  # the latter in its docstring
 
 
 def test_weights_in_bfloat16_have_no_precision_to_mix(spec_of):

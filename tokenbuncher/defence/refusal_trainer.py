@@ -40,10 +40,11 @@ SELDOM, OFTEN = 0.3, 12.0
 class RefusalTrainer(WithReference, Trainer):
     """Pushes the escape of each prompt's refusal down to a target, and keeps benign responses.
 
-    The loss is  mean over prompts of relu(log escape - log target) + multiplier * cost + mixed,  where the escape is
-    minus the log-probability of the refusal, the cost is the KL divergence from the base model on benign responses,
-    summed over their tokens, and `mixed` is log(1 + KL) and the refusal mass of mixed prompts. Multiplier and learning
-    rate are those of `Constraint`. Prompts that escape most are drawn most.
+    The gradient is that of  mean over prompts of relu(log escape - log target) + multiplier * cost + mixed,  where the
+    escape is minus the log-probability of the refusal, the cost is the KL divergence from the base model on benign
+    responses, summed over their tokens, with a part of the reverse divergence at the first, and `mixed` is log(1 + KL)
+    and the refusal mass of mixed prompts. In the logged loss the first term is the share of prompts above the target.
+    Multiplier and learning rate are those of `Constraint`. Prompts that escape most are drawn most.
     """
 
     def __init__(
