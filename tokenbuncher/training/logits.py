@@ -18,6 +18,7 @@ LOGIT_CHANGES = (
     "logits_scaling",
     "output_multiplier",
     "lm_head_multiplier",
+    "logits_mup_width_multiplier",
 )
 """What some architectures do to logits after the head, by its name in their configuration."""
 
