@@ -38,6 +38,7 @@ HEADS = {
     "granite": ("granite", {"logits_scaling": 4.0}, False),
     "cohere2": ("cohere2", {}, False),
     "inkling": ("inkling_text", {}, False),
+    "recurrent_gemma": ("recurrent_gemma", {"logits_soft_cap": 1.0, "num_hidden_layers": 3}, False),
 }
 """By name the architecture, what is particular, and whether its logits are its hidden states times a matrix alone."""
 

@@ -19,6 +19,8 @@ LOGIT_CHANGES = (
     "output_multiplier",
     "lm_head_multiplier",
     "logits_mup_width_multiplier",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
 )
 """What some architectures do to logits after the head, by its name in their configuration."""
 
