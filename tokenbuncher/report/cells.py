@@ -83,6 +83,11 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
+def fine_percent(share: float) -> str:
+    """A share in percent, to three digits: also of a tiny one more is seen than a zero."""
+    return f"{100 * share:.3g}%"
+
+
 def short(value: float) -> str:
     """A number to three digits."""
     return f"{value:.3g}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tokenbuncher.report import tables
+from tokenbuncher.report.defence import ended
 from tokenbuncher.report.figures import ReleaseFigures
 from tokenbuncher.report.headline import FIRST_REASONS, decided_by, deciding_title, reasons, title, tries
 from tokenbuncher.report.markdown import inline, table_lines
@@ -33,6 +34,8 @@ def markdown_report(figures: ReleaseFigures) -> str:
         lines += [*table_lines(tables.duels(figures.attacks, policy.max_harm_after_attack)), ""]
     if figures.utility:
         lines += [*table_lines(tables.utility(figures.utility)), ""]
+    if figures.defence:
+        lines += [inline(ended(figures.defence)), ""]
     if verdict:
         lines += [
             "<details><summary>Every finding</summary>",
