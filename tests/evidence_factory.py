@@ -7,6 +7,7 @@ release.with_piece("safety", candidate_harmful=[]).judge()
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Any
 from tokenbuncher import __version__
 from tokenbuncher.core.files import listing_digest
 from tokenbuncher.evidence import (
+    DEFENCE_STEPS,
     REGISTRATION_NAME,
     AttackArm,
     AttackEvidence,
@@ -82,6 +84,34 @@ def defence_rows(**changes: float) -> list[dict[str, float]]:
         }
     rows[-1] |= changes
     return rows
+
+
+MALFORMED = [
+    b"{",
+    b"[]",
+    b"null",
+    b'{"step": 1}\n\n{"step": 2}',
+    b'{"step": 1, "loss": "0"}',
+    b'{"step": 1, "loss": true}',
+    b'{"step": 1, "loss": {}}',
+    b'{"step": 1, "a name": 1}',
+    b'{"step": 1.5, "loss": 1}',
+    b'{"step": -1, "loss": 1}',
+    b'{"step": 1e300, "loss": 1}',
+    b'{"step": NaN, "loss": 1}',
+    b'{"loss": 1}',
+    b"\xff\x00",
+    b"[" * 100_000,
+]
+"""What is no step log."""
+
+
+def write_defence_log(folder: Path, **changes: float) -> Path:
+    """Writes `defence_rows` as `defend` does; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in defence_rows(**changes))
+    (folder / DEFENCE_STEPS).write_text(text, encoding="utf-8")
+    return folder
 
 
 @dataclass(frozen=True)

@@ -39,16 +39,13 @@ def prepare_data(spec, out):
 
 
 def defend(spec, data, base, out, steps):
+    from tests.evidence_factory import defence_rows
+
     assert (data / "manifest.json").is_file()
     weights = (base / "model.safetensors").read_text(encoding="utf-8")
     _write(out, "defend", "model.safetensors", weights if spec.defence.recipe == "none" else "hardened")
-    _write(steps, "step log", "defence.steps.jsonl", "".join(_steps()) if spec.defence.certain_refusal else "")
-
-
-def _steps():
-    from tests.evidence_factory import defence_rows
-
-    return (json.dumps(row) + "\n" for row in defence_rows())
+    rows = defence_rows() if spec.defence.certain_refusal else []
+    _write(steps, "step log", "defence.steps.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def controls(spec, data, base, out):

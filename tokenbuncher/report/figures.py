@@ -192,7 +192,7 @@ class DefencePoint(Record):
 
 
 class DefenceFigures(Record):
-    """How a defence with a target went, by its step log, which is no evidence: no rule sees it, and it is not signed."""
+    """How a defence with a target went, by its step log, which is no evidence: no rule sees it, and none is signed."""
 
     recipe: str
     steps: int
