@@ -74,7 +74,7 @@ def defence_charts(defence: DefenceFigures) -> list[Chart]:
                 Series("mean", [(point.step, _decade(point.escape)) for point in defence.curve]),
                 _limit(defence, _decade(defence.target)),
             ],
-            text=lambda exponent: f"{10**exponent:.1e}",
+            text=lambda exponent: short(10**exponent),
         ),
         _cost_chart(defence, "KL, share of its bound", lambda point: point.kl / defence.max_kl, limit=1.0),
         _cost_chart(defence, "refusal mass added", lambda point: point.refusal_mass, limit=defence.max_refusal_mass),
