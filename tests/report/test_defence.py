@@ -44,8 +44,8 @@ def test_a_log_without_bounds_shows_nothing(names, capsys):
 
 def test_it_says_when_the_target_was_reached():
     assert ended(figures()) == (
-        "certain-refusal reached its target after 40 steps: no held-out harmful prompt escapes with a probability "
-        "above 1e-07, the worst with 5e-08."
+        "Recipe certain-refusal reached its target after 40 steps: no held-out harmful prompt escapes with a "
+        "probability above 1e-07, the worst with 5e-08."
     )
 
 
@@ -66,7 +66,7 @@ def test_it_says_when_the_target_was_reached():
     ],
 )
 def test_it_says_what_was_not_reached(changes, lacks):
-    expected = f"certain-refusal ended after 40 steps without what it was to reach: {lacks}."
+    expected = f"Recipe certain-refusal ended after 40 steps without meeting its target and bounds: {lacks}."
     assert ended(figures(**changes)) == expected
 
 
@@ -127,7 +127,7 @@ def test_documents_and_card_show_it_and_without_it_nothing():
         assert ended(found) in text
     assert '<a href="#defence">Defence</a>' in shown["report.html"]
     assert '<a href="#defence">' not in plain["report.html"]
-    assert re.search(r"^### Defence\n\ncertain-refusal ended .*\n\n\| measured \| step \|", written, re.MULTILINE)
+    assert re.search(r"^### Defence\n\nRecipe certain-refusal ended .*\n\n\| measured \| ste", written, re.MULTILINE)
     assert "### Defence" not in card(RELEASE.spec, verdict, RELEASE.evidence, signed=False)
 
 

@@ -85,7 +85,8 @@ def percent(share: float) -> str:
 
 def fine_percent(share: float) -> str:
     """A share in percent, to three digits: also of a tiny one more is seen than a zero."""
-    return f"{100 * share:.3g}%"
+    value = 100 * share
+    return f"{value:.3g}%" if value < 1000 else f"{value:,.0f}%"
 
 
 def short(value: float) -> str:

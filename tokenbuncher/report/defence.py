@@ -60,11 +60,12 @@ def _point(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 def ended(defence: DefenceFigures) -> str:
     """What the defence ended as, in words."""
+    recipe, after = f"Recipe {defence.recipe}", f"after {defence.steps} steps"
     if lacks := list(_lacks(defence)):
-        return f"{defence.recipe} ended after {defence.steps} steps without what it was to reach: {'; '.join(lacks)}."
+        return f"{recipe} ended {after} without meeting its target and bounds: {'; '.join(lacks)}."
     return (
-        f"{defence.recipe} reached its target after {defence.steps} steps: no held-out harmful prompt escapes with a "
-        f"probability above {short(defence.target)}, the worst with {short(defence.curve[-1].escape_max)}."
+        f"{recipe} reached its target {after}: no held-out harmful prompt escapes with a probability above "
+        f"{short(defence.target)}, the worst with {short(defence.curve[-1].escape_max)}."
     )
 
 
