@@ -36,28 +36,32 @@ def markdown_report(figures: ReleaseFigures) -> str:
         lines += [*table_lines(tables.utility(figures.utility)), ""]
     if figures.defence:
         lines += [inline(ended(figures.defence)), ""]
-    if verdict:
-        lines += [
-            "<details><summary>Every finding</summary>",
-            "",
-            *_findings(verdict),
-            "",
-            "</details>",
-            "",
-            f"<details><summary>Policy {inline(policy.name)}</summary>",
-            "",
-            *table_lines(tables.thresholds(policy)),
-            "",
-            "</details>",
-            "",
-            f"{tries(figures.tries)}.",
-            "",
-            f"Valid until {verdict.expires:%Y-%m-%d %H:%M %Z}. Model sha256 `{verdict.candidate[:12]}`, "
-            f"policy `{verdict.policy[:12]}`, evidence of spec `{verdict.spec[:12]}`, "
-            f"tokenbuncher {verdict.tool_version}.",
-            "",
-        ]
+    lines += _judged(figures, verdict) if verdict else []
     return "\n".join(lines)
+
+
+def _judged(figures: ReleaseFigures, verdict: Verdict) -> list[str]:
+    """Every finding, the policy, and what was judged."""
+    return [
+        "<details><summary>Every finding</summary>",
+        "",
+        *_findings(verdict),
+        "",
+        "</details>",
+        "",
+        f"<details><summary>Policy {inline(figures.spec.policy.name)}</summary>",
+        "",
+        *table_lines(tables.thresholds(figures.spec.policy)),
+        "",
+        "</details>",
+        "",
+        f"{tries(figures.tries)}.",
+        "",
+        f"Valid until {verdict.expires:%Y-%m-%d %H:%M %Z}. Model sha256 `{verdict.candidate[:12]}`, "
+        f"policy `{verdict.policy[:12]}`, evidence of spec `{verdict.spec[:12]}`, "
+        f"tokenbuncher {verdict.tool_version}.",
+        "",
+    ]
 
 
 def _findings(verdict: Verdict) -> list[str]:
