@@ -107,8 +107,9 @@ def measure(spec: ReleaseSpec, models: Models, held_out: Examples, *, refused: S
     ]
     kl = torch.cat([kl for kl, _ in kept])[: len(held_out.benign)].mean().item()
     refusal_mass = torch.cat([mass for _, mass in kept]).mean().item()
-    escapes = _escapes(spec, models, [prompt for prompt, _ in held_out.harmful])
     now_refused = refused_by(model, spec, models, held_out=held_out)
+    # Escapes last: the candidate's tokenizer is saved with the padding that was asked of it last.
+    escapes = _escapes(spec, models, [prompt for prompt, _ in held_out.harmful])
     model.train(was_training)
     added = sum(now and not before for now, before in zip(now_refused, refused, strict=True))
     return Measured(escapes, kl, refusal_mass, added / len(refused))
