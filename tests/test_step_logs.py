@@ -54,6 +54,13 @@ def test_a_link_to_itself_is_no_log(tmp_path: Path) -> None:
     assert read_defence_steps([tmp_path]) == []
 
 
+def test_a_place_where_nothing_can_be_looked_for_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_defence_steps([tmp_path / ("x" * 5000)]) == []
+    assert "could not be looked for" in capsys.readouterr().out
+
+
 def test_it_is_found_at_any_depth_beside_evidence(tmp_path: Path) -> None:
     folders, _ = passing_release().write(tmp_path / "run")
     write_defence_log(tmp_path / "run" / "defend" / "steps")

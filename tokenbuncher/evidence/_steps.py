@@ -57,12 +57,20 @@ def read_defence_steps(places: Iterable[Path]) -> list[Step]:
     Returns:
         Its rows; none if there is no log, and none, with a warning, if there are several or it cannot be read.
     """
-    folders = [place for place in places if place.is_dir() or place.suffix == ".jsonl"]
-    found = sorted({path.resolve() for place in folders for path in found_below(place, DEFENCE_STEPS) if path.exists()})
+    try:
+        found = _logs(places)
+    except OSError as error:
+        logger.warning(f"WARNING: a step log of the defence could not be looked for: {error}")
+        return []
     if len(found) > 1:
         logger.warning(f"WARNING: step logs of several defences are left out: {', '.join(map(str, found))}")
         return []
     return [row for path in found for row in read_steps(path)]
+
+
+def _logs(places: Iterable[Path]) -> list[Path]:
+    folders = [place for place in places if place.is_dir() or place.suffix == ".jsonl"]
+    return sorted({path.resolve() for place in folders for path in found_below(place, DEFENCE_STEPS) if path.exists()})
 
 
 def _step(line: bytes) -> Step:
