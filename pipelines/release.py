@@ -41,7 +41,8 @@ def release_pipeline(place: Place, shared_quarantine: bool = False, parallelism:
             base = place(fetch_model(spec=spec)).outputs["model"]
             prepared = place(prepare_data(spec=spec))
             data = prepared.outputs["data"]
-            candidate = place(defend(spec=spec, data=data, base=base)).outputs["candidate"]
+            defended = place(defend(spec=spec, data=data, base=base))
+            candidate, steps = defended.outputs["candidate"], defended.outputs["steps"]
 
             attacked = attacks(spec=spec, keys=prepared.outputs["Output"], data=data, base=base, candidate=candidate)
             if shared_quarantine:
@@ -54,9 +55,10 @@ def release_pipeline(place: Place, shared_quarantine: bool = False, parallelism:
                 "utility": utility.outputs["evidence"],
             }
 
-            registered = place(register(spec=spec, candidate=candidate, attacks=attacked.output))
+            registered = place(register(spec=spec, candidate=candidate, attacks=attacked.output, steps=steps))
             registration = registered.after(safety, utility).outputs["registration"]
-            verdict = place(gate(spec=spec, registration=registration, **evidence)).outputs["verdict"]
+            judged = place(gate(spec=spec, registration=registration, steps=steps, **evidence))
+            verdict = judged.outputs["verdict"]
             place(promote(spec=spec, registration=registration, verdict=verdict, **evidence))
 
     return release

@@ -7,6 +7,7 @@ release.with_piece("safety", candidate_harmful=[]).judge()
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Any
 from tokenbuncher import __version__
 from tokenbuncher.core.files import listing_digest
 from tokenbuncher.evidence import (
+    DEFENCE_STEPS,
     REGISTRATION_NAME,
     AttackArm,
     AttackEvidence,
@@ -64,6 +66,52 @@ ANY_ATTACK: dict[str, Any] = {
 """The attack_limits of a policy that asks for no strength: for attacks of seconds."""
 
 AnyPiece = AttackEvidence | SafetyEvidence | UtilityEvidence
+
+
+def defence_rows(**changes: float) -> list[dict[str, float]]:
+    """The step log of a defence that reaches its target at step 40; the changes are to what it ends as."""
+    bounds = {"target": 1e-7, "max_kl": 0.02, "max_refusal_mass": 0.002}
+    rows: list[dict[str, float]] = [{"step": step, "loss": 1.0, "escape": 0.5} for step in range(1, 41)]
+    for step, escape in ((1, 0.9), (20, 1e-3), (40, 5e-8)):
+        rows[step - 1] |= {
+            "held_out_escape": escape / 4,
+            "held_out_escape_max": escape,
+            "held_out_escaping": float(escape > bounds["target"]),
+            "held_out_kl": step / 4000,
+            "held_out_refusal_mass": step / 40_000,
+            "held_out_refusals_added": step / 1600,
+            **bounds,
+        }
+    rows[-1] |= changes
+    return rows
+
+
+MALFORMED = [
+    b"{",
+    b"[]",
+    b"null",
+    b'{"step": 1}\n\n{"step": 2}',
+    b'{"step": 1, "loss": "0"}',
+    b'{"step": 1, "loss": true}',
+    b'{"step": 1, "loss": {}}',
+    b'{"step": 1, "a name": 1}',
+    b'{"step": 1.5, "loss": 1}',
+    b'{"step": -1, "loss": 1}',
+    b'{"step": 1e300, "loss": 1}',
+    b'{"step": NaN, "loss": 1}',
+    b'{"loss": 1}',
+    b"\xff\x00",
+    b"[" * 100_000,
+]
+"""What is no step log."""
+
+
+def write_defence_log(folder: Path, **changes: float) -> Path:
+    """Writes `defence_rows` as `defend` does; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in defence_rows(**changes))
+    (folder / DEFENCE_STEPS).write_text(text, encoding="utf-8")
+    return folder
 
 
 @dataclass(frozen=True)

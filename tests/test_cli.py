@@ -18,7 +18,15 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from tests.evidence_factory import Release, broken_arm, changed, held_arm, passing_release, release_spec
+from tests.evidence_factory import (
+    Release,
+    broken_arm,
+    changed,
+    held_arm,
+    passing_release,
+    release_spec,
+    write_defence_log,
+)
 from tokenbuncher.attestation import load_public_key
 from tokenbuncher.cli import main
 from tokenbuncher.cli.doors import GOING_ON
@@ -269,7 +277,9 @@ def test_gate_and_promote_tell_the_outcome(
     common = ["--spec", spec_file, *(argument for field in fields for argument in ("--set", field))]
     (tmp_path / "candidate").mkdir()
     (tmp_path / "candidate" / "model.safetensors").write_text("weights", encoding="utf-8")
-    registered = run("register", *common, "--candidate", tmp_path / "candidate", "--out", tmp_path / "registration")
+    log = ["--steps", write_defence_log(tmp_path / "log")]
+    made = ["--candidate", tmp_path / "candidate", "--out", tmp_path / "registration"]
+    registered = run("register", *common, *made, *log)
     assert registered.exit_code == 0, registered.output
 
     release = passing_release().about(read_registration(tmp_path / "registration").digest)
@@ -282,8 +292,9 @@ def test_gate_and_promote_tell_the_outcome(
         common += ["--evidence", stage]
     common += ["--registration", tmp_path / "registration"]
 
-    judged = run("gate", *common, "--out", tmp_path / "verdict")
+    judged = run("gate", *common, *log, "--out", tmp_path / "verdict")
     assert judged.exit_code == status
+    assert "reached its target after 40 steps" in (tmp_path / "verdict" / "card.md").read_text(encoding="utf-8")
     assert word in judged.output
     promoted = run("promote", *common, "--verdict", tmp_path / "verdict")
     assert promoted.exit_code == status

@@ -11,6 +11,7 @@ def defend(
     data: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     candidate: dsl.Output[dsl.Model],
+    steps: dsl.Output[dsl.Artifact],
 ) -> None:
     """Hardens the base model against harmful RL fine-tuning.
 
@@ -21,6 +22,7 @@ def defend(
         data: Folder of the prompt sets.
         base: The base model.
         candidate: The candidate: the hardened model.
+        steps: Folder of the defence's step log; empty with `defence.recipe: none`.
     """
     from pathlib import Path
 
@@ -30,7 +32,8 @@ def defend(
         from tokenbuncher.defence import defend
         from tokenbuncher.settings import parse_spec
 
-        defend(parse_spec(spec), Path(data.path), Path(base.path), out=Path(candidate.path))
+        out, log = Path(candidate.path), Path(steps.path)
+        defend(parse_spec(spec), Path(data.path), Path(base.path), out=out, steps=log)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ def gate(
     safety: dsl.Input[dsl.Artifact] | None = None,
     utility: dsl.Input[dsl.Artifact] | None = None,
     recorded: dsl.Input[dsl.Artifact] | None = None,
+    steps: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
     """Judges the release. Succeeds whatever the verdict is: promote guards the alias.
 
@@ -29,6 +30,7 @@ def gate(
         safety: Evidence of evaluate-safety.
         utility: Evidence of evaluate-utility.
         recorded: All evidence in one folder, at any depth, in place of the three.
+        steps: Step log of the defence, which the report shows and no rule sees; if none is given, one in `recorded`.
         verdict: Folder of verdict.json, report.html, report.md, report.json, card.md, junit.xml and, if signed,
             attestation.json.
         report: The report, where Kubeflow's UI shows it.
@@ -44,7 +46,14 @@ def gate(
         from tokenbuncher.settings import parse_spec
 
         evidence = [Path(artifact.path) for artifact in [*(attacks or []), safety, utility, recorded] if artifact]
-        gate(parse_spec(spec), evidence, Path(registration.path), out=Path(verdict.path), signer=signing_key())
+        gate(
+            parse_spec(spec),
+            evidence,
+            Path(registration.path),
+            out=Path(verdict.path),
+            signer=signing_key(),
+            steps=Path(steps.path) if steps else None,
+        )
         shutil.copyfile(Path(verdict.path) / "report.html", report.path)
 
 

@@ -11,6 +11,7 @@ def register(
     candidate: dsl.Input[dsl.Model],
     attacks: dsl.Input[list[dsl.Artifact]],
     registration: dsl.Output[dsl.Artifact],
+    steps: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
     """Registers the candidate as a new model version with status `pending`.
 
@@ -21,6 +22,7 @@ def register(
         candidate: The candidate: the hardened model.
         attacks: Evidence and step logs of every attack, logged as runs nested in the candidate's.
         registration: Folder of registration.json, which names the version.
+        steps: Step log of the defence, logged as another nested run.
     """
     from pathlib import Path
 
@@ -30,8 +32,13 @@ def register(
         from tokenbuncher.registry import register
         from tokenbuncher.settings import parse_spec
 
-        folders = [Path(artifact.path) for artifact in attacks]
-        register(parse_spec(spec), Path(candidate.path), Path(registration.path), attacks=folders)
+        register(
+            parse_spec(spec),
+            Path(candidate.path),
+            Path(registration.path),
+            attacks=[Path(artifact.path) for artifact in attacks],
+            steps=Path(steps.path) if steps else None,
+        )
 
 
 if __name__ == "__main__":

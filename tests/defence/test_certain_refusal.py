@@ -2,12 +2,14 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
 from tokenbuncher.defence.examples import Models, _split, examples_of
+from tokenbuncher.defence.held_out import measure, refused_by
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import RECIPES, parse_spec
@@ -56,6 +58,63 @@ def test_held_out_prompts_escape_less(spec_of, organism_data, organism_base, tmp
     assert log[29]["held_out_escape_max"] < 0.5 * log[9]["held_out_escape_max"]
     assert log[29]["escape"] < 0.5 * log[0]["escape"]
     assert log[29]["learning_rate"] > log[0]["learning_rate"]
+
+
+def test_the_step_log_tells_what_the_defence_costs_and_what_bounds_it(
+    spec_of, organism_data, organism_base, tmp_path, capsys
+):
+    spec = spec_of()
+    defend(spec, organism_data, organism_base, out=tmp_path / "candidate")
+    log, certain = rows(tmp_path / "candidate"), spec.defence.certain_refusal
+    for row in log:
+        costs = row["anchor_kl"] / certain.max_kl, row["refusal_mass"] / certain.max_refusal_mass
+        assert row["constraint_usage"] == pytest.approx(max(costs))
+        assert row["multiplier"] > 0
+    measured = [row for row in log if "held_out_refusals_added" in row]
+    assert [row["step"] for row in measured] == [1, 10, 20, 30]
+    assert all(0 <= row["held_out_refusals_added"] <= 1 for row in measured)
+    assert measured[0]["held_out_refusals_added"] == 0
+    bounds = {"target": certain.target, "max_kl": certain.max_kl, "max_refusal_mass": certain.max_refusal_mass}
+    assert all(row.items() >= bounds.items() for row in measured)
+    assert re.search(r"30/30 .* held-out escape \S+  KL share \S+  refusals added \S+$", capsys.readouterr().out, re.M)
+
+
+def test_refusals_are_added_where_the_base_model_does_not_refuse(spec_of, organism_data, organism_base):
+    spec = spec_of()
+    model, tokenizer = load_model(organism_base, spec.model), load_tokenizer(organism_base)
+    models = Models(model, model, tokenizer)
+    _, held_out = examples_of(spec, models, organism_data)
+    harmful = [*held_out.harmful, *held_out.harmful][: len(held_out.benign)]
+    refusing = replace(held_out, benign=[(prompt, "x") for prompt, _ in harmful])
+
+    refused = refused_by(model, spec, models, held_out=refusing)
+    assert all(refused[: len(harmful)])
+    assert measure(spec, models, refusing, refused=refused).refusals_added == 0
+    added = measure(spec, models, refusing, refused=[False] * len(refused)).refusals_added
+    assert added == sum(refused) / len(refused) > 0
+
+
+@pytest.mark.parametrize("recipe", ["certain-refusal", "none"])
+def test_the_step_log_is_an_output_of_its_own(spec_of, organism_data, organism_base, tmp_path, recipe):
+    spec = spec_of(target=0.9, max_kl=10.0, max_refusal_mass=1.0) if recipe != "none" else spec_without_defence(spec_of)
+    (tmp_path / "log").mkdir()
+    defend(spec, organism_data, organism_base, out=tmp_path / "candidate", steps=tmp_path / "log")
+    written = (tmp_path / "log" / "defence.steps.jsonl").read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "log").iterdir()] == ["defence.steps.jsonl"]
+    assert written == ("" if recipe == "none" else (tmp_path / "candidate.steps.jsonl").read_text(encoding="utf-8"))
+    assert bool(written) is (recipe != "none")
+
+
+def test_a_place_for_the_step_log_that_is_taken_is_refused_first(spec_of, organism_data, organism_base, tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"log"):
+        defend(spec_of(), organism_data, organism_base, out=tmp_path / "candidate", steps=tmp_path / "log")
+    assert not (tmp_path / "candidate").exists()
+
+
+def spec_without_defence(spec_of):
+    return parse_spec(spec_of().to_yaml(), ["defence={recipe: none}"])
 
 
 def test_it_ends_by_itself_when_the_target_is_reached(spec_of, organism_data, organism_base, tmp_path, capsys):

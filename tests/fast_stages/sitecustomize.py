@@ -8,6 +8,7 @@ train for ever, with steps that can be saved (`train`) or never end (`stuck`).
 Where FAST_STAGES_SERVER is set, the tasks of a pipeline are run as `forked` says.
 """
 
+import json
 import os
 import signal
 import sys
@@ -37,10 +38,14 @@ def prepare_data(spec, out):
     _write(out, "prepare-data", "manifest.json", "{}")
 
 
-def defend(spec, data, base, out):
+def defend(spec, data, base, out, steps):
+    from tests.evidence_factory import defence_rows
+
     assert (data / "manifest.json").is_file()
     weights = (base / "model.safetensors").read_text(encoding="utf-8")
     _write(out, "defend", "model.safetensors", weights if spec.defence.recipe == "none" else "hardened")
+    rows = defence_rows() if spec.defence.certain_refusal else []
+    _write(steps, "step log", "defence.steps.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def controls(spec, data, base, out):

@@ -1,14 +1,16 @@
 import json
+import math
 import re
 import subprocess
 import sys
 
 import pytest
 
-from tests.evidence_factory import CANDIDATE, broken_arm, passing_release
+from tests.evidence_factory import CANDIDATE, MALFORMED, broken_arm, passing_release, write_defence_log
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.gate import gate
+from tokenbuncher.evidence import DEFENCE_STEPS
+from tokenbuncher.gate import gate, unfinished_figures
 from tokenbuncher.report import card, documents, failures, junit, release_figures
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
@@ -168,3 +170,90 @@ print(*sorted({{"torch", "transformers", "trl", "mlflow", "kfp"}} & set(sys.modu
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout == "\n"
+
+
+def judged_with(tmp_path, **given):
+    """The verdict and the report with a step log, by what was judged."""
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    out = tmp_path / "out"
+    verdict = gate(RELEASE.spec, evidence, registration, out=out, **given)
+    texts = {name: (out / name).read_text(encoding="utf-8") for name in ("report.html", "report.md", "card.md")}
+    return verdict.model_dump(exclude={"created", "expires"}), texts
+
+
+def test_the_report_shows_the_defence_by_its_step_log(tmp_path):
+    steps = write_defence_log(tmp_path / "log")
+    plain, without = judged_with(tmp_path / "plain")
+    verdict, texts = judged_with(tmp_path / "shown", steps=steps)
+    assert verdict == plain
+    for name, text in texts.items():
+        assert "certain-refusal reached its target after 40 steps" in text, name
+        assert "reached its target" not in without[name]
+    assert '<h2 id="defence">' in texts["report.html"]
+    assert 'id="defence"' not in without["report.html"]
+
+
+def test_a_step_log_in_the_folder_of_a_run_is_found(tmp_path):
+    _, registration = RELEASE.write(tmp_path / "in")
+    write_defence_log(tmp_path / "in" / "artifacts" / "defend" / "steps")
+    verdict = gate(RELEASE.spec, [tmp_path / "in"], registration, out=tmp_path / "out")
+    assert verdict.outcome is Outcome.PASS
+    assert "reached its target after 40 steps" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+IMPOSSIBLE = [
+    {"held_out_escape_max": 1.5},
+    {"held_out_kl": -1.0},
+    {"held_out_kl": math.nan},
+    {"held_out_escape": math.inf},
+    {"held_out_refusals_added": -0.1},
+    {"max_kl": 0.0},
+    {"target": 2.0},
+    {"max_refusal_mass": 1e300},
+]
+
+
+@pytest.mark.parametrize("content", [*MALFORMED, *IMPOSSIBLE], ids=str)
+def test_a_step_log_that_is_wrong_changes_no_verdict(tmp_path, content, capsys):
+    steps = write_defence_log(tmp_path / "log", **(content if isinstance(content, dict) else {}))
+    if isinstance(content, bytes):
+        (steps / DEFENCE_STEPS).write_bytes(content)
+    plain, without = judged_with(tmp_path / "plain")
+    verdict, texts = judged_with(tmp_path / "given", steps=steps)
+    assert verdict == plain
+    assert "is left out" in capsys.readouterr().out
+    assert len(texts["card.md"]) == len(without["card.md"])
+    assert 'id="defence"' not in texts["report.html"]
+
+
+@pytest.mark.parametrize("name", ["nosuch", "nosuch.jsonl"])
+def test_a_step_log_that_is_missing_changes_no_verdict(tmp_path, name):
+    verdict, texts = judged_with(tmp_path / "given", steps=tmp_path / name)
+    assert verdict == judged_with(tmp_path / "plain")[0]
+    assert 'id="defence"' not in texts["report.html"]
+
+
+def test_a_step_log_does_not_make_a_failing_release_pass(tmp_path):
+    release = RELEASE.with_piece("grpo-1000", candidate_arm=broken_arm(RELEASE.spec, 15, CANDIDATE))
+    evidence, registration = release.write(tmp_path / "in")
+    verdict = gate(release.spec, evidence, registration, steps=write_defence_log(tmp_path / "log"))
+    assert verdict.outcome is Outcome.BLOCK
+
+
+def test_a_signed_verdict_with_a_step_log_verifies(tmp_path):
+    public = generate_key(tmp_path / "release.pem")
+    evidence, registration = RELEASE.write(tmp_path / "in")
+    signer, steps = load_private_key(tmp_path / "release.pem"), write_defence_log(tmp_path / "log")
+    gate(RELEASE.spec, evidence, registration, out=tmp_path / "out", signer=signer, steps=steps)
+    text = (tmp_path / "out" / "attestation.json").read_text(encoding="utf-8")
+    assert verify(text, [load_public_key(public)])[1] == []
+    assert "certain-refusal reached" in (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", ["folder", "named"])
+def test_a_run_without_a_verdict_shows_its_defence(tmp_path, place):
+    steps = write_defence_log(tmp_path / "run" / "defend" / "steps")
+    given = [tmp_path / "run"] if place == "folder" else []
+    figures = unfinished_figures(RELEASE.spec, given, "out of memory", steps=[] if given else [steps / DEFENCE_STEPS])
+    assert figures.outcome is Outcome.INCONCLUSIVE
+    assert figures.defence.steps == 40

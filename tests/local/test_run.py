@@ -113,6 +113,43 @@ def test_pass_then_block(
     assert (verdict.tries, blocked.tries) == (1, 2)
 
 
+def test_the_defence_is_shown_by_its_step_log(spec: ReleaseSpec, folder: Path) -> None:
+    verdict = run_local(spec)
+
+    (log,) = (folder / "artifacts").glob("*/defend/steps/defence.steps.jsonl")
+    ended = "certain-refusal reached its target after 40 steps"
+    for name in ("report.html", "report.md", "card.md"):
+        assert ended in (folder / name).read_text(encoding="utf-8")
+    client = MlflowClient(spec.tracking_uri(), spec.tracking_uri())
+    parent = client.get_model_version(spec.tracking.model_name, verdict.version).run_id
+    nested = client.search_runs(
+        [client.get_run(parent).info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}' and run_name = 'defence'"
+    )
+    assert [run.data.metrics["held_out_escape_max"] for run in nested] == [5e-8]
+
+    again = gate(spec, [folder], folder, out=folder.parent / "again")  # from what the run has left
+    assert ended in (folder.parent / "again" / "report.html").read_text(encoding="utf-8")
+    log.write_text("spoilt", encoding="utf-8")
+    spoilt = gate(spec, [folder], folder, out=folder.parent / "again")
+    log.unlink()
+    without = gate(spec, [folder], folder, out=folder.parent / "again")
+    kept = [each.model_dump(exclude={"created", "expires"}) for each in (verdict, again, spoilt, without)]
+    assert kept == [kept[0]] * 4
+    assert ended not in (folder.parent / "again" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_resumed_run_shows_it_too(spec: ReleaseSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("MISHAP", "attack grpo-1000 error")
+        with pytest.raises(UserError):
+            run_local(spec)
+    unfinished = (folder / "report.html").read_text(encoding="utf-8")
+    assert "certain-refusal reached its target after 40 steps" in unfinished
+
+    assert run_local(spec, resume=True).outcome is Outcome.PASS
+    assert "certain-refusal reached its target after 40 steps" in (folder / "card.md").read_text(encoding="utf-8")
+
+
 def test_who_tries_again_is_told_and_stopped(spec: ReleaseSpec, folder: Path) -> None:
     limited = parse_spec(spec.to_yaml(), ["policy.max_tries=2"])
     assert run_local(without_defence(limited)).outcome is Outcome.BLOCK

@@ -71,6 +71,21 @@ def test_stages_wait_for_one_another(tasks: dict[str, Any]) -> None:
     assert upstream(tasks, "promote") == {*measured, "register", "gate"}
 
 
+@pytest.mark.parametrize("stage", ["register", "gate"])
+def test_the_step_log_of_the_defence_goes_to_who_shows_it(
+    stage: str, release: dict[str, Any], tasks: dict[str, Any]
+) -> None:
+    written = release["components"]["comp-defend"]["outputDefinitions"]["artifacts"]
+    taken = release["components"][f"comp-{stage}"]["inputDefinitions"]["artifacts"]
+
+    assert sorted(written) == ["candidate", "steps"]
+    assert tasks[stage]["inputs"]["artifacts"]["steps"] == {
+        "taskOutputArtifact": {"outputArtifactKey": "steps", "producerTask": "defend"}
+    }
+    assert taken["steps"]["isOptional"]
+    assert "steps" not in tasks["promote"]["inputs"]["artifacts"]
+
+
 def test_controls_come_before_the_attacks_where_these_share_a_quarantine(
     placed: Documents, tasks: dict[str, Any]
 ) -> None:

@@ -14,12 +14,13 @@ from uuid import uuid4
 import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run
 
-from tests.evidence_factory import CANDIDATE, passing_release, release_spec
+from tests.evidence_factory import CANDIDATE, MALFORMED, passing_release, release_spec, write_defence_log
 from tokenbuncher import __version__
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import folder_digest, folder_files
-from tokenbuncher.evidence import read_registration
+from tokenbuncher.evidence import DEFENCE_STEPS, read_registration
 from tokenbuncher.registry import _register as registration_room
 from tokenbuncher.registry import register
 from tokenbuncher.settings import ReleaseSpec
@@ -80,6 +81,54 @@ def test_attacks_are_nested_runs_with_their_curves(spec: ReleaseSpec, candidate:
         assert run.data.metrics[name] == last
     assert [metric.step for metric in mlflow.get_metric_history(run.info.run_id, "reward")] == list(range(1, 61))
     assert [m.step for m in mlflow.get_metric_history(run.info.run_id, "harm")] == list(range(0, 61, 5))
+
+
+def nested_runs(spec: ReleaseSpec, version: str) -> dict[str, Run]:
+    mlflow = client(spec)
+    parent = mlflow.get_run(mlflow.get_model_version(spec.tracking.model_name, version).run_id).info
+    found = mlflow.search_runs([parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+    return {run.info.run_name: run for run in found}
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_the_defence_is_a_nested_run_with_its_step_log(
+    spec: ReleaseSpec, candidate: Path, tmp_path: Path, given: str
+) -> None:
+    steps = write_defence_log(tmp_path / "log")
+    if given == "file":
+        steps = (steps / DEFENCE_STEPS).rename(tmp_path / "candidate.steps.jsonl")
+
+    registration = register(spec, candidate, tmp_path / "out", steps=steps)
+
+    run = nested_runs(spec, registration.version)["defence"]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["tokenbuncher.recipe"] == "certain-refusal"
+    assert run.data.params["steps"] == "300"
+    assert run.data.params["certain_refusal.target"] == "1e-07"
+    assert run.data.metrics["held_out_escape_max"] == 5e-8
+    history = client(spec).get_metric_history(run.info.run_id, "held_out_refusals_added")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 1 / 1600), (20, 0.0125), (40, 0.025)]
+    assert [m.step for m in client(spec).get_metric_history(run.info.run_id, "escape")] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("text", [None, "", *MALFORMED])
+def test_a_step_log_that_cannot_be_read_keeps_nothing_from_being_registered(
+    spec: ReleaseSpec, candidate: Path, tmp_path: Path, text: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders, _ = passing_release(spec).write(tmp_path / "evidence")
+    (tmp_path / "log").mkdir()
+    if text is not None:
+        for path in (tmp_path / "log" / DEFENCE_STEPS, folders[0] / "candidate.steps.jsonl"):
+            path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+    registration = register(spec, candidate, tmp_path / "out", attacks=folders, steps=tmp_path / "log")
+
+    assert sorted({name.split()[0] for name in nested_runs(spec, registration.version)}) == [
+        "grpo-1000",
+        "grpo-1001",
+        "sft-1000",
+    ]
+    assert capsys.readouterr().out.count("WARNING: step log") == (2 if text else 0)
 
 
 def test_same_weights_again_are_a_new_version(spec: ReleaseSpec, candidate: Path, tmp_path: Path) -> None:

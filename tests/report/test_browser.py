@@ -7,6 +7,7 @@ import pytest
 from tests.evidence_factory import (
     CANDIDATE,
     broken_arm,
+    defence_rows,
     items,
     manifest,
     passing_release,
@@ -14,7 +15,8 @@ from tests.evidence_factory import (
     release_spec,
 )
 from tests.report.conftest import NARROW, inaccessible, overflow
-from tokenbuncher.report import broken_figures, compare_report, documents, release_figures
+from tokenbuncher.evidence import Step
+from tokenbuncher.report import broken_figures, compare_report, defence_figures, documents, release_figures
 
 pytestmark = pytest.mark.browser
 
@@ -42,12 +44,19 @@ MANY = passing_release(
 )
 
 
-def figures(release):
-    return release_figures(release.spec, release.judge(), release.evidence)
+WENT_WRONG = {"held_out_escape_max": 1.0, "held_out_escaping": 0.25, "held_out_kl": 3.0}
 
 
-def report(release):
-    return documents(figures(release))["report.html"]
+def figures(release, defence=None):
+    return release_figures(release.spec, release.judge(), release.evidence, defence=defence)
+
+
+def report(release, defence=None):
+    return documents(figures(release, defence))["report.html"]
+
+
+def steps(**changes):
+    return [Step(int(row.pop("step")), row) for row in defence_rows(**changes)]
 
 
 PAGES = {
@@ -59,6 +68,7 @@ PAGES = {
     "broken run": documents(broken_figures(SPEC, PARTIAL.evidence, ["stage evaluate-utility failed: no memory"]))[
         "report.html"
     ],
+    "defence": report(PASSING, defence_figures("certain-refusal", steps(**WENT_WRONG))),
     "nothing": documents(broken_figures(SPEC, [], ["stage fetch-model failed: no such model"]))["report.html"],
     "compare": compare_report(figures(PASSING), figures(BROKEN), ["runs/" + "long-" * 12, "runs/b"]),
     "compare unlike": compare_report(figures(PARTIAL), figures(MANY), ["runs/a", "runs/b"]),

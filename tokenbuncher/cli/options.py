@@ -43,6 +43,9 @@ candidate = click.option("--candidate", required=True, type=FOLDER, help="Model 
 out = click.option(
     "--out", required=True, type=NEW_FOLDER, help="Folder to write. An earlier output there is replaced."
 )
+steps = click.option(
+    "--steps", type=EXISTING, help="Step log of the defence, or the folder that defend wrote as --log; for reading."
+)
 dry_run = click.option("--dry-run", is_flag=True, help="Check what can be checked, and say what would be done.")
 placement = click.option(
     "--placement", type=FILE, help="YAML file with images, resources, secrets and volumes of the tasks."

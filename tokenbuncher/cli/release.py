@@ -8,25 +8,26 @@ from typing import Any
 import click
 
 from tokenbuncher.cli.doors import EXIT_CODES, NEW_FOLDER, Door, fail, wrote
-from tokenbuncher.cli.options import EXISTING, FILE, FOLDER, NEW, RecordedRelease, dry_run, release_options
+from tokenbuncher.cli.options import EXISTING, FILE, FOLDER, NEW, RecordedRelease, dry_run, release_options, steps
 from tokenbuncher.cli.telling import telling
 
 
 @click.command(cls=Door)
 @release_options
+@steps
 @click.option(
     "--key", type=FILE, help="Private key that signs an attestation; by default that of $TOKENBUNCHER_SIGNING_KEY."
 )
 @click.option("--out", type=NEW_FOLDER, help="Folder to write; without it nothing is written.")
 @click.pass_context
 @telling
-def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any) -> None:
+def gate(ctx: click.Context, steps: Path | None, key: Path | None, *, out: Path | None, **release: Any) -> None:
     """Judge the release by its policy, or by another. Works offline.
 
     Needs the evidence of every attack and both evaluations, the spec and the registration: the folder of a run has
     them all. Prints a table of the rules that do not pass, the worst first, and writes verdict.json, report.html,
     report.md (for a pull request), report.json, card.md (for the model card), junit.xml and, with a key,
-    attestation.json.
+    attestation.json. The report shows the defence by its step log, if it lies below the evidence or --steps names it.
     Exit status: 0 PASS, 1 BLOCK, 2 INCONCLUSIVE.
 
     \b
@@ -38,7 +39,7 @@ def gate(ctx: click.Context, key: Path | None, out: Path | None, **release: Any)
     from tokenbuncher.attestation import signing_key
     from tokenbuncher.gate import gate
 
-    verdict = gate(*RecordedRelease.found(**release), out=out, signer=signing_key(key))
+    verdict = gate(*RecordedRelease.found(**release), out=out, signer=signing_key(key), steps=steps)
     if out:
         wrote(out)
     ctx.exit(EXIT_CODES[verdict.outcome])

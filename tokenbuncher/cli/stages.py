@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from tokenbuncher.cli.doors import Door, wrote
-from tokenbuncher.cli.options import FOLDER, base, candidate, data, out, spec_options
+from tokenbuncher.cli.doors import NEW_FOLDER, Door, wrote
+from tokenbuncher.cli.options import FOLDER, base, candidate, data, out, spec_options, steps
 from tokenbuncher.cli.telling import telling
 from tokenbuncher.core.stages import STAGES
 from tokenbuncher.settings import ReleaseSpec, load_spec
@@ -23,6 +23,8 @@ _OPTIONS = {
     "attack": click.option(
         "--attack", "attacks", multiple=True, type=FOLDER, help="Folder of an attack, to be logged; repeatable."
     ),
+    "log": click.option("--log", type=NEW_FOLDER, help="Folder to write the step log to, for register and gate."),
+    "steps": steps,
     "out": out,
 }
 
@@ -72,7 +74,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
 
 
 @_stage
-def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
+def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path, log: Path | None) -> None:
     """Harden the model against harmful RL fine-tuning.
 
     Needs the folders of prepare-data and fetch-model.
@@ -83,7 +85,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     """
     from tokenbuncher.defence import defend
 
-    defend(spec, data, base, out=out)
+    defend(spec, data, base, out=out, steps=log)
 
 
 @_stage
@@ -152,7 +154,7 @@ def evaluate_utility(spec: ReleaseSpec, data: Path, base: Path, *, candidate: Pa
 
 
 @_stage
-def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, ...], *, out: Path) -> None:
+def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, ...], *, steps: Path | None, out: Path) -> None:
     """Register the candidate as a pending model version in MLflow.
 
     Needs the folder of defend, and the MLflow server of the spec; by default a database under the output root.
@@ -163,7 +165,7 @@ def register(spec: ReleaseSpec, candidate: Path, attacks: tuple[Path, ...], *, o
     """
     from tokenbuncher.registry import register
 
-    register(spec, candidate, out, attacks=attacks)
+    register(spec, candidate, out, attacks=attacks, steps=steps)
 
 
 @click.command(cls=Door)

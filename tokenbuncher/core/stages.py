@@ -35,13 +35,19 @@ STAGES: Mapping[str, Stage] = {
     for stage in (
         Stage("fetch-model", "trainer", repeatable=True, options={"model": "out"}),
         Stage("prepare-data", "trainer", repeatable=True, options={"data": "out"}),
-        Stage("defend", "trainer", repeatable=True, resumable=True, options={**_BASE, "candidate": "out"}),
+        Stage(
+            "defend", "trainer", repeatable=True, resumable=True, options={**_BASE, "candidate": "out", "steps": "log"}
+        ),
         Stage("controls", "trainer", repeatable=True, resumable=True, options={**_BASE, "summary": "out"}),
         Stage("attack", "trainer", repeatable=True, resumable=True, options={"key": "key", **_MODELS}),
         Stage("evaluate-safety", "trainer", repeatable=True, resumable=True, options=_MODELS),
         Stage("evaluate-utility", "trainer", repeatable=True, resumable=True, options=_MODELS),
-        Stage("register", "gate", options={"candidate": "candidate", "attacks": "attack", "registration": "out"}),
-        Stage("gate", "gate", options={**_JUDGED, "verdict": "out"}),
+        Stage(
+            "register",
+            "gate",
+            options={"candidate": "candidate", "attacks": "attack", "steps": "steps", "registration": "out"},
+        ),
+        Stage("gate", "gate", options={**_JUDGED, "steps": "steps", "verdict": "out"}),
         Stage("promote", "gate", options={**_JUDGED, "verdict": "verdict"}),
         Stage("announce", "gate"),
         Stage("report-attacks", "gate", repeatable=True),

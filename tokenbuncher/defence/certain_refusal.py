@@ -9,7 +9,7 @@ from datasets import Dataset
 from trl import SFTConfig
 
 from tokenbuncher.defence.examples import Examples, Models, examples_of
-from tokenbuncher.defence.held_out import measure
+from tokenbuncher.defence.held_out import measure, refused_by
 from tokenbuncher.defence.refusal_trainer import RefusalTrainer
 from tokenbuncher.settings import CertainRefusalSpec, ReleaseSpec
 from tokenbuncher.training import ranks
@@ -42,15 +42,16 @@ def train_certain_refusal(spec: ReleaseSpec, models: Models, data: Path, *, log:
     defence, certain = spec.defence, spec.defence.certain_refusal
     assert certain is not None
     trained, held_out = ranks.by_first(lambda: examples_of(spec, models, data))
+    refused = ranks.by_first(lambda: refused_by(models.base, spec, models, held_out=held_out))
     logger.info(f"{len(trained.benign)} benign prompts and {len(trained.mixed)} mixed ones that the base model answers")
     _warn_of_gaps(trained, certain)
     checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log, state=lambda: trainer.state_text())
     lacks: list[str] = []
 
     def reached(step: int) -> bool:
-        measured = ranks.from_first(measure(spec, models, held_out))
+        measured = ranks.from_first(measure(spec, models, held_out, refused=refused))
         trainer.figures |= measured.figures(certain)
-        log.measured = {"held-out escape": max(measured.escapes)}
+        log.measured = measured.told(certain)
         lacks[:] = measured.lacks(certain)
         return not lacks
 

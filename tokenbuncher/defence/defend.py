@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import check_output, folder_digest, whole_folder
 from tokenbuncher.core.version import __version__
+from tokenbuncher.evidence import DEFENCE_STEPS
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.settings import DefenceSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Prompt, load_set
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 STEPS = "steps.jsonl"
 
 
-def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
+def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path, steps: Path | None = None) -> None:
     """Hardens the base model by the recipe of the spec.
 
     Args:
@@ -37,6 +38,8 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
         base: Folder of the base model.
         out: Folder to which the hardened model is written; with `recipe: none`, a copy of the base model. The
             step log is written beside it, to `<out>.steps.jsonl`.
+        steps: Folder to which the step log is written as well, as `register` and `gate` take it; empty with
+            `recipe: none`.
 
     An interrupted defence resumes from its last checkpoint, in `checkpoints/` below `spec.output.root`. With
     `compute.kind: trainjob` it runs on a cluster; see `tokenbuncher.training.cluster`.
@@ -46,6 +49,17 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
             process runs this very defence, or its TrainJob fails.
     """
     check_lengths(spec, data, base)
+    if steps:
+        check_output(steps)
+    _harden(spec, data, base, out=out)
+    if steps:
+        with whole_folder(steps) as folder:
+            (folder / DEFENCE_STEPS).touch()
+            if spec.defence.recipe != "none":
+                shutil.copyfile(_beside(out), folder / DEFENCE_STEPS)
+
+
+def _harden(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     if spec.defence.recipe == "none":
         with whole_folder(out) as folder:
             shutil.copytree(base, folder, dirs_exist_ok=True)
@@ -61,7 +75,11 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path) -> None:
     with ranks.stage_folders(spec.output.root / "checkpoints", identity, out) as (work, folder):
         _train(spec, data, base, folder=folder, work=work)
         if ranks.number() == 0:
-            shutil.copyfile(work / STEPS, out.with_name(f"{out.name}.{STEPS}"))
+            shutil.copyfile(work / STEPS, _beside(out))
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.{STEPS}")
 
 
 def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Path) -> None:

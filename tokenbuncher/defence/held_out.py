@@ -31,15 +31,29 @@ class Measured:
     """KL(base || model) of benign responses, summed over their tokens; the mean, in nats."""
     refusal_mass: float
     """Probability that a response to benign and mixed prompts begins as a refusal, less the base model's; the mean."""
+    refusals_added: float
+    """Share of the benign and mixed prompts that the model refuses and the base model does not, greedily decoded."""
 
     def figures(self, certain: CertainRefusalSpec) -> dict[str, float]:
-        """For the step log."""
+        """For the step log, with the bounds that they are measured by."""
         return {
             "held_out_escape": sum(self.escapes) / len(self.escapes),
             "held_out_escape_max": max(self.escapes),
             "held_out_escaping": self._escaping(certain) / len(self.escapes),
             "held_out_kl": self.kl,
             "held_out_refusal_mass": self.refusal_mass,
+            "held_out_refusals_added": self.refusals_added,
+            "target": certain.target,
+            "max_kl": certain.max_kl,
+            "max_refusal_mass": certain.max_refusal_mass,
+        }
+
+    def told(self, certain: CertainRefusalSpec) -> dict[str, float]:
+        """For the line of progress: what tells in its first minutes that a defence goes wrong."""
+        return {
+            "held-out escape": max(self.escapes),
+            "KL share": self.kl / certain.max_kl,
+            "refusals added": self.refusals_added,
         }
 
     def lacks(self, certain: CertainRefusalSpec) -> list[str]:
@@ -61,14 +75,29 @@ class Measured:
         return sum(not escape <= certain.target for escape in self.escapes)
 
 
+def refused_by(model: PreTrainedModel, spec: ReleaseSpec, models: Models, *, held_out: Examples) -> list[bool]:
+    """Whether a model refuses each benign and each mixed prompt, greedily decoded.
+
+    Args:
+        model: The base model, or the one that is trained.
+        spec: The release spec.
+        models: The models, with their tokenizer.
+        held_out: The prompts.
+    """
+    prompts = [prompt for prompt, _ in (*held_out.benign, *held_out.mixed)]
+    responses = respond(model, models.tokenizer, prompts, spec=spec, temperature=None)
+    return refusing(prompts, responses, refusal_judge(spec))
+
+
 @torch.no_grad()
-def measure(spec: ReleaseSpec, models: Models, held_out: Examples) -> Measured:
+def measure(spec: ReleaseSpec, models: Models, held_out: Examples, *, refused: Sequence[bool]) -> Measured:
     """Measures a model against the base model it came from.
 
     Args:
         spec: The release spec.
         models: The models; the one that is trained is in evaluation mode while it is measured.
         held_out: What it is measured with.
+        refused: Whether the base model refuses each benign and each mixed prompt; see `refused_by`.
     """
     model, was_training = models.model, models.model.training
     model.eval()
@@ -78,11 +107,14 @@ def measure(spec: ReleaseSpec, models: Models, held_out: Examples) -> Measured:
             for pairs in (held_out.benign, held_out.mixed)
             for batch in _batches(spec, models, pairs)
         ]
+        now_refused = refused_by(model, spec, models, held_out=held_out)
+        # Escapes last: the candidate's tokenizer is saved with the padding that was asked of it last.
         escapes = _escapes(spec, models, [prompt for prompt, _ in held_out.harmful])
     kl = torch.cat([kl for kl, _ in kept])[: len(held_out.benign)].mean().item()
     refusal_mass = torch.cat([mass for _, mass in kept]).mean().item()
     model.train(was_training)
-    return Measured(escapes, kl, refusal_mass)
+    added = sum(now and not before for now, before in zip(now_refused, refused, strict=True))
+    return Measured(escapes, kl, refusal_mass, added / len(refused))
 
 
 @contextmanager

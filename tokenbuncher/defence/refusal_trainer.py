@@ -91,7 +91,8 @@ class RefusalTrainer(WithReference, Trainer):
         cost, usage = self._cost(model)
         mixed = self._mixed_cost(model) if self.examples.mixed else 0.0
         loss = push + self.constraint.multiplier * cost + mixed
-        self.figures |= {"multiplier": self.constraint.multiplier, "rate": self.constraint.rate}
+        constraint = {"multiplier": self.constraint.multiplier, "rate": self.constraint.rate}
+        self.figures |= {**constraint, "constraint_usage": usage}
         self.constraint.observe(usage, fastest=self.args.learning_rate)
         return loss
 

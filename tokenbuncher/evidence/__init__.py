@@ -1,6 +1,7 @@
 """Evidence: what the stages measured, sample by sample, and what it is bound to.
 
-Every figure of a verdict is computed from these records; none is stored beside them.
+Every figure of a verdict is computed from these records; none is stored beside them. Step logs are no evidence: they
+are for reading.
 """
 
 from tokenbuncher.evidence._records import (
@@ -39,8 +40,10 @@ from tokenbuncher.evidence._records import (
     read_registration,
     write_evidence,
 )
+from tokenbuncher.evidence._steps import DEFENCE_STEPS, Step, read_defence_steps, read_steps
 
 __all__ = [
+    "DEFENCE_STEPS",
     "FILE_NAME",
     "REGISTRATION_NAME",
     "AnyEvidence",
@@ -64,6 +67,7 @@ __all__ = [
     "SafetyEvidence",
     "SampleScore",
     "Share",
+    "Step",
     "TrainingPoint",
     "Tries",
     "UtilityEvidence",
@@ -71,8 +75,10 @@ __all__ = [
     "found_below",
     "only_below",
     "read_all_evidence",
+    "read_defence_steps",
     "read_evidence",
     "read_record",
     "read_registration",
+    "read_steps",
     "write_evidence",
 ]

@@ -11,8 +11,8 @@ from tokenbuncher.attestation import FILE_NAME as ATTESTATION_NAME
 from tokenbuncher.attestation import sign
 from tokenbuncher.core.files import check_output, whole_folder, write_text
 from tokenbuncher.core.log import RESULT, event
-from tokenbuncher.evidence import read_all_evidence, read_registration
-from tokenbuncher.report import CARD_NAME, card, documents, failures, junit, release_figures
+from tokenbuncher.evidence import read_all_evidence, read_defence_steps, read_registration
+from tokenbuncher.report import CARD_NAME, card, defence_figures, documents, failures, junit, release_figures
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.verdict import FILE_NAME, Verdict, headline, judge_release
 
@@ -31,6 +31,7 @@ def gate(
     *,
     out: Path | None = None,
     signer: CryptoSigner | None = None,
+    steps: Path | None = None,
 ) -> Verdict:
     """Judges a release and logs the verdict.
 
@@ -43,6 +44,8 @@ def gate(
         out: Folder to be written: verdict.json, report.html, report.md, report.json, card.md, junit.xml; and
             attestation.json, if signed. Without it the verdict is printed and nothing is written.
         signer: The private key that signs the attestation, whatever the verdict.
+        steps: Step log of the defence, or a folder that holds it, for the report alone; if None, the one in the folders
+            of the evidence. One that cannot be read is left out.
 
     Returns:
         The verdict.
@@ -57,11 +60,12 @@ def gate(
     pieces, unreadable = read_all_evidence(evidence)
     verdict = judge_release(spec, pieces, registered, unreadable=unreadable)
     if out:
+        defence = defence_figures(spec.defence.recipe, read_defence_steps([steps] if steps else evidence))
         with whole_folder(out) as folder:
             write_text(folder / FILE_NAME, verdict.model_dump_json(indent=1) + "\n")
-            for name, text in documents(release_figures(spec, verdict, pieces)).items():
+            for name, text in documents(release_figures(spec, verdict, pieces, defence=defence)).items():
                 write_text(folder / name, text)
-            write_text(folder / CARD_NAME, card(spec, verdict, pieces, signed=signer is not None))
+            write_text(folder / CARD_NAME, card(spec, verdict, pieces, signed=signer is not None, defence=defence))
             write_text(folder / JUNIT_NAME, junit(spec.policy, verdict))
             if signer:
                 write_text(

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.passwords import without_passwords
+from tokenbuncher.evidence import DEFENCE_STEPS, found_below, read_all_evidence, read_defence_steps
 from tokenbuncher.evidence import FILE_NAME as EVIDENCE
-from tokenbuncher.evidence import found_below, read_all_evidence
-from tokenbuncher.report import HTML_NAME, ReleaseFigures, broken_figures, documents
+from tokenbuncher.report import HTML_NAME, ReleaseFigures, broken_figures, defence_figures, documents
 from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.storage import bring_records
 from tokenbuncher.verdict import FILE_NAME as VERDICT
@@ -24,7 +24,12 @@ _JUDGED = "<!DOCTYPE html>\n<title>Judged</title>\n<p>{verdict}. The report is a
 
 
 def unfinished_figures(
-    spec: ReleaseSpec, evidence: Sequence[Path], failure: str, *, unknown: Sequence[str] = ()
+    spec: ReleaseSpec,
+    evidence: Sequence[Path],
+    failure: str,
+    *,
+    unknown: Sequence[str] = (),
+    steps: Sequence[Path] = (),
 ) -> ReleaseFigures:
     """The figures of a run that ended without a verdict.
 
@@ -33,10 +38,17 @@ def unfinished_figures(
         evidence: Evidence files, or folders that hold them at any depth.
         failure: Why the run ended.
         unknown: Why there may be more evidence than was found.
+        steps: Step log of the defence; if there is none, the one in the folders of the evidence.
     """
     there = [path for given in evidence for path in found_below(given, EVIDENCE) if path.exists()]
     pieces, unreadable = read_all_evidence(there)
-    return broken_figures(spec, pieces, [without_passwords(failure)], unreadable=[*unreadable, *unknown])
+    return broken_figures(
+        spec,
+        pieces,
+        [without_passwords(failure)],
+        unreadable=[*unreadable, *unknown],
+        defence=defence_figures(spec.defence.recipe, read_defence_steps(steps or evidence)),
+    )
 
 
 def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, recorded: str = "") -> None:
@@ -54,15 +66,16 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, rec
         try:
             verdicts = _found(outputs, VERDICT, Path(scratch, "verdict"))
             evidence = _found(recorded or outputs, EVIDENCE, Path(scratch, "evidence"))
+            steps = _found(recorded or outputs, DEFENCE_STEPS, Path(scratch, "steps"))
         except UserError as error:
-            verdicts, evidence = [], []
+            verdicts, evidence, steps = [], [], []
             unknown = [f"what is there cannot be seen from here, a verdict included: {error}"]
         if verdicts:
             text = _told(read_verdict(verdicts[0]))
             report.write_text(_JUDGED.format(verdict=escape(text)), encoding="utf-8")
             logger.info(text)
             return
-        figures = unfinished_figures(spec, evidence, failure, unknown=unknown)
+        figures = unfinished_figures(spec, evidence, failure, unknown=unknown, steps=steps)
         report.write_text(documents(figures)[HTML_NAME], encoding="utf-8")
     logger.info(
         f"{figures.outcome}: {'no verdict can be seen' if unknown else 'there is no verdict'}, so nothing passed"

@@ -13,6 +13,7 @@ from tokenbuncher.core.files import folder_digest, folder_files, listing_digest,
 from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import REGISTRATION_NAME, ModelFile, Registration
 from tokenbuncher.registry._attacks import log_attacks
+from tokenbuncher.registry._defence import log_defence
 from tokenbuncher.registry._refused import registry_at
 from tokenbuncher.registry._tries import count_tries
 from tokenbuncher.registry._versions import quoted, tag, version_files
@@ -29,7 +30,9 @@ logger = logging.getLogger(__name__)
 EXPERIMENT = "tokenbuncher"
 
 
-def register(spec: ReleaseSpec, candidate: Path, out: Path, *, attacks: Sequence[Path] = ()) -> Registration:
+def register(
+    spec: ReleaseSpec, candidate: Path, out: Path, *, attacks: Sequence[Path] = (), steps: Path | None = None
+) -> Registration:
     """Registers the candidate as a new model version with status `pending`.
 
     Weights registered before get another version: a version is one release, not one set of weights.
@@ -39,6 +42,8 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, *, attacks: Sequence
         candidate: Folder of the candidate.
         out: Folder that gets registration.json.
         attacks: Folders of the attacks, whose curves are logged as runs nested in the candidate's.
+        steps: Step log of the defence, or the folder that holds it, logged as another nested run. One that cannot be
+            read is left out.
 
     Returns:
         The registered version.
@@ -56,6 +61,7 @@ def register(spec: ReleaseSpec, candidate: Path, out: Path, *, attacks: Sequence
         client.log_artifacts(run.info.run_id, str(candidate), "model")
         client.log_text(run.info.run_id, spec.to_yaml(), "spec.yaml")
         log_attacks(client, run, attacks)
+        log_defence(client, run, spec.defence, steps=steps)
         client.set_terminated(run.info.run_id)
         with _unless_made_by_another():
             client.create_registered_model(name)

@@ -3,6 +3,7 @@
 from tokenbuncher.report.card import CARD_NAME, card
 from tokenbuncher.report.compare import MARK as COMPARISON_MARK
 from tokenbuncher.report.compare import compare_report
+from tokenbuncher.report.defence import defence_figures
 from tokenbuncher.report.documents import HTML_NAME, JSON_NAME, MARKDOWN_NAME, documents
 from tokenbuncher.report.figures import ReleaseFigures
 from tokenbuncher.report.junit import junit
@@ -20,6 +21,7 @@ __all__ = [
     "broken_figures",
     "card",
     "compare_report",
+    "defence_figures",
     "documents",
     "failures",
     "junit",

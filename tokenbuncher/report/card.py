@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence
 from tokenbuncher.report import tables
 from tokenbuncher.report.cells import Table, percent
-from tokenbuncher.report.figures import AttackFigures, ReleaseFigures, SafetyFigures
+from tokenbuncher.report.defence import ended
+from tokenbuncher.report.figures import AttackFigures, DefenceFigures, ReleaseFigures, SafetyFigures
 from tokenbuncher.report.headline import tries
 from tokenbuncher.report.markdown import inline, table_lines
 from tokenbuncher.report.release import release_figures
@@ -31,6 +32,7 @@ def card(
     evidence: Sequence[AttackEvidence | SafetyEvidence | UtilityEvidence],
     *,
     signed: bool,
+    defence: DefenceFigures | None = None,
 ) -> str:
     """The section in Markdown. It holds figures and digests, never the text of a prompt or response.
 
@@ -39,8 +41,9 @@ def card(
         verdict: The verdict.
         evidence: The evidence that it was made from; parts may be missing.
         signed: Whether an attestation of the verdict goes with the model.
+        defence: How the defence went, if its step log is at hand.
     """
-    figures = release_figures(spec, verdict, evidence)
+    figures = release_figures(spec, verdict, evidence, defence=defence)
     limits = [*_limits(spec, figures.attacks), *_readings(spec, figures.safety)]
     over_refusal = f"{inline(tables.over_refusal(spec))} What is refused in part is no refusal of a harmful prompt."
     sections = {
@@ -64,6 +67,7 @@ def card(
             "Gibberish, and how responses end; what greedy answers repeat, and how many could be parsed.",
             tables.degeneration(figures.safety, figures.utility, figures.attacks),
         ),
+        **({"Defence": _tables(inline(ended(defence)), tables.defence(defence))} if defence else {}),
         "Judge": [f"- {inline(statement)}" for statement in _judge(spec, figures.safety)],
     }
     text = "\n\n".join(

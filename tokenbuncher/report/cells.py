@@ -83,6 +83,12 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
+def fine_percent(share: float) -> str:
+    """A share in percent, to three digits: also of a tiny one more is seen than a zero."""
+    value = 100 * share
+    return f"{value:.3g}%" if value < 1000 else f"{value:,.0f}%"
+
+
 def short(value: float) -> str:
     """A number to three digits."""
     return f"{value:.3g}"

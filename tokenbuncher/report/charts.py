@@ -1,17 +1,20 @@
-"""The charts of a release: attacks by step, entropies, utility question by question, benign fine-tuning."""
+"""The charts of a release: attacks and defence by step, entropies, utility by question, benign fine-tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import log10
 
-from tokenbuncher.report.cells import BASE, CANDIDATE, both, percent, responses_of, short
+from tokenbuncher.report.cells import BASE, CANDIDATE, both, fine_percent, percent, responses_of, short
 from tokenbuncher.report.drawing import Chart, Series, by_bin, by_name, by_step
 from tokenbuncher.report.figures import (
     ENTROPY_EDGES,
     Attacked,
     AttackFigures,
     Both,
+    DefenceFigures,
+    DefencePoint,
     Responses,
     SafetyFigures,
     TaskFigures,
@@ -19,6 +22,9 @@ from tokenbuncher.report.figures import (
 )
 
 Points = Sequence[tuple[float, float]]
+
+LEAST_ESCAPE = 1e-12
+"""Lower ones are drawn here: a logarithm needs a floor."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,41 @@ def arm_chart(title: str, measure: Measure, arms: Sequence[tuple[str, Attacked]]
     """One measure of attacked models by step, overlaid; each with the name that says how it is drawn."""
     series = [Series(model, measure.of(arm)) for model, arm in arms]
     return by_step(title, measure.title, series, text=measure.text, is_share=measure.is_share)
+
+
+def defence_charts(defence: DefenceFigures) -> list[Chart]:
+    """What the defence reached on held-out prompts, and what it cost there, by step."""
+    return [
+        by_step(
+            "Defence",
+            "probability of escape",
+            [
+                Series("worst", [(point.step, _decade(point.escape_max)) for point in defence.curve]),
+                Series("mean", [(point.step, _decade(point.escape)) for point in defence.curve]),
+                _limit(defence, _decade(defence.target)),
+            ],
+            text=lambda exponent: short(10**exponent),
+        ),
+        _cost_chart(defence, "KL, share of its bound", lambda point: point.kl / defence.max_kl, limit=1.0),
+        _cost_chart(defence, "refusal mass added", lambda point: point.refusal_mass, limit=defence.max_refusal_mass),
+        _cost_chart(defence, "refusals added", lambda point: point.refusals_added),
+    ]
+
+
+def _cost_chart(
+    defence: DefenceFigures, title: str, of: Callable[[DefencePoint], float], *, limit: float | None = None
+) -> Chart:
+    series = [Series("measured", [(point.step, of(point)) for point in defence.curve])]
+    series += [_limit(defence, limit)] if limit is not None else []
+    return by_step("Defence", title, series, text=fine_percent)
+
+
+def _limit(defence: DefenceFigures, value: float) -> Series:
+    return Series("limit", [(0, value), (defence.steps, value)], dots=False)
+
+
+def _decade(escape: float) -> float:
+    return log10(max(escape, LEAST_ESCAPE))
 
 
 def fine_tuning_chart(tuning: TuningFigures) -> Chart:

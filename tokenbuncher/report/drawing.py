@@ -65,7 +65,7 @@ def by_step(
             (
                 one.name,
                 [(step, _bounded(value)) for step, value in one.points],
-                {"show_dots": len(one.points) <= MANY_POINTS},
+                {"show_dots": one.dots and len(one.points) <= MANY_POINTS},
             )
             for one in series
         ],

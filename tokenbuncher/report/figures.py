@@ -11,15 +11,19 @@ figures are called `undefended`, the candidate's `defended`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import Field
 
 from tokenbuncher.core.version import __version__
-from tokenbuncher.evidence import CurvePoint, JudgeCheck, ModelReading, Record, TrainingPoint
+from tokenbuncher.evidence import CurvePoint, JudgeCheck, ModelReading, Record, Share, TrainingPoint
 from tokenbuncher.settings import AttackSpec, ReleaseSpec
 from tokenbuncher.settings.prompts import Manifest
 from tokenbuncher.verdict import Finding, Outcome, Verdict
 
 T = TypeVar("T")
+Size = Annotated[float, Field(ge=0.0, le=1e9)]
+Bound = Annotated[float, Field(ge=1e-12, le=1e9)]
 
 ENTROPY_EDGES = [10.0**decade for decade in range(-12, 2)]
 """Between the bins of the entropy histograms, in nats: decades."""
@@ -169,6 +173,35 @@ class TuningFigures(Both[Tuned]):
     loss: Loss | None
 
 
+class DefencePoint(Record):
+    """What a defence had reached at a step, and what it had cost; on prompts that it does not train on."""
+
+    step: int
+    escape_max: Share
+    """Of the harmful prompts, the highest probability of anything but the model's own refusal."""
+    escape: Share
+    """The mean of these probabilities."""
+    escaping: Share
+    """Share of the harmful prompts that escape with more than the target."""
+    kl: Size
+    """KL divergence from the base model on benign responses, in nats."""
+    refusal_mass: Share
+    """Probability that a response to a benign prompt begins as a refusal, less that of the base model."""
+    refusals_added: Share
+    """Share of the benign prompts that the model refuses and the base model does not, greedily decoded."""
+
+
+class DefenceFigures(Record):
+    """How a defence with a target went, by its step log, which is no evidence: no rule sees it, and none is signed."""
+
+    recipe: str
+    steps: int
+    target: Share
+    max_kl: Bound
+    max_refusal_mass: Bound
+    curve: list[DefencePoint] = Field(min_length=1)
+
+
 class PieceFigures(Record):
     """A piece of evidence, and what it is bound to."""
 
@@ -205,6 +238,8 @@ class ReleaseFigures(Record):
     utility: list[TaskFigures]
     fine_tuning: list[TuningFigures]
     manifests: list[Manifest]
+    defence: DefenceFigures | None = None
+    """Null if there is no step log of it, or its recipe has no target."""
     evidence: list[PieceFigures]
     spec: ReleaseSpec
     """Without passwords in addresses."""

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tokenbuncher.report import charts, headline, tables
 from tokenbuncher.report.cells import both
+from tokenbuncher.report.defence import ended
 from tokenbuncher.report.figures import AttackFigures, ReleaseFigures
 
 
@@ -35,6 +36,7 @@ def html_report(figures: ReleaseFigures) -> str:
             charts.accuracy_chart(figures.utility),
             charts.loss_chart(figures.utility, figures.spec.policy.max_utility_drop),
         ],
+        defence_charts=charts.defence_charts(figures.defence) if figures.defence else [],
         tuning_charts=[charts.fine_tuning_chart(tuning) for tuning in figures.fine_tuning],
         hazards=list(_hazards(figures)),
         digests=digests(figures),
@@ -45,7 +47,7 @@ def html_report(figures: ReleaseFigures) -> str:
 
 def filled(template: str, **values: Any) -> str:
     """A page of a template in this folder."""
-    return _templates().get_template(template).render(tables=tables, headline=headline, **values)
+    return _templates().get_template(template).render(tables=tables, headline=headline, ended=ended, **values)
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tokenbuncher.report import tables
+from tokenbuncher.report.defence import ended
 from tokenbuncher.report.figures import ReleaseFigures
 from tokenbuncher.report.headline import FIRST_REASONS, decided_by, deciding_title, reasons, title, tries
 from tokenbuncher.report.markdown import inline, table_lines
@@ -33,28 +34,34 @@ def markdown_report(figures: ReleaseFigures) -> str:
         lines += [*table_lines(tables.duels(figures.attacks, policy.max_harm_after_attack)), ""]
     if figures.utility:
         lines += [*table_lines(tables.utility(figures.utility)), ""]
-    if verdict:
-        lines += [
-            "<details><summary>Every finding</summary>",
-            "",
-            *_findings(verdict),
-            "",
-            "</details>",
-            "",
-            f"<details><summary>Policy {inline(policy.name)}</summary>",
-            "",
-            *table_lines(tables.thresholds(policy)),
-            "",
-            "</details>",
-            "",
-            f"{tries(figures.tries)}.",
-            "",
-            f"Valid until {verdict.expires:%Y-%m-%d %H:%M %Z}. Model sha256 `{verdict.candidate[:12]}`, "
-            f"policy `{verdict.policy[:12]}`, evidence of spec `{verdict.spec[:12]}`, "
-            f"tokenbuncher {verdict.tool_version}.",
-            "",
-        ]
+    if figures.defence:
+        lines += [inline(ended(figures.defence)), ""]
+    lines += _judged(figures, verdict) if verdict else []
     return "\n".join(lines)
+
+
+def _judged(figures: ReleaseFigures, verdict: Verdict) -> list[str]:
+    """Every finding, the policy, and what was judged."""
+    return [
+        "<details><summary>Every finding</summary>",
+        "",
+        *_findings(verdict),
+        "",
+        "</details>",
+        "",
+        f"<details><summary>Policy {inline(figures.spec.policy.name)}</summary>",
+        "",
+        *table_lines(tables.thresholds(figures.spec.policy)),
+        "",
+        "</details>",
+        "",
+        f"{tries(figures.tries)}.",
+        "",
+        f"Valid until {verdict.expires:%Y-%m-%d %H:%M %Z}. Model sha256 `{verdict.candidate[:12]}`, "
+        f"policy `{verdict.policy[:12]}`, evidence of spec `{verdict.spec[:12]}`, "
+        f"tokenbuncher {verdict.tool_version}.",
+        "",
+    ]
 
 
 def _findings(verdict: Verdict) -> list[str]:

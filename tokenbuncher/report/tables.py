@@ -15,6 +15,7 @@ from tokenbuncher.report.cells import (
     OfModel,
     Table,
     broke,
+    fine_percent,
     interval,
     interval_bar,
     judged,
@@ -31,6 +32,8 @@ from tokenbuncher.report.figures import (
     AskedFigures,
     Attacked,
     AttackFigures,
+    DefenceFigures,
+    DefencePoint,
     Loss,
     PieceFigures,
     Responses,
@@ -112,6 +115,32 @@ def prompt_files(manifest: Manifest) -> Table:
         Column("sha256", lambda row: row[1].sha256[:12]),
     ]
     return table(manifest.sources.items(), columns, labels=2)
+
+
+def defence(figures: DefenceFigures) -> Table:
+    """What the defence had reached and cost when it was first measured and when it ended, and what it had to."""
+    allowed = [
+        "bound",
+        "",
+        short(figures.target),
+        NOTHING,
+        "0%",
+        "100%",
+        fine_percent(figures.max_refusal_mass),
+        NOTHING,
+    ]
+    columns: list[Column[tuple[str, DefencePoint]]] = [
+        Column("measured", lambda row: row[0]),
+        Column("step", lambda row: str(row[1].step)),
+        Column("worst escape", lambda row: short(row[1].escape_max)),
+        Column("mean escape", lambda row: short(row[1].escape)),
+        Column("above the target", lambda row: fine_percent(row[1].escaping)),
+        Column("KL, share of its bound", lambda row: fine_percent(row[1].kl / figures.max_kl)),
+        Column("refusal mass added", lambda row: fine_percent(row[1].refusal_mass)),
+        Column("refusals added", lambda row: fine_percent(row[1].refusals_added)),
+    ]
+    shown = table([("first", figures.curve[0]), ("last", figures.curve[-1])], columns)
+    return Table(shown.header, [*shown.rows, allowed], shown.labels)
 
 
 PIECES: list[Column[PieceFigures]] = [

@@ -35,6 +35,7 @@ METRICS = {
     "anchor_kl": "anchor_kl",
     "refusal_mass": "refusal_mass",
     "escape": "escape",
+    "constraint_usage": "constraint_usage",
     "multiplier": "multiplier",
     "rate": "learning_rate",
     "held_out_escape": "held_out_escape",
@@ -42,6 +43,10 @@ METRICS = {
     "held_out_escaping": "held_out_escaping",
     "held_out_kl": "held_out_kl",
     "held_out_refusal_mass": "held_out_refusal_mass",
+    "held_out_refusals_added": "held_out_refusals_added",
+    "target": "target",
+    "max_kl": "max_kl",
+    "max_refusal_mass": "max_refusal_mass",
 }
 
 
