@@ -125,7 +125,7 @@ def _in_single_precision(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         if rounding is not None:
-            model.forward = rounding  # type: ignore[method-assign]
+            model.forward = rounding
 
 
 def _escapes(spec: ReleaseSpec, models: Models, prompts: Sequence[Prompt]) -> list[float]:
