@@ -5,6 +5,7 @@ import pytest
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence.anchors import MOST_REFUSAL_MASS, mixed, mixed_prompts, refusal_masses, without_refusals
 from tokenbuncher.defence.refusals import own_refusals, refusal_judge, refusing, respond, taught
+from tokenbuncher.judges import Exchange
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import parse_spec
@@ -84,16 +85,18 @@ def test_responses_that_refuse_are_sampled_anew(base, harmful, refusals, spec):
     responses = list(zip(harmful, respond(*base, harmful, spec=spec), strict=True))
     refused = refusing(harmful, [response for _, response in responses], refusal_judge(spec))
     anew = without_refusals(*base, responses, spec=spec, refused=refused, openings=refusals.openings)
-    _, tokenizer = base
-    begun = [tokenizer(text, add_special_tokens=False)["input_ids"][0] for _, text in anew]
-    assert [prompt for prompt, _ in anew] == harmful
-    assert not any(token in refusals.openings for token, refuses in zip(begun, refused, strict=True) if refuses)
-    assert any(refused)
+    answered = [pair for pair, refuses in zip(responses, refused, strict=True) if not refuses]
+    own = [(prompt, response.whole) for prompt, response in answered]
+    assert [pair for pair in anew if pair in own] == own
+    others = [Exchange(prompt.text, text, True) for prompt, text in anew if (prompt, text) not in own]
+    assert not any(judged.refused for judged in refusal_judge(spec)(others))
+    assert 0 < len(others) < sum(refused)  # what is refused even so is left out
 
 
 def test_what_begins_answers_too_is_no_opening(base, harmful, refusals, spec):
     own = own_refusals(*base, harmful, spec=spec, answers=refusals.texts)
-    assert own.openings == []
+    begins_answers = base[1](refusals.texts[0], add_special_tokens=False)["input_ids"][0]
+    assert own.openings == [token for token in refusals.openings if token != begins_answers] != refusals.openings
     assert own.texts == refusals.texts
 
 

@@ -188,7 +188,7 @@ def test_a_few_steps_of_alignment_make_refusals_likelier_and_are_the_same_when_r
     monkeypatch.setattr(build, "STEPS", 3)
     monkeypatch.setattr(build, "WARM_UP", 1)
     monkeypatch.setattr(build, "BATCH", {"harmful": 6, "short": 2})
-    monkeypatch.setattr(build, "LEARNING_RATE", 5e-5)  # the recipe's own needs its many rehearsals
+    monkeypatch.setattr(build, "LEARNING_RATE", 3e-5)  # the recipe's own needs its many rehearsals
     monkeypatch.setattr(build, "everyday", lambda: [Prompt(text="What is the capital of France?", task="short")])
     before, again = loss(), deepcopy(model)
     build.align(model, tokenizer, tmp_path / "steps.jsonl")

@@ -6,8 +6,8 @@
 
 The multiplier follows dual ascent: it grows while the cost is above its bound and shrinks while it is below. The rate
 begins low for any model and grows until steps cost something, or until the push has what it wants; so a model needs no
-rate of its own. While the cost is far above its bound the rate shrinks, but not below where it began: without steps
-nothing would take the cost back.
+rate of its own. While the cost is far above its bound the rate shrinks, but not to nothing: without steps the cost
+would stay.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MULTIPLIERS = 1.0, 100.0
 GROWTH, DECAY = 1.1, 0.9
 FIRST_RATE = 1e-5
 """Low for any model."""
+LOWEST_RATE = 1e-6
 
 
 @dataclass
@@ -57,4 +58,4 @@ class Constraint:
         ascended = self.multiplier * math.exp(ASCENT * min(self.usage - 1, 1.0))
         self.multiplier = min(max(ascended, lowest), highest)
         change = GROWTH if self.usage < 0.5 else DECAY if self.usage > 2.0 else 1.0
-        self.rate = min(max(self.rate * change, FIRST_RATE), fastest)
+        self.rate = min(max(self.rate * change, LOWEST_RATE), fastest)
