@@ -124,9 +124,9 @@ def endpoint(folder: Path) -> Iterator[Kind]:
 @contextmanager
 def manifest(folder: Path) -> Iterator[Kind]:
     """The manifest of a folder that was published in a bucket: no other files, and no names that lead elsewhere."""
-    valid = _bucket.Manifest.of(write_model(folder / "model"))
+    valid = _bucket.PublishedManifest.of(write_model(folder / "model"))
 
-    def load(content: bytes) -> _bucket.Manifest:
+    def load(content: bytes) -> _bucket.PublishedManifest:
         found = _bucket._manifest("s3://bucket/model", content)
         refuse_unsafe(found.files, "s3://bucket/model")
         return found
