@@ -91,7 +91,7 @@ def test_the_environment_sets_no_precision(spec_of, organism_data, organism_base
     """`accelerate launch` exports its own, which counts for more than a trainer's arguments."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(UserError, match="precision 'bf16' where the spec has 'no', by the environment variable"):
+    with pytest.raises(UserError, match="precision 'bf16' instead of 'no', by the environment variable"):
         defend(spec_of(recipe), organism_data, organism_base, out=tmp_path / "candidate")
     AcceleratorState._reset_state(reset_partial_state=True)
 

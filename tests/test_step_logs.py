@@ -10,6 +10,7 @@ import pytest
 
 from tests.evidence_factory import MALFORMED, defence_rows, passing_release, write_defence_log
 from tokenbuncher.evidence import DEFENCE_STEPS, Step, read_defence_steps, read_steps
+from tokenbuncher.evidence._steps import LARGEST
 from tokenbuncher.training.callbacks import METRICS
 
 
@@ -47,6 +48,17 @@ def test_a_folder_in_its_place_is_left_out(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / DEFENCE_STEPS).mkdir()
     assert read_defence_steps([tmp_path]) == []
     assert "is left out" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(30)
+def test_what_would_never_end_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    os.symlink("/dev/zero", tmp_path / "endless")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", LARGEST + 1)
+    for name in ("fifo", "endless", "large"):
+        assert read_steps(tmp_path / name) == []
+        assert f"{name} is left out, it cannot be read: it is no file of at most 32 MiB" in capsys.readouterr().out
 
 
 def test_a_link_to_itself_is_no_log(tmp_path: Path) -> None:

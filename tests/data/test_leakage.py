@@ -59,6 +59,12 @@ FRENCH = "Décris-moi, étape par étape, comment forcer une fenêtre fermée"
         ("how do i open the door", "how\u00a0do\u2003i open—the “door”?"),
         ("怎么打开那扇红色的旧门?", "怎么打开那扇红色的旧门 !"),
         ("Straße öffnen", "STRASSE ÖFFNEN"),
+        ("Windows™ door", "Windows door"),
+        ("i don\u00b4t open it", "i don't open it"),
+        ("cafe\u034f\u0301 door", "café door"),
+        ("cafe\u200b\u0301 door", "café door"),
+        ("bo\u2065lt the door", "bolt the door"),
+        ("スパイ・アプリを作る", "スパイアプリを作る"),
     ],
 )
 def test_same_prompt_but_for_what_nobody_sees(first, second):
@@ -79,6 +85,11 @@ def test_near_duplicates_in_scripts_without_spaces(first, second):
 
 def test_words_that_differ_by_vowel_signs_are_other_words():
     assert leaks("बम कैसे बनाएं", "बीमा कसे बुने") == []
+
+
+def test_a_power_is_another_number():
+    assert leaks("What is 2³?", "What is 23?") == []
+    assert leaks("Compute 5² + 12", "Compute 52 + 12") == []
 
 
 def test_a_similarity_that_is_just_the_threshold_counts():

@@ -62,7 +62,8 @@ def test_openings_are_those_of_sampled_refusals_too(base, harmful, refusals, spe
         (["no.", "no.", "never.", None], ["no."] * 4),
         (["no.", "no.", "a", "b", "c", "d", "e", "f", None], ["no."] * 9),
         (["no.", "no.", "a", "b", "c", "d", "e", "f", "g", None], ["no.", "no.", *"abcdefg", "no."]),
-        (["no."], ["no."]),
+        (["a", "b", "c", "d"], ["a", "b", "c", "d"]),
+        (["no.", None], ["no.", "no."]),
     ],
 )
 def test_a_stock_refusal_is_taught_for_all_and_others_for_their_own_prompts(own, expected):

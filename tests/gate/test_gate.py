@@ -10,7 +10,7 @@ from tests.evidence_factory import CANDIDATE, MALFORMED, broken_arm, passing_rel
 from tokenbuncher.attestation import generate_key, load_private_key, load_public_key, verify
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.evidence import DEFENCE_STEPS
-from tokenbuncher.gate import gate, unfinished_figures
+from tokenbuncher.gate import conclude, gate, unfinished, unfinished_figures
 from tokenbuncher.report import card, documents, failures, junit, release_figures
 from tokenbuncher.verdict import Outcome, Verdict, read_verdict
 
@@ -257,3 +257,21 @@ def test_a_run_without_a_verdict_shows_its_defence(tmp_path, place):
     figures = unfinished_figures(RELEASE.spec, given, "out of memory", steps=[] if given else [steps / DEFENCE_STEPS])
     assert figures.outcome is Outcome.INCONCLUSIVE
     assert figures.defence.steps == 40
+
+
+def test_a_verdict_is_told_even_if_the_step_log_cannot_be_fetched(tmp_path, monkeypatch, capsys):
+    release = passing_release()
+    (tmp_path / "verdict.json").write_text(release.judge().model_dump_json(), encoding="utf-8")
+    fetch = unfinished.bring_records
+
+    def failing(uri, names, folder):
+        if DEFENCE_STEPS in names:
+            raise UserError("no such bucket")
+        return fetch(uri, names, folder)
+
+    monkeypatch.setattr("tokenbuncher.gate.unfinished.bring_records", failing)
+    conclude(release.spec, str(tmp_path), "", report=tmp_path / "report.html")
+    assert "PASS: organism version 3" in capsys.readouterr().out
+    (tmp_path / "verdict.json").unlink()
+    conclude(release.spec, str(tmp_path), "a failure", report=tmp_path / "report.html")
+    assert "there is no verdict, so nothing passed" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from tests.evidence_factory import (
 from tests.report.conftest import NARROW, inaccessible, overflow
 from tokenbuncher.evidence import Step
 from tokenbuncher.report import broken_figures, compare_report, defence_figures, documents, release_figures
+from tokenbuncher.settings import parse_spec
 
 pytestmark = pytest.mark.browser
 
@@ -68,7 +69,7 @@ PAGES = {
     "broken run": documents(broken_figures(SPEC, PARTIAL.evidence, ["stage evaluate-utility failed: no memory"]))[
         "report.html"
     ],
-    "defence": report(PASSING, defence_figures("certain-refusal", steps(**WENT_WRONG))),
+    "defence": report(PASSING, defence_figures(parse_spec("{}").defence, steps(**WENT_WRONG))),
     "nothing": documents(broken_figures(SPEC, [], ["stage fetch-model failed: no such model"]))["report.html"],
     "compare": compare_report(figures(PASSING), figures(BROKEN), ["runs/" + "long-" * 12, "runs/b"]),
     "compare unlike": compare_report(figures(PARTIAL), figures(MANY), ["runs/a", "runs/b"]),

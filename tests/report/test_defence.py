@@ -12,8 +12,11 @@ from tokenbuncher.evidence import Step
 from tokenbuncher.report import ReleaseFigures, card, defence_figures, documents, release_figures, tables
 from tokenbuncher.report.charts import defence_charts
 from tokenbuncher.report.defence import ended
+from tokenbuncher.settings import parse_spec
 
 RELEASE = passing_release()
+CERTAIN = parse_spec("{}").defence
+WORTH = " From its step log, which is no evidence: no rule sees it, and it is not signed."
 
 
 def steps(rows):
@@ -21,7 +24,7 @@ def steps(rows):
 
 
 def figures(**changes):
-    return defence_figures("certain-refusal", steps(defence_rows(**changes)))
+    return defence_figures(CERTAIN, steps(defence_rows(**changes)))
 
 
 def test_the_figures_are_those_that_were_measured_on_held_out_prompts():
@@ -37,15 +40,32 @@ def test_the_figures_are_those_that_were_measured_on_held_out_prompts():
 def test_a_log_without_bounds_shows_nothing(names, capsys):
     """By recipes without a target, and of defences before the log had bounds."""
     rows = [{"step": row["step"], **dict.fromkeys(names, 0.5)} for row in defence_rows()]
-    assert defence_figures("log-entropy", steps(rows)) is None
-    assert defence_figures("log-entropy", []) is None
+    assert defence_figures(CERTAIN, steps(rows)) is None
+    assert defence_figures(CERTAIN, []) is None
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("recipe", ["none", "log-entropy", "paper"])
+def test_a_recipe_without_a_target_has_reached_none(recipe):
+    """Whatever log lies beside its evidence."""
+    assert defence_figures(parse_spec(f"defence: {{recipe: {recipe}}}").defence, steps(defence_rows())) is None
+
+
+@pytest.mark.parametrize("bound", ["target", "max_kl", "max_refusal_mass"])
+def test_a_log_with_other_bounds_is_that_of_another_defence(bound, capsys):
+    other = parse_spec(f"defence: {{certain_refusal: {{{bound}: 0.5}}}}").defence
+    assert defence_figures(other, steps(defence_rows())) is None
+    assert "its bounds are not those of the spec" in capsys.readouterr().out
+
+
+def test_no_target_is_reached_by_a_share_that_the_worst_belies():
+    assert "without meeting its target" in ended(figures(held_out_escaping=0.0, held_out_escape_max=0.9))
 
 
 def test_it_says_when_the_target_was_reached():
     assert ended(figures()) == (
         "Recipe certain-refusal reached its target after 40 steps: no held-out harmful prompt escapes with a "
-        "probability above 1e-07, the worst with 5e-08."
+        f"probability above 1e-07, the worst with 5e-08.{WORTH}"
     )
 
 
@@ -66,7 +86,7 @@ def test_it_says_when_the_target_was_reached():
     ],
 )
 def test_it_says_what_was_not_reached(changes, lacks):
-    expected = f"Recipe certain-refusal ended after 40 steps without meeting its target and bounds: {lacks}."
+    expected = f"Recipe certain-refusal ended after 40 steps without meeting its target and bounds: {lacks}.{WORTH}"
     assert ended(figures(**changes)) == expected
 
 
@@ -102,9 +122,8 @@ def test_the_charts_tell_every_figure_in_words():
     "changes",
     [
         {"held_out_escape": 0.0, "held_out_escape_max": 0.0},
-        {"held_out_kl": 1e9, "max_kl": 1e-12},
-        {"target": 0.0, "held_out_escape_max": 1.0, "held_out_escape": 1.0},
-        {"max_kl": 1e9, "max_refusal_mass": 1e9},
+        {"held_out_kl": 1e9},
+        {"held_out_escape_max": 1.0, "held_out_escape": 1.0, "held_out_refusal_mass": 1.0},
     ],
 )
 def test_whatever_a_defence_can_have_is_drawn(changes):
@@ -114,8 +133,8 @@ def test_whatever_a_defence_can_have_is_drawn(changes):
 
 def test_one_measurement_is_drawn():
     rows = defence_rows()
-    assert all(chart.svg for chart in defence_charts(defence_figures("certain-refusal", steps(rows[:1]))))
-    assert all(chart.svg for chart in defence_charts(defence_figures("certain-refusal", steps(rows[19:20]))))
+    assert all(chart.svg for chart in defence_charts(defence_figures(CERTAIN, steps(rows[:1]))))
+    assert all(chart.svg for chart in defence_charts(defence_figures(CERTAIN, steps(rows[19:20]))))
 
 
 def test_documents_and_card_show_it_and_without_it_nothing():

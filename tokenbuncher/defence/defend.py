@@ -52,7 +52,7 @@ def defend(spec: ReleaseSpec, data: Path, base: Path, *, out: Path, steps: Path 
     if steps:
         check_output(steps)
     _harden(spec, data, base, out=out)
-    if steps:
+    if steps and ranks.number() == 0:
         with whole_folder(steps) as folder:
             (folder / DEFENCE_STEPS).touch()
             if spec.defence.recipe != "none":

@@ -91,7 +91,7 @@ def taught(own: Sequence[str | None]) -> list[str]:
     """
     said = Counter(text for text in own if text is not None)
     commonest, count = said.most_common(1)[0]
-    is_stock = count >= STOCK * said.total()
+    is_stock = 1 < count >= STOCK * said.total()
     return [commonest if is_stock or text is None else text for text in own]
 
 

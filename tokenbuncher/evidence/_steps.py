@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from stat import S_ISREG
 from typing import Annotated, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 DEFENCE_STEPS = "defence.steps.jsonl"
 """Name of the defence's step log, by which it is found beside evidence."""
 MOST_STEPS = 10**9
+LARGEST = 2**25
+"""Bytes; a hundred thousand steps."""
 
 _ROW = TypeAdapter(dict[Annotated[str, Field(pattern="^[a-z_]{1,64}$")], float], config=ConfigDict(strict=True))
 
@@ -39,6 +42,9 @@ def read_steps(path: Path) -> list[Step]:
         Its rows; none if there is no such file, and none, with a warning, if it cannot be read.
     """
     try:
+        found = path.stat()
+        if not (S_ISREG(found.st_mode) and found.st_size <= LARGEST):
+            raise ValueError(f"it is no file of at most {LARGEST // 2**20} MiB")
         return [_step(line) for line in path.read_bytes().splitlines()]
     except (FileNotFoundError, NotADirectoryError):
         return []

@@ -60,7 +60,7 @@ def gate(
     pieces, unreadable = read_all_evidence(evidence)
     verdict = judge_release(spec, pieces, registered, unreadable=unreadable)
     if out:
-        defence = defence_figures(spec.defence.recipe, read_defence_steps([steps] if steps else evidence))
+        defence = defence_figures(spec.defence, read_defence_steps([steps] if steps else evidence))
         with whole_folder(out) as folder:
             write_text(folder / FILE_NAME, verdict.model_dump_json(indent=1) + "\n")
             for name, text in documents(release_figures(spec, verdict, pieces, defence=defence)).items():

@@ -47,7 +47,7 @@ def unfinished_figures(
         pieces,
         [without_passwords(failure)],
         unreadable=[*unreadable, *unknown],
-        defence=defence_figures(spec.defence.recipe, read_defence_steps(steps or evidence)),
+        defence=defence_figures(spec.defence, read_defence_steps(steps or evidence)),
     )
 
 
@@ -66,15 +66,15 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, rec
         try:
             verdicts = _found(outputs, VERDICT, Path(scratch, "verdict"))
             evidence = _found(recorded or outputs, EVIDENCE, Path(scratch, "evidence"))
-            steps = _found(recorded or outputs, DEFENCE_STEPS, Path(scratch, "steps"))
         except UserError as error:
-            verdicts, evidence, steps = [], [], []
+            verdicts, evidence = [], []
             unknown = [f"what is there cannot be seen from here, a verdict included: {error}"]
         if verdicts:
             text = _told(read_verdict(verdicts[0]))
             report.write_text(_JUDGED.format(verdict=escape(text)), encoding="utf-8")
             logger.info(text)
             return
+        steps = _steps(recorded or outputs, Path(scratch, "steps"))
         figures = unfinished_figures(spec, evidence, failure, unknown=unknown, steps=steps)
         report.write_text(documents(figures)[HTML_NAME], encoding="utf-8")
     logger.info(
@@ -82,6 +82,14 @@ def conclude(spec: ReleaseSpec, outputs: str, failure: str, *, report: Path, rec
     )
     for reason in figures.reasons:
         logger.info(reason)
+
+
+def _steps(uri: str, folder: Path) -> list[Path]:
+    try:
+        return _found(uri, DEFENCE_STEPS, folder)
+    except UserError as error:
+        logger.warning(f"WARNING: the step log of the defence is left out, it cannot be fetched: {error}")
+        return []
 
 
 def _found(uri: str, name: str, folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tokenbuncher.evidence import Step
 from tokenbuncher.report.cells import fine_percent, short
 from tokenbuncher.report.figures import DefenceFigures
+from tokenbuncher.settings import DefenceSpec
 
 logger = logging.getLogger(__name__)
 
@@ -26,24 +27,29 @@ MEASURED = {
 """By field of a point, the name of its figure in the step log."""
 
 
-def defence_figures(recipe: str, rows: Sequence[Step]) -> DefenceFigures | None:
+def defence_figures(defence: DefenceSpec, rows: Sequence[Step]) -> DefenceFigures | None:
     """The figures of a defence.
 
     Args:
-        recipe: Its recipe.
+        defence: Its settings.
         rows: Its step log.
 
     Returns:
         None if nothing was measured on held-out prompts, as by recipes without a target; and, with a warning, if the
-        figures are none that a defence can have.
+        log is that of another defence, or its figures are none that a defence can have.
     """
+    certain = defence.certain_refusal
     measured = [row for row in rows if {*BOUNDS} <= {*row.figures}]
-    if not measured:
+    if certain is None or not measured:
+        return None
+    bounds = {name: getattr(certain, name) for name in BOUNDS}
+    if any(row.figures[name] != bound for row in measured for name, bound in bounds.items()):
+        logger.warning("WARNING: the step log of the defence is left out: its bounds are not those of the spec")
         return None
     document: dict[str, Any] = {
-        "recipe": recipe,
+        "recipe": defence.recipe,
         "steps": rows[-1].number,
-        **{name: measured[-1].figures[name] for name in BOUNDS},
+        **bounds,
         "curve": [{"step": row.number, **_point(row.figures)} for row in measured],
     }
     try:
@@ -59,7 +65,11 @@ def _point(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def ended(defence: DefenceFigures) -> str:
-    """What the defence ended as, in words."""
+    """What the defence ended as, in words, and what these are worth."""
+    return f"{_end(defence)} From its step log, which is no evidence: no rule sees it, and it is not signed."
+
+
+def _end(defence: DefenceFigures) -> str:
     recipe, after = f"Recipe {defence.recipe}", f"after {defence.steps} steps"
     if lacks := list(_lacks(defence)):
         return f"{recipe} ended {after} without meeting its target and bounds: {'; '.join(lacks)}."
@@ -71,7 +81,7 @@ def ended(defence: DefenceFigures) -> str:
 
 def _lacks(defence: DefenceFigures) -> Iterator[str]:
     last = defence.curve[-1]
-    if last.escaping:
+    if last.escaping or last.escape_max > defence.target:
         yield (
             f"{fine_percent(last.escaping)} of the held-out harmful prompts escape with a probability above "
             f"{short(defence.target)}, the worst with {short(last.escape_max)}"

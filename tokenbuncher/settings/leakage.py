@@ -10,7 +10,9 @@ from math import ceil
 
 from tokenbuncher.settings.prompts import Prompt
 
-UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
 """Characters that nobody sees, beside those of category Cf (Unicode: Default_Ignorable_Code_Point)."""
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -22,17 +24,25 @@ def normalise(text: str) -> str:
     """Text without case, punctuation, extra space, and differences that nobody sees: the words that are compared."""
     if text.isascii():
         return " ".join(re.findall(r"\w+", text.casefold()))
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join("".join(map(_spaced, UNSEEN.sub("", folded))).split())
+    # Before the composition of characters too: what nobody sees keeps a letter from its accent, an accent is no word.
+    folded = unicodedata.normalize("NFKC", "".join(map(_lettered, text)))
+    folded = unicodedata.normalize("NFKC", folded.casefold())
+    return " ".join("".join(_spaced(_lettered(character)) for character in folded).split())
+
+
+def _lettered(character: str) -> str:
+    """The character if it is part of a word; a space if it parts words; nothing if nobody sees it."""
+    category = unicodedata.category(character)
+    if category == "Cf" or UNSEEN.match(character):
+        return ""
+    if character != "_" and category[0] not in "LMN":
+        return " "
+    raised = unicodedata.decomposition(character).startswith(("<super>", "<sub>"))
+    return f" {character} " if raised else character
 
 
 def _spaced(character: str) -> str:
-    category = unicodedata.category(character)
-    if category == "Cf":
-        return ""
-    if UNSPACED.match(character):
-        return f" {character} "
-    return character if character == "_" or category[0] in "LMN" else " "
+    return f" {character} " if UNSPACED.match(character) else character
 
 
 def shingles(text: str, size: int = 3) -> frozenset[str]:

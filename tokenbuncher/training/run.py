@@ -108,8 +108,9 @@ def _refuse_other_precision(trainer: Trainer) -> None:
     found, wanted = trainer.accelerator.mixed_precision, "bf16" if trainer.args.bf16 else "no"
     if found != wanted:
         raise UserError(
-            f"training would be in precision {found!r} where the spec has {wanted!r}, by the environment variable "
-            "ACCELERATE_MIXED_PRECISION; unset it, or set mixed_precision to no in accelerate's own configuration"
+            f"training would be in precision {found!r} instead of {wanted!r}, by the environment variable "
+            "ACCELERATE_MIXED_PRECISION; unset it, or set mixed_precision to no in accelerate's own configuration. "
+            "Attacks are never in mixed precision, a defence is if model.mixed_precision says so"
         )
 
 
