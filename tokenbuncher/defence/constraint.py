@@ -5,9 +5,8 @@
     constraint.observe(cost / bound)      # after each step
 
 The multiplier follows dual ascent: it grows while the cost is above its bound and shrinks while it is below. The rate
-begins low for any model and grows until steps cost something, or until the push has what it wants; so a model needs no
-rate of its own. While the cost is far above its bound the rate shrinks, but not to nothing: without steps the cost
-would stay.
+begins low for any model and grows until steps cost something, so a model needs no rate of its own. While the cost is
+far above its bound the rate shrinks, but not to nothing: without steps the cost would stay.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class _Counted:
         sizes, steps, batch = self.spec.data.sizes, self.spec.defence.steps, self.batch
         prompts, benign = self.spec.defence.prompts_per_step, 2 * certain.benign_examples
         probes, held_out = steps // certain.probe_every + 1, certain.held_out
-        answered = sizes.defence + sizes.benign + 2 * certain.mixed_prompts + 2 * held_out
+        answered = 2 * sizes.defence + sizes.benign + 2 * certain.mixed_prompts + 2 * held_out
         passes = [
             self._pass("measuring", "generate", answered, batch=batch),
             self._pass("training", "train", prompts + benign, times=steps, shared=True),
