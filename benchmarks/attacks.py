@@ -21,7 +21,7 @@ from typing import Any
 from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
-from tokenbuncher.settings import ReleaseSpec, load_spec
+from tokenbuncher.settings import ReleaseSpec
 from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.verdict.statistics import score_rate
 
@@ -83,10 +83,12 @@ def main() -> None:
         "--rewards", nargs="+", choices=REWARDS, default=list(REWARDS), help="default: all of the suite"
     )
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD.PATH=VALUE")
+    parser.add_argument("--learning-rate", type=float, help="of the attacks; default: theirs")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    rate = {"learning_rate": arguments.learning_rate} if arguments.learning_rate else {}
     tasks = [
-        (arguments.overrides, seed, attack, reward, attack_seed)
+        (arguments.overrides, seed, {**attack, **rate}, reward, attack_seed)
         for suite in arguments.suite or list(SUITES)
         for attack_seed in arguments.attack_seeds
         for reward in SUITES[suite][1]
@@ -119,9 +121,9 @@ def defended_model(overrides: list[str], seed: int) -> Path:
     from tokenbuncher.inputs import prepare_data
     from tokenbuncher.inputs.fetch import fetch_model
 
-    spec = _spec(overrides, seed, {"algorithm": "grpo"}, "exact", 1000)
+    spec = spec_of(overrides, seed, {"algorithm": "grpo"}, "exact", 1000)
     folder = ROOT / "defended" / spec.evidence_digest()[:12]
-    with _quietly(folder, "defence.log"):
+    with quietly(folder, "defence.log"):
         if not (folder / "base").exists():
             fetch_model(spec, folder / "base")
         if not (folder / "data").exists():
@@ -137,11 +139,11 @@ def run(
     """One attack on both models; made once."""
     from tokenbuncher.attacks import attack as run_attack
 
-    spec = _spec(overrides, seed, attack, reward, attack_seed)
+    spec = spec_of(overrides, seed, attack, reward, attack_seed)
     task = spec.attacks.tasks()[0]
     out = ROOT / spec.evidence_digest()[:12]
     if not out.exists():
-        with _quietly(ROOT / "logs", f"{out.name}.log"):
+        with quietly(ROOT / "logs", f"{out.name}.log"):
             run_attack(
                 spec, task.key, defended / "data", base=defended / "base", candidate=defended / "candidate", out=out
             )
@@ -150,7 +152,7 @@ def run(
     return evidence
 
 
-def _spec(overrides: list[str], seed: int, attack: Attack, reward: str, attack_seed: int) -> ReleaseSpec:
+def spec_of(overrides: list[str], seed: int, attack: Attack, reward: str, attack_seed: int) -> ReleaseSpec:
     attack = {**attack, "seeds": [attack_seed]}
     changes = [
         *overrides,
@@ -182,7 +184,7 @@ def _limits(attack: Attack) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quietly(folder: Path, name: str) -> Any:
+def quietly(folder: Path, name: str) -> Any:
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w", encoding="utf-8") as log, logging_to(LineHandler(log, TextFormatter())):
