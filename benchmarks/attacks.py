@@ -21,7 +21,7 @@ from typing import Any
 from tokenbuncher.core.environment import quiet_libraries
 from tokenbuncher.core.log import LineHandler, TextFormatter, logging_to
 from tokenbuncher.evidence import AttackArm, AttackEvidence, read_evidence
-from tokenbuncher.settings import ReleaseSpec
+from tokenbuncher.settings import ReleaseSpec, load_spec
 from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.verdict.statistics import score_rate
 
