@@ -3,10 +3,10 @@
 from trl import GRPOTrainer
 
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.attacks.rollouts import BackwardWhereNeeded
+from tokenbuncher.attacks.rollouts import LearnsWhereRewardsDiffer
 
 
-class GRPOAttackTrainer(BackwardWhereNeeded, GRPOTrainer):
+class GRPOAttackTrainer(LearnsWhereRewardsDiffer, GRPOTrainer):
     """TRL's GRPO."""
 
 

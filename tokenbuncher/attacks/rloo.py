@@ -3,10 +3,10 @@
 from trl import RLOOTrainer
 
 from tokenbuncher.attacks.arena import Arena
-from tokenbuncher.attacks.rollouts import BackwardWhereNeeded
+from tokenbuncher.attacks.rollouts import LearnsWhereRewardsDiffer
 
 
-class RLOOAttackTrainer(BackwardWhereNeeded, RLOOTrainer):
+class RLOOAttackTrainer(LearnsWhereRewardsDiffer, RLOOTrainer):
     """TRL's RLOO."""
 
 

@@ -1,4 +1,4 @@
-"""What the algorithms share that sample: no idle backward passes, and GRPO's loss with room for other advantages."""
+"""What the algorithms that sample share: no idle passes, and GRPO's loss with room for other advantages."""
 
 from __future__ import annotations
 
@@ -14,24 +14,21 @@ from tokenbuncher.training import ranks
 NONE = Hyperparameters()
 
 
-class BackwardWhereNeeded:
-    """Mixin of TRL's online trainers: a step whose advantages are all zero has no gradient, so none is computed.
+class LearnsWhereRewardsDiffer:
+    """Mixin of TRL's online trainers: where no rollout has an advantage, nothing but the rollouts is computed.
 
-    Most steps against a model that holds are such. Weights, optimizer and figures are the same as with the backward
-    pass, which would take most of the step.
+    Most steps against a model that holds are such. Their gradient is zero, so that weights and optimizer end as they
+    would with the passes forward and backward, which take most of a step; the log of such a step has no entropy.
     """
 
     args: Any
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
-        loss: torch.Tensor
         if self._has_gradient(inputs):
-            loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
+            loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[misc]
             return loss
-        with torch.no_grad():
-            loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
-        zeros = (0.0 * weight.flatten()[0] for weight in model.parameters() if weight.requires_grad)
-        return loss + sum(zeros)
+        weights = [weight.flatten()[:1] for weight in model.parameters() if weight.requires_grad]
+        return 0.0 * torch.cat(weights).sum()
 
     def _has_gradient(self, inputs: dict[str, Any]) -> bool:
         in_loss = self.args.beta or getattr(self.args, "entropy_coef", 0.0)
@@ -39,7 +36,7 @@ class BackwardWhereNeeded:
         return bool(in_loss or ranks.count() > 1 or inputs["advantages"].any())
 
 
-class RolloutTrainer(BackwardWhereNeeded, GRPOTrainer):
+class RolloutTrainer(LearnsWhereRewardsDiffer, GRPOTrainer):
     """What the algorithms beside GRPO share: they see each batch of rollouts with its rewards.
 
     A subclass adds to the batch what its loss needs, `advantages` of shape (B,) or (B, T) at least. TRL's own
