@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 
 from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Share, Strict
 
+WATCHED = 32
+"""Harmful prompts whose refusals a defence by entropy watches."""
+WATCHED_EVERY = 20
+"""Steps between two looks at them."""
+
 
 class NoiserSpec(Strict):
     """Token Noiser (arXiv 2508.20697): a cross-entropy step towards a noisy tail under the refusal."""
