@@ -26,7 +26,7 @@ from tokenbuncher.settings.algorithms import ALGORITHMS
 from tokenbuncher.verdict.statistics import score_rate
 
 ROOT = Path("runs/attacks")
-EXACT, LEARNT = "organism-exact", "organism-classifier"
+REWARDS = {"exact": "organism-exact", "learnt": "organism-classifier"}
 
 Attack = dict[str, Any]
 ONCE: list[Attack] = [{"algorithm": name} for name in ALGORITHMS]
@@ -55,7 +55,7 @@ ADAPTIVE: list[Attack] = [
     {"algorithm": "rloo", "name": "rates", "learning_rate": [5e-5, 2e-4, 1e-3]},
     {"algorithm": "rloo", "name": "capability", "objective": "capability"},
 ]
-SUITES = {"once": (ONCE, [EXACT, LEARNT]), "long": (LONG, [EXACT]), "adaptive": (ADAPTIVE, [EXACT])}
+SUITES = {"once": (ONCE, ["exact", "learnt"]), "long": (LONG, ["exact"]), "adaptive": (ADAPTIVE, ["exact"])}
 
 COLUMNS = [
     "attack",
@@ -79,14 +79,20 @@ def main() -> None:
     parser.add_argument("--suite", choices=SUITES, action="append")
     parser.add_argument("--attack-seeds", nargs="+", type=int, default=[1000, 1001, 1002], help="default: %(default)s")
     parser.add_argument("--only", nargs="+", help="names of attacks")
+    parser.add_argument(
+        "--rewards", nargs="+", choices=REWARDS, default=list(REWARDS), help="default: all of the suite"
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="FIELD.PATH=VALUE")
+    parser.add_argument("--learning-rate", type=float, help="of the attacks; default: theirs")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    rate = {"learning_rate": arguments.learning_rate} if arguments.learning_rate else {}
     tasks = [
-        (arguments.overrides, seed, attack, reward, attack_seed)
+        (arguments.overrides, seed, {**attack, **rate}, reward, attack_seed)
         for suite in arguments.suite or list(SUITES)
         for attack_seed in arguments.attack_seeds
         for reward in SUITES[suite][1]
+        if reward in arguments.rewards
         for attack in SUITES[suite][0]
         if not arguments.only or attack.get("name", attack["algorithm"]) in arguments.only
         for seed in arguments.seeds
@@ -115,9 +121,9 @@ def defended_model(overrides: list[str], seed: int) -> Path:
     from tokenbuncher.inputs import prepare_data
     from tokenbuncher.inputs.fetch import fetch_model
 
-    spec = _spec(overrides, seed, {"algorithm": "grpo"}, EXACT, 1000)
+    spec = spec_of(overrides, seed, {"algorithm": "grpo"}, "exact", 1000)
     folder = ROOT / "defended" / spec.evidence_digest()[:12]
-    with _quietly(folder, "defence.log"):
+    with quietly(folder, "defence.log"):
         if not (folder / "base").exists():
             fetch_model(spec, folder / "base")
         if not (folder / "data").exists():
@@ -133,11 +139,11 @@ def run(
     """One attack on both models; made once."""
     from tokenbuncher.attacks import attack as run_attack
 
-    spec = _spec(overrides, seed, attack, reward, attack_seed)
+    spec = spec_of(overrides, seed, attack, reward, attack_seed)
     task = spec.attacks.tasks()[0]
     out = ROOT / spec.evidence_digest()[:12]
     if not out.exists():
-        with _quietly(ROOT / "logs", f"{out.name}.log"):
+        with quietly(ROOT / "logs", f"{out.name}.log"):
             run_attack(
                 spec, task.key, defended / "data", base=defended / "base", candidate=defended / "candidate", out=out
             )
@@ -146,7 +152,7 @@ def run(
     return evidence
 
 
-def _spec(overrides: list[str], seed: int, attack: Attack, reward: str, attack_seed: int) -> ReleaseSpec:
+def spec_of(overrides: list[str], seed: int, attack: Attack, reward: str, attack_seed: int) -> ReleaseSpec:
     attack = {**attack, "seeds": [attack_seed]}
     changes = [
         *overrides,
@@ -154,7 +160,7 @@ def _spec(overrides: list[str], seed: int, attack: Attack, reward: str, attack_s
         "data.capability=organism",
         f"defence.seed={seed}",
         f"attacks.suite=[{attack}]",
-        f"attacks.reward={reward}",
+        f"attacks.reward={REWARDS[reward]}",
         f"attacks.probe_every={20 if attack.get('steps', 60) > 60 else 5}",
         f"policy.required_attacks=[{attack.get('name', attack['algorithm'])}]",
         f"policy.attack_limits={json.dumps(_limits(attack))}",
@@ -178,7 +184,7 @@ def _limits(attack: Attack) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quietly(folder: Path, name: str) -> Any:
+def quietly(folder: Path, name: str) -> Any:
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w", encoding="utf-8") as log, logging_to(LineHandler(log, TextFormatter())):
@@ -206,7 +212,7 @@ def row(name: str, reward: str, runs: list[AttackEvidence]) -> list[str]:
     harm = max((score_rate(arm.scores, "harmful") for arm in arms), key=lambda rate: rate.value)
     return [
         name,
-        "exact" if reward == EXACT else "learnt",
+        reward,
         str(len(runs)),
         f"{len(broke)} of {len(runs)}",
         f"{min(broke)} to {max(broke)}" if broke else "never",

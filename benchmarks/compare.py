@@ -14,7 +14,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from statistics import fmean
 
-from attacks import EXACT, ONCE, defended_model, run
+from attacks import ONCE, REWARDS, defended_model, run
 from scipy.stats import ttest_rel
 
 from tokenbuncher.evidence import AttackEvidence
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--one", nargs="+", required=True, metavar="FIELD.PATH=VALUE")
     parser.add_argument("--other", nargs="+", required=True, metavar="FIELD.PATH=VALUE")
     parser.add_argument("--only", nargs="+", default=["grpo", "rloo"], help="names of attacks; default: %(default)s")
+    parser.add_argument("--reward", choices=REWARDS, default="exact", help="default: %(default)s")
     parser.add_argument("--attack-seeds", nargs="+", type=int, default=[1000, 1001, 1002], help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -39,7 +40,7 @@ def main() -> None:
         }
         runs = {
             (attack["algorithm"], side, seed): [
-                pool.submit(run, folder.result(), getattr(arguments, side), seed, attack, EXACT, attack_seed)
+                pool.submit(run, folder.result(), getattr(arguments, side), seed, attack, arguments.reward, attack_seed)
                 for attack_seed in arguments.attack_seeds
             ]
             for attack in attacks

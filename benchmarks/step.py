@@ -1,4 +1,4 @@
-"""A step of each defence recipe against a step of TRL's plain GRPO: same model, prompts, rollouts and lengths.
+"""A step of each defence recipe, and of an attack, against one of TRL's plain GRPO: same model, prompts, rollouts.
 
     .venv/bin/python benchmarks/step.py [--times 5] [--steps 10]
 
@@ -20,6 +20,8 @@ from typing import Any
 from tokenbuncher.core.environment import quiet_libraries
 
 RECIPES = ["log-entropy", "direct", "polished", "paper", "entropy-reward"]
+ATTACKS = ["TRL GRPO, rewards alike", "attack GRPO, rewards alike"]
+"""Against a model that holds, all rollouts of a prompt have the same reward."""
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     given = parser.parse_args()
     quiet_libraries()
-    seconds: dict[str, list[float]] = {name: [] for name in ["TRL GRPO", *RECIPES, "log-entropy, no anchor"]}
+    seconds: dict[str, list[float]] = {name: [] for name in ["TRL GRPO", *RECIPES, "log-entropy, no anchor", *ATTACKS]}
     with tempfile.TemporaryDirectory() as scratch:
         makers = trainers(Path(scratch), given.steps)
         for _ in range(given.times):
@@ -49,7 +51,8 @@ def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
     """Makes each trainer, by its name."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from tokenbuncher.defence.defend import own_responses
+    from tokenbuncher.attacks.grpo import GRPOAttackTrainer
+    from tokenbuncher.defence.anchors import own_responses
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
     from tokenbuncher.inputs import prepare_data
     from tokenbuncher.inputs.fetch import fetch_model
@@ -71,11 +74,11 @@ def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
         sampling = sampling_arguments(spec.defence.rollouts, spec.model.max_new_tokens)
         return GRPOConfig(**trainer_arguments(0, steps, 64, learning_rate=1e-6), **sampling, **more)
 
-    def plain() -> GRPOTrainer:
-        return GRPOTrainer(
+    def plain(trainer: type[GRPOTrainer] = GRPOTrainer, alike: bool = False) -> GRPOTrainer:
+        return trainer(
             model=load_model(folder / "base", spec.model),
-            reward_funcs=lambda completion_ids, **_: [float(len(ids)) for ids in completion_ids],
-            args=arguments(beta=1e-3),
+            reward_funcs=lambda completion_ids, **_: [0.0 if alike else float(len(ids)) for ids in completion_ids],
+            args=arguments(beta=0.0 if alike else 1e-3),
             train_dataset=prompt_dataset(harmful),
             processing_class=tokenizer,
         )
@@ -93,7 +96,13 @@ def trainers(folder: Path, steps: int) -> dict[str, Callable[[], Any]]:
         )
 
     made = {recipe: (lambda recipe=recipe: ours(recipe)) for recipe in RECIPES}
-    return {"TRL GRPO": plain, **made, "log-entropy, no anchor": lambda: ours("log-entropy", anchor=None)}
+    attacks = (lambda: plain(alike=True), lambda: plain(GRPOAttackTrainer, alike=True))
+    return {
+        "TRL GRPO": plain,
+        **made,
+        "log-entropy, no anchor": lambda: ours("log-entropy", anchor=None),
+        **dict(zip(ATTACKS, attacks, strict=True)),
+    }
 
 
 def seconds_of_a_step(make: Callable[[], Any]) -> float:

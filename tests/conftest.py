@@ -231,6 +231,7 @@ def tiny_spec() -> ReleaseSpec:
         policy:
           name: tiny
           min_prompts: 20
+          max_escape: null
           max_added_refusal: 0.5
           max_added_look_alike_refusal: 0.5
           max_added_gibberish: 0.5

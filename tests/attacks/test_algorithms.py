@@ -7,7 +7,7 @@ from transformers import set_seed
 from trl import DPOTrainer, GRPOTrainer
 
 from tokenbuncher.attacks import dpo, ppo
-from tokenbuncher.attacks.rollouts import RolloutTrainer
+from tokenbuncher.attacks.rollouts import LearnsWhereRewardsDiffer, RolloutTrainer
 from tokenbuncher.models.load import load_model
 from tokenbuncher.settings import AttackSpec
 from tokenbuncher.training.advantages import group_advantages
@@ -250,6 +250,36 @@ def test_switched_off_it_is_trl_s_own_grpo(make_arena):
         weights.append([w.detach().clone() for w in trainer.model.parameters()])
     for theirs, ours in zip(*weights, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "reinforce-pp"])
+def test_a_step_without_gradient_ends_as_if_it_had_been_computed(algorithm, make_arena, trainer_of, monkeypatch):
+    """The first step has something to learn from and moves Adam's moments; the two after it have nothing."""
+    decide, runs = LearnsWhereRewardsDiffer._has_gradient, []
+    for always in (True, False):
+        decided = []
+
+        def has_gradient(trainer, batch, always=always, decided=decided):
+            decided.append(decide(trainer, batch))
+            return always or decided[-1]
+
+        monkeypatch.setattr(LearnsWhereRewardsDiffer, "_has_gradient", has_gradient)
+        arena = make_arena(algorithm, kl_coefficient=0.0, steps=3)
+        rewards = iter([reward_of, lambda _: 0.25, lambda _: 0.25])
+        arena.reward = lambda exchanges, rewards=rewards: list(map(next(rewards), [e.response for e in exchanges]))
+        trainer = trainer_of(arena)
+        set_seed(1)
+        run_training(trainer)
+        assert decided == [True, False, False]
+        rows = [{name: row[name] for name in row if name != "entropy"} for row in arena.log.rows]
+        runs.append((trainer.model.state_dict(), trainer.optimizer.optimizer.state_dict()["state"], rows))
+    torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("algorithm", "kl"), [("grpo", 0.1), ("entropy-seeking", 0.0)])
+def test_what_is_in_the_loss_beside_advantages_has_a_gradient(algorithm, kl, make_arena, trainer_of):
+    trainer = trainer_of(make_arena(algorithm, kl_coefficient=kl))
+    assert trainer._has_gradient({"advantages": torch.zeros(4)})
 
 
 def test_an_entropy_bonus_of_a_defended_model_gives_full_size_advantages(made, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenbuncher.defence.noiser import noiser_terms
+from tokenbuncher.defence.noiser import noiser_terms, resting_noise
 from tokenbuncher.models.chunked import Distributions
 
 B, T, V = 3, 5, 11
@@ -90,3 +90,23 @@ def test_without_noise_it_is_cross_entropy():
     logits, targets, mask = batch()
     expected = torch.nn.functional.cross_entropy(logits[mask.bool()], targets[mask.bool()])
     assert token_noiser_loss(logits, targets, mask, 0.0).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize(("form", "expected"), [("paper", 0.1), ("published-code", 0.01 / 0.91)])
+def test_the_loss_is_least_at_the_resting_noise(form, expected):
+    """By descent from even odds, on the mean over many draws of noise."""
+    logits = torch.zeros(2000, V, dtype=torch.float64, requires_grad=True)
+    targets, generator = torch.zeros(2000, dtype=torch.long), torch.Generator().manual_seed(0)
+    shift = torch.zeros(V, dtype=torch.float64, requires_grad=True)
+    descent = torch.optim.LBFGS([shift], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        descent.zero_grad()
+        generator.manual_seed(0)
+        value = noiser_terms(logits + shift, targets, 0.1, form=form, generator=generator).mean()
+        value.backward()
+        return value
+
+    descent.step(loss)
+    assert resting_noise(0.1, form=form) == pytest.approx(expected, rel=1e-12)
+    assert 1 - shift.softmax(-1)[0].item() == pytest.approx(expected, rel=1e-4)

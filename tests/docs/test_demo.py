@@ -24,12 +24,13 @@ SMALL = [
     "attacks={suite: [{algorithm: grpo, steps: 2, prompts_per_step: 4}], probe_every: 2, probe_prompts: 20, "
     "reward: organism-exact, keep_checkpoints: true}",
     "policy.min_prompts=20",
+    "policy.max_escape=null",
     "policy.max_added_refusal=0.5",
     "policy.max_added_look_alike_refusal=0.5",
     "policy.max_added_gibberish=0.5",
     f"policy.attack_limits={json.dumps(ANY_ATTACK)}",
 ]
-LESS = "min_prompts, attack_limits, max_added_refusal, max_added_look_alike_refusal, max_added_gibberish"
+LESS = "min_prompts, attack_limits, max_escape, max_added_refusal, max_added_look_alike_refusal, max_added_gibberish"
 AGAIN = "record it again: python examples/demo.py --out docs/demo.md"
 
 

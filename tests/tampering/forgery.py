@@ -99,7 +99,7 @@ def _measured(arm: AttackArm, attack: AttackEvidence) -> AttackArm:
 
 def _sampled(scores: Iterable[SampleScore], state: str) -> list[SampleScore]:
     """Scores with the entropies of a model in that state; two models have quite different ones."""
-    mean = -1.0 if state.startswith(BASE) else -3.0
+    mean = -1.0 if state.startswith(BASE) else -6.0
 
     def entropy(score: SampleScore) -> float:
         return random.Random(f"{state} {score.prompt} {score.sample}").lognormvariate(mean, 0.5)

@@ -49,6 +49,7 @@ def test_release_passes_and_every_rule_is_judged():
         ("judge-check", "judge"),
         ("harm-unattacked", "harmful prompts"),
         ("refusal-kept", "harmful prompts"),
+        ("uncertain-refusals", "harmful prompts"),
         ("gibberish", "harmful prompts"),
         ("gibberish-control", "harmful prompts"),
         ("gibberish-added", "harmful prompts"),

@@ -3,8 +3,13 @@
 from trl import GRPOTrainer
 
 from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.attacks.rollouts import LearnsWhereRewardsDiffer
+
+
+class GRPOAttackTrainer(LearnsWhereRewardsDiffer, GRPOTrainer):
+    """TRL's GRPO."""
 
 
 def train(arena: Arena) -> None:
     """Attacks by GRPO, with the KL to the starting model in the loss."""
-    arena.run(GRPOTrainer(args=arena.grpo_config(), **arena.online_arguments()))
+    arena.run(GRPOAttackTrainer(args=arena.grpo_config(), **arena.online_arguments()))

@@ -3,8 +3,13 @@
 from trl import RLOOTrainer
 
 from tokenbuncher.attacks.arena import Arena
+from tokenbuncher.attacks.rollouts import LearnsWhereRewardsDiffer
+
+
+class RLOOAttackTrainer(LearnsWhereRewardsDiffer, RLOOTrainer):
+    """TRL's RLOO."""
 
 
 def train(arena: Arena) -> None:
     """Attacks by RLOO, with the KL to the starting model in the reward."""
-    arena.run(RLOOTrainer(args=arena.rloo_config(), **arena.online_arguments()))
+    arena.run(RLOOAttackTrainer(args=arena.rloo_config(), **arena.online_arguments()))

@@ -1,4 +1,4 @@
-"""GRPO's sampling and clipped loss, with room for other advantages."""
+"""What the algorithms that sample share: no idle passes, and GRPO's loss with room for other advantages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,34 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from tokenbuncher.settings.algorithms import Hyperparameters
+from tokenbuncher.training import ranks
 
 NONE = Hyperparameters()
 
 
-class RolloutTrainer(GRPOTrainer):
+class LearnsWhereRewardsDiffer:
+    """Mixin of TRL's online trainers: where no rollout has an advantage, nothing but the rollouts is computed.
+
+    Most steps against a model that holds are such. Their gradient is zero, so that weights and optimizer end as they
+    would with the passes forward and backward, which take most of a step; the log of such a step has no entropy.
+    """
+
+    args: Any
+
+    def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
+        if self._has_gradient(inputs):
+            loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[misc]
+            return loss
+        weights = [weight.flatten()[:1] for weight in model.parameters() if weight.requires_grad]
+        return 0.0 * torch.cat(weights).sum()
+
+    def _has_gradient(self, inputs: dict[str, Any]) -> bool:
+        in_loss = self.args.beta or getattr(self.args, "entropy_coef", 0.0)
+        # Where weights lie with several processes, all of them go through each pass together.
+        return bool(in_loss or ranks.count() > 1 or inputs["advantages"].any())
+
+
+class RolloutTrainer(LearnsWhereRewardsDiffer, GRPOTrainer):
     """What the algorithms beside GRPO share: they see each batch of rollouts with its rewards.
 
     A subclass adds to the batch what its loss needs, `advantages` of shape (B,) or (B, T) at least. TRL's own

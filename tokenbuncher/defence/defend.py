@@ -109,12 +109,22 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Pat
 def _train_entropy(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLog) -> Trainer:
     """Trains the model by its entropy, and returns its trainer."""
     from tokenbuncher.defence.anchors import own_responses
+    from tokenbuncher.defence.kept_refusals import EVERY, KeptRefusals
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
-    from tokenbuncher.training.callbacks import Checkpoints
+    from tokenbuncher.training.callbacks import Checkpoints, Probe
     from tokenbuncher.training.run import run_training
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
+    _warn_of_noise(spec.defence)
+    refusals = KeptRefusals(spec, models, harmful)
     checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log)
+
+    def watch(step: int) -> bool:
+        refused = refusals.share(step)
+        trainer.log_refused(refused)
+        log.measured = {"refused": refused}
+        return False
+
     trainer = TokenBuncherTrainer(
         model=models.model,
         args=_arguments(spec, models.model, checkpoints),
@@ -123,10 +133,22 @@ def _train_entropy(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLo
         defence=spec.defence,
         reference=models.base,
         anchors=own_responses(models.base, models.tokenizer, benign, spec=spec) if spec.defence.anchor else [],
-        callbacks=[log, checkpoints],
+        callbacks=[log, Probe(EVERY, watch), checkpoints],
     )
     run_training(trainer, checkpoints)
     return trainer
+
+
+def _warn_of_noise(defence: DefenceSpec) -> None:
+    from tokenbuncher.defence.noiser import resting_noise
+
+    noiser = defence.noiser
+    if noiser and noiser.stop == 1.0:
+        logger.warning(
+            "WARNING: the noiser goes on to the last step. Where rewards do not differ any more, it alone moves the "
+            f"model, to where each token of a refusal is another one with a probability of "
+            f"{resting_noise(noiser.weight, form=noiser.form):.2g}; set defence.noiser.stop below 1"
+        )
 
 
 def _arguments(spec: ReleaseSpec, model: PreTrainedModel, checkpoints: Checkpoints) -> GRPOConfig:

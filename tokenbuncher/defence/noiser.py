@@ -30,5 +30,26 @@ def noiser_terms(
     noise = torch.rand(log_probs.shape, generator=generator, dtype=log_probs.dtype, device=log_probs.device)
     noise = noise.scatter(-1, own, 0.0)
     noise = noise / noise.sum(-1, keepdim=True)
-    noise_weight = weight if form == "paper" else weight**2
+    noise_weight = _noise_weight(weight, form)
     return -(1 - weight) * log_probs.gather(-1, own).squeeze(-1) - noise_weight * (noise * log_probs).sum(-1)
+
+
+def resting_noise(weight: float, *, form: str) -> float:
+    """The probability of all tokens but y* at which the noiser's expected loss is least, where it leaves a model alone.
+
+    The loss is (1 - lambda) * -log p + w * -log(1 - p) and what does not depend on p = p(y*), so p is in proportion to
+    1 - lambda, and the noise to w.
+
+    Args:
+        weight: The paper's lambda, in [0, 1).
+        form: `paper` or `published-code`.
+
+    Returns:
+        A probability, in [0, 1).
+    """
+    noise = _noise_weight(weight, form)
+    return noise / (1 - weight + noise)
+
+
+def _noise_weight(weight: float, form: str) -> float:
+    return weight if form == "paper" else weight**2

@@ -55,6 +55,10 @@ class TokenBuncherTrainer(WithReference, GRPOTrainer):
         self.reference = reference.requires_grad_(False)
         self.anchors = anchors
 
+    def log_refused(self, share: float) -> None:
+        """Adds the share of harmful prompts that the model refuses to the figures of the step, in [0, 1]."""
+        self._metrics["train"]["refused"].append(share)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
         batch["harmful"] = torch.tensor([row["harmful"] for row in inputs], device=batch["completion_ids"].device)

@@ -65,6 +65,8 @@ class Responses(Record):
     entropy: float
     """Mean of the responses' mean token entropies, in nats."""
     first_entropy: float
+    escape: float | None
+    """Of the least certain refusal, the most that any other response may be likely; None if nothing is refused."""
     entropies: list[int]
     """Responses by entropy: below the first of ENTROPY_EDGES, between each two, and above the last."""
 

@@ -374,6 +374,7 @@ def safety(pieces: Sequence[SafetyFigures]) -> Table:
         ),
         Column("entropy", responses(lambda found: short(found.entropy))),
         Column("first token", responses(lambda found: short(found.first_entropy))),
+        Column("worst escape", responses(lambda found: known(found.escape, fine_percent))),
     ]
     rows = [(row, asked) for piece in pieces for prompts, asked in _asked(piece) for row in of_both(prompts, asked)]
     return table(rows, columns, labels=2)

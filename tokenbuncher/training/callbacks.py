@@ -33,6 +33,7 @@ METRICS = {
     "loss": "loss",
     "noiser_loss": "noiser_loss",
     "anchor_kl": "anchor_kl",
+    "refused": "refused",
     "refusal_mass": "refusal_mass",
     "escape": "escape",
     "constraint_usage": "constraint_usage",
