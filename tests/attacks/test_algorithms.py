@@ -282,6 +282,15 @@ def test_what_is_in_the_loss_beside_advantages_has_a_gradient(algorithm, kl, mak
     assert trainer._has_gradient({"advantages": torch.zeros(4)})
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "reinforce-pp"])
+def test_the_loss_of_experts_routers_has_a_gradient(algorithm, make_arena, trainer_of):
+    """TRL adds it for models that have one."""
+    trainer = trainer_of(make_arena(algorithm, kl_coefficient=0.0))
+    assert not trainer._has_gradient({"advantages": torch.zeros(4)})
+    trainer.aux_loss_enabled = True
+    assert trainer._has_gradient({"advantages": torch.zeros(4)})
+
+
 def test_an_entropy_bonus_of_a_defended_model_gives_full_size_advantages(made, monkeypatch):
     """Its rollouts all have the same reward, and entropies that differ by 1e-12 nats."""
     trainer, it = made("entropy-seeking")

@@ -6,11 +6,12 @@ import torch
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.defence import defend
 from tokenbuncher.defence.examples import Models
-from tokenbuncher.defence.kept_refusals import WATCHED, KeptRefusals
+from tokenbuncher.defence.kept_refusals import KeptRefusals
 from tokenbuncher.evidence import read_steps
 from tokenbuncher.models.load import load_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.defence import WATCHED
 from tokenbuncher.settings.prompts import load_set
 
 
@@ -34,6 +35,13 @@ def test_a_model_that_has_lost_its_refusals_is_told_with_the_figures(watch):
         UserError, match=rf"at step 20 it refuses 0 of {len(watch.prompts)} .* base model {watch.before}\."
     ):
         watch.share(20)
+
+
+def test_a_base_model_that_seldom_refuses_may_lose_a_few_by_chance(watch):
+    with torch.no_grad():
+        watch.models.model.get_output_embeddings().weight.zero_()
+    watch.before = len(watch.prompts) // 2 - 1
+    assert watch.share(20) == 0.0
 
 
 def test_a_base_model_without_refusals_has_none_to_lose(watch):

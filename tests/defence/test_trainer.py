@@ -67,9 +67,7 @@ def test_benign_prompts_are_rewarded_by_their_kl(make_trainer):
     assert history(trainer, "reward")[0] == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "steps"), [("published-code", {1, 3, 5, 7}), ("polished", {1, 3}), ("log-entropy", set())]
-)
+@pytest.mark.parametrize(("recipe", "steps"), [("published-code", {1}), ("polished", {1, 3}), ("log-entropy", set())])
 def test_noiser_steps_follow_the_schedule(make_trainer, recipe, steps):
     trainer = make_trainer(defence(recipe))
     run_training(trainer)
@@ -123,7 +121,7 @@ def test_anchor_of_an_unchanged_model_is_zero(make_trainer):
 
 def test_switched_off_it_is_trl_s_own_grpo(make_trainer, organism_base, organism_data, tiny_spec):
     """With the reward and the anchor switched off, loss and update are those of GRPOTrainer."""
-    plain = defence("published-code", noiser=None, steps=2)
+    plain = defence("published-code", noiser=None, anchor=None, steps=2)
     ours = make_trainer(plain)
     ours.rewards = lambda batch: batch["completion_mask"].sum(-1).float()
     trl = GRPOTrainer(

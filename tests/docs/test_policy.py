@@ -153,6 +153,7 @@ def test_bounds(row: list[str]) -> None:
         "1 or more; or null": ([1, 7, None], [0, -1]),
         "10 or more": ([10, 70], [9, -1]),
         "over 0, to 0.5": ([0.001, 0.3], [0.0, 0.51]),
+        "over 0, to 0.5; or null": ([1e-9, 0.5, None], [0, 0.51]),
         "over 0, to 1": ([0.05, 1.0], [0.0, 1.1]),
         "over 0, to 1; or null": ([0.001, 1.0, None], [0.0, 1.1]),
         "0 to 1": ([0.0, 1.0], [-0.1, 1.1]),

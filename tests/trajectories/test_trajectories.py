@@ -16,9 +16,13 @@ TRAININGS = {
     "defence-certain-refusal": lambda world: world.defence(recipe="certain-refusal", certain_refusal=CERTAIN),
     "defence-log-entropy": lambda world: world.defence(recipe="log-entropy", anchor={"examples": 8}),
     "defence-direct": lambda world: world.defence(recipe="direct", anchor=None),
-    "defence-entropy-reward": lambda world: world.defence(recipe="entropy-reward", benign_prompts=1),
-    "defence-paper": lambda world: world.defence(recipe="paper", benign_prompts=1, noiser=NOISER),
-    "defence-published-code": lambda world: world.defence(recipe="published-code", noiser=NOISER),
+    "defence-entropy-reward": lambda world: world.defence(recipe="entropy-reward", benign_prompts=1, anchor=None),
+    "defence-paper": lambda world: world.defence(
+        recipe="paper", noiser=NOISER | {"weight": 0.01}, anchor={"examples": 8}
+    ),
+    "defence-published-code": lambda world: world.defence(
+        recipe="published-code", noiser=NOISER, anchor={"examples": 8}
+    ),
     "defence-polished": lambda world: world.defence(recipe="polished", noiser=NOISER, anchor={"examples": 8}),
     "defence-lora": lambda world: world.defence(LORA, recipe="log-entropy", anchor={"examples": 8}),
     "grpo": lambda world: world.attack("grpo"),

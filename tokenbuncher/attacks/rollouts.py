@@ -22,6 +22,7 @@ class LearnsWhereRewardsDiffer:
     """
 
     args: Any
+    aux_loss_enabled: bool
 
     def _compute_loss(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         if self._has_gradient(inputs):
@@ -31,7 +32,7 @@ class LearnsWhereRewardsDiffer:
         return 0.0 * torch.cat(weights).sum()
 
     def _has_gradient(self, inputs: dict[str, Any]) -> bool:
-        in_loss = self.args.beta or getattr(self.args, "entropy_coef", 0.0)
+        in_loss = self.args.beta or getattr(self.args, "entropy_coef", 0.0) or self.aux_loss_enabled
         # Where weights lie with several processes, all of them go through each pass together.
         return bool(in_loss or ranks.count() > 1 or inputs["advantages"].any())
 

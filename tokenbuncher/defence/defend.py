@@ -13,6 +13,7 @@ from tokenbuncher.core.version import __version__
 from tokenbuncher.evidence import DEFENCE_STEPS
 from tokenbuncher.models.lengths import check_lengths
 from tokenbuncher.settings import DefenceSpec, ReleaseSpec
+from tokenbuncher.settings.defence import WATCHED_EVERY
 from tokenbuncher.settings.prompts import Prompt, load_set
 from tokenbuncher.training import ranks
 
@@ -109,7 +110,7 @@ def _train(spec: ReleaseSpec, data: Path, base: Path, *, folder: Path, work: Pat
 def _train_entropy(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLog) -> Trainer:
     """Trains the model by its entropy, and returns its trainer."""
     from tokenbuncher.defence.anchors import own_responses
-    from tokenbuncher.defence.kept_refusals import EVERY, KeptRefusals
+    from tokenbuncher.defence.kept_refusals import KeptRefusals
     from tokenbuncher.defence.trainer import TokenBuncherTrainer
     from tokenbuncher.training.callbacks import Checkpoints, Probe
     from tokenbuncher.training.run import run_training
@@ -133,7 +134,7 @@ def _train_entropy(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLo
         defence=spec.defence,
         reference=models.base,
         anchors=own_responses(models.base, models.tokenizer, benign, spec=spec) if spec.defence.anchor else [],
-        callbacks=[log, Probe(EVERY, watch), checkpoints],
+        callbacks=[log, Probe(WATCHED_EVERY, watch), checkpoints],
     )
     run_training(trainer, checkpoints)
     return trainer
@@ -143,11 +144,11 @@ def _warn_of_noise(defence: DefenceSpec) -> None:
     from tokenbuncher.defence.noiser import resting_noise
 
     noiser = defence.noiser
-    if noiser and noiser.stop == 1.0:
+    if noiser and round(noiser.stop * defence.steps) == defence.steps:
         logger.warning(
             "WARNING: the noiser goes on to the last step. Where rewards do not differ any more, it alone moves the "
             f"model, to where each token of a refusal is another one with a probability of "
-            f"{resting_noise(noiser.weight, form=noiser.form):.2g}; set defence.noiser.stop below 1"
+            f"{resting_noise(noiser.weight, form=noiser.form):.2g}; lower defence.noiser.stop"
         )
 
 

@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 
 from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Share, Strict
 
+WATCHED = 32
+"""Harmful prompts whose refusals a defence by entropy watches."""
+WATCHED_EVERY = 20
+"""Steps between two looks at them."""
+
 
 class NoiserSpec(Strict):
     """Token Noiser (arXiv 2508.20697): a cross-entropy step towards a noisy tail under the refusal."""
@@ -67,28 +72,27 @@ class CertainRefusalSpec(Strict):
     probe_every: Positive = Field(20, description="Steps between two measurements on held-out prompts.")
 
 
+# What keeps an entropy reward at refusing: without the KL or the anchor, and with noise to the end, it loses refusals,
+# answers or both (docs/results.md).
+_ENTROPY_REWARD: dict[str, Any] = {
+    "entropy": "reward",
+    "schedule": "constant",
+    "kl_coefficient": 0.01,
+    "benign_prompts": 0,
+    "noiser": None,
+    "anchor": {"weight": 1.0, "examples": 16},
+}
+
 # A recipe fixes the method. Steps and learning rates stay in the spec.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {
-        "entropy": "reward",
-        "schedule": "linear",
-        "benign_prompts": 4,
-        "noiser": {"weight": 0.1, "form": "paper", "start": 0.125, "stop": 1.0, "every": 2},
-        "anchor": None,
+        **_ENTROPY_REWARD,
+        "noiser": {"weight": 0.01, "form": "paper", "start": 0.125, "stop": 0.3, "every": 2},
     },
-    "entropy-reward": {
-        "entropy": "reward",
-        "schedule": "linear",
-        "benign_prompts": 4,
-        "noiser": None,
-        "anchor": None,
-    },
+    "entropy-reward": _ENTROPY_REWARD,
     "published-code": {
-        "entropy": "reward",
-        "schedule": "linear",
-        "benign_prompts": 0,
-        "noiser": {"weight": 0.1, "form": "published-code", "start": 0.125, "stop": 1.0, "every": 2},
-        "anchor": None,
+        **_ENTROPY_REWARD,
+        "noiser": {"weight": 0.1, "form": "published-code", "start": 0.125, "stop": 0.3, "every": 2},
     },
     "polished": {
         "entropy": "reward",

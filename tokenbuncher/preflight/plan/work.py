@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from tokenbuncher.settings import AttackSpec, AttackTask, CertainRefusalSpec, FineTuningSpec, ReleaseSpec
 from tokenbuncher.settings.attacks import LATENT_SAMPLES
+from tokenbuncher.settings.defence import WATCHED, WATCHED_EVERY
 from tokenbuncher.settings.judges import ClassifierSpec, EnsembleSpec, HarmBenchSpec, JudgeModel
 
 TUNING_PROBES = 5
@@ -156,6 +157,8 @@ class _Counted:
                 self._pass("scoring", "forward", defence.anchor.examples, times=steps, shared=True),
                 self._pass("training", "train", defence.anchor.examples, times=steps, shared=True),
             ]
+        watched = min(WATCHED, self.spec.data.sizes.defence)
+        passes += [self._pass("measuring", "generate", watched, times=steps // WATCHED_EVERY + 2, batch=self.batch)]
         saved = steps // self.spec.output.checkpoint_every
         return StageWork("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
 
