@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbuncher.core.errors import UserError
-from tokenbuncher.defence.constraint import LOWEST_RATE, MULTIPLIERS, Constraint
+from tokenbuncher.defence.constraint import MULTIPLIERS, SLOWEST, Constraint
 
 
 def after(usages, **start):
@@ -34,8 +34,9 @@ def test_the_rate_grows_until_steps_cost_something_and_never_above_the_fastest()
 
 
 def test_the_rate_shrinks_while_steps_cost_too_much_but_not_to_nothing():
-    assert after([30.0] * 1000, rate=1e-4).rate == LOWEST_RATE
-    assert after([30.0] * 1000 + [0.1] * 60, rate=1e-4).rate > 2 * LOWEST_RATE
+    slowest = SLOWEST * after([0.0] * 12).highest
+    assert after([0.0] * 12 + [30.0] * 1000).rate == pytest.approx(slowest)
+    assert after([0.0] * 12 + [30.0] * 1000 + [0.1] * 60).rate > 2 * slowest
 
 
 def test_one_bad_batch_does_not_count_for_much():

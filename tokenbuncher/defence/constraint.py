@@ -6,7 +6,7 @@
 
 The multiplier follows dual ascent: it grows while the cost is above its bound and shrinks while it is below. The rate
 begins low for any model and grows until steps cost something, so a model needs no rate of its own. While the cost is
-far above its bound the rate shrinks, but not to nothing: without steps the cost would stay.
+far above its bound the rate shrinks, but not far below the highest so far: without steps the cost would stay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MULTIPLIERS = 1.0, 100.0
 GROWTH, DECAY = 1.1, 0.9
 FIRST_RATE = 1e-5
 """Low for any model."""
-LOWEST_RATE = 1e-6
+SLOWEST = 0.25
+"""Share of the highest rate so far below which it does not shrink."""
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Constraint:
     """The learning rate of the next step."""
     usage: float | None = None
     """The average of costs, as a share of their bound."""
+    highest: float = 0.0
+    """The highest rate so far."""
 
     def observe(self, usage: float, *, fastest: float) -> None:
         """Takes in what a step has cost.
@@ -57,4 +60,5 @@ class Constraint:
         ascended = self.multiplier * math.exp(ASCENT * min(self.usage - 1, 1.0))
         self.multiplier = min(max(ascended, lowest), highest)
         change = GROWTH if self.usage < 0.5 else DECAY if self.usage > 2.0 else 1.0
-        self.rate = min(max(self.rate * change, LOWEST_RATE), fastest)
+        self.rate = min(max(self.rate * change, SLOWEST * self.highest), fastest)
+        self.highest = max(self.rate, self.highest)
