@@ -23,7 +23,7 @@ MULTIPLIERS = 1.0, 100.0
 GROWTH, DECAY = 1.1, 0.9
 FIRST_RATE = 1e-5
 """Low for any model."""
-SLOWEST = 0.25
+SLOWEST = 0.125
 """Share of the highest rate so far below which it does not shrink."""
 
 
