@@ -195,7 +195,8 @@ def over_refusal(spec: ReleaseSpec) -> str:
     )
     return (
         "Refusal of harmless prompts, in part or whole, is over-refusal; added is what the defence did to it, prompt "
-        f"by prompt. {benign} {look_alikes}"
+        f"by prompt. {benign} {look_alikes} Worst escape: how likely any other response is, at most, beside the least "
+        "certain refusal."
     )
 
 
