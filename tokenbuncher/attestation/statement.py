@@ -152,7 +152,7 @@ def statement_of(spec: ReleaseSpec, registration: Registration, verdict: Verdict
             attacks=[Attack(key=task.key, seed=task.seed, attack=task.attack) for task in spec.attacks.tasks()],
             files=[StoredFile(name=file.name, size=file.size, stored=file.stored) for file in registration.files],
             headline=headline(spec.policy, verdict.outcome, verdict),
-            policy=spec.policy.model_dump(mode="json"),
+            policy=spec.policy.document(),
             laxer=laxer(spec.policy),
             tries=verdict.tries,
         ),

@@ -270,13 +270,17 @@ class PolicySpec(Strict):
                 f"{', '.join(differing)}; give this one a name of its own (policy.name), or the fields of that one",
             )
 
-    def digest(self) -> str:
-        """sha256 of the policy, waivers included.
+    def document(self) -> dict[str, Any]:
+        """What verdicts and attestations are bound to, waivers included.
 
-        `max_escape` counts where it is not the default: attestations that were made before policies had it still hold.
+        `max_escape` is in it where it is not the default: attestations that were made before policies had it still hold.
         """
         left_out = {"max_escape"} if self.max_escape == MAX_ESCAPE else None
-        return digest_of(self.model_dump(mode="json", exclude=left_out))
+        return self.model_dump(mode="json", exclude=left_out)
+
+    def digest(self) -> str:
+        """sha256 of the document."""
+        return digest_of(self.document())
 
     def is_fresh(self, measured: datetime) -> bool:
         """Whether a measurement of that time is neither stale nor from the future."""
