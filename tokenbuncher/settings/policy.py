@@ -273,7 +273,7 @@ class PolicySpec(Strict):
     def document(self) -> dict[str, Any]:
         """What verdicts and attestations are bound to, waivers included.
 
-        `max_escape` is in it where it is not the default: attestations that were made before policies had it still hold.
+        `max_escape` is in it where it is not the default: attestations of before policies had it still hold.
         """
         left_out = {"max_escape"} if self.max_escape == MAX_ESCAPE else None
         return self.model_dump(mode="json", exclude=left_out)
