@@ -91,7 +91,7 @@ def test_the_paper_s_recipe_with_gradient_checkpointing(trained, tiny_spec, orga
         spec = spec_of(
             tiny_spec,
             tmp_path / "runs",
-            "defence={recipe: paper, steps: 2, prompts_per_step: 8, rollouts: 2, noiser: {start: 0.5}}",
+            "defence={recipe: paper, steps: 2, prompts_per_step: 8, rollouts: 2, noiser: {start: 0.5, stop: 1.0}}",
             f"model.lora={WEIGHTS[trained]}",
             f"model.gradient_checkpointing={str(checkpointing).lower()}",
         )

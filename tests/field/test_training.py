@@ -291,7 +291,9 @@ def of_one_token(spec):
 
 def test_a_defence_that_learns_nothing_is_an_error(tiny_spec, organism_data, organism_base, tmp_path):
     """Of one-token responses to one prompt all entropies are the same, and the rewards have no spread."""
-    recipe = "{recipe: entropy-reward, steps: 2, prompts_per_step: 4, benign_prompts: 0, kl_coefficient: 0.0}"
+    recipe = (
+        "{recipe: entropy-reward, steps: 2, prompts_per_step: 4, benign_prompts: 0, kl_coefficient: 0.0, anchor: null}"
+    )
     spec = of_one_token(parse_spec(tiny_spec.to_yaml(), [f"defence={recipe}", f"output.root={tmp_path / 'runs'}"]))
     with pytest.raises(UserError, match="the defence learnt nothing: it had no gradient in any step"):
         defend(spec, organism_data, organism_base, out=tmp_path / "out")
