@@ -18,6 +18,7 @@ import torch
 from attacks import defended_model, quietly, spec_of
 
 from tokenbuncher.attacks import attack as run_attack
+from tokenbuncher.core.files import whole_folder
 from tokenbuncher.evaluation import evaluate_safety, evaluate_utility
 from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidence, read_evidence
 from tokenbuncher.models.load import load_model, save_model
@@ -98,8 +99,8 @@ def rounded(spec: ReleaseSpec, defended: Path, folder: Path, bits: int | None) -
             for weight in model.parameters():
                 if weight.dim() == 2:
                     weight.copy_(nearest(weight, bits))
-        out.mkdir()
-        save_model(model, load_tokenizer(defended / "candidate"), out)
+        with whole_folder(out) as partial:
+            save_model(model, load_tokenizer(defended / "candidate"), partial)
     return out
 
 

@@ -98,7 +98,7 @@ class Predicate(Record):
     attacks: list[Attack]
     files: list[StoredFile]
     headline: str = Field("", description="The result in words, never better than it is; empty before there was one.")
-    policy: dict[str, JsonValue] = Field({}, description="Every field of the policy; empty before it was told.")
+    policy: dict[str, JsonValue] = Field({}, description="The policy that its digest is of; empty before it was told.")
     laxer: list[str] = Field([], description="Fields in which it asks for less than the shipped policy research.")
     tries: Count | None = Field(
         None, description="The number of this try under its name; null if the tries were not counted."
