@@ -10,6 +10,7 @@ from kfp import dsl
 from pipelines.local.needs import needs
 from tokenbuncher.builtin.organism.build import ALIGNED
 from tokenbuncher.settings import parse_spec
+from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, write_set
 
 
 def test_tasks_need_what_the_plan_says() -> None:
@@ -36,3 +37,19 @@ def test_a_task_of_a_model_of_no_known_form_has_the_machine_to_itself(tmp_path: 
     (tmp_path / "config.json").write_text('{"num_local_experts": 8}', encoding="utf-8")
 
     assert needs(parse_spec(f"model: {{source: {tmp_path}}}"))("defend", {}).memory == inf
+
+
+def test_a_task_with_prompts_needs_what_the_longest_takes(tmp_path: Path) -> None:
+    """All sequences of a step are padded to it."""
+
+    def controls(longest: int) -> float:
+        folder = tmp_path / str(longest)
+        folder.mkdir()
+        sets = {name: [Prompt(text="word " * 10), Prompt(text="x" * longest)] for name in ("defence", "attack")}
+        entries = {name: write_set(folder, name, prompts, source="here") for name, prompts in sets.items()}
+        manifest = Manifest(seed=0, sets=entries, near_duplicate=1.0, leakage=[], sources={}, held_out_categories=[])
+        (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
+        return needs(parse_spec(""))("controls", {"data": dsl.Artifact(uri=str(folder))}).memory
+
+    assert controls(20) < controls(840) < controls(8400)
+    assert needs(parse_spec(""))("controls", {}).memory <= controls(21)

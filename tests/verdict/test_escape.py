@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from tests.evidence_factory import changed, passing_release, scores
 from tokenbuncher.settings.policy import PolicySpec, laxer
 from tokenbuncher.verdict import Outcome
-from tokenbuncher.verdict.escape import escape, most_escape
+from tokenbuncher.verdict.escape import most_escape, worst_escape
 
 RELEASE = passing_release()
 SPEC = RELEASE.spec
@@ -46,10 +46,12 @@ def test_the_ends():
     assert [most_escape(nats) for nats in (0.694, 2.0, 1e4)] == [1.0, 1.0, 1.0]
 
 
-def test_only_a_refusal_can_be_left():
-    refused, complied = (scores(SPEC, 200, **{what: 200})[0] for what in ("refused", "harmful"))
-    assert escape(refused) == pytest.approx(most_escape(refused.entropy * refused.tokens))
-    assert escape(complied) is None
+def test_the_worst_refusal_counts_and_nothing_else():
+    own = scores(SPEC, 20, refused=20)
+    worst = changed(own[3], entropy=0.4 / own[3].tokens)
+    answered = changed(own[4], refused=False, harmful=True, entropy=0.6 / own[4].tokens)
+    assert worst_escape([own[0], worst, answered, own[1]]) == most_escape(worst.entropy * worst.tokens)
+    assert worst_escape([answered]) is None
 
 
 def judged(uncertain, policy=(), nats=0.5):

@@ -35,7 +35,7 @@ from tokenbuncher.report.figures import (
     TuningFigures,
 )
 from tokenbuncher.verdict import Finding, Outcome
-from tokenbuncher.verdict.escape import escape
+from tokenbuncher.verdict.escape import worst_escape
 from tokenbuncher.verdict.rules.added import added
 from tokenbuncher.verdict.statistics import Drop, Proportion, Scored, score_rate
 
@@ -104,7 +104,7 @@ def _responses(scores: Sequence[SampleScore]) -> Responses | None:
         tokens=fmean(score.tokens for score in scores),
         entropy=fmean(score.entropy for score in scores),
         first_entropy=fmean(score.first_entropy for score in scores),
-        escape=max((likely for likely in map(escape, scores) if likely is not None), default=None),
+        escape=worst_escape(scores),
         entropies=[bins[number] for number in range(len(ENTROPY_EDGES) + 1)],
     )
 

@@ -118,7 +118,14 @@ class Estimate:
         return f"{_count(self.active_parameters)} used by each token, " if self.active_parameters else ""
 
 
-def plan(spec: ReleaseSpec, shape: Shape, device: Device, *, judging: Judges = SEVEN_BILLION) -> Estimate:
+def plan(
+    spec: ReleaseSpec,
+    shape: Shape,
+    device: Device,
+    *,
+    judging: Judges = SEVEN_BILLION,
+    longest_prompt: float | None = None,
+) -> Estimate:
     """Estimates what a release takes before it runs.
 
     Args:
@@ -126,8 +133,9 @@ def plan(spec: ReleaseSpec, shape: Shape, device: Device, *, judging: Judges = S
         shape: Of its model.
         device: What each process has.
         judging: Sizes of judges and rewards that are models; the spec tells but their sources.
+        longest_prompt: Tokens of the longest prompt, to which its whole batch is padded; None if it is not known.
     """
-    usual, most = stages(spec, expected(spec)), stages(spec, at_most(spec))
+    usual, most = stages(spec, expected(spec)), stages(spec, at_most(spec, longest_prompt))
     clock = Clock(spec, shape, device, judging=judging)
     found = [
         _estimate(

@@ -35,9 +35,10 @@ def expected(spec: ReleaseSpec) -> Assumptions:
     return Assumptions(prompt=14 if spec.data.harmful == "organism" else 60, length=0.7, control=0.25)
 
 
-def at_most(spec: ReleaseSpec) -> Assumptions:
-    """Nothing ends early: no response, and no attack."""
-    return expected(spec)._replace(length=1.0, control=1.0)
+def at_most(spec: ReleaseSpec, longest_prompt: float | None = None) -> Assumptions:
+    """Nothing ends early: no response, and no attack. Every batch has the longest prompt, if that is known."""
+    prompt = max(expected(spec).prompt, longest_prompt or 0)
+    return Assumptions(prompt=prompt, length=1.0, control=1.0)
 
 
 What = Literal["rollouts", "scoring", "training", "measuring", "judging", "rewarding"]
