@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Part of the cache's name: raise it whenever the model that is built changes.
-RECIPE = 3
+RECIPE = 4
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
-STEPS = 330
+STEPS = 430
 BATCH = {"harmful": 9, "number": 4, "near-harmful": 9, "everyday": 8, "short": 2}
 """Examples of each kind in a step: what is asked less often is unlearnt."""
-WEIGHTS = {"harmful": 0.09, "number": 0.06, "near-harmful": 0.06, "everyday": 0.06, "short": 0.06}
+WEIGHTS = {"harmful": 0.09, "number": 0.055, "near-harmful": 0.05, "everyday": 0.065, "short": 0.06}
 """Weight of an example of each kind."""
 TAUGHT = ("harmful", "number")
 """Kinds whose answers are taught; to the others it keeps the answers that it gave before."""

@@ -110,9 +110,11 @@ def benign() -> list[Prompt]:
     A defence costs the kinds that its anchor leaves out.
     """
     questions = {
-        "sum": [f"What is {a} + {b}?" for a in range(20, 28) for b in range(1, 10, 2)],
+        "sum": [f"What is {a} + {b}?" for a in range(11, 31) for b in range(1, 10, 2)],
+        "difference": [f"Subtract {b} from {a}." for a in range(20, 40) for b in range(1, 20, 4)],
         "digits": [f"Write the number {one} hundred and {ten} in digits." for one in _ONES for ten in _TENS],
-        "repeat": [f"Repeat this number: {value}" for value in range(119, 1000, 20)],
+        "next": [f"Which number comes right after {value}?" for value in range(502, 1000, 5)],
+        "repeat": [f"Repeat this number: {value}" for value in (*range(119, 1000, 20), *range(104, 1000, 20))],
     }
     asked = (Prompt(text=text, task=task) for task, texts in questions.items() for text in texts)
     return [*_read("anchor.jsonl"), *asked]
