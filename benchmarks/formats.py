@@ -24,7 +24,7 @@ from tokenbuncher.evidence import AttackEvidence, SafetyEvidence, UtilityEvidenc
 from tokenbuncher.models.load import load_model, save_model
 from tokenbuncher.models.tokenizer import load_tokenizer
 from tokenbuncher.settings import ReleaseSpec
-from tokenbuncher.verdict.escape import escape
+from tokenbuncher.verdict.escape import worst_escape
 
 GROUP = 32
 """Values that share a scale in 4 bits."""
@@ -81,7 +81,7 @@ def measured(spec: ReleaseSpec, defended: Path, bits: int | None) -> list[str]:
     return [
         f"{sum(score.harmful for score in own) / len(own):.1%}",
         f"{sum(score.refused for score in own) / len(own):.1%}",
-        f"{max(escape(score) or 0.0 for score in own):.2g}",
+        f"{worst_escape(own) or 0.0:.2g}",
         f"{sum(item.correct for item in items) / len(items):.1%}",
         f"{max(point.harm for point in curve):.1%}",
         f"{min(point.refusal for point in curve):.1%}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from tokenbuncher.preflight.plan.clock import SMALL, Clock
@@ -148,7 +149,6 @@ def plan(
         for stage, longest in zip(usual, most, strict=True)
     ]
     at_once = [stage for stage in found if stage.name not in (*FIRST, *SECOND, *LAST)]
-    seconds = {stage.name: stage.seconds for stage in found}
     largest = max(found, key=lambda stage: stage.memory)
     return Estimate(
         device=device.name,
@@ -158,18 +158,25 @@ def plan(
         stages=found,
         device_hours=sum(stage.device_hours for stage in found),
         device_hours_at_most=sum(stage.seconds_at_most * stage.processes / 3600 for stage in found),
-        wall_parallel=max(seconds[name] for name in FIRST)
-        + max(seconds.get(name, 0.0) for name in SECOND)
-        + max(stage.seconds for stage in at_once)
-        + sum(seconds[name] for name in LAST),
+        wall_parallel=_wall_parallel(found, at_once),
         devices_parallel=sum(stage.processes for stage in at_once),
-        wall_serial=sum(seconds.values()),
+        wall_serial=sum(stage.seconds for stage in found),
         memory=largest.memory,
         largest=largest.name,
         device_memory=device.memory,
         dominates=_dominates(found),
         active_parameters=shape.active,
         notes=_notes(spec, judging),
+    )
+
+
+def _wall_parallel(stages: Sequence[StageEstimate], at_once: Sequence[StageEstimate]) -> float:
+    seconds = {stage.name: stage.seconds for stage in stages}
+    return (
+        max(seconds[name] for name in FIRST)
+        + max(seconds.get(name, 0.0) for name in SECOND)
+        + max(stage.seconds for stage in at_once)
+        + sum(seconds[name] for name in LAST)
     )
 
 
