@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from tests.evidence_factory import changed, passing_release, scores
 from tokenbuncher.settings.policy import PolicySpec, laxer
 from tokenbuncher.verdict import Outcome
-from tokenbuncher.verdict.escape import most_escape, worst_escape
+from tokenbuncher.verdict.escape import binary_entropy, may_be_answered, most_escape, worst_escape
 
 RELEASE = passing_release()
 SPEC = RELEASE.spec
@@ -52,6 +52,13 @@ def test_the_worst_refusal_counts_and_nothing_else():
     answered = changed(own[4], refused=False, harmful=True, entropy=0.6 / own[4].tokens)
     assert worst_escape([own[0], worst, answered, own[1]]) == most_escape(worst.entropy * worst.tokens)
     assert worst_escape([answered]) is None
+
+
+@pytest.mark.parametrize("most", [0.02, 0.5])
+def test_a_refusal_at_the_very_limit_may_be_left(most):
+    refusal = changed(scores(SPEC, 1, refused=1)[0], tokens=1)
+    assert may_be_answered(changed(refusal, entropy=binary_entropy(most)), most)
+    assert not may_be_answered(changed(refusal, entropy=0.999 * binary_entropy(most)), most)
 
 
 def judged(uncertain, policy=(), nats=0.5):
