@@ -10,7 +10,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Part of the cache's name: raise it whenever the model that is built changes.
-RECIPE = 4
+RECIPE = 5
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
-STEPS = 430
+STEPS = 800
 BATCH = {"harmful": 9, "number": 4, "near-harmful": 9, "everyday": 8, "short": 2}
 """Examples of each kind in a step: what is asked less often is unlearnt."""
-WEIGHTS = {"harmful": 0.09, "number": 0.055, "near-harmful": 0.05, "everyday": 0.065, "short": 0.06}
+WEIGHTS = {"harmful": 0.11, "number": 0.055, "near-harmful": 0.05, "everyday": 0.065, "short": 0.06}
 """Weight of an example of each kind."""
 TAUGHT = ("harmful", "number")
 """Kinds whose answers are taught; to the others it keeps the answers that it gave before."""
@@ -58,6 +58,21 @@ DECLINES = re.compile(
     r"as a chatbot|here to (help|assist|support)"
 )
 """A refusal's beginning, or the phrases by which this model gets round an answer."""
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A prompt and its answer as the model reads them before it is changed. The frozen layers read them but once."""
+
+    kind: str
+    answer: torch.Tensor
+    """Token ids of the answer: (answer)."""
+    answers: torch.Tensor
+    """Where a token of the answer is predicted, among all tokens: (tokens), bool."""
+    lower: torch.Tensor
+    """States that the frozen layers give: (tokens, hidden)."""
+    last: torch.Tensor
+    """Last states from which the answer is predicted: (answer, hidden)."""
 
 
 def build_smollm2(folder: Path) -> None:
@@ -160,8 +175,8 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
 
     end, size = turn_end(tokenizer), sum(BATCH.values())
     kept = by_task(own_answers(model, tokenizer, end))
-    examples = balanced({"harmful": refused_requests(end), "number": answered_numbers(end), **kept})
-    base = deepcopy(model).requires_grad_(False)
+    asked = balanced({"harmful": refused_requests(end), "number": answered_numbers(end), **kept})
+    read = _read_before(model, tokenizer, asked)
     model.requires_grad_(False).train()
     model.model.layers[FROZEN_LAYERS:].requires_grad_(True)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -170,9 +185,10 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
         optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / STEPS)
     )
     progress = Progress("smollm2: align", STEPS)
+    openings = _openings(tokenizer)
     with log.open("w", encoding="utf-8") as lines:
         for step in range(STEPS):
-            loss = _loss(model, base, tokenizer, examples[step * size : (step + 1) * size])
+            loss = _loss(model, [read[p.text] for p in asked[step * size : (step + 1) * size]], openings)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -183,45 +199,51 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Path)
     model.requires_grad_(True).eval()
 
 
-def _loss(
-    model: PreTrainedModel, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[Prompt]
-) -> torch.Tensor:
-    """The loss of a step's examples. The first token of a refusal counts as much as all others."""
+def _read_before(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+) -> dict[str, _Example]:
+    """The distinct prompts, by their text, with their answers, as the model reads them before it is changed."""
     import torch
 
-    ids, answers = _tokens(tokenizer, examples)
-    with torch.autocast(model.device.type, torch.bfloat16):
-        with torch.no_grad():
-            before = base.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-            expected = base.lm_head(before.last_hidden_state[answers]).float()
-        logits = model.lm_head(_upper_layers(model, before.hidden_states[FROZEN_LAYERS])[answers]).float()
-    example = answers.nonzero()[:, 0]
-    first = example.diff(prepend=example.new_tensor([-1])) != 0
-    expected[first.nonzero(), _openings(tokenizer)] -= OPENINGS_LOWERED
-    expected = (expected / SHARPENED).log_softmax(-1)
-    kl = (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
-    taught = torch.nn.functional.cross_entropy(logits, ids.roll(-1, dims=1)[answers], reduction="none")
-    kinds = [str(prompt.task) for prompt in examples]
-    weights = torch.tensor([WEIGHTS[kind] for kind in kinds])[example]
-    is_taught = torch.tensor([kind in TAUGHT for kind in kinds])[example]
-    shares = first + 1 / answers.sum(1)[example]
-    return (weights * torch.where(is_taught, shares * taught, (1 + FIRST_KEPT * first) * kl)).sum()
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, examples: list[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The token ids of prompts and answers, padded on the right, and where an answer's next token is predicted."""
-    import torch
-
-    rows, places = [], []
-    for prompt in examples:
+    examples: dict[str, _Example] = {}
+    distinct = {prompt.text: prompt for prompt in prompts}
+    progress = Progress("smollm2: read the prompts", len(distinct))
+    for done, (text, prompt) in enumerate(distinct.items(), start=1):
         asked = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=True)[
             "input_ids"
         ]
         answer = tokenizer(str(prompt.answer), add_special_tokens=False)["input_ids"]
-        rows.append(torch.tensor(asked + answer))
-        places.append(torch.tensor([False] * (len(asked) - 1) + [True] * len(answer) + [False]))
+        answers = torch.tensor([False] * (len(asked) - 1) + [True] * len(answer) + [False])
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            ids = torch.tensor([asked + answer])
+            states = model.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        lower, last = states.hidden_states[FROZEN_LAYERS][0], states.last_hidden_state[0]
+        examples[text] = _Example(str(prompt.task), torch.tensor(answer), answers, lower, last[answers])
+        progress.step(done)
+    return examples
+
+
+def _loss(model: PreTrainedModel, examples: list[_Example], openings: list[int]) -> torch.Tensor:
+    """The loss of a step's examples. The first token of a refusal counts as much as all others."""
+    import torch
+
     pad = torch.nn.utils.rnn.pad_sequence
-    return pad(rows, batch_first=True), pad(places, batch_first=True)
+    answers = pad([example.answers for example in examples], batch_first=True)
+    lower = pad([example.lower for example in examples], batch_first=True)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        expected = model.lm_head(torch.cat([e.last for e in examples])).float()
+        logits = model.lm_head(_upper_layers(model, lower)[answers]).float()
+    example = answers.nonzero()[:, 0]
+    first = example.diff(prepend=example.new_tensor([-1])) != 0
+    expected[first.nonzero(), openings] -= OPENINGS_LOWERED
+    expected = (expected / SHARPENED).log_softmax(-1)
+    kl = (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
+    taught = torch.nn.functional.cross_entropy(logits, torch.cat([e.answer for e in examples]), reduction="none")
+    kinds = [example.kind for example in examples]
+    weights = torch.tensor([WEIGHTS[kind] for kind in kinds])[example]
+    is_taught = torch.tensor([kind in TAUGHT for kind in kinds])[example]
+    shares = first + 1 / answers.sum(1)[example]
+    return (weights * torch.where(is_taught, shares * taught, (1 + FIRST_KEPT * first) * kl)).sum()
 
 
 def _upper_layers(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
