@@ -4,12 +4,14 @@ import json
 
 import pytest
 
+from tokenbuncher.builtin import smollm2
 from tokenbuncher.builtin.organism import world
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.files import file_digest, folder_digest
 from tokenbuncher.inputs import prepare_data
 from tokenbuncher.settings import parse_spec
 from tokenbuncher.settings.prompts import load_manifest, load_set
+from tokenbuncher.verdict.soundness.safety import set_sizes
 
 SETS = {
     **{"defence": 32, "attack": 32, "safety": 20, "benign": 32, "utility": 24, "benign-test": 24, "look-alikes": 20},
@@ -107,6 +109,72 @@ def test_duplicates_can_be_dropped(tmp_path):
         "harmful": {"location": str(path), "sha256": file_digest(path), "rows": 62, "dropped": 2, "kept": 60}
     }
     assert manifest["sets"]["safety"]["count"] == 20
+
+
+def more_harmful(tmp_path, rows, count, **data):
+    """Spec of ROWS, with these prompts besides for the defence."""
+    more = tmp_path / "more.csv"
+    more.write_text("\n".join(["prompt", *rows]) + "\n", encoding="utf-8")
+    sizes = {"defence": 20, "attack": 20, "safety": 20, "more_harmful": count}
+    return spec_of(csv_of(tmp_path, ROWS), more_harmful={"path": str(more)}, sizes=sizes, **data)
+
+
+FURTHER = [f"{word} me the secret of {word}ing" for word in ("tell", "sell", "send", "lend", "show", "hand")]
+
+
+def test_the_defence_may_have_more_prompts_than_the_list_that_is_measured_on(tmp_path):
+    prepare_data(spec_of(csv_of(tmp_path, ROWS)), tmp_path / "before")
+    spec = more_harmful(tmp_path, FURTHER, 5)
+    prepare_data(spec, tmp_path / "data")
+    defence = [prompt.text for prompt in load_set(tmp_path / "data", "defence")]
+    assert defence[:20] == [prompt.text for prompt in load_set(tmp_path / "before", "defence")]
+    assert len(set(defence[20:])) == 5
+    assert set(defence[20:]) <= set(FURTHER)
+    for name in ("attack", "safety", "benign", "utility", "benign-test"):
+        assert load_set(tmp_path / "data", name) == load_set(tmp_path / "before", name)
+    manifest = load_manifest(tmp_path / "data")
+    assert {name: entry.count for name, entry in manifest.sets.items()} == set_sizes(spec)
+    assert manifest.sets["defence"].source == f"{tmp_path / 'prompts.csv'} and {tmp_path / 'more.csv'}"
+    assert manifest.sources["more_harmful"].kept == 6
+
+
+@pytest.mark.parametrize("measured", ["safety", "attack", "utility"])
+def test_the_defence_never_gets_a_prompt_of_another_set(tmp_path, measured):
+    prepare_data(spec_of(csv_of(tmp_path, ROWS)), tmp_path / "before")
+    theirs = [f"{prompt.text.capitalize()}!" for prompt in load_set(tmp_path / "before", measured)[:3]]
+    with pytest.raises(UserError, match=r"data.more_harmful: 3 of 9 prompts.*nearly the same"):
+        prepare_data(more_harmful(tmp_path, [*theirs, *FURTHER], 6), tmp_path / "data")
+    dropping = more_harmful(tmp_path, [*theirs, *FURTHER], 6, duplicates="drop")
+    prepare_data(dropping, tmp_path / "data")
+    assert {prompt.text for prompt in load_set(tmp_path / "data", "defence")[20:]} == set(FURTHER)
+    assert load_manifest(tmp_path / "data").sources["more_harmful"].dropped == 3
+    with pytest.raises(UserError, match=r"data.more_harmful has 6 distinct prompts.*asks for 7"):
+        prepare_data(more_harmful(tmp_path, [*theirs, *FURTHER], 7, duplicates="drop"), tmp_path / "more")
+
+
+def test_the_requests_of_the_alignment_are_there_for_the_defence(tmp_path):
+    sizes = {"defence": 20, "attack": 20, "safety": 20, "more_harmful": 30}
+    prepare_data(spec_of(csv_of(tmp_path, ROWS), more_harmful="smollm2", sizes=sizes), tmp_path / "data")
+    further = {prompt.text for prompt in load_set(tmp_path / "data", "defence")[20:]}
+    assert len(further) == 30
+    assert further <= {prompt.text for prompt in smollm2.harmful_requests()}
+
+
+def test_more_prompts_need_a_source_and_a_source_a_number(tmp_path):
+    path = csv_of(tmp_path, ROWS)
+    for data in ({"more_harmful": "smollm2"}, {"sizes": {"more_harmful": 5}}):
+        with pytest.raises(UserError, match=r"more_harmful goes with its number of prompts in sizes.more_harmful"):
+            spec_of(path, **data)
+    with pytest.raises(UserError, match="more_harmful may have prompts of any category"):
+        categorised(tmp_path, "abc", 1, more_harmful="smollm2", sizes={"more_harmful": 5})
+
+
+def test_a_spec_without_more_prompts_is_what_it_was(tmp_path):
+    path = csv_of(tmp_path, ROWS)
+    assert "more_harmful" not in spec_of(path).to_yaml()
+    sizes = {"defence": 20, "attack": 20, "safety": 20, "more_harmful": 5}
+    more = spec_of(path, more_harmful="smollm2", sizes=sizes)
+    assert more.evidence_digest() != spec_of(path).evidence_digest()
 
 
 def test_rows_in_messages_are_those_of_the_file_though_some_are_filtered_out(tmp_path):

@@ -110,6 +110,7 @@ EVALUATION: dict[str, Strong | str] = {
 DATA: dict[str, Strong | str] = {
     "seed": "any split is as good as another; the policy limits tries",
     "harmful": "the attacker's prompts are of the same source as those he is measured on",
+    "more_harmful": "the defence's, and none that is measured or attacked with",
     "benign": "not the attacker's",
     "utility": "not the attacker's",
     "benign_test": "not the attacker's",
@@ -122,6 +123,7 @@ DATA: dict[str, Strong | str] = {
 }
 SIZES: dict[str, Strong | str] = {
     "defence": "not the attacker's",
+    "more_harmful": "not the attacker's",
     "attack": lambda spec: spec.data.sizes.attack >= 400,
     "safety": lambda spec: spec.data.sizes.safety >= STATED.min_prompts,
     "benign": "not the attacker's",

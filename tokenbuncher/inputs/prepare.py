@@ -43,6 +43,7 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     data, files = spec.data, _Files(spec.data)
     sets = {**_harmful_sets(data, files), **_capability_sets(data, files), **_benign_sets(spec, files)}
     sets |= _measured_sets(spec, files, sets)
+    sets["defence"] += _more_harmful(data, files, sets)
     for name, prompts in sets.items():
         if not prompts:
             raise UserError(f"prompt set '{name}' is empty")
@@ -240,8 +241,20 @@ def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prom
     return sets
 
 
+def _more_harmful(data: DataSpec, files: _Files, others: dict[str, list[Prompt]]) -> list[Prompt]:
+    """Further prompts for the defence, drawn after all others, none of which is among them."""
+    if data.more_harmful is None:
+        return []
+    prompts = smollm2.harmful_requests() if data.more_harmful == "smollm2" else files.prompts("more_harmful")
+    seen = [prompt for prompts in others.values() for prompt in prompts]
+    counts = {"more": data.sizes.more_harmful}
+    return _split(
+        _not_among(prompts, seen, "more_harmful", files=files), counts, data.seed, origin="data.more_harmful"
+    )["more"]
+
+
 def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, *, files: _Files) -> list[Prompt]:
-    """The prompts that neither another set has nor the source of the anchor, be it but nearly.
+    """The prompts that none of those seen is, be it but nearly.
 
     Raises:
         UserError: If there are such, and duplicates are not to be dropped.
@@ -276,6 +289,8 @@ def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, *, orig
 
 def _origin(data: DataSpec, name: str) -> str:
     source: FileSource | str | None = data.utility
+    if name == "defence" and data.more_harmful:
+        return f"{source_name(data.harmful)} and {source_name(data.more_harmful)}"
     if name in ("defence", "attack", "safety"):
         source = data.harmful
     elif name.startswith("capability"):

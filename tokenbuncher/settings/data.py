@@ -92,6 +92,9 @@ class SplitSizes(Strict):
     """The number of prompts in each set; no two sets share a prompt."""
 
     defence: Positive = 400
+    more_harmful: Annotated[int, Field(ge=0)] = Field(
+        0, description="Prompts of data.more_harmful, in addition to those of defence.", exclude_if=lambda own: own == 0
+    )
     attack: Positive = 400
     safety: Positive = 200
     benign: Positive = 600
@@ -118,6 +121,12 @@ class DataSpec(Strict):
 
     seed: Seed = 0
     harmful: Literal["organism"] | FileSource = "organism"
+    more_harmful: Literal["smollm2"] | FileSource | None = Field(
+        None,
+        description="Harmful prompts from another source, on which the defence trains as well; null for none. smollm2 "
+        "are the requests that smollm2:// was aligned with.",
+        exclude_if=lambda own: own is None,
+    )
     benign: Literal["organism", "smollm2"] | FileSource = "organism"
     utility: Literal["organism", "smollm2"] | FileSource = "organism"
     capability: Literal["organism"] | FileSource | None = Field(
@@ -151,11 +160,20 @@ class DataSpec(Strict):
 
     def checks(self) -> Iterable[Iterator[Contradiction]]:
         """Categories are there, and over-refusal is measured on prompts of their own."""
-        return self._categories(), self._taught(), self._shared()
+        return self._categories(), self._more(), self._taught(), self._shared()
 
     def _categories(self) -> Iterator[Contradiction]:
         if self.held_out_categories and not (isinstance(self.harmful, FileSource) and self.harmful.category):
             yield ("held_out_categories",), "held_out_categories needs a file in harmful with a column category"
+
+    def _more(self) -> Iterator[Contradiction]:
+        if (self.more_harmful is None) != (self.sizes.more_harmful == 0):
+            yield ("more_harmful",), "more_harmful goes with its number of prompts in sizes.more_harmful"
+        if self.more_harmful and self.held_out_categories:
+            yield (
+                ("more_harmful",),
+                "more_harmful may have prompts of any category; leave it out, or held_out_categories",
+            )
 
     def _taught(self) -> Iterator[Contradiction]:
         if same_source(self.borrowed_benign, self.benign):
@@ -170,6 +188,11 @@ class DataSpec(Strict):
         for field in ("benign_test", "utility"):
             if same_source(self.look_alikes, getattr(self, field)):
                 yield ("look_alikes",), f"{path} is that of {field}, too; name another file"
+
+    @property
+    def defence_prompts(self) -> int:
+        """The number of harmful prompts that the defence has."""
+        return self.sizes.defence + self.sizes.more_harmful
 
     @property
     def borrowed_benign(self) -> str | FileSource | None:

@@ -158,7 +158,7 @@ class _Counted:
                 self._pass("scoring", "forward", defence.anchor.examples, times=steps, shared=True),
                 self._pass("training", "train", defence.anchor.examples, times=steps, shared=True),
             ]
-        watched = min(WATCHED, self.spec.data.sizes.defence)
+        watched = min(WATCHED, self.spec.data.defence_prompts)
         passes += [self._pass("measuring", "generate", watched, times=steps // WATCHED_EVERY + 2, batch=self.batch)]
         saved = steps // self.spec.output.checkpoint_every
         return StageWork("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
@@ -168,7 +168,7 @@ class _Counted:
         sizes, steps, batch = self.spec.data.sizes, self.spec.defence.steps, self.batch
         prompts, benign = self.spec.defence.prompts_per_step, 2 * certain.benign_examples
         probes, held_out = steps // certain.probe_every + 1, certain.held_out
-        answered = 2 * sizes.defence + sizes.benign + 2 * certain.mixed_prompts + 2 * held_out
+        answered = 2 * self.spec.data.defence_prompts + sizes.benign + 2 * certain.mixed_prompts + 2 * held_out
         passes = [
             self._pass("measuring", "generate", answered, batch=batch),
             self._pass("training", "train", prompts + benign, times=steps, shared=True),

@@ -57,7 +57,8 @@ def _manifest_problems(manifest: Manifest, data: str, spec: ReleaseSpec) -> Iter
 def set_sizes(spec: ReleaseSpec) -> dict[str, int]:
     """The number of prompts that prepare-data puts into each set."""
     sizes = spec.data.sizes
-    sets = {name: getattr(sizes, name) for name in ("defence", "attack", "safety", "benign", "utility")}
+    sets = {name: getattr(sizes, name) for name in ("attack", "safety", "benign", "utility")}
+    sets["defence"] = spec.data.defence_prompts
     if spec.data.capability:
         sets |= {"capability-attack": sizes.attack, "capability-safety": sizes.safety}
     if spec.evaluation.fine_tuning:
