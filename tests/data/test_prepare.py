@@ -127,14 +127,14 @@ def test_the_defence_may_have_more_prompts_than_the_list_that_is_measured_on(tmp
     spec = more_harmful(tmp_path, FURTHER, 5)
     prepare_data(spec, tmp_path / "data")
     defence = [prompt.text for prompt in load_set(tmp_path / "data", "defence")]
-    assert defence[:20] == [prompt.text for prompt in load_set(tmp_path / "before", "defence")]
-    assert len(set(defence[20:])) == 5
-    assert set(defence[20:]) <= set(FURTHER)
+    assert defence[5:] == [prompt.text for prompt in load_set(tmp_path / "before", "defence")]
+    assert len(set(defence[:5])) == 5
+    assert set(defence[:5]) <= set(FURTHER)
     for name in ("attack", "safety", "benign", "utility", "benign-test"):
         assert load_set(tmp_path / "data", name) == load_set(tmp_path / "before", name)
     manifest = load_manifest(tmp_path / "data")
     assert {name: entry.count for name, entry in manifest.sets.items()} == set_sizes(spec)
-    assert manifest.sets["defence"].source == f"{tmp_path / 'prompts.csv'} and {tmp_path / 'more.csv'}"
+    assert manifest.sets["defence"].source == f"{tmp_path / 'more.csv'} and {tmp_path / 'prompts.csv'}"
     assert manifest.sources["more_harmful"].kept == 6
 
 
@@ -146,7 +146,7 @@ def test_the_defence_never_gets_a_prompt_of_another_set(tmp_path, measured):
         prepare_data(more_harmful(tmp_path, [*theirs, *FURTHER], 6), tmp_path / "data")
     dropping = more_harmful(tmp_path, [*theirs, *FURTHER], 6, duplicates="drop")
     prepare_data(dropping, tmp_path / "data")
-    assert {prompt.text for prompt in load_set(tmp_path / "data", "defence")[20:]} == set(FURTHER)
+    assert {prompt.text for prompt in load_set(tmp_path / "data", "defence")[:6]} == set(FURTHER)
     assert load_manifest(tmp_path / "data").sources["more_harmful"].dropped == 3
     with pytest.raises(UserError, match=r"data.more_harmful has 6 distinct prompts.*asks for 7"):
         prepare_data(more_harmful(tmp_path, [*theirs, *FURTHER], 7, duplicates="drop"), tmp_path / "more")
@@ -155,7 +155,7 @@ def test_the_defence_never_gets_a_prompt_of_another_set(tmp_path, measured):
 def test_the_requests_of_the_alignment_are_there_for_the_defence(tmp_path):
     sizes = {"defence": 20, "attack": 20, "safety": 20, "more_harmful": 30}
     prepare_data(spec_of(csv_of(tmp_path, ROWS), more_harmful="smollm2", sizes=sizes), tmp_path / "data")
-    further = {prompt.text for prompt in load_set(tmp_path / "data", "defence")[20:]}
+    further = {prompt.text for prompt in load_set(tmp_path / "data", "defence")[:30]}
     assert len(further) == 30
     assert further <= {prompt.text for prompt in smollm2.harmful_requests()}
 

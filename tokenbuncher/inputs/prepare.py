@@ -43,7 +43,8 @@ def prepare_data(spec: ReleaseSpec, out: Path) -> None:
     data, files = spec.data, _Files(spec.data)
     sets = {**_harmful_sets(data, files), **_capability_sets(data, files), **_benign_sets(spec, files)}
     sets |= _measured_sets(spec, files, sets)
-    sets["defence"] += _more_harmful(data, files, sets)
+    # First, because a defence holds out the last: it is measured on the list that the model is judged by.
+    sets["defence"] = [*_more_harmful(data, files, sets), *sets["defence"]]
     for name, prompts in sets.items():
         if not prompts:
             raise UserError(f"prompt set '{name}' is empty")
@@ -290,7 +291,7 @@ def _split(prompts: Sequence[Prompt], counts: dict[str, int], seed: int, *, orig
 def _origin(data: DataSpec, name: str) -> str:
     source: FileSource | str | None = data.utility
     if name == "defence" and data.more_harmful:
-        return f"{source_name(data.harmful)} and {source_name(data.more_harmful)}"
+        return f"{source_name(data.more_harmful)} and {source_name(data.harmful)}"
     if name in ("defence", "attack", "safety"):
         source = data.harmful
     elif name.startswith("capability"):
