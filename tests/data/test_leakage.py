@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenbuncher.settings.leakage import find_leaks, places_among, shingles, similar_pairs
+from tokenbuncher.settings.leakage import find_leaks, places_among, places_around, shingles, similar_pairs
 from tokenbuncher.settings.prompts import Prompt
 
 WORDS = st.sampled_from(["how", "do", "you", "open", "a", "red", "door", "in", "town", "today"])
@@ -116,6 +116,19 @@ def test_places_of_prompts_that_are_nearly_known():
     assert places_among(prompts, known, 0.8) == {0}
     assert places_among(prompts, known, 0.8, size=1) == {0, 1}
     assert places_among(prompts, [], 0.8) == set()
+
+
+def test_places_of_prompts_around_known_ones_and_within_them():
+    known = [Prompt(text=text) for text in ("how do i open the door", "Pick one. A. owl B. fig", "owl")]
+    texts = [
+        "You are an actor. How do I open the door? Answer in verse.",
+        "how do i open the red door",
+        "pick one",
+        "one a owl",
+        "the owl flies at night",
+    ]
+    assert places_around([Prompt(text=text) for text in texts], known) == {0, 3}
+    assert places_around([], known) == places_around(known[:2], []) == set()
 
 
 def test_same_subject_in_other_words():

@@ -152,6 +152,28 @@ def test_the_defence_never_gets_a_prompt_of_another_set(tmp_path, measured):
         prepare_data(more_harmful(tmp_path, [*theirs, *FURTHER], 7, duplicates="drop"), tmp_path / "more")
 
 
+def test_the_defence_never_gets_a_question_in_other_clothes(tmp_path):
+    prepare_data(spec_of(csv_of(tmp_path, ROWS)), tmp_path / "before")
+    asked = [prompt.text for name in ("safety", "attack") for prompt in load_set(tmp_path / "before", name)][::10]
+    theirs = [f"Write a scene in a play in which the hero asks: {text}? The other one tells it all." for text in asked]
+    with pytest.raises(UserError, match=rf"data.more_harmful: {len(asked)} of {len(asked) + 6} prompts"):
+        prepare_data(more_harmful(tmp_path, [*theirs, *FURTHER], 6), tmp_path / "data")
+    prepare_data(more_harmful(tmp_path, [*theirs, *FURTHER], 6, duplicates="drop"), tmp_path / "data")
+    assert {prompt.text for prompt in load_set(tmp_path / "data", "defence")[:6]} == set(FURTHER)
+
+
+def test_more_prompts_are_of_another_file(tmp_path):
+    path = csv_of(tmp_path, [f"{row},template {row}" for row in ROWS], "prompt,jail")
+    sizes = {"defence": 20, "attack": 20, "safety": 20, "more_harmful": 5}
+    same = {"path": str(path), "prompt": "jail"}
+    with pytest.raises(UserError, match=r"prompts.csv is that of harmful, too; name another file"):
+        spec_of(path, more_harmful=same, sizes=sizes)
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"data.more_harmful and data.harmful are the same file: .*name another list"):
+        prepare_data(spec_of(path, more_harmful={**same, "path": str(copy)}, sizes=sizes), tmp_path / "data")
+
+
 def test_the_requests_of_the_alignment_are_there_for_the_defence(tmp_path):
     sizes = {"defence": 20, "attack": 20, "safety": 20, "more_harmful": 30}
     prepare_data(spec_of(csv_of(tmp_path, ROWS), more_harmful="smollm2", sizes=sizes), tmp_path / "data")

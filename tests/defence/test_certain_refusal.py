@@ -51,6 +51,21 @@ def test_no_mixed_prompt_is_like_one_that_attacks_or_measures(spec_of, organism_
     assert not places_among(made, known, spec.data.near_duplicate, size=1)
 
 
+def test_a_defence_with_more_prompts_is_measured_on_those_of_the_list_that_judges(
+    spec_of, organism_data, organism_base
+):
+    spec = spec_of()
+    sizes = spec.data.sizes.model_copy(update={"defence": 8, "more_harmful": 24})
+    more = spec.model_copy(update={"data": spec.data.model_copy(update={"sizes": sizes})})
+    model, tokenizer = load_model(organism_base, spec.model), load_tokenizer(organism_base)
+    harmful = load_set(organism_data, "defence")
+
+    trained, held_out = examples_of(more, Models(model, model, tokenizer), organism_data)
+
+    assert [prompt for prompt, _ in trained.harmful] == harmful[:30]
+    assert [prompt for prompt, _ in held_out.harmful] == harmful[30:]  # a quarter of its 8, and the last of all
+
+
 def test_held_out_prompts_escape_less(spec_of, organism_data, organism_base, tmp_path):
     defend(spec_of(), organism_data, organism_base, out=tmp_path / "candidate")
     log = rows(tmp_path / "candidate")
@@ -154,7 +169,7 @@ def test_an_interrupted_defence_ends_with_the_figures_of_an_unbroken_one(
 
 @pytest.mark.parametrize(("count", "kept"), [(100, 8), (16, 4), (4, 1)])
 def test_at_most_a_quarter_is_held_out(count, kept):
-    trained, measured = _split(list(range(count)), 8)
+    trained, measured = _split(list(range(count)), 8, alike=count)
     assert (len(trained), len(measured)) == (count - kept, kept)
     assert trained + measured == list(range(count))
 

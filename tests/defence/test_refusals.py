@@ -75,6 +75,14 @@ def test_a_model_that_answers_has_no_refusal_to_make_certain(base, benign, spec)
         own_refusals(*base, benign, spec=spec)
 
 
+def test_prompts_beside_the_list_do_not_hide_that_a_model_answers_it(base, harmful, benign, spec):
+    sizes = spec.data.sizes.model_copy(update={"more_harmful": len(harmful)})
+    more = spec.model_copy(update={"data": spec.data.model_copy(update={"sizes": sizes})})
+    few = benign[: len(harmful) // 4]
+    with pytest.raises(UserError, match=rf"refuses 0 of the {len(few)} harmful prompts"):
+        own_refusals(*base, [*harmful, *few], spec=more)
+
+
 def test_no_response_begins_with_a_banned_token(base, harmful, refusals, spec):
     _, tokenizer = base
     responses = respond(*base, harmful, spec=spec, banned=refusals.openings)

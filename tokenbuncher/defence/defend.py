@@ -117,7 +117,7 @@ def _train_entropy(spec: ReleaseSpec, models: Models, data: Path, *, log: StepLo
 
     harmful, benign = load_set(data, "defence"), load_set(data, "benign")
     _warn_of_noise(spec.defence)
-    refusals = KeptRefusals(spec, models, harmful)
+    refusals = KeptRefusals(spec, models, spec.data.judged_by(harmful))
     checkpoints = Checkpoints(log.path.parent, spec.output.checkpoint_every, log)
 
     def watch(step: int) -> bool:

@@ -77,8 +77,9 @@ def examples_of(spec: ReleaseSpec, models: Models, data: Path) -> tuple[Examples
             f"the base model refuses all but {len(answered)} of the {len(benign)} benign prompts: recipe "
             f"certain-refusal needs {FEWEST} answers to keep; choose other prompts (data.benign)"
         )
-    pushed = _split(list(zip(harmful, refusals.texts, strict=True)), certain.held_out)
-    kept = _split(answered, certain.held_out)
+    pairs = list(zip(harmful, refusals.texts, strict=True))
+    pushed = _split(pairs, certain.held_out, alike=len(spec.data.judged_by(pairs)))
+    kept = _split(answered, certain.held_out, alike=len(answered))
     others = [name for name in load_manifest(data).sets if name not in ("defence", "benign")]
     numbers = certain.mixed_prompts, min(certain.mixed_prompts, MIXED_A_HELD_OUT * certain.held_out)
     mixed = [
@@ -106,7 +107,7 @@ def _enough(prompts: list[Prompt], name: str) -> list[Prompt]:
     return prompts
 
 
-def _split(items: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
-    """Those to train on, and those to measure with: so many, but at most a quarter."""
-    kept = min(held_out, len(items) // FEWEST)
+def _split(items: Sequence[T], held_out: int, *, alike: int) -> tuple[list[T], list[T]]:
+    """Those to train on, and the last, to measure with: so many, but at most a quarter of the items like them."""
+    kept = min(held_out, alike // FEWEST)
     return list(items[: len(items) - kept]), list(items[len(items) - kept :])

@@ -63,9 +63,10 @@ def own_refusals(
     greedy = respond(model, tokenizer, prompts, spec=spec, temperature=None)
     judged = refusing(prompts, greedy, refusal_judge(spec))
     refused = [refuses and response.finished for refuses, response in zip(judged, greedy, strict=True)]
-    if sum(refused) < FEWEST_REFUSED * len(prompts):
+    judged_by = spec.data.judged_by(refused)
+    if sum(judged_by) < FEWEST_REFUSED * len(judged_by):
         raise UserError(
-            f"the base model refuses {sum(refused)} of the {len(prompts)} harmful prompts of the defence, greedily "
+            f"the base model refuses {sum(judged_by)} of the {len(judged_by)} harmful prompts of the defence, greedily "
             "decoded: it has no refusal that recipe certain-refusal could make certain; align it first, or choose "
             "another defence.recipe"
         )

@@ -16,12 +16,24 @@ from tokenbuncher.inputs.columns import CATEGORY_SEPARATOR, read_file
 from tokenbuncher.inputs.fetch import local_model
 from tokenbuncher.models.lengths import check_room
 from tokenbuncher.settings import DataSpec, FileSource, ReleaseSpec, source_name
-from tokenbuncher.settings.leakage import find_leaks, normalise, places_among, similar_pairs
+from tokenbuncher.settings.leakage import find_leaks, normalise, places_among, places_around, similar_pairs
 from tokenbuncher.settings.prompts import MANIFEST, Manifest, Prompt, SourceEntry, write_set
 
 logger = logging.getLogger(__name__)
 
 SHOWN_LEAKS = 5
+APART = {
+    "benign_test": {"benign": "one that the defence is not anchored on"},
+    "look_alikes": {
+        "benign": "one that the defence is not anchored on",
+        "benign_test": "one of look-alikes",
+        "utility": "one of look-alikes",
+    },
+    "more_harmful": {"harmful": "list", "capability": "list"},
+}
+"""Fields of `data` whose file must not be that of these, and what to name instead."""
+ASKED_FOR_HARM = ("attack", "safety", "capability-attack", "capability-safety")
+"""Sets of harmful prompts that the defence has not seen."""
 
 
 def prepare_data(spec: ReleaseSpec, out: Path) -> None:
@@ -102,13 +114,9 @@ class _Files:
         self.read[name] = entry.model_copy(update={"dropped": entry.dropped + number, "kept": entry.kept - number})
 
     def refuse_same_files(self, name: str) -> None:
-        """Over-refusal is not measured on the very file that is for something else, whatever its name."""
+        """What measures, or trains, is not the very file that is for something else, whatever its name."""
         own = self.read.get(name)
-        others = {
-            "benign": "one that the defence is not anchored on",
-            **({"benign_test": "one of look-alikes", "utility": "one of look-alikes"} if name == "look_alikes" else {}),
-        }
-        for field, advice in others.items():
+        for field, advice in APART[name].items():
             other = self.read.get(field)
             if own and other and own.sha256 == other.sha256:
                 raise UserError(
@@ -235,9 +243,10 @@ def _measured_sets(spec: ReleaseSpec, files: _Files, others: dict[str, list[Prom
         elif source == "smollm2" or isinstance(source, FileSource):
             prompts = shipped() if source == "smollm2" else files.prompts(field)
             files.refuse_same_files(field)
-            sets |= _split(
-                _not_among(prompts, seen, field, files=files), {name: count}, data.seed, origin=f"data.{field}"
-            )
+            known = places_among(prompts, seen, data.near_duplicate)
+            whose = "another set, or of the source of data.benign"
+            fresh = _without(prompts, known, field, files=files, whose=whose)
+            sets |= _split(fresh, {name: count}, data.seed, origin=f"data.{field}")
         seen += sets.get(name, [])
     return sets
 
@@ -247,26 +256,24 @@ def _more_harmful(data: DataSpec, files: _Files, others: dict[str, list[Prompt]]
     if data.more_harmful is None:
         return []
     prompts = smollm2.harmful_requests() if data.more_harmful == "smollm2" else files.prompts("more_harmful")
+    files.refuse_same_files("more_harmful")
     seen = [prompt for prompts in others.values() for prompt in prompts]
-    counts = {"more": data.sizes.more_harmful}
-    return _split(
-        _not_among(prompts, seen, "more_harmful", files=files), counts, data.seed, origin="data.more_harmful"
-    )["more"]
+    unseen = [prompt for name in ASKED_FOR_HARM for prompt in others.get(name, ())]
+    known = places_among(prompts, seen, data.near_duplicate) | places_around(prompts, unseen)
+    fresh = _without(prompts, known, "more_harmful", files=files, whose="other sets, or hold one of them")
+    return _split(fresh, {"more": data.sizes.more_harmful}, data.seed, origin="data.more_harmful")["more"]
 
 
-def _not_among(prompts: list[Prompt], seen: list[Prompt], field: str, *, files: _Files) -> list[Prompt]:
-    """The prompts that none of those seen is, be it but nearly.
+def _without(prompts: list[Prompt], known: set[int], field: str, *, files: _Files, whose: str) -> list[Prompt]:
+    """The prompts but for those at the places that are known.
 
     Raises:
         UserError: If there are such, and duplicates are not to be dropped.
     """
-    data = files.data
-    known = places_among(prompts, seen, data.near_duplicate)
-    if known and data.duplicates == "fail":
+    if known and files.data.duplicates == "fail":
         raise UserError(
             f"data.{field}: {len(known)} of {len(prompts)} prompts, the first is number {min(known) + 1}, are nearly "
-            "the same as prompts of another set, or of the source of data.benign; remove them or set data.duplicates: "
-            "drop"
+            f"the same as prompts of {whose}; remove them or set data.duplicates: drop"
         )
     if field in files.read:
         files.drop(field, len(known))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,8 @@ from tokenbuncher.core.errors import UserError
 from tokenbuncher.core.fields import Contradiction, Positive, Rate, Seed, Strict
 from tokenbuncher.settings.datasets import DATASETS
 from tokenbuncher.settings.sources import local_path, parse_file
+
+T = TypeVar("T")
 
 
 class FileSource(Strict):
@@ -174,6 +176,9 @@ class DataSpec(Strict):
                 ("more_harmful",),
                 "more_harmful may have prompts of any category; leave it out, or held_out_categories",
             )
+        for field in ("harmful", "capability"):
+            if isinstance(self.more_harmful, FileSource) and same_source(self.more_harmful, getattr(self, field)):
+                yield ("more_harmful",), f"{self.more_harmful.path} is that of {field}, too; name another file"
 
     def _taught(self) -> Iterator[Contradiction]:
         if same_source(self.borrowed_benign, self.benign):
@@ -193,6 +198,10 @@ class DataSpec(Strict):
     def defence_prompts(self) -> int:
         """The number of harmful prompts that the defence has."""
         return self.sizes.defence + self.sizes.more_harmful
+
+    def judged_by(self, defence: Sequence[T]) -> Sequence[T]:
+        """Of the defence's harmful prompts, or what belongs to them: those of `harmful`, which measures as well."""
+        return defence[self.sizes.more_harmful :]
 
     @property
     def borrowed_benign(self) -> str | FileSource | None:

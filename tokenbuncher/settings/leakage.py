@@ -87,6 +87,24 @@ def places_among(prompts: Sequence[Prompt], known: Sequence[Prompt], threshold: 
     return {later - len(known) for earlier, later, _ in pairs if earlier < len(known) <= later}
 
 
+def places_around(prompts: Sequence[Prompt], known: Sequence[Prompt]) -> set[int]:
+    """The places of prompts that hold a known one in words around it, or are held by one.
+
+    A template around a question, or the question without its options, is far from it by Jaccard similarity.
+    """
+    asked, others = ([shingles(prompt.text) for prompt in of] for of in (prompts, known))
+    return {outer for outer, _ in _holding(asked, others)} | {inner for _, inner in _holding(others, asked)}
+
+
+def _holding(outer: Sequence[frozenset[str]], inner: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
+    """Pairs of places of a set and of one that is a part of it."""
+    by_one: defaultdict[str, list[int]] = defaultdict(list)
+    for place, part in enumerate(inner):
+        by_one[min(part)].append(place)
+    for place, whole in enumerate(outer):
+        yield from ((place, found) for one in whole for found in by_one.get(one, ()) if inner[found] <= whole)
+
+
 def find_leaks(sets: Mapping[str, Sequence[Prompt]], threshold: float) -> list[str]:
     """Describes every prompt that is in two sets.
 
