@@ -52,6 +52,7 @@ def spec_file(tmp_path: Path) -> Path:
 
 def test_there_is_a_command_per_stage() -> None:
     assert COMMANDS == [
+        "align-smollm2",
         "attack",
         "build-organism",
         "compare",

@@ -55,6 +55,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 def test_these_write_folders() -> None:
     assert sorted(FOLDERS) == [
+        "align-smollm2",
         "attack",
         "build-organism",
         "controls",

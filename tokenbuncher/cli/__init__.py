@@ -59,4 +59,4 @@ main.add_section(
 )
 main.add_section("Recorded releases", [release.explain, release.compare, release.sign, registry.verify])
 main.add_section("The registry", [registry.status, registry.rollback, registry.watch, registry.keygen])
-main.add_section("For developers", [stages.build_organism])
+main.add_section("For developers", [stages.build_organism, stages.align_smollm2])

@@ -184,3 +184,21 @@ def build_organism(out: Path) -> None:
 
     build_organism(out)
     wrote(out)
+
+
+@click.command(cls=Door)
+@out
+@telling
+def align_smollm2(out: Path) -> None:
+    """Align SmolLM2 anew: the adapter that ships with the package, for smollm2://.
+
+    Needs the trainer extra, the weights of SmolLM2 and an hour or more on one core.
+
+    \b
+    Example:
+      tokenbuncher align-smollm2 --out work/adapter
+    """
+    from tokenbuncher.builtin.smollm2.align import align_smollm2
+
+    align_smollm2(out)
+    wrote(out)

@@ -57,7 +57,7 @@ def quiet_libraries() -> None:
 def _name_user() -> None:
     """Gives a user without an account, as in containers, a name and a home, for which libraries ask.
 
-    The home is one that nobody can write to; `storage.own_cache` says what to set where one is needed.
+    The home is one that nobody can write to; `storage.user_cache` says what to set where one is needed.
     """
     try:
         Path.home()

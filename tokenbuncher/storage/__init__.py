@@ -8,7 +8,7 @@ What comes from elsewhere is kept in the user's cache ($XDG_CACHE_HOME, else ~/.
 """
 
 from tokenbuncher.storage._bucket import client_of_bucket
-from tokenbuncher.storage._cache import cached, forget, in_cache, made_cache, own_cache, user_cache
+from tokenbuncher.storage._cache import cached, forget, in_cache, user_cache
 from tokenbuncher.storage._file import resolve_file
 from tokenbuncher.storage._pin import pin, pin_file
 from tokenbuncher.storage._publish import publish
@@ -21,8 +21,6 @@ __all__ = [
     "client_of_bucket",
     "forget",
     "in_cache",
-    "made_cache",
-    "own_cache",
     "pin",
     "pin_file",
     "publish",

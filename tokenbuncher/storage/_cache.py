@@ -16,8 +16,8 @@ from tokenbuncher.core.files import folder_digest, whole_folder, write_text
 _ADVICE = "set XDG_CACHE_HOME (or HOME) to a folder that can be written"
 
 
-def own_cache() -> Path:
-    """The folder of this tool in the user's cache; containers often run users without a home.
+def user_cache() -> Path:
+    """The default location of the cache; containers often run users without a home.
 
     Raises:
         UserError: If there is neither XDG_CACHE_HOME nor a home folder.
@@ -25,16 +25,7 @@ def own_cache() -> Path:
     given = os.environ.get("XDG_CACHE_HOME")
     if not given and os.environ.get("HOME") == NO_HOME:
         raise UserError(f"this user has no home folder to keep a cache in; {_ADVICE}")
-    return (Path(given).expanduser() if given else Path.home() / ".cache") / "tokenbuncher"
-
-
-def user_cache() -> Path:
-    """The default location of the cache.
-
-    Raises:
-        UserError: As `own_cache` does.
-    """
-    return own_cache() / "storage"
+    return (Path(given).expanduser() if given else Path.home() / ".cache") / "tokenbuncher" / "storage"
 
 
 def made_cache(cache: Path) -> Path:
