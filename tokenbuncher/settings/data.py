@@ -161,7 +161,7 @@ class DataSpec(Strict):
     )
 
     def checks(self) -> Iterable[Iterator[Contradiction]]:
-        """Categories are there, and over-refusal is measured on prompts of their own."""
+        """Categories are there, what measures has prompts of its own, and so have more prompts for the defence."""
         return self._categories(), self._more(), self._taught(), self._shared()
 
     def _categories(self) -> Iterator[Contradiction]:

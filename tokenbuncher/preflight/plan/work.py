@@ -158,7 +158,7 @@ class _Counted:
                 self._pass("scoring", "forward", defence.anchor.examples, times=steps, shared=True),
                 self._pass("training", "train", defence.anchor.examples, times=steps, shared=True),
             ]
-        watched = min(WATCHED, self.spec.data.defence_prompts)
+        watched = min(WATCHED, self.spec.data.sizes.defence)
         passes += [self._pass("measuring", "generate", watched, times=steps // WATCHED_EVERY + 2, batch=self.batch)]
         saved = steps // self.spec.output.checkpoint_every
         return StageWork("defend", passes, steps, rollouts * steps, 4, saved, whole=1, distributed=True)
